@@ -1,0 +1,80 @@
+"""mlx-spec: lossless batched speculative decoding for MLX.
+
+    from mlx_spec import load, batch_generate, SamplingParams
+
+    model, tokenizer = load("demo")
+    draft, _ = load("demo-draft")
+    batch = batch_generate(model, tokenizer, ["def read_", "class Stack:"], draft_model=draft)
+    for result in batch.results:
+        print(result.text)
+
+Names are resolved on first use, so that importing the package (and ``mlx-spec --help``) costs
+nothing; the first use of a name that needs mlx loads the fast BLAS before it (``platform``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "BatchResult": "results",
+    "BatchingConfig": "config",
+    "GenerationChunk": "results",
+    "GenerationResult": "results",
+    "GenerationStats": "results",
+    "MlxSpecError": "errors",
+    "SamplingParams": "config",
+    "SpeculationConfig": "config",
+    "SpeculativeDecoder": "decoding.decoder",
+    "batch_generate": "api",
+    "generate": "api",
+    "load": "model.loader",
+    "stream_batch_generate": "api",
+    "stream_generate": "api",
+}
+
+__all__ = [
+    "BatchResult",
+    "BatchingConfig",
+    "GenerationChunk",
+    "GenerationResult",
+    "GenerationStats",
+    "MlxSpecError",
+    "SamplingParams",
+    "SpeculationConfig",
+    "SpeculativeDecoder",
+    "batch_generate",
+    "generate",
+    "load",
+    "stream_batch_generate",
+    "stream_generate",
+]
+
+if TYPE_CHECKING:
+    from mlx_spec.api import batch_generate, generate, stream_batch_generate, stream_generate
+    from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+    from mlx_spec.decoding.decoder import SpeculativeDecoder
+    from mlx_spec.errors import MlxSpecError
+    from mlx_spec.model.loader import load
+    from mlx_spec.results import (
+        BatchResult,
+        GenerationChunk,
+        GenerationResult,
+        GenerationStats,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'mlx_spec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"mlx_spec.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

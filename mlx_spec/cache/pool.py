@@ -1,0 +1,145 @@
+"""The slots of one model: which exist, how long they are, and how rows move between them.
+
+``KVCachePool`` owns one ``SlotKVCache`` a layer. Running rows are contiguous from slot 0 and
+newcomers take the last slots, so that a decode step and a prefill chunk are both slices. When a
+row leaves, the last rows move into the holes: that copies the moved rows once and touches nothing
+else. The pool knows no tokens and no sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_spec.cache.slot_cache import SlotKVCache, Window
+from mlx_spec.errors import CapacityError
+
+POSITION_STEP = 256
+
+
+def fill_holes(count: int, leaving: Iterable[int]) -> tuple[list[tuple[int, int]], int]:
+    """Moves ``(source, destination)`` that make the rows left contiguous, and their number.
+
+    >>> fill_holes(5, [1, 3])
+    ([(4, 1)], 3)
+    """
+    gone = set(leaving)
+    left = count - len(gone)
+    holes = sorted(slot for slot in gone if slot < left)
+    sources = [slot for slot in range(left, count) if slot not in gone]
+    return list(zip(sources, holes, strict=True)), left
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """The arrays of a pool at one moment, by reference; lengths live elsewhere."""
+
+    slots: int
+    capacity: int
+    arrays: list[tuple[mx.array | None, mx.array | None]]
+
+
+class KVCachePool:
+    """Slots for the running rows of one model.
+
+    Args:
+        layers: number of caches the model asks for.
+        max_slots: most rows that can run together (``batch_size``).
+    """
+
+    def __init__(self, layers: int, max_slots: int) -> None:
+        self.max_slots = max_slots
+        self.slots = 0
+        self.capacity = 0
+        self.used = 0
+        self.layers = [SlotKVCache(0, 0) for _ in range(layers)]
+
+    def acquire(self, count: int) -> int:
+        """Take ``count`` more slots at the end; return the first of them.
+
+        Raises:
+            CapacityError: more than ``max_slots`` would be in use.
+        """
+        if self.used + count > self.max_slots:
+            raise CapacityError(
+                f"[KVCachePool.acquire] {self.used + count} slots asked, "
+                f"{self.max_slots} exist (batch_size)"
+            )
+        first, self.used = self.used, self.used + count
+        if self.used > self.slots:
+            # Doubling keeps the copies of a slowly filling batch O(1) a row.
+            self._grow(min(self.max_slots, max(self.used, 2 * self.slots)), self.capacity)
+        return first
+
+    def reserve(self, positions: int) -> None:
+        """Make every slot at least ``positions`` tokens long."""
+        if positions > self.capacity:
+            # Growing by half keeps the copies of a growing text O(1) a token.
+            wanted = max(positions, self.capacity + self.capacity // 2)
+            self._grow(self.slots, -(-wanted // POSITION_STEP) * POSITION_STEP)
+
+    def _grow(self, slots: int, capacity: int) -> None:
+        for layer in self.layers:
+            layer.grow(slots, capacity)
+        self.slots, self.capacity = slots, capacity
+
+    def release(self, leaving: Iterable[int]) -> list[tuple[int, int]]:
+        """Give slots back; rows at the end move into the holes.
+
+        Returns:
+            The moves ``(source, destination)``, for whoever keeps per-row state beside the pool.
+        """
+        moves, self.used = fill_holes(self.used, leaving)
+        if moves:
+            self._move(moves)
+        return moves
+
+    def _move(self, moves: list[tuple[int, int]]) -> None:
+        sources = mx.array([source for source, _ in moves])
+        buffers = [
+            (layer, name) for layer in self.layers if layer.state for name in ("keys", "values")
+        ]
+        rows = [getattr(layer, name)[sources] for layer, name in buffers]
+        # Evaluated before the write: a pending read of the buffer would make the write copy it.
+        mx.eval(rows)
+        destinations = mx.array([destination for _, destination in moves])
+        for (layer, name), moved in zip(buffers, rows, strict=True):
+            buffer = getattr(layer, name)
+            buffer[destinations] = moved
+            setattr(layer, name, buffer)
+
+    def set_window(self, window: Window) -> None:
+        """Point every layer at the rows and positions of the next forward pass."""
+        if window.limit > self.capacity:
+            raise CapacityError(
+                f"[KVCachePool.set_window] {window.limit} positions asked, {self.capacity} exist"
+            )
+        for layer in self.layers:
+            layer.window = window
+
+    def snapshot(self) -> PoolSnapshot:
+        """References to the present arrays, to undo steps that were built but never launched.
+
+        Drop it before launching: while it lives, writes cannot reuse the buffers (donation trap).
+        """
+        arrays = [(layer.keys, layer.values) for layer in self.layers]
+        return PoolSnapshot(self.slots, self.capacity, arrays)
+
+    def restore(self, snapshot: PoolSnapshot) -> None:
+        """Take the arrays of ``snapshot`` back."""
+        self.slots, self.capacity = snapshot.slots, snapshot.capacity
+        for layer, (keys, values) in zip(self.layers, snapshot.arrays, strict=True):
+            layer.slots, layer.capacity = snapshot.slots, snapshot.capacity
+            layer.keys, layer.values = keys, values
+
+    @property
+    def state(self) -> list[mx.array]:
+        """All arrays, for ``mx.eval``."""
+        return [array for layer in self.layers for array in layer.state]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(layer.nbytes for layer in self.layers)

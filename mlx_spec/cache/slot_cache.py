@@ -1,0 +1,146 @@
+"""One layer's keys and values for all running rows, each row at its own position.
+
+``SlotKVCache`` stands behind mlx-lm's cache protocol (``offset``, ``update_and_fetch``,
+``make_mask``), so that any full-attention model of mlx-lm runs on it unmodified. A *slot* is a
+row of the pool and belongs to one sequence. Writing N new tokens costs O(N) bytes, and rolling
+back is not an operation at all: what lies at or past a row's length is garbage that nobody reads
+and that the next write covers. Nothing here is ever zeroed, shifted or re-aligned.
+
+Donation trap: while anything else refers to ``keys`` or ``values`` (a user's handle, an
+unevaluated graph), MLX cannot write in place and copies the whole buffer. Never hand them out.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+
+@dataclass
+class Window:
+    """What one forward pass reads and writes; shared by the caches of all layers.
+
+    Attributes:
+        first, count: the contiguous slots ``first .. first + count - 1``.
+        starts: [count] int32, position of each row's first new token.
+        width: new tokens per row, N (right-padded: a row with fewer writes garbage past its end).
+        limit: keys to read; at least every row's start + width.
+        uniform: all starts equal ``limit - width``, so no per-row mask is needed.
+    """
+
+    first: int
+    count: int
+    starts: mx.array
+    width: int
+    limit: int
+    uniform: bool = False
+    _masks: dict[int | None, mx.array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # [count, N]: the position of every new token.
+        self.positions = self.starts[:, None] + mx.arange(self.width, dtype=mx.int32)
+
+    def mask(self, window_size: int | None) -> mx.array:
+        """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position."""
+        if window_size not in self._masks:
+            keys = mx.arange(self.limit, dtype=mx.int32)
+            queries = self.positions[:, None, :, None]
+            mask = keys <= queries
+            if window_size is not None:
+                mask = mask & (keys > queries - window_size)
+            self._masks[window_size] = mask
+        return self._masks[window_size]
+
+
+class SlotKVCache:
+    """Keys and values of one layer, [slots, kv_heads, positions, head_dim].
+
+    The pool sets ``window`` before each forward pass. Arrays are made at the first write, when
+    head counts, head dims and dtype are known from the model itself.
+    """
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        self.slots = slots
+        self.capacity = capacity
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self.window: Window | None = None
+
+    @property
+    def offset(self) -> mx.array:
+        """[rows] int32: positions of the first new tokens, as mlx-lm's models ask for rope."""
+        assert self.window is not None
+        return self.window.starts
+
+    def make_mask(
+        self,
+        N: int,  # noqa: N803 (mlx-lm's name)
+        return_array: bool = False,
+        window_size: int | None = None,
+    ) -> mx.array | str | None:
+        """The attention mask of this pass: None, ``"causal"`` or per-row booleans."""
+        assert self.window is not None
+        if self.window.uniform and window_size is None and not return_array:
+            return None if N == 1 else "causal"
+        return self.window.mask(window_size)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write [rows, H, N, D] at each row's position; return what attention reads."""
+        assert self.window is not None
+        if self.keys is None:
+            self.keys = self._allocate(keys)
+            self.values = self._allocate(values)
+        self.keys = self._write(self.keys, keys)
+        self.values = self._write(self.values, values)
+        return self._read(self.keys), self._read(self.values)
+
+    def _allocate(self, like: mx.array) -> mx.array:
+        _, heads, _, dims = like.shape
+        return mx.zeros((self.slots, heads, self.capacity, dims), like.dtype)
+
+    def _write(self, buffer: mx.array, new: mx.array) -> mx.array:
+        window = self.window
+        assert window is not None
+        new = new.astype(buffer.dtype)
+        if window.count == self.slots:
+            return mx.put_along_axis(buffer, window.positions[:, None, :, None], new, axis=2)
+        rows = mx.arange(window.first, window.first + window.count)[:, None]
+        # Item assignment rebinds the handle it is called on; a snapshot may hold that one.
+        written = copy.copy(buffer)
+        written[rows, :, window.positions] = new.transpose(0, 2, 1, 3)
+        return written
+
+    def _read(self, buffer: mx.array) -> mx.array:
+        window = self.window
+        assert window is not None
+        if window.count != self.slots:
+            buffer = buffer[window.first : window.first + window.count]
+        return buffer if window.limit == self.capacity else buffer[:, :, : window.limit]
+
+    def grow(self, slots: int, capacity: int) -> None:
+        """Make room for more slots or positions. Copies what is there: call it rarely."""
+        if self.keys is not None and self.values is not None:
+            pads = [(0, slots - self.slots), (0, 0), (0, capacity - self.capacity), (0, 0)]
+            self.keys = mx.pad(self.keys, pads)
+            self.values = mx.pad(self.values, pads)
+        self.slots, self.capacity = slots, capacity
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """The arrays, for ``mx.eval``."""
+        return () if self.keys is None or self.values is None else (self.keys, self.values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(array.nbytes for array in self.state)
+
+    def is_trimmable(self) -> bool:
+        """Rolling back is assigning a length."""
+        return True
+
+    def __bool__(self) -> bool:
+        # mlx-lm's helpers ask ``if cache``: a cache is there even while it is empty.
+        return True

@@ -1,0 +1,150 @@
+"""The frozen option objects: what to sample, how to speculate, how to batch.
+
+A command-line flag becomes a field here once, in the CLI, and nowhere else. Every field is
+checked when the object is made, so that a bad value is refused where it was written and not
+minutes later inside a step. This module imports ``errors`` only.
+
+Example::
+
+    SamplingParams(max_tokens=200, temperature=0.8, top_p=0.95, seed=7)
+    SpeculationConfig(num_draft_tokens=4, adaptive=False)
+    BatchingConfig(batch_size=8)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_spec.errors import InvalidRequest
+
+ACCEPTANCE_RULES = ("shared_noise",)
+
+
+def _number(owner: str, name: str, value: Any, low: float, high: float, bounds: str) -> None:
+    """Refuse what is not a finite number in the interval written as ``bounds``."""
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if valid:
+        valid = (value > low if bounds[0] == "(" else value >= low) and value <= high
+    if not valid:
+        raise InvalidRequest(f"[{owner}] {name}={value!r}, expected a number in {bounds}")
+
+
+def _integer(owner: str, name: str, value: Any, low: int) -> None:
+    """Refuse what is not an integer of at least ``low``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise InvalidRequest(f"[{owner}] {name}={value!r}, expected an integer >= {low}")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one request's tokens are chosen and when it ends.
+
+    The filters act as in mlx-lm, on untempered probabilities: top-p, min-p and top-k each keep
+    an upper part of the ranking and a token must be kept by all of them.
+
+    Attributes:
+        max_tokens: most tokens to generate, >= 1.
+        temperature: 0 is greedy; > 0 samples.
+        top_p: keep the smallest set of tokens whose probability reaches this, in (0, 1].
+        top_k: keep the k most probable tokens; 0 keeps all.
+        min_p: keep tokens at least this times as probable as the best one, in [0, 1].
+        seed: the sample at each position depends on this and the position only, so a seed
+            gives the same text alone or in any batch, with or without a draft. None draws one.
+        stop: texts that end the generation; they are not part of the output.
+        stop_token_ids: tokens that end it, beside the tokenizer's end-of-sequence tokens.
+        ignore_eos: go on past end-of-sequence tokens (benchmarks).
+
+    Raises:
+        InvalidRequest: a value outside its range.
+    """
+
+    max_tokens: int = 100
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        owner = "SamplingParams"
+        _integer(owner, "max_tokens", self.max_tokens, 1)
+        _number(owner, "temperature", self.temperature, 0.0, 100.0, "[0, 100]")
+        _number(owner, "top_p", self.top_p, 0.0, 1.0, "(0, 1]")
+        _integer(owner, "top_k", self.top_k, 0)
+        _number(owner, "min_p", self.min_p, 0.0, 1.0, "[0, 1]")
+        if self.seed is not None:
+            _integer(owner, "seed", self.seed, 0)
+        # A lone string is what people write for one stop text.
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise InvalidRequest(f"[{owner}] stop={text!r}, expected non-empty texts")
+        for token in self.stop_token_ids:
+            _integer(owner, "stop_token_ids", token, 0)
+
+
+@dataclass(frozen=True)
+class SpeculationConfig:
+    """Whether and how far a drafter guesses ahead of the target.
+
+    Attributes:
+        enabled: False decodes plainly even when a draft model is given.
+        num_draft_tokens: draft length K, in tokens; the maximum when ``adaptive``.
+        adaptive: choose K step by step from measured cost and acceptance, down to 0 and back.
+        acceptance: ``"shared_noise"``: a draft token is accepted iff it is the target's own
+            sample, both drawn with the same noise (exact token for token).
+        probe_interval: steps between trials of speculation while it is parked at K=0.
+        hysteresis: relative gain in predicted goodput that a change of K must promise.
+
+    Raises:
+        InvalidRequest: a value outside its range.
+    """
+
+    enabled: bool = True
+    num_draft_tokens: int = 6
+    adaptive: bool = True
+    acceptance: str = "shared_noise"
+    probe_interval: int = 32
+    hysteresis: float = 0.03
+
+    def __post_init__(self) -> None:
+        owner = "SpeculationConfig"
+        _integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
+        _integer(owner, "probe_interval", self.probe_interval, 1)
+        _number(owner, "hysteresis", self.hysteresis, 0.0, 1.0, "[0, 1]")
+        if self.acceptance not in ACCEPTANCE_RULES:
+            raise InvalidRequest(
+                f"[{owner}] acceptance={self.acceptance!r}, expected one of {ACCEPTANCE_RULES}"
+            )
+
+
+@dataclass(frozen=True)
+class BatchingConfig:
+    """How many requests run together and how prompts are fed.
+
+    Attributes:
+        batch_size: most sequences decoded together, in rows.
+        batch_timeout: longest wait for a batch to fill, in seconds. A closed list of prompts
+            (``batch_generate``) has nothing to wait for.
+        prefill_step_size: most prompt tokens of one row per forward pass.
+
+    Raises:
+        InvalidRequest: a value outside its range.
+    """
+
+    batch_size: int = 32
+    batch_timeout: float = 0.1
+    prefill_step_size: int = 2048
+
+    def __post_init__(self) -> None:
+        owner = "BatchingConfig"
+        _integer(owner, "batch_size", self.batch_size, 1)
+        _number(owner, "batch_timeout", self.batch_timeout, 0.0, 3600.0, "[0, 3600]")
+        _integer(owner, "prefill_step_size", self.prefill_step_size, 1)

@@ -1,0 +1,31 @@
+"""Which draft tokens stand: the target's own sample decides.
+
+With *shared noise* the drafter and the target draw position t with the same noise, so a draft
+token is accepted iff it equals the target's own sample there; the target's sample is the
+correction at the first mismatch and the bonus token when all agree. Every emitted token is the
+target's own sample, so the output does not depend on the drafter at all (Daliri, Musco and Suresh
+2024, "Coupling without communication and drafter-invariant speculative decoding",
+arXiv:2408.07978). Greedy decoding is the same rule without noise.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+
+def count_accepted(draft: mx.array, samples: mx.array, lengths: mx.array | None) -> mx.array:
+    """Length of each row's leading run of accepted draft tokens.
+
+    Args:
+        draft: [B, K] proposed tokens.
+        samples: [B, K + 1] the target's own samples at those positions and the one after.
+        lengths: [B] draft length of each row, at most K; None where all are K.
+
+    Returns:
+        [B] int32 in 0..K. The row emits ``samples[:, : accepted + 1]``.
+    """
+    width = draft.shape[1]
+    agree = draft == samples[:, :width]
+    if lengths is not None:
+        agree = agree & (mx.arange(width) < lengths[:, None])
+    return mx.cumprod(agree.astype(mx.int32), axis=1).sum(axis=1)

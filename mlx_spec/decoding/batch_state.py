@@ -1,0 +1,86 @@
+"""The running rows as the device sees them: known tokens, lengths and options, in row order.
+
+Everything a step needs lives in these arrays, so that a step's graph can be built from the
+results of the one before while that one still computes. The host's own copy of the truth is the
+list of sequences; both agree whenever no step is in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_spec.cache.pool import POSITION_STEP
+from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.sequence import Sequence
+
+
+@dataclass
+class BatchState:
+    """Rows in slot order.
+
+    Attributes:
+        sequences: the running sequences; row i sits in slot i.
+        tokens: [B, C] int32, known tokens from position 0; past ``lengths`` garbage.
+        lengths: [B] int32, known tokens. The target's KV cache holds ``lengths - 1``: the last
+            known token is pending and opens the next verify pass.
+        sampling: the rows' options.
+    """
+
+    sequences: list[Sequence] = field(default_factory=list)
+    tokens: mx.array = field(default_factory=lambda: mx.zeros((0, 0), mx.int32))
+    lengths: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
+    sampling: SamplingBatch = field(default_factory=lambda: SamplingBatch.of([]))
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def rearrange(self, order: Seq[int], newcomers: Seq[Sequence]) -> None:
+        """Keep the rows ``order`` (old row numbers), then append newcomers.
+
+        Only newcomers' prompts travel from the host; the other rows stay on the device.
+        """
+        self.sequences = [self.sequences[row] for row in order] + list(newcomers)
+        if not self.sequences:
+            self.tokens, self.lengths = mx.zeros((0, 0), mx.int32), mx.zeros((0,), mx.int32)
+            return
+        rows = mx.array(list(order), mx.int32)
+        parts = [(self.tokens[rows], self.lengths[rows])] if order else []
+        if newcomers:
+            parts.append(_upload(newcomers))
+        width = max(tokens.shape[1] for tokens, _ in parts)
+        self.tokens = mx.concatenate([_widen(tokens, width) for tokens, _ in parts])
+        self.lengths = mx.concatenate([lengths for _, lengths in parts])
+        self.sampling = SamplingBatch.of(self.sequences)
+
+    def reserve(self, positions: int) -> None:
+        """Make room for ``positions`` tokens a row."""
+        if positions > self.tokens.shape[1]:
+            wanted = max(positions, self.tokens.shape[1] * 3 // 2)
+            self.tokens = _widen(self.tokens, -(-wanted // POSITION_STEP) * POSITION_STEP)
+
+    def pending(self) -> mx.array:
+        """[B, 1]: each row's last known token, which the target has not seen yet."""
+        return mx.take_along_axis(self.tokens, self.lengths[:, None] - 1, axis=1)
+
+    def append(self, samples: mx.array, accepted: mx.array) -> None:
+        """Add ``samples[:, : accepted + 1]`` of [B, K + 1]; the rest is garbage past the end."""
+        positions = self.lengths[:, None] + mx.arange(samples.shape[1], dtype=mx.int32)
+        self.tokens = mx.put_along_axis(self.tokens, positions, samples, axis=1)
+        self.lengths = self.lengths + accepted + 1
+
+
+def _upload(sequences: Seq[Sequence]) -> tuple[mx.array, mx.array]:
+    """Tokens [b, C] and lengths [b] of sequences known to the host."""
+    tokens = np.zeros((len(sequences), max(s.length for s in sequences)), np.int32)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : sequence.length] = sequence.prompt + sequence.tokens
+    return mx.array(tokens), mx.array([s.length for s in sequences], mx.int32)
+
+
+def _widen(tokens: mx.array, width: int) -> mx.array:
+    missing = width - tokens.shape[1]
+    return mx.pad(tokens, [(0, 0), (0, missing)]) if missing > 0 else tokens

@@ -1,0 +1,75 @@
+"""What a drafter is: the seam at which any source of guesses plugs in.
+
+The decoder holds no knowledge of any drafter; switching drafts off is ``NoDraft``, so the step
+has no ``if draft``. A drafter keeps whatever per-row state it needs in row order and hears of
+every join and leave. It may propose anything: the output never depends on it, only the speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from mlx_spec.decoding.sampler import SamplingBatch
+
+
+@dataclass(frozen=True)
+class DraftContext:
+    """What is known when a draft is asked for.
+
+    Attributes:
+        tokens: [B, C] int32, known tokens of each row from position 0; past ``lengths`` garbage.
+        lengths: [B] int32, known tokens; may still be computing on the device.
+        shortest, longest: host bounds on ``lengths`` over all rows.
+        sampling: the rows' options.
+        noise: [B, K + 1, V] Gumbel noise of positions ``lengths ..``; None when all are greedy.
+    """
+
+    tokens: mx.array
+    lengths: mx.array
+    shortest: int
+    longest: int
+    sampling: SamplingBatch
+    noise: mx.array | None
+
+
+class Drafter(Protocol):
+    """A source of draft tokens for a batch of rows."""
+
+    @property
+    def max_draft_tokens(self) -> int | None:
+        """Most tokens it can propose at once; None for any number."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next proposal costs what they usually cost (nothing to catch up on)."""
+        ...
+
+    def join(self, lengths: Seq[int], longest: int) -> None:
+        """Rows with ``lengths`` known tokens join at the end.
+
+        Args:
+            lengths: known tokens of each newcomer.
+            longest: positions that any row may reach, the draft included.
+        """
+        ...
+
+    def leave(self, rows: Seq[int]) -> None:
+        """Rows leave; the last rows move into the holes (``cache.pool.fill_holes``)."""
+        ...
+
+    def propose(self, context: DraftContext, count: int) -> mx.array:
+        """[B, count] int32 guesses for positions ``lengths ..``, lazily; count may be 0."""
+        ...
+
+    def snapshot(self) -> Any:
+        """The present state by reference, for :meth:`restore`."""
+        ...
+
+    def restore(self, snapshot: Any) -> None:
+        """Forget proposals made since ``snapshot``: their step was never launched."""
+        ...

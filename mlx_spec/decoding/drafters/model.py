@@ -1,0 +1,124 @@
+"""``ModelDrafter``: a small model guesses, with the same noise as the target.
+
+Its KV cache may lag behind the known tokens by any number: after a plain step by one more, for a
+newcomer by the whole prompt. Whatever it has not seen rides in front of the next proposal, so
+there is no separate prefill of the draft, and rows that never speculate never pay for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from itertools import groupby
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_spec.decoding.drafters.base import DraftContext
+from mlx_spec.model.runner import ModelRunner, Rows
+
+# After a proposal the cache lacks the last draft token, if it was accepted, and the pending one.
+STEADY_LAG = 2
+# A lag up to this rides in the first draft pass; more is fed beforehand, without logits.
+MAX_RIDE = 8
+
+
+class ModelDrafter:
+    """Drafts with a model that shares the target's token map.
+
+    Args:
+        runner: the draft model with its slots.
+        prefill_step_size: most tokens of one catch-up pass.
+    """
+
+    def __init__(self, runner: ModelRunner, prefill_step_size: int = 2048) -> None:
+        self.runner = runner
+        self._step_size = prefill_step_size
+        # Per row: upper bound of known tokens that the cache has not seen.
+        self._lag: list[int] = []
+
+    @property
+    def max_draft_tokens(self) -> int | None:
+        """Any number."""
+        return None
+
+    @property
+    def ready(self) -> bool:
+        """Whether no row lags by more than rides in the first draft pass."""
+        return max(self._lag, default=0) <= MAX_RIDE
+
+    def join(self, lengths: Seq[int], longest: int) -> None:
+        """Take slots for newcomers; their prompts are fed when a draft is first asked for."""
+        self.runner.pool.acquire(len(lengths))
+        self.runner.pool.reserve(longest)
+        self._lag += lengths
+
+    def leave(self, rows: Seq[int]) -> None:
+        """Give slots back, moving the last rows into the holes."""
+        for source, destination in self.runner.pool.release(rows):
+            self._lag[destination] = self._lag[source]
+        del self._lag[self.runner.pool.used :]
+
+    def propose(self, context: DraftContext, count: int) -> mx.array:
+        """[B, count] samples of the draft model at positions ``lengths ..``."""
+        if count == 0:
+            self._lag = [lag + 1 for lag in self._lag]
+            return mx.zeros((context.lengths.shape[0], 0), mx.int32)
+        self.runner.pool.reserve(context.longest + count)
+        self._catch_up(context)
+        width = max(self._lag)
+        self._lag = [STEADY_LAG] * len(self._lag)
+        starts = mx.maximum(context.lengths - width, 0)
+        limit = max(context.longest, width)
+        logits = self.runner.forward(Rows(_span(context.tokens, starts, width), starts, limit))
+        logits = _last_known(logits, context, starts, width)
+        draft = [self._choose(context, logits, 0)]
+        for step in range(1, count):
+            starts = context.lengths + (step - 1)
+            logits = self.runner.forward(Rows(draft[-1], starts, context.longest + step))
+            draft.append(self._choose(context, logits, step))
+        return mx.concatenate(draft, axis=1)
+
+    def _choose(self, context: DraftContext, logits: mx.array, step: int) -> mx.array:
+        noise = None if context.noise is None else context.noise[:, step : step + 1]
+        return context.sampling.choose(logits, noise)
+
+    def _catch_up(self, context: DraftContext) -> None:
+        """Feed rows that lag far behind, run by run of neighbours, up to the steady lag."""
+        first = 0
+        for far, run in groupby(self._lag, key=lambda lag: lag > MAX_RIDE):
+            lags = list(run)
+            count = len(lags)
+            if far:
+                width = max(lags)
+                rows = slice(first, first + count)
+                starts = mx.maximum(context.lengths[rows] - width, 0)
+                fed = width - 1
+                tokens = _span(context.tokens[rows], starts, fed)
+                limit = max(context.longest, width) - 1
+                self.runner.feed(Rows(tokens, starts, limit, first), self._step_size, wait=False)
+                self._lag[rows] = [1] * count
+            first += count
+
+    def snapshot(self) -> Any:
+        """Cache arrays and lags, by reference."""
+        return self.runner.pool.snapshot(), list(self._lag)
+
+    def restore(self, snapshot: Any) -> None:
+        """Take them back."""
+        arrays, lag = snapshot
+        self.runner.pool.restore(arrays)
+        self._lag = list(lag)
+
+
+def _span(tokens: mx.array, starts: mx.array, width: int) -> mx.array:
+    """[B, width] of ``tokens`` [B, C] from each row's start."""
+    positions = starts[:, None] + mx.arange(width, dtype=mx.int32)
+    return mx.take_along_axis(tokens, positions, axis=1)
+
+
+def _last_known(logits: mx.array, context: DraftContext, starts: mx.array, width: int) -> mx.array:
+    """[B, 1, V]: the logits after each row's last known token."""
+    if context.shortest >= width:
+        return logits[:, -1:]
+    last = context.lengths - 1 - starts
+    return mx.take_along_axis(logits, last[:, None, None], axis=1)

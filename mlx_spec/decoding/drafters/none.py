@@ -1,0 +1,39 @@
+"""``NoDraft``: the null object. Plain decoding is verification of zero drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import mlx.core as mx
+
+from mlx_spec.decoding.drafters.base import DraftContext
+
+
+class NoDraft:
+    """Proposes nothing, so every step verifies zero drafts."""
+
+    @property
+    def max_draft_tokens(self) -> int | None:
+        """None can be proposed."""
+        return 0
+
+    @property
+    def ready(self) -> bool:
+        """There is never anything to catch up on."""
+        return True
+
+    def join(self, lengths: Seq[int], longest: int) -> None:
+        """Nothing to keep."""
+
+    def leave(self, rows: Seq[int]) -> None:
+        """Nothing to keep."""
+
+    def propose(self, context: DraftContext, count: int) -> mx.array:
+        """An empty draft, [B, 0]."""
+        return mx.zeros((context.lengths.shape[0], 0), mx.int32)
+
+    def snapshot(self) -> None:
+        """Nothing to keep."""
+
+    def restore(self, snapshot: None) -> None:
+        """Nothing to keep."""

@@ -1,0 +1,91 @@
+"""Counts what the steps did: time, tokens, draft lengths. Knows no mlx and no sequences' texts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Emitted(Protocol):
+    """The part of a step's output that is counted."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Emitted tokens."""
+        ...
+
+
+@dataclass
+class Rate:
+    """Tokens and seconds of one kind of step."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+
+
+# Fewer steps than this say little about a speed.
+FEWEST_STEPS = 4
+
+
+@dataclass
+class StepMeter:
+    """Totals over the life of a decoder.
+
+    Attributes:
+        prompt_tokens, prompt_seconds: fed prompts.
+        steps, row_steps: verify passes, and the same counted per row.
+        tokens, seconds: emitted tokens and time of all steps.
+        draft_lengths: draft length -> steps that used it.
+    """
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    steps: int = 0
+    row_steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    draft_lengths: Counter[int] = field(default_factory=Counter)
+    _rates: dict[int, dict[bool, Rate]] = field(
+        default_factory=lambda: defaultdict(lambda: {False: Rate(), True: Rate()})
+    )
+
+    def prefill(self, tokens: int, seconds: float) -> None:
+        """Count fed prompt tokens."""
+        self.prompt_tokens += tokens
+        self.prompt_seconds += seconds
+
+    def step(self, lengths: Seq[int], outputs: Seq[Emitted], seconds: float) -> None:
+        """Count one step of ``len(lengths)`` rows."""
+        tokens = sum(len(output.tokens) for output in outputs)
+        self.steps += 1
+        self.row_steps += len(outputs)
+        self.tokens += tokens
+        self.seconds += seconds
+        self.draft_lengths[max(lengths)] += 1
+        rate = self._rates[len(lengths)][max(lengths) > 0]
+        rate.tokens += tokens
+        rate.seconds += seconds
+        rate.steps += 1
+
+    def speeds(self) -> tuple[float | None, float | None]:
+        """Tokens per second of steps without and with a draft, at one and the same batch size.
+
+        The batch size with the most steps at which both kinds ran often enough; None for a kind
+        that did not.
+        """
+        best = max(
+            self._rates.values(),
+            key=lambda kinds: (
+                min(FEWEST_STEPS, kinds[False].steps, kinds[True].steps),
+                kinds[False].steps + kinds[True].steps,
+            ),
+            default={False: Rate(), True: Rate()},
+        )
+        plain, speculative = (
+            best[kind].tokens / best[kind].seconds if best[kind].steps >= FEWEST_STEPS else None
+            for kind in (False, True)
+        )
+        return plain, speculative

@@ -1,0 +1,49 @@
+"""Every error that mlx-spec raises on purpose, in one tree.
+
+    MlxSpecError
+    +-- InvalidRequest        a prompt or parameter that can never be served (also a ValueError)
+    |   +-- PromptTooLong     the prompt does not fit the model's context
+    +-- ModelLoadError        no model at that path or repository, or it cannot be read
+    +-- UnsupportedModel      a model that loads but that this engine cannot run exactly
+    +-- TokenizerMismatch     draft and target do not share one token map
+    +-- CapacityError         slots or memory asked for that do not exist
+    +-- InvariantError        a state check failed (debug mode): a bug in mlx-spec, please report
+
+Messages name the operation and the numbers: ``[KVCachePool.acquire] 33 slots asked, 32 exist``.
+The command line prints them on one line and exits with 2; no traceback is shown for them.
+This module imports nothing and may be imported by all.
+"""
+
+from __future__ import annotations
+
+
+class MlxSpecError(Exception):
+    """Base of every error raised on purpose by mlx-spec."""
+
+
+class InvalidRequest(MlxSpecError, ValueError):
+    """A prompt or a parameter that can never be served, whatever the load."""
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt alone fills the model's context."""
+
+
+class ModelLoadError(MlxSpecError):
+    """Nothing at that path or repository can be loaded as a model."""
+
+
+class UnsupportedModel(MlxSpecError):
+    """The model loads, but its cache cannot be batched and rolled back by this engine."""
+
+
+class TokenizerMismatch(MlxSpecError):
+    """The draft's token map differs from the target's, so its tokens mean something else."""
+
+
+class CapacityError(MlxSpecError):
+    """More slots or memory were asked for than exist."""
+
+
+class InvariantError(MlxSpecError):
+    """A state check of the debug mode failed. This is a bug in mlx-spec."""

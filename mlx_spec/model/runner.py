@@ -1,0 +1,113 @@
+"""``ModelRunner.forward(rows)``: the only way into a model.
+
+Prefill chunks, plain decode, drafting and verification are all one ragged forward: each row
+brings its own new tokens at its own position. The runner owns the model's KV pool and knows
+neither sequences nor sampling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.slot_cache import Window
+from mlx_spec.errors import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The input of one forward pass.
+
+    Attributes:
+        tokens: [B, N] int, new tokens, right-padded with anything.
+        starts: [B] int32, position of each row's first new token.
+        limit: upper bound of every row's start + N, known to the host.
+        first: slot of the first row; the B rows are contiguous.
+        uniform: every start is ``limit - N`` exactly (then no mask is needed).
+    """
+
+    tokens: mx.array
+    starts: mx.array
+    limit: int
+    first: int = 0
+    uniform: bool = False
+
+
+def check_cache_kinds(model: Any) -> int:
+    """Number of caches the model uses.
+
+    Raises:
+        UnsupportedModel: some layer's cache cannot roll back row by row (sliding window, SSM).
+    """
+    caches = make_prompt_cache(model)
+    foreign = sorted({type(cache).__name__ for cache in caches if type(cache) is not KVCache})
+    if foreign:
+        count = sum(type(cache) is not KVCache for cache in caches)
+        raise UnsupportedModel(
+            f"[ModelRunner] {count} of {len(caches)} layers of this "
+            f"{getattr(model, 'model_type', type(model).__name__)!r} model keep a "
+            f"{', '.join(foreign)}, which cannot be rolled back row by row yet; "
+            "only full-attention layers (KVCache) are supported"
+        )
+    return len(caches)
+
+
+class ModelRunner:
+    """A model with its slots.
+
+    Args:
+        model: any full-attention model loaded by mlx-lm.
+        max_slots: most rows that run together.
+
+    Raises:
+        UnsupportedModel: a cache kind that cannot roll back.
+    """
+
+    def __init__(self, model: Any, max_slots: int) -> None:
+        self.model = model
+        self.pool = KVCachePool(check_cache_kinds(model), max_slots)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Size of the logits' last axis; padded embeddings make it exceed the tokenizer's."""
+        logits = self.model(mx.zeros((1, 1), mx.int32))  # a graph only, never evaluated
+        return int(logits.shape[-1])
+
+    def forward(self, rows: Rows) -> mx.array:
+        """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
+        count, width = rows.tokens.shape
+        self.pool.set_window(
+            Window(rows.first, count, rows.starts, width, rows.limit, rows.uniform)
+        )
+        logits: mx.array = self.model(rows.tokens, cache=self.pool.layers)
+        return logits
+
+    def feed(self, rows: Rows, step_size: int, *, wait: bool) -> None:
+        """Write the K/V of many tokens in chunks, computing no logits.
+
+        Args:
+            rows: as in :meth:`forward`.
+            step_size: most tokens of one forward pass, over all rows.
+            wait: evaluate each chunk before the next (bounds the memory of a long prompt).
+        """
+        count, width = rows.tokens.shape
+        chunk = max(1, step_size // count)
+        start = rows.limit - width
+        for begin in range(0, width, chunk):
+            end = min(begin + chunk, width)
+            self.forward(
+                Rows(
+                    rows.tokens[:, begin:end],
+                    rows.starts + begin,
+                    start + end,
+                    rows.first,
+                    rows.uniform,
+                )
+            )
+            if wait:
+                mx.eval(self.pool.state)

@@ -1,0 +1,136 @@
+"""What generation hands back: chunks while it runs, results and statistics when it is done.
+
+Plain records without behaviour beyond derived figures. This module imports nothing heavy and may
+be imported by all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """One emitted token of one request.
+
+    Attributes:
+        index: the request's place in the list of prompts (0 for a single prompt).
+        text: new text, possibly empty while a character or a stop text is incomplete.
+        token: the token id.
+        from_draft: whether the drafter proposed it (the target would have chosen it anyway).
+        finish_reason: set on the request's last chunk, else None.
+        prompt_tokens: tokens of the prompt.
+        generation_tokens: tokens emitted so far, this one included.
+    """
+
+    index: int
+    text: str
+    token: int
+    from_draft: bool
+    finish_reason: FinishReason | None
+    prompt_tokens: int
+    generation_tokens: int
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """One finished request.
+
+    Attributes:
+        text: the completion (empty without a tokenizer).
+        token_ids: the emitted tokens, a final stop token included.
+        finish_reason: ``stop`` (a stop token or text), ``length`` (max_tokens or the context is
+            full), ``cancelled`` or ``error``.
+        prompt_tokens: tokens of the prompt.
+        generation_tokens: tokens emitted.
+        ttft: time from the start of the call to the first token, in seconds.
+        duration: time from the start of the call to the last token, in seconds.
+        drafted: draft tokens that the target verified for this request.
+        accepted: how many of those it accepted.
+        verify_steps: target passes that this request took part in after its prompt.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    generation_tokens: int
+    ttft: float
+    duration: float
+    drafted: int = 0
+    accepted: int = 0
+    verify_steps: int = 0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted / drafted tokens; 0 when nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """Figures of one call, over all its requests.
+
+    Attributes:
+        prompt_tokens, generation_tokens: totals.
+        prompt_time, generation_time: seconds spent in prefill, and in decoding steps.
+        peak_memory: most memory MLX held, in bytes.
+        steps: decoding steps (target passes over the batch).
+        drafted, accepted: draft tokens verified and accepted, over all rows.
+        row_steps: target passes counted per row, so that generation_tokens / row_steps is the
+            mean acceptance length.
+        draft_lengths: draft length K -> number of steps that used it.
+        plain_tps: decode speed of the steps without a draft, in tokens per second, as measured
+            in this call (None if too few such steps ran at the usual batch).
+        speculative_tps: the same for the steps with a draft.
+    """
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prompt_time: float = 0.0
+    generation_time: float = 0.0
+    peak_memory: int = 0
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    row_steps: int = 0
+    draft_lengths: Mapping[int, int] = field(default_factory=dict)
+    plain_tps: float | None = None
+    speculative_tps: float | None = None
+
+    @property
+    def prompt_tps(self) -> float:
+        """Prompt tokens per second of prefill."""
+        return self.prompt_tokens / self.prompt_time if self.prompt_time else 0.0
+
+    @property
+    def generation_tps(self) -> float:
+        """Generated tokens per second of decoding, over all rows."""
+        return self.generation_tokens / self.generation_time if self.generation_time else 0.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted / drafted tokens; 0 when nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens emitted per verify pass and row: 1 is plain decoding."""
+        return self.generation_tokens / self.row_steps if self.row_steps else 0.0
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """The finished requests of :func:`mlx_spec.batch_generate`, in the order of the prompts."""
+
+    results: Sequence[GenerationResult]
+    stats: GenerationStats
+
+    @property
+    def texts(self) -> list[str]:
+        """The completions, in the order of the prompts."""
+        return [result.text for result in self.results]
