@@ -38,8 +38,6 @@ class Sequence:
         finish_reason: None while running.
         drafted, accepted: draft tokens the target verified, and accepted.
         steps: verify passes this sequence took part in.
-        acceptance: running estimate of the chance that a draft token is accepted (None before
-            the first one was tested).
     """
 
     prompt: list[int]
@@ -52,7 +50,6 @@ class Sequence:
     drafted: int = 0
     accepted: int = 0
     steps: int = 0
-    acceptance: float | None = None
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,3 +85,9 @@ class Sequence:
                 self.finish_reason = "length"
                 break
         return taken
+
+    def cut(self, length: int) -> None:
+        """Keep the first ``length`` emitted tokens and finish: a stop text ended there."""
+        del self.tokens[length:]
+        self.accepted = min(self.accepted, length)
+        self.finish_reason = "stop"

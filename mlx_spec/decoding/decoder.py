@@ -137,14 +137,29 @@ class SpeculativeDecoder:
         """Let sequences join at the next step.
 
         Raises:
-            InvalidRequest: more sequences than free rows.
+            InvalidRequest: more sequences than free rows, or a token outside the vocabulary.
         """
         if len(sequences) > self.free_rows:
             raise InvalidRequest(
                 f"[SpeculativeDecoder.add] {len(sequences)} sequences, {self.free_rows} free rows "
                 f"of {self.batching.batch_size} (batch_size)"
             )
+        for sequence in sequences:
+            self.check(sequence)
         self._waiting += sequences
+
+    def check(self, sequence: Sequence) -> None:
+        """Refuse a sequence that the target cannot read.
+
+        Raises:
+            InvalidRequest: a token id outside the vocabulary.
+        """
+        highest = max(sequence.prompt)
+        if highest >= self.runner.vocabulary:
+            raise InvalidRequest(
+                f"[SpeculativeDecoder] prompt {sequence.index} holds the token id {highest}; "
+                f"the model's vocabulary has {self.runner.vocabulary}"
+            )
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence leave now; what a step in flight computes for it is dropped."""

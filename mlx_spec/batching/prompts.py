@@ -1,0 +1,104 @@
+"""From what a caller may write as a prompt to a checked sequence of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from typing import Any, TypeAlias
+
+from mlx_spec.config import SamplingParams
+from mlx_spec.errors import InvalidRequest, PromptTooLong
+from mlx_spec.model.loader import context_length
+from mlx_spec.sequence import Sequence
+
+Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]
+"""A text, a list of token ids, or a list of chat messages."""
+
+
+def make_sequences(
+    model: Any,
+    tokenizer: Any,
+    prompts: Seq[Prompt],
+    sampling: SamplingParams | Seq[SamplingParams],
+) -> list[Sequence]:
+    """One checked sequence a prompt, in order.
+
+    Raises:
+        InvalidRequest: no prompts, an empty one, a text without a tokenizer, a token id outside
+            the vocabulary, or a number of options that differs from the number of prompts.
+        PromptTooLong: a prompt that leaves no room in the model's context.
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, Seq):
+        raise InvalidRequest("[batch_generate] prompts must be a list; for one use generate()")
+    if not prompts:
+        raise InvalidRequest("[batch_generate] 0 prompts, expected at least 1")
+    options = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
+    if len(options) != len(prompts):
+        raise InvalidRequest(
+            f"[batch_generate] {len(options)} sampling options for {len(prompts)} prompts"
+        )
+    context = context_length(model)
+    return [
+        _make_sequence(encode(tokenizer, prompt, index), option, tokenizer, context, index)
+        for index, (prompt, option) in enumerate(zip(prompts, options, strict=True))
+    ]
+
+
+def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
+    """Token ids of one prompt; ``index`` names it in errors.
+
+    Raises:
+        InvalidRequest: an empty prompt, or one that needs a tokenizer or chat template that is
+            not there.
+    """
+    where = f"[generate] prompt {index}"
+    if isinstance(prompt, str):
+        if not prompt:
+            raise InvalidRequest(f"{where} is empty")
+        _need(tokenizer, f"{where} is text")
+        # As mlx-lm: a prompt that already starts with the special tokens gets no second set.
+        bare = tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token)
+        return list(tokenizer.encode(prompt, add_special_tokens=bare))
+    if len(prompt) == 0:
+        raise InvalidRequest(f"{where} is empty")
+    if isinstance(prompt[0], Mapping):
+        _need(tokenizer, f"{where} is a list of chat messages")
+        if not tokenizer.has_chat_template:
+            raise InvalidRequest(
+                f"{where} is a list of chat messages, but the tokenizer has no chat template"
+            )
+        return list(tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True))
+    ids: list[int] = []
+    for token in prompt:
+        if not hasattr(token, "__index__") or isinstance(token, bool):
+            raise InvalidRequest(f"{where} holds {token!r}, expected token ids")
+        ids.append(int(token))  # type: ignore[call-overload]
+    return ids
+
+
+def _need(tokenizer: Any, what: str) -> None:
+    if tokenizer is None:
+        raise InvalidRequest(f"{what}, which needs a tokenizer (tokenizer=None)")
+
+
+def _make_sequence(
+    ids: list[int], option: SamplingParams, tokenizer: Any, context: int | None, index: int
+) -> Sequence:
+    if not ids:
+        raise InvalidRequest(f"[generate] prompt {index} encodes to no tokens")
+    if min(ids) < 0:
+        raise InvalidRequest(f"[generate] prompt {index} holds the token id {min(ids)}")
+    if option.stop:
+        _need(tokenizer, f"[generate] request {index} has stop texts")
+    room = option.max_tokens
+    if context is not None:
+        if len(ids) >= context:
+            raise PromptTooLong(
+                f"[generate] prompt {index} has {len(ids)} tokens; the model's context is "
+                f"{context} and must hold at least one more"
+            )
+        room = min(room, context - len(ids))
+    stops = set(option.stop_token_ids)
+    if tokenizer is not None and not option.ignore_eos:
+        stops |= set(tokenizer.eos_token_ids)
+    return Sequence(ids, option, room, frozenset(stops), index)

@@ -1,0 +1,3 @@
+import os
+
+os.environ["MLX_SPEC_BLAS"] = "off"

@@ -1,0 +1,90 @@
+"""Stand-ins at the seams: drafters of known quality and draft-length policies of known raggedness.
+
+They implement the public protocols, so nothing of the engine is patched to use them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_spec.decoding.draft_length import StepReport, cap_lengths
+from mlx_spec.decoding.drafters.base import DraftContext
+from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.model.runner import ModelRunner
+from mlx_spec.sequence import Sequence
+
+
+class CorruptingDrafter(ModelDrafter):
+    """Drafts with the target itself, then spoils the tokens at chosen positions.
+
+    Args:
+        model: the target (so that without spoiling every draft is accepted).
+        spoil: maps positions [B, K] to booleans [B, K].
+        vocabulary: tokens are spoilt to ``(token + 1) % vocabulary``.
+    """
+
+    def __init__(
+        self, model: Any, rows: int, spoil: Callable[[mx.array], mx.array], vocabulary: int
+    ) -> None:
+        super().__init__(ModelRunner(model, rows))
+        self._spoil = spoil
+        self._vocabulary = vocabulary
+
+    def propose(self, context: DraftContext, count: int) -> mx.array:
+        draft = super().propose(context, count)
+        positions = context.lengths[:, None] + mx.arange(count, dtype=mx.int32)
+        wrong = (draft + 1) % self._vocabulary
+        return mx.where(self._spoil(positions), wrong, draft)
+
+
+def never(positions: mx.array) -> mx.array:
+    """A perfect drafter."""
+    return positions < 0
+
+
+def always(positions: mx.array) -> mx.array:
+    """A hostile drafter: every proposal is wrong."""
+    return positions >= 0
+
+
+def every_fifth(positions: mx.array) -> mx.array:
+    """Wrong at each position divisible by 5, right elsewhere."""
+    return positions % 5 == 0
+
+
+class RaggedPolicy:
+    """Another draft length for every row and step, 0 to ``most``."""
+
+    def __init__(self, most: int = 6, seed: int = 0) -> None:
+        self._most = most
+        self._random = random.Random(seed)
+
+    def choose(self, rows: Seq[Sequence]) -> list[int]:
+        # Past a row's end on purpose, now and then: the end is looked for inside the run.
+        return [self._random.randint(0, self._most) for _ in rows]
+
+    def observe(self, report: StepReport) -> None:
+        assert len(report.rows) == len(report.lengths) == len(report.accepted)
+        for length, accepted in zip(report.lengths, report.accepted, strict=True):
+            assert 0 <= accepted <= length
+
+
+class CyclingPolicy:
+    """Draft lengths in a fixed order, the same for all rows."""
+
+    def __init__(self, lengths: Seq[int]) -> None:
+        self._lengths = list(lengths)
+        self._turn = 0
+
+    def choose(self, rows: Seq[Sequence]) -> list[int]:
+        length = self._lengths[self._turn % len(self._lengths)]
+        self._turn += 1
+        return cap_lengths(rows, length)
+
+    def observe(self, report: StepReport) -> None:
+        """Nothing to learn."""
