@@ -72,7 +72,7 @@ def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
     for token in prompt:
         if not hasattr(token, "__index__") or isinstance(token, bool):
             raise InvalidRequest(f"{where} holds {token!r}, expected token ids")
-        ids.append(int(token))  # type: ignore[call-overload]
+        ids.append(int(token))
     return ids
 
 

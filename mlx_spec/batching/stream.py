@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from types import TracebackType
@@ -61,7 +61,7 @@ class BatchStream(Iterator[GenerationChunk]):
         self._waiting = deque(sequences)
         self._started = time.perf_counter()
         mx.reset_peak_memory()
-        self._chunks = self._run()
+        self._chunks: Generator[GenerationChunk, None, None] = self._run()
 
     def __next__(self) -> GenerationChunk:
         return next(self._chunks)
@@ -110,7 +110,7 @@ class BatchStream(Iterator[GenerationChunk]):
             speculative_tps=speculative,
         )
 
-    def _run(self) -> Iterator[GenerationChunk]:
+    def _run(self) -> Generator[GenerationChunk, None, None]:
         while self._waiting or self._decoder.busy:
             free = min(self._decoder.free_rows, len(self._waiting))
             if free:

@@ -89,20 +89,16 @@ class SlotKVCache:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write [rows, H, N, D] at each row's position; return what attention reads."""
         assert self.window is not None
-        if self.keys is None:
-            self.keys = self._allocate(keys)
-            self.values = self._allocate(values)
         self.keys = self._write(self.keys, keys)
         self.values = self._write(self.values, values)
         return self._read(self.keys), self._read(self.values)
 
-    def _allocate(self, like: mx.array) -> mx.array:
-        _, heads, _, dims = like.shape
-        return mx.zeros((self.slots, heads, self.capacity, dims), like.dtype)
-
-    def _write(self, buffer: mx.array, new: mx.array) -> mx.array:
+    def _write(self, buffer: mx.array | None, new: mx.array) -> mx.array:
         window = self.window
         assert window is not None
+        if buffer is None:
+            _, heads, _, dims = new.shape
+            buffer = mx.zeros((self.slots, heads, self.capacity, dims), new.dtype)
         new = new.astype(buffer.dtype)
         if window.count == self.slots:
             return mx.put_along_axis(buffer, window.positions[:, None, :, None], new, axis=2)

@@ -51,6 +51,11 @@ class CostTable:
     def __init__(self) -> None:
         self._cells: dict[int, dict[int, Cost]] = {}
 
+    @property
+    def comparable(self) -> bool:
+        """Whether two draft lengths were measured at one batch size."""
+        return any(len(row) >= 2 for row in self._cells.values())
+
     def record(self, batch: int, length: int, seconds: float) -> None:
         """Count one measured step."""
         row = self._cells.setdefault(bucket(batch), {})

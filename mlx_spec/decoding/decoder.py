@@ -31,6 +31,7 @@ from mlx_spec.decoding.drafters.base import DraftContext, Drafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.invariants import check_rows
+from mlx_spec.decoding.memory import PairMemory, recall
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -109,7 +110,8 @@ class SpeculativeDecoder:
         self.batching = batching or BatchingConfig()
         self.runner = ModelRunner(model, self.batching.batch_size)
         self.drafter = drafter or _make_drafter(draft_model, speculation, self.batching)
-        self.policy = policy or _make_policy(self.drafter, speculation)
+        memory = PairMemory() if draft_model is None else recall(model, draft_model)
+        self.policy = policy or _make_policy(self.drafter, speculation, memory)
         self.meter = StepMeter()
         self.debug = debug
         self._state = BatchState()
@@ -273,10 +275,12 @@ class SpeculativeDecoder:
 
     def _launch(self, flight: _Flight) -> None:
         """Start computing a step without waiting for it."""
-        mx.async_eval(
-            flight.packed, self._state.lengths, self._state.tokens, self.runner.pool.state
-        )
+        state = self._state
+        # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = time.perf_counter()
+        mx.async_eval(  # type: ignore[no-untyped-call]
+            flight.packed, state.lengths, state.tokens, self.runner.pool.state
+        )
         self._flight = flight
 
     def _collect(self, flight: _Flight) -> list[StepOutput]:
@@ -326,13 +330,15 @@ def _make_drafter(
     return ModelDrafter(runner, batching.prefill_step_size)
 
 
-def _make_policy(drafter: Drafter, speculation: SpeculationConfig) -> DraftLengthPolicy:
+def _make_policy(
+    drafter: Drafter, speculation: SpeculationConfig, memory: PairMemory
+) -> DraftLengthPolicy:
     most = speculation.num_draft_tokens
     if drafter.max_draft_tokens is not None:
         most = min(most, drafter.max_draft_tokens)
     if most == 0 or not speculation.adaptive:
         return FixedDraftLength(most)
-    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most))
+    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), memory)
 
 
 def _similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from mlx_spec.config import SpeculationConfig
-from mlx_spec.decoding.cost_table import CostTable
+from mlx_spec.decoding.memory import PairMemory
 from mlx_spec.sequence import Sequence
 
 
@@ -79,11 +79,10 @@ class AcceptanceEstimate:
     MEMORY = 0.9  # share of a row's past evidence that each step keeps
     SHARED_MEMORY = 0.98
     PRIOR_TOKENS = 3.0  # how many tested tokens the average of all weighs
-    START = (2.0, 3.0)  # accepted, tested: an average drafter until something is known
 
-    def __init__(self) -> None:
+    def __init__(self, memory: PairMemory) -> None:
         self._rows: WeakKeyDictionary[Sequence, tuple[float, float]] = WeakKeyDictionary()
-        self._shared = self.START
+        self._memory = memory
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
@@ -100,14 +99,13 @@ class AcceptanceEstimate:
                 total_tested += tested
         if total_tested:
             weight = 1 / len(report.rows)  # a wide batch must not forget faster
-            self._shared = (
-                self.SHARED_MEMORY * self._shared[0] + weight * total_accepted,
-                self.SHARED_MEMORY * self._shared[1] + weight * total_tested,
-            )
+            keep = self.SHARED_MEMORY
+            self._memory.accepted = keep * self._memory.accepted + weight * total_accepted
+            self._memory.tested = keep * self._memory.tested + weight * total_tested
 
     def chance(self, row: Sequence) -> float:
         """Estimated acceptance of one row's next draft token, in [0, 1]."""
-        average = self._shared[0] / self._shared[1]
+        average = self._memory.accepted / self._memory.tested
         accepted, tested = self._rows.get(row, (0.0, 0.0))
         return (accepted + self.PRIOR_TOKENS * average) / (tested + self.PRIOR_TOKENS)
 
@@ -127,25 +125,28 @@ class AdaptiveDraftLength:
     """Picks the draft length with the best predicted goodput, 0 included.
 
     All rows of a step share one K, because a rectangular verify pass costs the same for a row
-    that uses less of it. It starts with a few steps at K = 2 and K = 0 to learn what they cost,
-    goes on with the K that promises most, and refreshes what it knows of the others by an
-    occasional single step. Parked at 0 it tries again after ``probe_interval`` steps, later
-    after up to 16 times as many.
+    that uses less of it. With a new pair it starts with a few steps at K = 2 and K = 0 to learn
+    what they cost, goes on with the K that promises most, and refreshes what it knows of the
+    others by an occasional single step. Parked at 0 it tries again after ``probe_interval``
+    steps, later after up to 16 times as many.
 
     Args:
         config: maximum draft length, hysteresis and probe interval.
+        memory: what is known of the pair already; learns more here.
     """
 
-    START_LENGTHS = (2, 0, 2, 0)
+    # The first draft of newcomers also reads their prompts and is not timed.
+    START_LENGTHS = (2, 2, 0)
     REFRESH_EVERY = 24
     PROBE_STEPS = 2  # the first brings a lagging drafter up to date and is not timed
     LONGEST_PROBE_FACTOR = 16
 
-    def __init__(self, config: SpeculationConfig) -> None:
+    def __init__(self, config: SpeculationConfig, memory: PairMemory | None = None) -> None:
+        memory = memory or PairMemory()
         self.config = config
-        self.costs = CostTable()
-        self.acceptance = AcceptanceEstimate()
-        self._plan: list[int] = list(self.START_LENGTHS)
+        self.costs = memory.costs
+        self.acceptance = AcceptanceEstimate(memory)
+        self._plan = [] if self.costs.comparable else list(self.START_LENGTHS)
         self._current = min(2, config.num_draft_tokens)
         self._since_change = 0
         self._probe_interval = config.probe_interval
