@@ -23,6 +23,7 @@ from mlx_spec.errors import InvariantError
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 from tests.fakes import CorruptingDrafter, CyclingPolicy, RaggedPolicy, always, every_fifth, never
+from tests.models import FAMILIES as MODELS
 from tests.models import VOCABULARY
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, run_jobs, target, wrong_rows
 
@@ -79,6 +80,15 @@ def test_every_row_equals_the_target_alone(
             assert accepted == 0
         else:
             assert accepted > 0
+
+
+@pytest.mark.parametrize("family", sorted(set(MODELS) - set(FAMILIES)))
+def test_more_families(family: str) -> None:
+    """Biases, layer norms, fused projections, experts: unmodified, at one hard setting."""
+    for sampled in (False, True):
+        jobs = make_jobs(family, sampled, 11)
+        decoder = make_decoder(family, "noisy", 5, "ragged")
+        assert wrong_rows(jobs, run_jobs(decoder, jobs)) == []
 
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.generate import wired_limit
 
 from mlx_spec.batching.text import TextStream, make_detokenizer
 from mlx_spec.decoding.decoder import SpeculativeDecoder, StepOutput
@@ -111,14 +112,16 @@ class BatchStream(Iterator[GenerationChunk]):
         )
 
     def _run(self) -> Generator[GenerationChunk, None, None]:
-        while self._waiting or self._decoder.busy:
-            free = min(self._decoder.free_rows, len(self._waiting))
-            if free:
-                self._decoder.add([self._waiting.popleft() for _ in range(free)])
-            for output in self._decoder.step():
-                yield from self._emit(self._tracks[output.sequence], output)
-            if self._decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
-                mx.clear_cache()
+        # On a Mac this keeps the weights resident; elsewhere it does nothing.
+        with wired_limit(self._decoder.runner.model):
+            while self._waiting or self._decoder.busy:
+                free = min(self._decoder.free_rows, len(self._waiting))
+                if free:
+                    self._decoder.add([self._waiting.popleft() for _ in range(free)])
+                for output in self._decoder.step():
+                    yield from self._emit(self._tracks[output.sequence], output)
+                if self._decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
+                    mx.clear_cache()
 
     def _emit(self, track: _Track, output: StepOutput) -> Iterator[GenerationChunk]:
         """Chunks of one row's run of tokens, cut off where a stop text ends it."""
