@@ -110,6 +110,17 @@ def test_debug_mode_sees_a_spoilt_cache() -> None:
         decoder.step()
 
 
+def test_debug_mode_sees_lengths_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host drops a token that the device keeps."""
+    decoder = make_decoder("llama", "perfect", 3, "ragged", debug=True)
+    sequences = [Sequence([1 + i, 2, 3, 4], SamplingParams(max_tokens=40)) for i in range(3)]
+    decoder.add(sequences)
+    decoder.step()
+    sequences[1].tokens.pop()
+    with pytest.raises(InvariantError, match=r"slot 1 .* on the device, .* on the host"):
+        decoder.step()
+
+
 def test_draft_lengths_that_change_every_step_reach_lagging_drafters() -> None:
     """Plain steps leave the draft's cache behind, by more than rides in one pass too."""
     jobs = make_jobs("llama", False, 11)

@@ -39,8 +39,9 @@ class Window:
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # [count, N]: the position of every new token.
+        # [count, N]: the position of every new token; and the same as all layers index with it.
         self.positions = self.starts[:, None] + mx.arange(self.width, dtype=mx.int32)
+        self.index = self.positions[:, None, :, None]
 
     def mask(self, window_size: int | None) -> mx.array:
         """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position."""
@@ -101,7 +102,7 @@ class SlotKVCache:
             buffer = mx.zeros((self.slots, heads, self.capacity, dims), new.dtype)
         new = new.astype(buffer.dtype)
         if window.count == self.slots:
-            return mx.put_along_axis(buffer, window.positions[:, None, :, None], new, axis=2)
+            return mx.put_along_axis(buffer, window.index, new, axis=2)
         rows = mx.arange(window.first, window.first + window.count)[:, None]
         # Item assignment rebinds the handle it is called on; a snapshot may hold that one.
         written = copy.copy(buffer)

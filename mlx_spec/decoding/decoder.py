@@ -30,7 +30,7 @@ from mlx_spec.decoding.draft_length import (
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.invariants import check_rows
+from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.memory import PairMemory, recall
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.errors import InvalidRequest
@@ -184,6 +184,7 @@ class SpeculativeDecoder:
         flight = self._flight
         assert flight is not None
         settled = not (self._waiting or self._leaving)
+        lengths = self._state.lengths  # as the step in flight leaves them
         before = self._snapshot() if settled else None
         ahead = self._build(joined=False) if settled else None
         outputs = self._collect(flight)
@@ -196,6 +197,7 @@ class SpeculativeDecoder:
                 before.clear()
                 self._launch(ahead)
         if self.debug:
+            check_lengths(lengths, self._state.sequences, self._leaving)
             check_rows(self.runner, self._state.sequences, self._leaving)
         return outputs
 

@@ -1,7 +1,7 @@
 """The debug mode's checks: what must hold after every step, whatever was accepted.
 
-For each row the target's K/V of its ``prompt + emitted - 1`` cached tokens must be those that a
-lone sequence would have. Slow by design (each check decodes every row again from the start).
+Device and host agree on each row's length, and the target's K/V of its ``prompt + emitted - 1``
+cached tokens are those that a lone sequence would have. Slow by design (each check decodes every row again from the start).
 """
 
 from __future__ import annotations
@@ -15,6 +15,22 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_spec.errors import InvariantError
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
+
+
+def check_lengths(
+    lengths: mx.array, rows: Seq[Sequence], finished: Collection[Sequence] = ()
+) -> None:
+    """Compare the device's lengths [B] with what the host knows: prompt + emitted tokens.
+
+    Raises:
+        InvariantError: a running row's lengths differ.
+    """
+    for slot, (length, sequence) in enumerate(zip(lengths.tolist(), rows, strict=True)):
+        if sequence not in finished and length != sequence.length:
+            raise InvariantError(
+                f"[check_lengths] slot {slot} (request {sequence.index}) has {length} known "
+                f"tokens on the device, {sequence.length} on the host"
+            )
 
 
 def check_rows(
