@@ -71,6 +71,11 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     if name not in _EXPORTS:
         raise AttributeError(f"module 'mlx_spec' has no attribute {name!r}")
+    if "." in _EXPORTS[name] or _EXPORTS[name] == "api":
+        # These need mlx, and a fast BLAS has an effect only if it is there before mlx is.
+        from mlx_spec.platform import ensure_blas
+
+        ensure_blas()
     value = getattr(importlib.import_module(f"mlx_spec.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value

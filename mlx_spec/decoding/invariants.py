@@ -1,13 +1,15 @@
 """The debug mode's checks: what must hold after every step, whatever was accepted.
 
 Device and host agree on each row's length, and the target's K/V of its ``prompt + emitted - 1``
-cached tokens are those that a lone sequence would have. Slow by design (each check decodes every row again from the start).
+cached tokens are those that a lone sequence would have. Slow by design (each check decodes every
+row again from the start).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Sequence as Seq
+from typing import cast
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -25,7 +27,8 @@ def check_lengths(
     Raises:
         InvariantError: a running row's lengths differ.
     """
-    for slot, (length, sequence) in enumerate(zip(lengths.tolist(), rows, strict=True)):
+    on_device = cast("list[int]", lengths.tolist())
+    for slot, (length, sequence) in enumerate(zip(on_device, rows, strict=True)):
         if sequence not in finished and length != sequence.length:
             raise InvariantError(
                 f"[check_lengths] slot {slot} (request {sequence.index}) has {length} known "
