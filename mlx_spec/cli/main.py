@@ -1,0 +1,64 @@
+"""The ``mlx-spec`` command: its sub-commands, and how every error leaves the process.
+
+Exit codes: 0 done; 1 a check that was asked for failed (``--compare``), or the reader of our
+output went away; 2 bad input, said on one line; 130 interrupted (Ctrl-C).
+
+It imports no mlx: help must be instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mlx_spec import __version__
+from mlx_spec.cli.doctor import doctor
+from mlx_spec.cli.generate import generate
+from mlx_spec.errors import MlxSpecError
+
+app = typer.Typer(
+    name="mlx-spec",
+    help="Lossless batched speculative decoding for any MLX model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's panels alone take longer than all the rest of --help
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+app.command()(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlx-spec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Lossless batched speculative decoding for any MLX model."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; ``arguments`` are those of the process unless given.
+
+    Returns:
+        The exit code. Errors that are ours are one line on stderr, never a traceback.
+    """
+    try:
+        app(args=arguments, prog_name="mlx-spec")
+    except MlxSpecError as error:
+        print(f"mlx-spec: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as leaving:  # how typer reports its own errors, a full pipe included
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    return 0

@@ -1,0 +1,91 @@
+"""Which models are at hand: the embedded pair and those in the local Hugging Face cache.
+
+It reads folder listings and ``config.json`` files only, never weights, and asks no network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_DEMO_MODELS = Path(__file__).parent.parent / "demo_models"
+EMBEDDED = {"demo": _DEMO_MODELS / "target", "demo-draft": _DEMO_MODELS / "draft"}
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that ``load`` can probably load.
+
+    Attributes:
+        name: what to give to ``load`` or ``--model``.
+        model_type: the architecture that its config names.
+        size: bytes of its weights on disk.
+        path: its folder.
+    """
+
+    name: str
+    model_type: str
+    size: int
+    path: Path
+
+
+def embedded_path(name: str | os.PathLike[str]) -> Path | None:
+    """The folder of an embedded model, or None if the name is not one of theirs."""
+    return EMBEDDED.get(name) if isinstance(name, str) else None
+
+
+def find_models() -> list[FoundModel]:
+    """The embedded pair, then what the local Hugging Face cache holds, by name."""
+    embedded = [_inspect(name, path) for name, path in EMBEDDED.items()]
+    cached = sorted(_cached(), key=lambda model: model.name.lower())
+    return [model for model in [*embedded, *cached] if model is not None]
+
+
+def _cached() -> Iterator[FoundModel]:
+    """Models of the hub's cache, in the revision that ``main`` points at if there is one."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except (CacheNotFound, OSError, ValueError):
+        return
+    for repository in repositories:
+        if repository.repo_type != "model" or not repository.revisions:
+            continue
+        newest = max(
+            repository.revisions,
+            key=lambda revision: ("main" in revision.refs, revision.last_modified),
+        )
+        model = _inspect(repository.repo_id, Path(newest.snapshot_path))
+        if model is not None:
+            yield model
+
+
+def _inspect(name: str, folder: Path) -> FoundModel | None:
+    """Describe a model's folder, or None if it does not look loadable."""
+    weights = list(folder.glob("model*.safetensors"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        size = sum(path.stat().st_size for path in weights)
+    except (OSError, ValueError):
+        return None
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if not weights or not isinstance(model_type, str) or not _known(model_type):
+        return None
+    return FoundModel(name, model_type, size, folder)
+
+
+def _known(model_type: str) -> bool:
+    """Whether mlx-lm has this architecture."""
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    module = f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}"
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
