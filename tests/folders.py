@@ -1,0 +1,56 @@
+"""Model folders as they lie on disk: tiny, random, loadable by mlx-lm, and easy to damage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from tests.models import make_model
+
+END = "<|end|>"
+CONTEXT = 64
+_CONFIG: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 272,  # padded past the tokenizer's 257, as many real models are
+    "max_position_embeddings": CONTEXT,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+
+def byte_vocabulary() -> dict[str, int]:
+    """One token a byte, and an end token."""
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), END]
+    return {letter: index for index, letter in enumerate(letters)}
+
+
+def write_folder(
+    folder: Path, vocabulary: dict[str, int] | None = None, dtype: mx.Dtype = mx.float16
+) -> Path:
+    """A whole model folder: config, weights, tokenizer."""
+    folder.mkdir(parents=True)
+    config = {"model_type": "llama", "eos_token_id": 256, **_CONFIG}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = make_model("llama", **_CONFIG)
+    model.set_dtype(dtype)
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary or byte_vocabulary(), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END})
+    )
+    return folder

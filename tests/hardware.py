@@ -1,0 +1,213 @@
+"""Simulated hardware for draft-length policies: a step's cost and acceptance without a clock.
+
+``simulate`` plays a decoder around a policy. Like the real one it builds each step before it
+knows the result of the one before, drops that step when a row ends, lets newcomers take the place
+of rows that ended, and has a drafter that must catch up after plain steps. Time is what ``Cost``
+says, optionally with seeded noise, so that every run is the same.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_spec.config import SamplingParams
+from mlx_spec.decoding.draft_length import StepReport
+from mlx_spec.decoding.drafters.model import MAX_RIDE
+from mlx_spec.sequence import Sequence
+
+FOREVER = 10**9
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Seconds of a step: ``verify(M)`` for M = B (K + 1) tokens and ``draft(B)`` a draft token."""
+
+    name: str
+    verify: Callable[[int], float]
+    draft: Callable[[int], float]
+
+    def seconds(self, rows: int, length: int) -> float:
+        return self.verify(rows * (length + 1)) + length * self.draft(rows)
+
+    def goodput(self, chances: list[float], length: int) -> float:
+        """True tokens per second of endless rows at a fixed draft length."""
+        return expected_tokens(chances, length) / self.seconds(len(chances), length)
+
+    def best(self, chances: list[float], most: int) -> tuple[int, float]:
+        """The best draft length of 0..most, and its goodput."""
+        return max(
+            ((length, self.goodput(chances, length)) for length in range(most + 1)),
+            key=lambda pair: pair[1],
+        )
+
+
+def expected_tokens(chances: list[float], length: int) -> float:
+    """Tokens that a step emits on average: ``1 + a + ... + a**K`` for each row."""
+    return sum(sum(chance**i for i in range(length + 1)) for chance in chances)
+
+
+# Seconds are milliseconds a big model might take; only ratios matter.
+MEMORY_BOUND = Hardware("memory bound", lambda m: 20 + 0.05 * m, lambda b: 1.5)
+LINEAR = Hardware("linear", lambda m: 2 + 2.0 * m, lambda b: 0.3 + 0.1 * b)
+STAIRCASE = Hardware("staircase", lambda m: 10 + 6.0 * math.ceil(m / 8), lambda b: 1.0)
+DEAR_DRAFT = Hardware("dear draft", lambda m: 20 + 0.05 * m, lambda b: 12.0)
+FREE_DRAFT = Hardware("free draft", lambda m: 20 + 0.05 * m, lambda b: 0.0)
+ROOFLINE = Hardware("roofline", lambda m: max(20.0, 0.8 * m) + 1, lambda b: 1.5)
+ALL = (MEMORY_BOUND, LINEAR, STAIRCASE, DEAR_DRAFT, FREE_DRAFT, ROOFLINE)
+
+
+@dataclass
+class Run:
+    """What a simulated run did.
+
+    Attributes:
+        lengths: longest draft of each step.
+        seconds: true average time of each step, without noise and outliers.
+        tokens: emitted tokens of each step.
+        expected: tokens that each step would emit on average, if no row ended.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    expected: list[float] = field(default_factory=list)
+
+    def goodput(self, first: int = 0, last: int | None = None) -> float:
+        """Tokens per second over steps ``first .. last - 1``."""
+        return sum(self.tokens[first:last]) / sum(self.seconds[first:last])
+
+    def merit(self, first: int = 0, last: int | None = None) -> float:
+        """The same for endless rows, without the luck of what was accepted."""
+        return sum(self.expected[first:last]) / sum(self.seconds[first:last])
+
+    def share_drafting(self, first: int = 0) -> float:
+        """Share of steps with a draft."""
+        lengths = self.lengths[first:]
+        return sum(length > 0 for length in lengths) / len(lengths)
+
+    def usual(self, first: int = 0) -> int:
+        """The draft length used most often."""
+        return Counter(self.lengths[first:]).most_common(1)[0][0]
+
+
+class Simulation:
+    """Rows on simulated hardware, step by step.
+
+    Args:
+        policy: the policy under test.
+        hardware: what a step costs; may be exchanged while it runs.
+        chances: acceptance of each row's draft tokens; may be changed while it runs.
+        noise: relative standard deviation of a step's time.
+        new_tokens: tokens a row emits before another takes its place (None: endless rows).
+        replace: whether newcomers follow rows that ended.
+        lagging: the drafter must catch up after plain steps, as ``ModelDrafter`` does.
+        catch_up: what that costs, in passes of the drafter.
+        delayed: like the decoder, build each step before the one before is known.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        hardware: Hardware,
+        chances: list[float],
+        *,
+        noise: float = 0.0,
+        new_tokens: Callable[[random.Random], int] | None = None,
+        replace: bool = True,
+        lagging: bool = True,
+        catch_up: float = 3.0,
+        delayed: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.policy = policy
+        self.hardware = hardware
+        self.chances = chances
+        self.noise = noise
+        self.run = Run()
+        self.outliers: dict[int, float] = {}  # step -> factor on its measured time
+        self._new_tokens = new_tokens
+        self._replace = replace
+        self._lagging = lagging
+        self._catch_up = catch_up
+        self._delayed = delayed
+        self._random = random.Random(seed)
+        self.rows = [self._make_row() for _ in chances]
+        self._lag = [FOREVER] * len(chances)
+        self._joined = True
+
+    def _make_row(self) -> Sequence:
+        limit = self._new_tokens(self._random) if self._new_tokens else FOREVER
+        return Sequence([1], SamplingParams(max_tokens=limit))
+
+    def steps(self, count: int) -> Run:
+        """Run ``count`` steps, or until no row is left."""
+        ahead: tuple[list[int], bool] | None = None
+        for _ in range(count):
+            if not self.rows:
+                break
+            lengths, clean = ahead or self._build()
+            before = list(self._lag)
+            ahead = self._build() if self._delayed else None
+            if self._finish_step(lengths, clean):
+                ahead, self._lag = None, before
+                self._change_members()
+        return self.run
+
+    def _build(self) -> tuple[list[int], bool]:
+        lengths = self.policy.choose(self.rows)
+        assert len(lengths) == len(self.rows)
+        assert min(lengths) >= 0
+        # What the decoder cannot know yet is the one exception to "no draft past the end".
+        assert all(
+            n <= max(0, row.remaining - 1) for n, row in zip(lengths, self.rows, strict=True)
+        )
+        ready = not self._lagging or max(self._lag) <= MAX_RIDE
+        clean = ready and not self._joined
+        self._joined = False
+        self._lag = [2 if max(lengths) else lag + 1 for lag in self._lag]
+        return lengths, clean
+
+    def _finish_step(self, lengths: list[int], clean: bool) -> bool:
+        """Time and tokens of one step; whether a row ended."""
+        count, longest = len(lengths), max(lengths)
+        seconds = self.hardware.seconds(count, longest)
+        if not clean and longest:
+            seconds += self._catch_up * self.hardware.draft(count)
+        measured = seconds * self.outliers.get(len(self.run.seconds), 1.0)
+        if self.noise:
+            measured *= self._random.lognormvariate(0, self.noise)
+        accepted = [
+            self._accept(chance, n) for chance, n in zip(self.chances, lengths, strict=True)
+        ]
+        emitted = 0
+        for row, kept in zip(self.rows, accepted, strict=True):
+            emitted += len(row.extend([0] * (kept + 1)))
+        self.policy.observe(StepReport(list(self.rows), lengths, accepted, measured, clean))
+        self.run.lengths.append(longest)
+        self.run.seconds.append(seconds)
+        self.run.tokens.append(emitted)
+        self.run.expected.append(expected_tokens(self.chances, longest))
+        return any(row.finish_reason for row in self.rows)
+
+    def _accept(self, chance: float, length: int) -> int:
+        run = 0
+        while run < length and self._random.random() < chance:
+            run += 1
+        return run
+
+    def _change_members(self) -> None:
+        """Rows that ended give way to newcomers, or leave."""
+        for i in reversed(range(len(self.rows))):
+            if not self.rows[i].finish_reason:
+                continue
+            if self._replace:
+                self.rows[i], self._lag[i] = self._make_row(), FOREVER
+                self._joined = True
+            else:
+                del self.rows[i], self.chances[i], self._lag[i]

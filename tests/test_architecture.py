@@ -1,0 +1,118 @@
+"""The order of the layers, read from the imports: dependencies point right, never back.
+
+    cli, server -> pipeline, metrics -> api -> batching -> decoding -> model -> cache, metal_kernels
+
+``errors, config, results, sequence, events, platform`` import none of the folders and may be
+imported by all.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mlx_spec
+
+ROOT = Path(mlx_spec.__file__).parent
+LAYERS = [
+    {"cache", "metal_kernels"},
+    {"model"},
+    {"decoding"},
+    {"batching"},
+    {"api"},
+    {"pipeline", "metrics"},
+    {"cli", "server"},
+    {"__main__"},
+]
+COMMON = {"errors", "config", "results", "sequence", "events", "platform"}
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+# The Metal kernels are a package of their own beside ours: they know nothing of us.
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The layer or common module that a file belongs to."""
+    return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+def imports(path: Path, run: bool = False) -> Iterator[str]:
+    """Full names of what a file imports, typing-only imports left out; with ``run`` only those
+    that importing the file runs."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    for node in _statements(tree, into_functions=not run):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            # "from mlx_spec import platform" names a module too.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _statements(node: ast.AST, into_functions: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) and not into_functions:
+            continue
+        yield child
+        yield from _statements(child, into_functions)
+
+
+def our_rooms(path: Path) -> set[str]:
+    """The rooms of ours that a file imports from."""
+    names = [name.split(".") for name in imports(path)]
+    rooms = {name[1] for name in names if name[0] == "mlx_spec" and len(name) > 1}
+    return rooms | {"metal_kernels" for name in names if name[0] == "metal_kernels"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_dependencies_point_right(path: Path) -> None:
+    here = room(path)
+    if here in ("__init__", "demo_models"):  # the public names: resolved lazily, by string
+        return
+    for other in our_rooms(path) - COMMON - {here, "__version__"}:
+        assert other in RANK, f"{path} imports mlx_spec.{other}, which has no layer"
+        assert here in RANK, f"{path}: {here} is common and must not import {other}"
+        assert RANK[other] < RANK[here], f"{path} ({here}) imports {other}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in COMMON], ids=str)
+def test_common_modules_import_no_folder(path: Path) -> None:
+    assert our_rooms(path) - {"__version__"} <= COMMON
+    if room(path) != "platform":  # whose describe() asks mlx for its device
+        assert not [name for name in imports(path) if name.split(".")[0] in ("mlx", "mlx_lm")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_mlx_comes_after_the_blas(path: Path) -> None:
+    """A file that imports mlx at once lies in a package whose ``__init__`` loads the BLAS."""
+    if not any(name.split(".")[0] in ("mlx", "mlx_lm") for name in imports(path, run=True)):
+        return
+    assert len(path.parts) > 1, f"{path}: imports mlx, but no package loads the BLAS before it"
+    assert "\nensure_blas()\n" in (ROOT / path.parts[0] / "__init__.py").read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_no_private_name_of_mlx_lm_is_touched(path: Path) -> None:
+    names = [name.split(".") for name in imports(path) if name.startswith("mlx_lm")]
+    assert not [name for name in names if any(part.startswith("_") for part in name)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))), path
+
+
+def test_help_needs_nothing_heavy() -> None:
+    """The command line's modules import, at once, only typer and light modules of ours."""
+    allowed = {"mlx_spec", "typer", *sys.stdlib_module_names}
+    for path in FILES:
+        if room(path) in ("cli", "__main__"):
+            names = set(imports(path, run=True))
+            assert {name.split(".")[0] for name in names} <= allowed, path
+            ours = {name.split(".")[1] for name in names if name.startswith("mlx_spec.")}
+            assert ours <= {"cli", *COMMON, "__version__"}, path

@@ -1,0 +1,388 @@
+"""Plain sampling is right: by statistics against the exact softmax, filters against mlx-lm's own.
+
+Everything else is then held against plain sampling by equality (``test_exactness``), so this is
+the place where a wrong distribution would show. All seeds are fixed: a test that passes once
+passes always.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+from scipy import stats
+
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.sequence import Sequence
+from tests.models import make_model
+
+# Less than this would be seen in one of ten thousand right samplers.
+LEAST_P_VALUE = 1e-4
+
+OPTIONS: list[dict[str, Any]] = [
+    {"temperature": 1.0},
+    {"temperature": 0.7},
+    {"temperature": 2.5},
+    {"temperature": 1.0, "top_p": 0.8},
+    {"temperature": 0.6, "top_p": 0.95},
+    {"temperature": 1.0, "top_k": 3},
+    {"temperature": 1.5, "top_k": 1},
+    {"temperature": 1.0, "min_p": 0.2},
+    {"temperature": 0.9, "top_p": 0.9, "top_k": 5, "min_p": 0.05},
+    {"temperature": 3.0, "top_p": 0.97, "top_k": 4, "min_p": 0.01},
+]
+
+
+def batch_of(options: Seq[dict[str, Any]], seeds: Seq[int] | None = None) -> SamplingBatch:
+    seeds = range(len(options)) if seeds is None else seeds
+    return SamplingBatch.of(
+        [
+            Sequence([1], SamplingParams(seed=seed, **option))
+            for option, seed in zip(options, seeds, strict=True)
+        ]
+    )
+
+
+def exact(
+    logits: np.ndarray,
+    temperature: float,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+) -> np.ndarray:
+    """The distribution to sample from, written slowly: filter, then temper, then normalise."""
+    logits = logits.astype(np.float64)
+    plain = np.exp(logits - logits.max())
+    plain /= plain.sum()
+    kept: set[int] = set()
+    mass = 0.0
+    for rank, token in enumerate(np.argsort(-plain, kind="stable")):
+        if top_p < 1 and mass >= top_p:
+            break
+        if top_k and rank >= top_k:
+            break
+        if plain[token] < min_p * plain.max():
+            break
+        kept.add(int(token))
+        mass += plain[token]
+    tempered = np.array(
+        [
+            np.exp((logit - logits.max()) / temperature) if token in kept else 0.0
+            for token, logit in enumerate(logits)
+        ]
+    )
+    return tempered / tempered.sum()
+
+
+def p_value(samples: np.ndarray, chances: np.ndarray) -> float:
+    """Chi-square p-value of ``samples``; 0 if an impossible token is among them."""
+    counts = np.bincount(samples.reshape(-1), minlength=len(chances))
+    if counts[chances == 0].any():
+        return 0.0
+    # Rare tokens count together: the test wants at least some five of each kind.
+    rare = chances * counts.sum() < 5
+    counts = np.append(counts[~rare], counts[rare].sum())
+    chances = np.append(chances[~rare], chances[rare].sum())
+    counts, chances = counts[chances > 0], chances[chances > 0]
+    if len(counts) == 1:
+        return 1.0
+    return float(stats.chisquare(counts, chances * counts.sum()).pvalue)
+
+
+# --- (a) the distribution ---------------------------------------------------------------------
+
+
+def test_the_chi_square_check_itself_notices_small_errors() -> None:
+    """Guards the guard: a distribution wrong by a few percent must fail it."""
+    right = exact(np.array([0.3, 2.0, -1.0, 1.0]), 1.0)
+    wrong = exact(np.array([0.3, 2.0, -1.0, 1.0]), 1.1)
+    samples = np.random.default_rng(0).choice(4, 12_000, p=right)
+    assert p_value(samples, right) > 0.01
+    assert p_value(samples, wrong) < LEAST_P_VALUE
+
+
+@pytest.mark.parametrize("many", ["positions", "seeds"])
+def test_samples_follow_the_exact_distribution_of_each_row(many: str) -> None:
+    """Stops a wrong temperature, filter order or noise, and options taken from another row.
+
+    All options run as rows of one batch, each on its own logits; once many positions of one
+    seed, once few positions of many seeds (requests differ by seed, tokens by position).
+    """
+    vocabulary, draws = 7, 12_000
+    copies, positions = (1, draws) if many == "positions" else (draws // 6, 6)
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 1.5, (len(OPTIONS), vocabulary)).astype(np.float32)
+    rows = [(i, option) for _ in range(copies) for i, option in enumerate(OPTIONS)]
+    batch = batch_of([option for _, option in rows], range(40, 40 + len(rows)))
+    places = np.broadcast_to(np.arange(3, 3 + positions), (len(rows), positions))
+    noise = batch.noise(mx.array(places), vocabulary)
+    own = mx.array(logits)[mx.array([i for i, _ in rows])]
+    samples = np.array(
+        batch.choose(mx.broadcast_to(own[:, None], (len(rows), positions, vocabulary)), noise)
+    )
+    which = np.array([i for i, _ in rows])
+    for i, option in enumerate(OPTIONS):
+        assert p_value(samples[which == i], exact(logits[i], **option)) > LEAST_P_VALUE, option
+
+
+@pytest.mark.parametrize("length", [0, 3], ids=["plain", "speculating"])
+def test_decoder_samples_the_models_own_distribution(length: int) -> None:
+    """Stops noise or logits of a wrong position or row in the step, which equality of two
+    equally wrong paths would hide. Rows are many seeds, two kinds of options in turn.
+    """
+    rows, vocabulary, prompt = 600, 11, [3, 1, 4, 1, 5]
+    model = make_model("llama", vocab_size=vocabulary)
+    draft = make_model("llama", seed=1, vocab_size=vocabulary) if length else None
+    options: list[dict[str, Any]] = [{"temperature": 1.3}, {"temperature": 0.9, "top_k": 6}]
+    decoder = SpeculativeDecoder(
+        model,
+        draft_model=draft,
+        speculation=SpeculationConfig(num_draft_tokens=length, adaptive=False),
+        batching=BatchingConfig(batch_size=rows),
+    )
+    sequences = [
+        Sequence(list(prompt), SamplingParams(max_tokens=4, seed=seed, **options[seed % 2]))
+        for seed in range(2 * rows)
+    ]
+    for group in (sequences[:rows], sequences[rows:]):
+        decoder.add(group)
+        while decoder.busy:
+            decoder.step()
+    for kind in range(2):
+        texts = [sequence.tokens for sequence in sequences[kind::2]]
+        common = np.bincount([text[0] for text in texts]).argmax()
+        for known, samples in (
+            ([], [text[0] for text in texts]),
+            ([int(common)], [text[1] for text in texts if text[0] == common]),
+        ):
+            logits = np.array(model(mx.array([prompt + known]))[0, -1])
+            assert len(samples) > 80
+            assert p_value(np.array(samples), exact(logits, **options[kind])) > LEAST_P_VALUE
+
+
+# --- (b) the noise ----------------------------------------------------------------------------
+
+
+def test_noise_is_gumbel_noise() -> None:
+    """Stops another distribution (uniform, normal), which no equality test would notice."""
+    noise = np.array(batch_of([OPTIONS[0]] * 3).noise(mx.arange(30).reshape(3, 10), 331))
+    assert np.isfinite(noise).all()
+    assert stats.kstest(noise.reshape(-1), "gumbel_r").pvalue > LEAST_P_VALUE
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_noise_depends_on_seed_and_position_only(data: st.DataObject) -> None:
+    """Stops noise by row, by place in the step, by width of the step or by company."""
+    vocabulary = data.draw(st.integers(2, 40))
+    seeds = data.draw(st.lists(st.integers(0, 2**33), min_size=1, max_size=5))
+    width = data.draw(st.integers(1, 5))
+    rows = len(seeds)
+    positions = [
+        data.draw(st.lists(st.integers(0, 10_000), min_size=width, max_size=width)) for _ in seeds
+    ]
+    options = [OPTIONS[i % len(OPTIONS)] for i in range(rows)]
+    whole = np.array(batch_of(options, seeds).noise(mx.array(positions), vocabulary))
+    order = data.draw(st.permutations(range(rows)))
+    permuted = batch_of([OPTIONS[0]] * rows, [seeds[i] for i in order])
+    moved = np.array(permuted.noise(mx.array([positions[i] for i in order]), vocabulary))
+    assert (moved == whole[list(order)]).all()
+    row, place = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, width - 1))
+    lone = batch_of([OPTIONS[1]], [seeds[row]]).noise(
+        mx.array([[positions[row][place]]], mx.int32), vocabulary
+    )
+    assert (np.array(lone)[0, 0] == whole[row, place]).all()
+
+
+def test_noise_of_neighbours_differs_and_is_uncorrelated() -> None:
+    """Stops keys that collide (seed + position, or one of the two dropped)."""
+    vocabulary, seeds, places = 4001, [0, 1, 2, 7, 2**31, 2**32 - 1], [0, 1, 2, 7, 255, 256, 70_000]
+    batch = batch_of([OPTIONS[0]] * len(seeds), seeds)
+    noise = np.array(batch.noise(mx.array([places] * len(seeds)), vocabulary))
+    flat = noise.reshape(-1, vocabulary)
+    correlation = np.abs(np.corrcoef(flat) - np.eye(len(flat)))
+    assert correlation.max() < 6 / vocabulary**0.5
+    # Nor may one be the other shifted by a place, as a sequential generator's would be.
+    for a, b in itertools.permutations(range(0, len(flat), 5), 2):
+        assert abs(np.corrcoef(flat[a, 1:], flat[b, :-1])[0, 1]) < 6 / vocabulary**0.5
+
+
+def test_seeds_beyond_32_bits_are_seeds_of_their_own() -> None:
+    """Stops a silent cut to 32 bits, by which 2**32 + 7 would be 7."""
+    words = [Sequence([1], SamplingParams(seed=s)).seed for s in (7, 2**32 + 7, 2**40 + 7, 2**64)]
+    assert len(set(words)) == len(words)
+    assert all(0 <= word < 2**32 for word in words)
+
+
+def test_no_noise_is_drawn_for_a_greedy_batch() -> None:
+    """Stops [B, N, vocabulary] of wasted work in every greedy step."""
+    assert batch_of([{}, {}]).noise(mx.zeros((2, 3), mx.int32), 9) is None
+    assert batch_of([{}, OPTIONS[0]]).noise(mx.zeros((2, 3), mx.int32), 9) is not None
+
+
+# --- (c) the filters --------------------------------------------------------------------------
+
+
+def kept_tokens(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
+    """Tokens that can be sampled: noise that pushes a token beyond all others finds out."""
+    vocabulary = len(logits)
+    pushed = mx.array(1e6 * np.eye(vocabulary, dtype=np.float32))
+    # A second row with other filters: a threshold of one row must not reach the other.
+    batch = batch_of([option, {"temperature": 1.0, "top_k": 2}])
+    both = mx.broadcast_to(mx.array(logits), (2, vocabulary, vocabulary))
+    chosen = np.array(batch.choose(both, mx.stack([pushed, pushed])))
+    return [bool(chosen[0, token] == token) for token in range(vocabulary)]
+
+
+def mlx_lm_kept(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
+    """The same by mlx-lm's public functions, in the order of its ``make_sampler``."""
+    logprobs = mx.array(logits) - mx.logsumexp(mx.array(logits))
+    logprobs = logprobs[None]
+    if option.get("top_p", 1.0) < 1.0:
+        logprobs = apply_top_p(logprobs, option["top_p"])
+    if option.get("min_p", 0.0):
+        logprobs = apply_min_p(logprobs, option["min_p"])
+    if option.get("top_k", 0):
+        logprobs = apply_top_k(logprobs, option["top_k"])
+    return [bool(value) for value in np.isfinite(np.array(logprobs[0]))]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"top_p": 0.01},
+        {"top_p": 0.5},
+        {"top_p": 0.9},
+        {"top_p": 0.999},
+        {"top_k": 1},
+        {"top_k": 5},
+        {"top_k": 36},
+        {"min_p": 0.001},
+        {"min_p": 0.1},
+        {"min_p": 1.0},
+        {"top_p": 0.7, "top_k": 4},
+        {"top_p": 0.95, "min_p": 0.05},
+        {"top_p": 0.8, "top_k": 9, "min_p": 0.03},
+    ],
+    ids=str,
+)
+def test_filters_keep_the_tokens_that_mlx_lm_keeps(option: dict[str, Any]) -> None:
+    """Stops an off-by-one in the nucleus, filters on tempered probabilities, and a wrong order."""
+    rng = np.random.default_rng(11)
+    for scale in (0.3, 1.0, 4.0):
+        logits = rng.normal(0, scale, 37).astype(np.float32)
+        kept = kept_tokens({"temperature": 0.5, **option}, logits)
+        assert kept == mlx_lm_kept(option, logits)
+        assert any(kept)
+
+
+def test_a_top_k_beyond_the_vocabulary_keeps_all() -> None:
+    """Stops an index past the last rank."""
+    logits = np.random.default_rng(1).normal(0, 1, 9).astype(np.float32)
+    assert all(kept_tokens({"temperature": 1.0, "top_k": 10}, logits))
+    assert all(kept_tokens({"temperature": 1.0, "top_k": 2**31 - 1}, logits))
+
+
+@pytest.mark.xfail(
+    strict=True, reason="top_k is stored as int32: std::bad_cast", raises=RuntimeError
+)
+def test_a_huge_top_k_keeps_all() -> None:
+    """Stops a foreign error from a value that was accepted."""
+    logits = np.random.default_rng(1).normal(0, 1, 9).astype(np.float32)
+    assert all(kept_tokens({"temperature": 1.0, "top_k": 2**31}, logits))
+
+
+# --- (d) greedy rows --------------------------------------------------------------------------
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_greedy_rows_in_a_sampling_batch_are_untouched(data: st.DataObject) -> None:
+    """Stops noise, filters or a division by a zero temperature reaching greedy rows."""
+    rows, width, vocabulary = data.draw(st.tuples(*[st.integers(2, 6)] * 3))
+    values = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(values)
+    # Whole numbers: ties are frequent, and the first of them must win in either batch.
+    logits = rng.integers(-3, 3, (rows, width, vocabulary)).astype(np.float32)
+    greedy = [bool(rng.integers(2)) for _ in range(rows)]
+    greedy[0], greedy[-1] = True, False
+    filters = {"top_p": 0.3, "top_k": 1}
+    options = [
+        {"temperature": 0.0, **filters} if is_greedy else OPTIONS[i % len(OPTIONS)]
+        for i, is_greedy in enumerate(greedy)
+    ]
+    batch = batch_of(options)
+    noise = batch.noise(mx.arange(rows * width).reshape(rows, width), vocabulary)
+    samples = np.array(batch.choose(mx.array(logits), noise))
+    alone = np.array(batch_of([{}] * rows).choose(mx.array(logits), None))
+    for i in range(rows):
+        if greedy[i]:
+            assert (samples[i] == logits[i].argmax(-1)).all()
+            assert (samples[i] == alone[i]).all()
+
+
+@pytest.mark.parametrize(
+    "temperature",
+    [
+        1e-3,
+        1e-6,
+        pytest.param(
+            1e-38,
+            marks=pytest.mark.xfail(
+                strict=True, reason="logits / temperature overflows to inf: the first inf wins"
+            ),
+        ),
+    ],
+)
+def test_a_tiny_temperature_is_nearly_greedy(temperature: float) -> None:
+    """Stops overflow: the most probable token, not the first one that became infinite."""
+    logits = mx.array([[[5.0, 1.0, 30.0, 7.0]], [[-5.0, -1.0, -3.0, -700.0]]])
+    batch = batch_of([{"temperature": temperature}] * 2)
+    samples = batch.choose(logits, batch.noise(mx.zeros((2, 1), mx.int32), 4))
+    assert samples.tolist() == [[2], [1]]
+
+
+# --- (e) shapes and types ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [60, 64, 70])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_models_with_padded_embeddings_share_the_noise(size: int, filtered: bool) -> None:
+    """Stops a shape error, and noise that is not aligned with the tokens, when the draft's
+    embeddings are padded to another size than the target's (Qwen's are).
+    """
+    drawn = 64
+    option = {"temperature": 1.0, **({"top_p": 0.9} if filtered else {})}
+    batch = batch_of([option, {}, option], [5, 6, 7])
+    noise = batch.noise(mx.arange(12).reshape(3, 4), drawn)
+    logits = np.random.default_rng(2).normal(0, 1, (3, 4, size)).astype(np.float32)
+    samples = np.array(batch.choose(mx.array(logits), noise))
+    both = min(size, drawn)
+    same = np.array(batch.choose(mx.array(logits[..., :both]), noise[..., :both]))
+    assert (samples == same).all()
+    assert samples.max() < both
+    if not filtered:
+        drawn_rows = logits[..., :both] + np.array(noise)[..., :both]
+        assert (samples[0] == drawn_rows[0].argmax(-1)).all()
+        assert (samples[2] == drawn_rows[2].argmax(-1)).all()
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_half_precision_logits_are_sampled_in_float32(dtype: mx.Dtype) -> None:
+    """Stops sums and noise in 16 bits, where a nucleus over a big vocabulary is nonsense."""
+    vocabulary = 5003
+    logits = mx.array(np.random.default_rng(3).normal(0, 1, (4, 3, vocabulary))).astype(dtype)
+    batch = batch_of([{"temperature": 0.8, "top_p": 0.9}, {}, {"temperature": 1.2}, OPTIONS[8]])
+    noise = batch.noise(mx.arange(12).reshape(4, 3), vocabulary)
+    samples = batch.choose(logits, noise)
+    assert samples.dtype == mx.int32
+    assert samples.tolist() == batch.choose(logits.astype(mx.float32), noise).tolist()
