@@ -13,19 +13,15 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from typing import Any, TypeAlias
+from typing import Any
 
-from mlx_spec.batching.prompts import Prompt, make_sequences
+from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
 from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
-from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.model.loader import check_pair
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult
-
-DraftModel: TypeAlias = Any
-"""A draft model, or the (model, tokenizer) pair that ``load`` returned."""
 
 
 def stream_batch_generate(
@@ -56,16 +52,15 @@ def stream_batch_generate(
         TokenizerMismatch: the draft's token map differs from the target's.
         UnsupportedModel: a model whose cache cannot roll back row by row.
     """
-    sequences = make_sequences(model, tokenizer, prompts, sampling)
-    decoder = SpeculativeDecoder(
+    sequences = make_sequences(model, tokenizer, prompts, sampling, batching.max_seq_len)
+    engine = Engine(
         model,
-        draft_model=_drafting_model(draft_model, tokenizer),
+        tokenizer,
+        draft_model=drafting_model(draft_model, tokenizer),
         speculation=speculation,
         batching=batching,
     )
-    for sequence in sequences:
-        decoder.check(sequence)
-    return BatchStream(decoder, tokenizer, sequences)
+    return BatchStream(engine, sequences)
 
 
 def batch_generate(
@@ -141,14 +136,3 @@ def generate(
         batching=BatchingConfig(batch_size=1),
     )
     return batch.results[0]
-
-
-def _drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:
-    """The draft model alone, its token map compared where both are known."""
-    # An mlx module is a mapping; the pair is a plain tuple.
-    if not isinstance(draft_model, tuple) or isinstance(draft_model, Mapping):
-        return draft_model
-    model, draft_tokenizer = draft_model
-    if tokenizer is not None and draft_tokenizer is not None:
-        check_pair(tokenizer, draft_tokenizer)
-    return model

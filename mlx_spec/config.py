@@ -127,13 +127,24 @@ class SpeculationConfig:
 
 @dataclass(frozen=True)
 class BatchingConfig:
-    """How many requests run together and how prompts are fed.
+    """How many requests run together, in how much memory, and how prompts are fed.
 
     Attributes:
         batch_size: most sequences decoded together, in rows.
-        batch_timeout: longest wait for a batch to fill, in seconds. A closed list of prompts
-            (``batch_generate``) has nothing to wait for.
-        prefill_step_size: most prompt tokens of one row per forward pass.
+        batch_timeout: while nothing runs, the longest wait for a batch to fill, in seconds.
+        max_batch_tokens: most tokens that the running sequences may come to hold together,
+            prompts and outputs; None for no such limit.
+        max_seq_len: most tokens of one sequence, prompt and output; None for the model's context.
+        memory_limit: most memory of models, K/V and prefix cache: bytes (an int), or the share
+            (a float in (0, 1]) of what the device recommends. None is 0.9 of it.
+        block_size: tokens a block of the prefix cache, and of byte accounting.
+        prefix_cache_bytes: most bytes kept of repeated beginnings of prompts, for the target and
+            as much again for the draft; 0 keeps none.
+        enable_preemption: a more urgent request may take a running one's place for a while.
+        aging: seconds of waiting that count as one level of priority, so that nobody starves.
+        prefill_step_size: most prompt tokens fed at once while nothing decodes.
+        prefill_interleave: most prompt tokens fed between two steps of rows that decode; bounds
+            the pause that a newcomer's long prompt makes in their streams.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -141,10 +152,45 @@ class BatchingConfig:
 
     batch_size: int = 32
     batch_timeout: float = 0.1
+    max_batch_tokens: int | None = None
+    max_seq_len: int | None = None
+    memory_limit: int | float | None = None
+    block_size: int = 16
+    prefix_cache_bytes: int = 0
+    enable_preemption: bool = True
+    aging: float = 10.0
     prefill_step_size: int = 2048
+    prefill_interleave: int = 512
 
     def __post_init__(self) -> None:
         owner = "BatchingConfig"
         _integer(owner, "batch_size", self.batch_size, 1)
         _number(owner, "batch_timeout", self.batch_timeout, 0.0, 3600.0, "[0, 3600]")
+        for name in ("max_batch_tokens", "max_seq_len"):
+            if getattr(self, name) is not None:
+                _integer(owner, name, getattr(self, name), 2)
+        if isinstance(self.memory_limit, float):
+            _number(owner, "memory_limit", self.memory_limit, 0.0, 1.0, "(0, 1] or bytes")
+        elif self.memory_limit is not None:
+            _integer(owner, "memory_limit", self.memory_limit, 1)
+        _integer(owner, "block_size", self.block_size, 1)
+        _integer(owner, "prefix_cache_bytes", self.prefix_cache_bytes, 0)
+        _number(owner, "aging", self.aging, 0.0, 1e9, "[0, 1e9]")
         _integer(owner, "prefill_step_size", self.prefill_step_size, 1)
+        _integer(owner, "prefill_interleave", self.prefill_interleave, 1)
+
+    @classmethod
+    def low_memory(cls) -> BatchingConfig:
+        """Few rows, small prefill passes, no prefix cache."""
+        return cls(batch_size=4, memory_limit=0.5, prefill_step_size=256, prefill_interleave=128)
+
+    @classmethod
+    def high_throughput(cls) -> BatchingConfig:
+        """Many rows, a patient start, and a gigabyte of repeated beginnings."""
+        return cls(
+            batch_size=64,
+            batch_timeout=0.5,
+            prefix_cache_bytes=2**30,
+            prefill_step_size=4096,
+            prefill_interleave=2048,
+        )

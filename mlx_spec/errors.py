@@ -7,6 +7,7 @@
     +-- UnsupportedModel      a model that loads but that this engine cannot run exactly
     +-- TokenizerMismatch     draft and target do not share one token map
     +-- CapacityError         slots or memory asked for that do not exist
+    +-- GeneratorClosed       the generator was closed or its worker has failed
     +-- InvariantError        a state check failed (debug mode): a bug in mlx-spec, please report
 
 Messages name the operation and the numbers: ``[KVCachePool.acquire] 33 slots asked, 32 exist``.
@@ -43,6 +44,10 @@ class TokenizerMismatch(MlxSpecError):
 
 class CapacityError(MlxSpecError):
     """More slots or memory were asked for than exist."""
+
+
+class GeneratorClosed(MlxSpecError):
+    """The generator was closed, or its worker has failed."""
 
 
 class InvariantError(MlxSpecError):

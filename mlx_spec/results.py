@@ -52,6 +52,8 @@ class GenerationResult:
         drafted: draft tokens that the target verified for this request.
         accepted: how many of those it accepted.
         verify_steps: target passes that this request took part in after its prompt.
+        queue_time: time until it first got a row, in seconds.
+        reused_tokens: prompt tokens whose K/V came from the prefix cache.
     """
 
     text: str
@@ -64,6 +66,14 @@ class GenerationResult:
     drafted: int = 0
     accepted: int = 0
     verify_steps: int = 0
+    queue_time: float = 0.0
+    reused_tokens: int = 0
+
+    @property
+    def tpot(self) -> float:
+        """Seconds per output token after the first; 0 for a single token."""
+        later = self.generation_tokens - 1
+        return (self.duration - self.ttft) / later if later > 0 else 0.0
 
     @property
     def acceptance_rate(self) -> float:

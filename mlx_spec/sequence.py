@@ -38,6 +38,7 @@ class Sequence:
         finish_reason: None while running.
         drafted, accepted: draft tokens the target verified, and accepted.
         steps: verify passes this sequence took part in.
+        reused: tokens whose K/V came from the prefix cache.
     """
 
     prompt: list[int]
@@ -50,6 +51,7 @@ class Sequence:
     drafted: int = 0
     accepted: int = 0
     steps: int = 0
+    reused: int = 0
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +64,11 @@ class Sequence:
     def length(self) -> int:
         """Known tokens: prompt and emitted. The KV cache holds one less (the pending token)."""
         return len(self.prompt) + len(self.tokens)
+
+    @property
+    def cached_tokens(self) -> list[int]:
+        """The tokens whose K/V the target's cache holds: all known ones but the pending last."""
+        return (self.prompt + self.tokens)[:-1]
 
     @property
     def remaining(self) -> int:
@@ -89,5 +96,4 @@ class Sequence:
     def cut(self, length: int) -> None:
         """Keep the first ``length`` emitted tokens and finish: a stop text ended there."""
         del self.tokens[length:]
-        self.accepted = min(self.accepted, length)
         self.finish_reason = "stop"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
 from typing import Any, TypeAlias
 
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.model.loader import context_length
+from mlx_spec.model.loader import check_pair, context_length
 from mlx_spec.sequence import Sequence
 
 Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]
 """A text, a list of token ids, or a list of chat messages."""
+
+DraftModel: TypeAlias = Any
+"""A draft model, or the (model, tokenizer) pair that ``load`` returned."""
 
 
 def make_sequences(
@@ -20,24 +24,31 @@ def make_sequences(
     tokenizer: Any,
     prompts: Seq[Prompt],
     sampling: SamplingParams | Seq[SamplingParams],
+    longest: int | None = None,
 ) -> list[Sequence]:
-    """One checked sequence a prompt, in order.
+    """One checked sequence a prompt, in order; ``longest`` is a limit beside the context's.
 
     Raises:
         InvalidRequest: no prompts, an empty one, a text without a tokenizer, a token id outside
             the vocabulary, or a number of options that differs from the number of prompts.
         PromptTooLong: a prompt that leaves no room in the model's context.
     """
-    if isinstance(prompts, str) or not isinstance(prompts, Seq):
+    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Seq):
         raise InvalidRequest("[batch_generate] prompts must be a list; for one use generate()")
     if not prompts:
         raise InvalidRequest("[batch_generate] 0 prompts, expected at least 1")
-    options = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
+    options = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else sampling
+    if not isinstance(options, Seq) or not all(isinstance(o, SamplingParams) for o in options):
+        raise InvalidRequest(
+            "[batch_generate] sampling must be SamplingParams or a list of them, "
+            f"not {type(sampling).__name__}"
+        )
     if len(options) != len(prompts):
         raise InvalidRequest(
             f"[batch_generate] {len(options)} sampling options for {len(prompts)} prompts"
         )
-    context = context_length(model)
+    limits = [limit for limit in (context_length(model), longest) if limit is not None]
+    context = min(limits, default=None)
     return [
         _make_sequence(encode(tokenizer, prompt, index), option, tokenizer, context, index)
         for index, (prompt, option) in enumerate(zip(prompts, options, strict=True))
@@ -59,6 +70,11 @@ def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
         # As mlx-lm: a prompt that already starts with the special tokens gets no second set.
         bare = tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token)
         return list(tokenizer.encode(prompt, add_special_tokens=bare))
+    # Arrays of ids (mlx, numpy) are no sequences by their type, but say so by their length.
+    if isinstance(prompt, (bytes, Mapping, Set)) or not hasattr(prompt, "__len__"):
+        raise InvalidRequest(
+            f"{where} is {type(prompt).__name__}, expected text, token ids or chat messages"
+        )
     if len(prompt) == 0:
         raise InvalidRequest(f"{where} is empty")
     if isinstance(prompt[0], Mapping):
@@ -68,12 +84,15 @@ def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
                 f"{where} is a list of chat messages, but the tokenizer has no chat template"
             )
         return list(tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True))
-    ids: list[int] = []
-    for token in prompt:
-        if not hasattr(token, "__index__") or isinstance(token, bool):
-            raise InvalidRequest(f"{where} holds {token!r}, expected token ids")
-        ids.append(int(token))
-    return ids
+    return [_token_id(token, where) for token in prompt]
+
+
+def _token_id(token: Any, where: str) -> int:
+    """A token id as a plain int; mlx and numpy integers count, truth values do not."""
+    token = token.item() if hasattr(token, "item") and getattr(token, "size", 0) == 1 else token
+    if isinstance(token, bool) or not isinstance(token, int):
+        raise InvalidRequest(f"{where} holds {token!r}, expected token ids")
+    return token
 
 
 def _need(tokenizer: Any, what: str) -> None:
@@ -102,3 +121,18 @@ def _make_sequence(
     if tokenizer is not None and not option.ignore_eos:
         stops |= set(tokenizer.eos_token_ids)
     return Sequence(ids, option, room, frozenset(stops), index)
+
+
+def drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:
+    """The draft model alone, its token map compared where both are known."""
+    if isinstance(draft_model, (str, os.PathLike)):
+        raise InvalidRequest(
+            f"[generate] draft_model is the name {os.fspath(draft_model)!r}; "
+            f"give what it loads: load({os.fspath(draft_model)!r})"
+        )
+    if not isinstance(draft_model, tuple):
+        return draft_model
+    model, draft_tokenizer = draft_model
+    if tokenizer is not None and draft_tokenizer is not None:
+        check_pair(tokenizer, draft_tokenizer)
+    return model

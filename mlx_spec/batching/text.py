@@ -34,11 +34,23 @@ class FastDetokenizer:
     def __init__(self, backend: Any, prompt: Seq[int]) -> None:
         self._backend = backend
         context = list(prompt[-CONTEXT_TOKENS:])
-        self._stream = DecodeStream(ids=context, skip_special_tokens=False)
+        # A context that ends within a character would come out again with the first token.
+        if backend.decode(context, skip_special_tokens=False).endswith("\ufffd"):
+            context = []
+        self._stream = self._open(context)
+
+    @staticmethod
+    def _open(context: list[int]) -> DecodeStream:
+        return DecodeStream(ids=context, skip_special_tokens=False)
 
     def add(self, token: int) -> str:
         """The text that this token makes certain, perhaps none."""
-        return self._stream.step(self._backend, token) or ""
+        try:
+            return self._stream.step(self._backend, token) or ""
+        except Exception:  # the library's own type, raised for bytes that are no text
+            # One row's broken bytes must not end the batch: they are dropped.
+            self._stream = self._open([])
+            return self._stream.step(self._backend, token) or ""
 
     def finish(self) -> str:
         """Nothing: bytes of an incomplete character are no text."""
@@ -146,6 +158,8 @@ class TextStream:
 
     def finish(self) -> str:
         """No token follows; return what was held back."""
+        if self.stopped:
+            return ""
         piece = self._give(self._detokenizer.finish())
         if not self.stopped:
             rest = self._finder.finish()

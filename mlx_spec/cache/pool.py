@@ -9,7 +9,9 @@ else. The pool knows no tokens and no sequences.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import mlx.core as mx
 
@@ -19,17 +21,23 @@ from mlx_spec.errors import CapacityError
 POSITION_STEP = 256
 
 
-def fill_holes(count: int, leaving: Iterable[int]) -> tuple[list[tuple[int, int]], int]:
-    """Moves ``(source, destination)`` that make the rows left contiguous, and their number.
+RowKV: TypeAlias = list[tuple[mx.array, ...]]
+"""Keys and values of a stretch of one row, per layer."""
+
+
+def fill_holes(count: int, leaving: Iterable[int]) -> list[int]:
+    """The order in which the rows left are contiguous and as few as possible have moved.
+
+    Returns:
+        Old row numbers by new row number.
 
     >>> fill_holes(5, [1, 3])
-    ([(4, 1)], 3)
+    [0, 4, 2]
     """
     gone = set(leaving)
     left = count - len(gone)
-    holes = sorted(slot for slot in gone if slot < left)
-    sources = [slot for slot in range(left, count) if slot not in gone]
-    return list(zip(sources, holes, strict=True)), left
+    last = iter(slot for slot in range(left, count) if slot not in gone)
+    return [next(last) if slot in gone else slot for slot in range(left)]
 
 
 @dataclass(frozen=True)
@@ -82,19 +90,52 @@ class KVCachePool:
 
     def _grow(self, slots: int, capacity: int) -> None:
         for layer in self.layers:
-            layer.grow(slots, capacity)
+            layer.resize(slots, capacity)
+            # One layer at a time, so that old and new never exist for all of them at once.
+            mx.eval(layer.state)
         self.slots, self.capacity = slots, capacity
 
-    def release(self, leaving: Iterable[int]) -> list[tuple[int, int]]:
-        """Give slots back; rows at the end move into the holes.
+    def fit(self, slots: int, positions: int) -> None:
+        """Make the slots exactly ``slots`` x ``positions``, keeping the rows in use.
 
-        Returns:
-            The moves ``(source, destination)``, for whoever keeps per-row state beside the pool.
+        For callers that account for bytes: nothing is allocated that was not asked for.
         """
-        moves, self.used = fill_holes(self.used, leaving)
+        slots = max(slots, self.used)
+        if (slots, positions) != (self.slots, self.capacity):
+            self._grow(slots, positions)
+
+    def trim(self) -> None:
+        """Give all memory back while no slot is in use."""
+        if self.used == 0:
+            self.slots = self.capacity = 0
+            self.layers = [SlotKVCache(0, 0) for _ in self.layers]
+
+    def keep(self, order: Seq[int]) -> None:
+        """Slot i takes over what slot ``order[i]`` holds; slots not named are given back.
+
+        Only rows whose number changes are copied (``fill_holes`` makes an order that changes few).
+        """
+        self.used = len(order)
+        moves = [(source, slot) for slot, source in enumerate(order) if source != slot]
         if moves:
             self._move(moves)
-        return moves
+
+    def read(self, slot: int, begin: int, end: int) -> RowKV:
+        """Copies of one row's K/V at positions ``begin .. end - 1``, per layer [1, H, n, D].
+
+        Evaluated at once: a pending read would make the next write copy the whole cache.
+        """
+        row = [
+            tuple(mx.contiguous(array[slot : slot + 1, :, begin:end]) for array in layer.state)
+            for layer in self.layers
+        ]
+        mx.eval(row)
+        return row
+
+    def write(self, slot: int, begin: int, row: RowKV) -> None:
+        """Put K/V that :meth:`read` gave, of this pool or its like, at positions ``begin ..``."""
+        for layer, (keys, values) in zip(self.layers, row, strict=True):
+            layer.put(slot, begin, keys, values)
 
     def _move(self, moves: list[tuple[int, int]]) -> None:
         sources = mx.array([source for source, _ in moves])

@@ -94,12 +94,25 @@ class SlotKVCache:
         self.values = self._write(self.values, values)
         return self._read(self.keys), self._read(self.values)
 
+    def put(self, slot: int, begin: int, keys: mx.array, values: mx.array) -> None:
+        """Write [1, H, n, D] of one row at ``begin ..``, outside any forward pass."""
+        end = begin + keys.shape[2]
+        self.keys = self._buffer(self.keys, keys)
+        self.values = self._buffer(self.values, values)
+        self.keys[slot : slot + 1, :, begin:end] = keys
+        self.values[slot : slot + 1, :, begin:end] = values
+
+    def _buffer(self, buffer: mx.array | None, like: mx.array) -> mx.array:
+        """The array of all slots, made when its shape is first known."""
+        if buffer is not None:
+            return buffer
+        _, heads, _, dims = like.shape
+        return mx.zeros((self.slots, heads, self.capacity, dims), like.dtype)
+
     def _write(self, buffer: mx.array | None, new: mx.array) -> mx.array:
         window = self.window
         assert window is not None
-        if buffer is None:
-            _, heads, _, dims = new.shape
-            buffer = mx.zeros((self.slots, heads, self.capacity, dims), new.dtype)
+        buffer = self._buffer(buffer, new)
         new = new.astype(buffer.dtype)
         if window.count == self.slots:
             return mx.put_along_axis(buffer, window.index, new, axis=2)
@@ -116,12 +129,17 @@ class SlotKVCache:
             buffer = buffer[window.first : window.first + window.count]
         return buffer if window.limit == self.capacity else buffer[:, :, : window.limit]
 
-    def grow(self, slots: int, capacity: int) -> None:
-        """Make room for more slots or positions. Copies what is there: call it rarely."""
+    def resize(self, slots: int, capacity: int) -> None:
+        """Make room for more slots or positions, or fewer. Copies what is kept: call it rarely."""
         if self.keys is not None and self.values is not None:
-            pads = [(0, slots - self.slots), (0, 0), (0, capacity - self.capacity), (0, 0)]
-            self.keys = mx.pad(self.keys, pads)
-            self.values = mx.pad(self.values, pads)
+            pads = [
+                (0, max(0, slots - self.slots)),
+                (0, 0),
+                (0, max(0, capacity - self.capacity)),
+                (0, 0),
+            ]
+            self.keys = mx.contiguous(mx.pad(self.keys[:slots, :, :capacity], pads))
+            self.values = mx.contiguous(mx.pad(self.values[:slots, :, :capacity], pads))
         self.slots, self.capacity = slots, capacity
 
     @property

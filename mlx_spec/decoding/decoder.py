@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.acceptance import count_accepted
 from mlx_spec.decoding.batch_state import BatchState
@@ -33,12 +34,10 @@ from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.memory import PairMemory, recall
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.roster import Roster
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
-
-# The host bounds what it cannot know yet; the drafts of two steps may be in the air at once.
-STEPS_IN_AIR = 2
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,13 @@ class StepOutput:
     Attributes:
         sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
         tokens: the emitted tokens, at least one.
-        accepted: how many of them, from the first on, the drafter proposed.
+        drafted: draft tokens verified, those past the sequence's end not counted.
+        accepted: how many of ``tokens``, from the first on, the drafter proposed.
     """
 
     sequence: Sequence
     tokens: list[int]
+    drafted: int
     accepted: int
 
 
@@ -116,24 +117,67 @@ class SpeculativeDecoder:
         self.debug = debug
         self._state = BatchState()
         self._flight: _Flight | None = None
-        self._waiting: list[Sequence] = []
-        self._leaving: set[Sequence] = set()
+        self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
 
     @property
     def running(self) -> list[Sequence]:
-        """Sequences in slots, in row order."""
+        """Sequences that decode, in row order."""
         return list(self._state.sequences)
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows that run together; may be changed at any time.
+
+        Fewer than run now lets nobody in until enough have left.
+        """
+        return self._roster.max_rows
+
+    @max_rows.setter
+    def max_rows(self, rows: int) -> None:
+        self._roster.max_rows = rows
+        for runner in self.runners:
+            runner.pool.max_slots = max(rows, runner.pool.used)
+
+    @property
+    def runners(self) -> tuple[ModelRunner, ...]:
+        """The models that run here: the target, and those of the drafter."""
+        return (self.runner, *self.drafter.runners)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of K/V that one token takes, target and draft together."""
+        return sum(runner.bytes_per_token for runner in self.runners)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes held now: slots, rows kept for suspended sequences, prefix caches."""
+        slots = sum(runner.pool.nbytes for runner in self.runners)
+        return slots + self._roster.saved_bytes + self._roster.prefix_bytes
+
+    def size_slots(self, slots: int, positions: int) -> None:
+        """At the next change of members, make the slots as large as this and no larger."""
+        self._roster.size = (slots, positions)
+
+    def trim(self) -> None:
+        """While nothing is left to do, give the memory of all slots back."""
+        if self.busy:
+            return
+        if self._flight is not None:
+            mx.eval(self._flight.packed)
+            self._flight = None
+        self._roster.change()
+        for runner in self.runners:
+            runner.pool.trim()
 
     @property
     def free_rows(self) -> int:
         """Sequences that may still be added."""
-        staying = len(self._state) - len(self._leaving)
-        return self.batching.batch_size - staying - len(self._waiting)
+        return max(0, self.max_rows - self._roster.staying - len(self._roster.waiting))
 
     @property
     def busy(self) -> bool:
         """Whether a further :meth:`step` has something to do."""
-        return len(self._state) > len(self._leaving) or bool(self._waiting)
+        return self._roster.staying > 0 or bool(self._roster.waiting)
 
     def add(self, sequences: Seq[Sequence]) -> None:
         """Let sequences join at the next step.
@@ -144,11 +188,11 @@ class SpeculativeDecoder:
         if len(sequences) > self.free_rows:
             raise InvalidRequest(
                 f"[SpeculativeDecoder.add] {len(sequences)} sequences, {self.free_rows} free rows "
-                f"of {self.batching.batch_size} (batch_size)"
+                f"of {self.max_rows} (batch_size)"
             )
         for sequence in sequences:
             self.check(sequence)
-        self._waiting += sequences
+        self._roster.waiting += sequences
 
     def check(self, sequence: Sequence) -> None:
         """Refuse a sequence that the target cannot read.
@@ -165,83 +209,55 @@ class SpeculativeDecoder:
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence leave now; what a step in flight computes for it is dropped."""
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        elif sequence in self._state.sequences:
-            self._leaving.add(sequence)
+        self._roster.leave(sequence)
+        self._roster.forget(sequence)
+
+    def suspend(self, sequence: Sequence, *, save: bool) -> None:
+        """Let a sequence leave that will be added again later, and go on as if it had stayed.
+
+        Args:
+            sequence: one that was added.
+            save: keep its K/V (bytes until it returns: ``saved_bytes``); else they are computed
+                again from its tokens.
+        """
+        self._roster.leave(sequence, save=save)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of K/V kept for suspended sequences."""
+        return self._roster.saved_bytes
 
     def step(self) -> list[StepOutput]:
-        """Advance every running row by one verify pass.
+        """Feed a chunk of waiting prompts, then advance every decoding row by one verify pass.
 
         Returns:
-            One output per row that emitted tokens, in row order.
+            One output per row that emitted tokens, in row order; none while only prompts are fed.
         """
         if self._flight is None:
-            joined = self._change_members()
+            self._roster.change()
+            joined = self._roster.fill()
             if not self._state.sequences:
                 return []
-            self._launch(self._build(joined=joined > 0))
+            self._launch(self._build(joined=joined))
         flight = self._flight
         assert flight is not None
-        settled = not (self._waiting or self._leaving)
+        settled = self._roster.settled
         lengths = self._state.lengths  # as the step in flight leaves them
         before = self._snapshot() if settled else None
         ahead = self._build(joined=False) if settled else None
         outputs = self._collect(flight)
         self._flight = None
         if ahead is not None and before is not None:
-            if self._leaving:
+            if self._roster.leaving:
                 self._restore(before)
             else:
                 # Until the references go, launching would copy the whole cache.
                 before.clear()
                 self._launch(ahead)
         if self.debug:
-            check_lengths(lengths, self._state.sequences, self._leaving)
-            check_rows(self.runner, self._state.sequences, self._leaving)
+            check_lengths(lengths, self._state.sequences, self._roster.leaving)
+            check_rows(self.runner, self._state.sequences, self._roster.leaving)
         return outputs
-
-    def _change_members(self) -> int:
-        """Let rows leave and join; return the number of prompt tokens fed."""
-        started = time.perf_counter()
-        leaving = [i for i, s in enumerate(self._state.sequences) if s in self._leaving]
-        order = list(range(len(self._state)))
-        if leaving:
-            for source, destination in self.runner.pool.release(leaving):
-                order[destination] = order[source]
-            order = order[: self.runner.pool.used]
-            self.drafter.leave(leaving)
-            self._leaving.clear()
-        # Neighbours of similar length share prefill passes with little padding.
-        newcomers = sorted(self._waiting, key=lambda sequence: sequence.length)
-        self._waiting.clear()
-        if leaving or newcomers:
-            self._state.rearrange(order, newcomers)
-        fed = self._admit(newcomers) if newcomers else 0
-        if fed:
-            self.meter.prefill(fed, time.perf_counter() - started)
-        return fed
-
-    def _admit(self, newcomers: Seq[Sequence]) -> int:
-        """Give newcomers slots and feed their prompts but for the last token."""
-        pool = self.runner.pool
-        first = pool.acquire(len(newcomers))
-        longest = max(sequence.length for sequence in self._state.sequences)
-        pool.reserve(longest + STEPS_IN_AIR)
-        self._state.reserve(longest + STEPS_IN_AIR)
-        self.drafter.join([sequence.length for sequence in newcomers], longest)
-        for begin, end in _similar_lengths([sequence.length - 1 for sequence in newcomers]):
-            width = newcomers[end - 1].length - 1
-            if width > 0:
-                rows = slice(first + begin, first + end)
-                starts = mx.zeros((end - begin,), mx.int32)
-                tokens = self._state.tokens[rows, :width]
-                self.runner.feed(
-                    Rows(tokens, starts, width, first + begin, uniform=True),
-                    self.batching.prefill_step_size,
-                    wait=True,
-                )
-        return sum(sequence.length for sequence in newcomers)
 
     def _build(self, *, joined: bool) -> _Flight:
         """The graph of the next step; nothing is computed yet."""
@@ -257,7 +273,15 @@ class SpeculativeDecoder:
         positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
         noise = state.sampling.noise(positions, self.runner.vocabulary)
         draft = self.drafter.propose(
-            DraftContext(state.tokens, state.lengths, shortest, longest, state.sampling, noise),
+            DraftContext(
+                state.tokens,
+                state.lengths,
+                shortest,
+                longest,
+                state.sampling,
+                self.runner.vocabulary,
+                noise,
+            ),
             count,
         )
         logits = self.runner.forward(
@@ -294,16 +318,18 @@ class SpeculativeDecoder:
         accepted = [result[0] for result in results]
         outputs = []
         for sequence, (count, *samples), drafted in zip(rows, results, flight.lengths, strict=True):
-            if sequence in self._leaving:
+            if sequence in self._roster.leaving:
                 continue
             tokens = sequence.extend(samples[: count + 1])
             kept = min(count, len(tokens))
+            if sequence.finish_reason:
+                # Guesses past the end were neither right nor wrong.
+                drafted = min(drafted, len(tokens))
+                self._roster.leave(sequence)
             sequence.drafted += drafted
             sequence.accepted += kept
             sequence.steps += 1
-            outputs.append(StepOutput(sequence, tokens, kept))
-            if sequence.finish_reason:
-                self._leaving.add(sequence)
+            outputs.append(StepOutput(sequence, tokens, drafted, kept))
         self.policy.observe(StepReport(rows, flight.lengths, accepted, seconds, flight.clean))
         self.meter.step(flight.lengths, outputs, seconds)
         return outputs
@@ -329,7 +355,8 @@ def _make_drafter(
     if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
         return NoDraft()
     runner = ModelRunner(draft_model, batching.batch_size)
-    return ModelDrafter(runner, batching.prefill_step_size)
+    prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
+    return ModelDrafter(runner, batching.prefill_step_size, prefix)
 
 
 def _make_policy(
@@ -341,14 +368,3 @@ def _make_policy(
     if most == 0 or not speculation.adaptive:
         return FixedDraftLength(most)
     return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), memory)
-
-
-def _similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:
-    """Split ascending lengths into runs ``(begin, end)`` that waste little when padded alike."""
-    runs: list[tuple[int, int]] = []
-    begin = 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] > 32 + lengths[begin] * 3 // 2:
-            runs.append((begin, end))
-            begin = end
-    return runs

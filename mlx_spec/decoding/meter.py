@@ -7,6 +7,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mlx_spec.results import GenerationStats
+
 
 class Emitted(Protocol):
     """The part of a step's output that is counted."""
@@ -14,6 +16,16 @@ class Emitted(Protocol):
     @property
     def tokens(self) -> list[int]:
         """Emitted tokens."""
+        ...
+
+    @property
+    def drafted(self) -> int:
+        """Draft tokens verified."""
+        ...
+
+    @property
+    def accepted(self) -> int:
+        """How many of them were accepted."""
         ...
 
 
@@ -38,6 +50,7 @@ class StepMeter:
         prompt_tokens, prompt_seconds: fed prompts.
         steps, row_steps: verify passes, and the same counted per row.
         tokens, seconds: emitted tokens and time of all steps.
+        drafted, accepted: draft tokens verified, and accepted.
         draft_lengths: draft length -> steps that used it.
     """
 
@@ -46,6 +59,8 @@ class StepMeter:
     steps: int = 0
     row_steps: int = 0
     tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
     seconds: float = 0.0
     draft_lengths: Counter[int] = field(default_factory=Counter)
     _rates: dict[int, dict[bool, Rate]] = field(
@@ -60,6 +75,8 @@ class StepMeter:
     def step(self, lengths: Seq[int], outputs: Seq[Emitted], seconds: float) -> None:
         """Count one step of ``len(lengths)`` rows."""
         tokens = sum(len(output.tokens) for output in outputs)
+        self.drafted += sum(output.drafted for output in outputs)
+        self.accepted += sum(output.accepted for output in outputs)
         self.steps += 1
         self.row_steps += len(outputs)
         self.tokens += tokens
@@ -69,6 +86,30 @@ class StepMeter:
         rate.tokens += tokens
         rate.seconds += seconds
         rate.steps += 1
+
+    def drop(self, tokens: int, drafted: int, accepted: int) -> None:
+        """Take back what a step counted past a stop text."""
+        self.tokens -= tokens
+        self.drafted -= drafted
+        self.accepted -= accepted
+
+    def stats(self, peak_memory: int) -> GenerationStats:
+        """The totals as a record; ``peak_memory`` in bytes."""
+        plain, speculative = self.speeds()
+        return GenerationStats(
+            prompt_tokens=self.prompt_tokens,
+            generation_tokens=self.tokens,
+            prompt_time=self.prompt_seconds,
+            generation_time=self.seconds,
+            peak_memory=peak_memory,
+            steps=self.steps,
+            drafted=self.drafted,
+            accepted=self.accepted,
+            row_steps=self.row_steps,
+            draft_lengths=dict(sorted(self.draft_lengths.items())),
+            plain_tps=plain,
+            speculative_tps=speculative,
+        )
 
     def speeds(self) -> tuple[float | None, float | None]:
         """Tokens per second of steps without and with a draft, at one and the same batch size.

@@ -15,6 +15,8 @@ import mlx.core as mx
 
 from mlx_spec.sequence import Sequence
 
+LARGEST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class SamplingBatch:
@@ -44,7 +46,7 @@ class SamplingBatch:
         return cls(
             temperature=mx.array([option.temperature for option in options], mx.float32),
             top_p=mx.array([option.top_p for option in options], mx.float32),
-            top_k=mx.array([option.top_k for option in options], mx.int32),
+            top_k=mx.array([min(option.top_k, LARGEST) for option in options], mx.int32),
             min_p=mx.array([option.min_p for option in options], mx.float32),
             seeds=mx.array([sequence.seed for sequence in sequences], mx.uint32),
             samples=bool(sampled),
@@ -80,6 +82,8 @@ class SamplingBatch:
         temperature = self.temperature[:, None, None]
         greedy = temperature == 0
         kept = self._filter(logits) if self.filters else logits
+        # Below the best one, so that a tiny temperature gives 0 and -inf, never two infinities.
+        kept = kept - kept.max(axis=-1, keepdims=True)
         drawn = kept / mx.where(greedy, 1.0, temperature) + noise[..., :vocabulary]
         return mx.argmax(mx.where(greedy, logits, drawn), axis=-1).astype(mx.int32)
 

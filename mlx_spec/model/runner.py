@@ -57,6 +57,21 @@ def check_cache_kinds(model: Any) -> int:
     return len(caches)
 
 
+class _ShapeProbe:
+    """A cache that only notes how large one token's K/V would be."""
+
+    offset = 0
+    nbytes = 0
+
+    def make_mask(self, *_: Any, **__: Any) -> None:
+        """One token needs no mask."""
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Note the sizes; hand the arrays through."""
+        self.nbytes = keys.nbytes + values.nbytes
+        return keys, values
+
+
 class ModelRunner:
     """A model with its slots.
 
@@ -77,6 +92,13 @@ class ModelRunner:
         """Size of the logits' last axis; padded embeddings make it exceed the tokenizer's."""
         logits = self.model(mx.zeros((1, 1), mx.int32))  # a graph only, never evaluated
         return int(logits.shape[-1])
+
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """Bytes of K/V that one token takes over all layers."""
+        probes = [_ShapeProbe() for _ in self.pool.layers]
+        self.model(mx.zeros((1, 1), mx.int32), cache=probes)  # a graph only, never evaluated
+        return sum(probe.nbytes for probe in probes)
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.model.runner import ModelRunner
+from mlx_spec.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class DraftContext:
         lengths: [B] int32, known tokens; may still be computing on the device.
         shortest, longest: host bounds on ``lengths`` over all rows.
         sampling: the rows' options.
+        vocabulary: size of the target's; it has no embedding for tokens past it.
         noise: [B, K + 1, V] Gumbel noise of positions ``lengths ..``; None when all are greedy.
     """
 
@@ -33,6 +36,7 @@ class DraftContext:
     shortest: int
     longest: int
     sampling: SamplingBatch
+    vocabulary: int
     noise: mx.array | None
 
 
@@ -40,8 +44,18 @@ class Drafter(Protocol):
     """A source of draft tokens for a batch of rows."""
 
     @property
+    def prefix_bytes(self) -> int:
+        """Bytes that it keeps of repeated beginnings."""
+        ...
+
+    @property
     def max_draft_tokens(self) -> int | None:
         """Most tokens it can propose at once; None for any number."""
+        ...
+
+    @property
+    def runners(self) -> tuple[ModelRunner, ...]:
+        """The models that it runs, none or some."""
         ...
 
     @property
@@ -49,17 +63,17 @@ class Drafter(Protocol):
         """Whether the next proposal costs what they usually cost (nothing to catch up on)."""
         ...
 
-    def join(self, lengths: Seq[int], longest: int) -> None:
-        """Rows with ``lengths`` known tokens join at the end.
+    def join(self, sequences: Seq[Sequence], longest: int) -> None:
+        """Rows join at the end.
 
         Args:
-            lengths: known tokens of each newcomer.
-            longest: positions that any row may reach, the draft included.
+            sequences: the newcomers; what they are known to hold now is what counts.
+            longest: positions that any row may reach before the next proposal.
         """
         ...
 
-    def leave(self, rows: Seq[int]) -> None:
-        """Rows leave; the last rows move into the holes (``cache.pool.fill_holes``)."""
+    def keep(self, order: Seq[int]) -> None:
+        """Rows change: new row i was row ``order[i]``; rows not named have left."""
         ...
 
     def propose(self, context: DraftContext, count: int) -> mx.array:

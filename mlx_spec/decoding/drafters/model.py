@@ -8,13 +8,16 @@ there is no separate prefill of the draft, and rows that never speculate never p
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import mlx.core as mx
 
+from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.sequence import Sequence
 
 # After a proposal the cache lacks the last draft token, if it was accepted, and the pending one.
 STEADY_LAG = 2
@@ -28,13 +31,26 @@ class ModelDrafter:
     Args:
         runner: the draft model with its slots.
         prefill_step_size: most tokens of one catch-up pass.
+        prefix: repeated beginnings of the draft model; None keeps none.
     """
 
-    def __init__(self, runner: ModelRunner, prefill_step_size: int = 2048) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        prefill_step_size: int = 2048,
+        prefix: PrefixCache | None = None,
+    ) -> None:
         self.runner = runner
+        self._prefix = prefix or PrefixCache(1, 0)
+        self._rows: list[Sequence] = []
         self._step_size = prefill_step_size
         # Per row: upper bound of known tokens that the cache has not seen.
         self._lag: list[int] = []
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Bytes of repeated beginnings kept."""
+        return self._prefix.nbytes
 
     @property
     def max_draft_tokens(self) -> int | None:
@@ -42,21 +58,38 @@ class ModelDrafter:
         return None
 
     @property
+    def runners(self) -> tuple[ModelRunner, ...]:
+        """The draft model's."""
+        return (self.runner,)
+
+    @property
     def ready(self) -> bool:
         """Whether no row lags by more than rides in the first draft pass."""
         return max(self._lag, default=0) <= MAX_RIDE
 
-    def join(self, lengths: Seq[int], longest: int) -> None:
-        """Take slots for newcomers; their prompts are fed when a draft is first asked for."""
-        self.runner.pool.acquire(len(lengths))
-        self.runner.pool.reserve(longest)
-        self._lag += lengths
+    def join(self, sequences: Seq[Sequence], longest: int) -> None:
+        """Take slots for newcomers; what the prefix cache lacks is fed with their first draft."""
+        pool = self.runner.pool
+        first = pool.acquire(len(sequences))
+        pool.reserve(longest)
+        for slot, sequence in enumerate(sequences, start=first):
+            known = sequence.cached_tokens
+            row = self._prefix.read(known)
+            if row is not None:
+                pool.write(slot, 0, row)
+            self._lag.append(sequence.length - self._prefix.match(known))
+            self._rows.append(sequence)
 
-    def leave(self, rows: Seq[int]) -> None:
-        """Give slots back, moving the last rows into the holes."""
-        for source, destination in self.runner.pool.release(rows):
-            self._lag[destination] = self._lag[source]
-        del self._lag[self.runner.pool.used :]
+    def keep(self, order: Seq[int]) -> None:
+        """Move rows to their new slots and give the others back, their prefixes kept."""
+        pool = self.runner.pool
+        for slot in set(range(len(self._rows))) - set(order):
+            sequence = self._rows[slot]
+            seen = sequence.cached_tokens[: max(0, sequence.length - self._lag[slot])]
+            self._prefix.store(seen, partial(pool.read, slot))
+        pool.keep(order)
+        self._lag = [self._lag[row] for row in order]
+        self._rows = [self._rows[row] for row in order]
 
     def propose(self, context: DraftContext, count: int) -> mx.array:
         """[B, count] samples of the draft model at positions ``lengths ..``."""
@@ -69,7 +102,7 @@ class ModelDrafter:
         self._lag = [STEADY_LAG] * len(self._lag)
         starts = mx.maximum(context.lengths - width, 0)
         limit = max(context.longest, width)
-        logits = self.runner.forward(Rows(_span(context.tokens, starts, width), starts, limit))
+        logits = self.runner.forward(Rows(self._span(context.tokens, starts, width), starts, limit))
         logits = _last_known(logits, context, starts, width)
         draft = [self._choose(context, logits, 0)]
         for step in range(1, count):
@@ -80,7 +113,8 @@ class ModelDrafter:
 
     def _choose(self, context: DraftContext, logits: mx.array, step: int) -> mx.array:
         noise = None if context.noise is None else context.noise[:, step : step + 1]
-        return context.sampling.choose(logits, noise)
+        # A draft whose embeddings are padded to more must not propose what the target lacks.
+        return context.sampling.choose(logits[..., : context.vocabulary], noise)
 
     def _catch_up(self, context: DraftContext) -> None:
         """Feed rows that lag far behind, run by run of neighbours, up to the steady lag."""
@@ -93,11 +127,18 @@ class ModelDrafter:
                 rows = slice(first, first + count)
                 starts = mx.maximum(context.lengths[rows] - width, 0)
                 fed = width - 1
-                tokens = _span(context.tokens[rows], starts, fed)
+                tokens = self._span(context.tokens[rows], starts, fed)
                 limit = max(context.longest, width) - 1
                 self.runner.feed(Rows(tokens, starts, limit, first), self._step_size, wait=False)
                 self._lag[rows] = [1] * count
             first += count
+
+    def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
+        """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""
+        positions = starts[:, None] + mx.arange(width, dtype=mx.int32)
+        # The target may know tokens that a smaller embedding lacks: any other one will do.
+        known = mx.take_along_axis(tokens, positions, axis=1)
+        return mx.minimum(known, self.runner.vocabulary - 1)
 
     def snapshot(self) -> Any:
         """Cache arrays and lags, by reference."""
@@ -108,12 +149,6 @@ class ModelDrafter:
         arrays, lag = snapshot
         self.runner.pool.restore(arrays)
         self._lag = list(lag)
-
-
-def _span(tokens: mx.array, starts: mx.array, width: int) -> mx.array:
-    """[B, width] of ``tokens`` [B, C] from each row's start."""
-    positions = starts[:, None] + mx.arange(width, dtype=mx.int32)
-    return mx.take_along_axis(tokens, positions, axis=1)
 
 
 def _last_known(logits: mx.array, context: DraftContext, starts: mx.array, width: int) -> mx.array:

@@ -7,10 +7,17 @@ from collections.abc import Sequence as Seq
 import mlx.core as mx
 
 from mlx_spec.decoding.drafters.base import DraftContext
+from mlx_spec.model.runner import ModelRunner
+from mlx_spec.sequence import Sequence
 
 
 class NoDraft:
     """Proposes nothing, so every step verifies zero drafts."""
+
+    @property
+    def prefix_bytes(self) -> int:
+        """None."""
+        return 0
 
     @property
     def max_draft_tokens(self) -> int | None:
@@ -18,14 +25,19 @@ class NoDraft:
         return 0
 
     @property
+    def runners(self) -> tuple[ModelRunner, ...]:
+        """None."""
+        return ()
+
+    @property
     def ready(self) -> bool:
         """There is never anything to catch up on."""
         return True
 
-    def join(self, lengths: Seq[int], longest: int) -> None:
+    def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Nothing to keep."""
 
-    def leave(self, rows: Seq[int]) -> None:
+    def keep(self, order: Seq[int]) -> None:
         """Nothing to keep."""
 
     def propose(self, context: DraftContext, count: int) -> mx.array:

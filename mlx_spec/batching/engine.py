@@ -1,0 +1,213 @@
+"""``Engine``: scheduler, decoder and texts under one ``step()``.
+
+Everything that decodes goes through it: a closed list of prompts (``BatchStream``) steps it in
+the caller's thread, ``BatchedMLXGenerator`` in a thread of its own. It owns no thread and no lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_spec.batching.scheduler import Request, Scheduler
+from mlx_spec.batching.track import Track
+from mlx_spec.cache.budget import KVBudget
+from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.decoding.decoder import SpeculativeDecoder, StepOutput
+from mlx_spec.decoding.roster import MARGIN
+from mlx_spec.errors import CapacityError
+from mlx_spec.platform import recommended_memory
+from mlx_spec.results import GenerationChunk, GenerationStats
+from mlx_spec.sequence import Sequence
+
+# As mlx-lm does: give unused buffers back now and then, since lengths and so sizes change.
+CLEAR_CACHE_EVERY = 256
+DEFAULT_MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class TokenBudget:
+    """Bytes of K/V, and the number of tokens together if that is limited."""
+
+    kv: KVBudget
+    most_tokens: int | None
+
+    def fits(self, tokens: Seq[int]) -> bool:
+        """Whether rows that may come to hold ``tokens`` each fit together."""
+        if self.most_tokens is not None and sum(tokens) > self.most_tokens:
+            return False
+        return self.kv.fits(tokens)
+
+    def explain(self, tokens: Seq[int]) -> str:
+        """The numbers behind a refusal."""
+        if self.most_tokens is not None and sum(tokens) > self.most_tokens:
+            return f"{sum(tokens)} tokens, {self.most_tokens} allowed (max_batch_tokens)"
+        return self.kv.explain(tokens)
+
+
+class Engine:
+    """Runs requests over the rows of one decoder.
+
+    Args:
+        model, draft_model: target and draft; the draft may be None.
+        tokenizer: None for tokens without text.
+        speculation, batching: as everywhere.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        draft_model: Any = None,
+        speculation: SpeculationConfig | None = None,
+        batching: BatchingConfig | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.batching = batching or BatchingConfig()
+        self.speculation = speculation or SpeculationConfig()
+        self.clock = clock
+        self.decoder = SpeculativeDecoder(
+            model, draft_model=draft_model, speculation=self.speculation, batching=self.batching
+        )
+        self._tokenizer = tokenizer
+        self.budget = TokenBudget(self._kv_budget(), self.batching.max_batch_tokens)
+        self.scheduler = Scheduler(
+            self.batching.batch_size,
+            self.batching.batch_timeout,
+            self.budget,
+            preemption=self.batching.enable_preemption,
+            aging=self.batching.aging,
+        )
+        self._tracks: dict[Sequence, Track] = {}
+        self._by_request: dict[Request, Track] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(self._tracks)
+
+    def submit(
+        self, sequence: Sequence, *, priority: int = 0, request_id: str | None = None
+    ) -> Track:
+        """Queue a sequence.
+
+        Raises:
+            InvalidRequest: it can never fit, or holds a token outside the vocabulary.
+        """
+        self.decoder.check(sequence)
+        tokens = len(sequence.prompt) + sequence.max_new_tokens + self._margin
+        request = Request(request_id or str(id(sequence)), tokens, priority, self.clock())
+        self.scheduler.submit(request)
+        track = Track(sequence, request, self._tokenizer)
+        self._tracks[sequence] = self._by_request[request] = track
+        return track
+
+    def cancel(self, track: Track) -> None:
+        """Stop a request wherever it stands; a finished one stays as it is."""
+        if track.sequence in self._tracks:
+            self.scheduler.cancel(track.request)
+            track.sequence.finish_reason = "cancelled"
+            self._forget(track)
+
+    def step(self, *, hurry: bool = False) -> list[tuple[Track, list[GenerationChunk]]]:
+        """Admit who may run, advance every row, and return what each request gained.
+
+        Args:
+            hurry: do not wait for a batch to fill.
+        """
+        self._admit(hurry)
+        if not self.decoder.busy:
+            return []
+        emitted = []
+        for output in self.decoder.step():
+            track = self._tracks[output.sequence]
+            chunks = track.emit(output, self.clock())
+            if track.done:
+                self.scheduler.finish(track.request)
+                self._forget(track)
+            self._discount(output, len(chunks))
+            emitted.append((track, chunks))
+        if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
+            mx.clear_cache()
+        return emitted
+
+    def set_batch_size(self, rows: int) -> None:
+        """Change the number of rows; what runs beyond it is preempted at the next step."""
+        self.scheduler.rows = rows
+
+    def stats(self) -> GenerationStats:
+        """Figures over all requests so far."""
+        return self.decoder.meter.stats(mx.get_peak_memory())
+
+    @property
+    def _margin(self) -> int:
+        """Positions that a row's last step may write past its end."""
+        # A step in the air and the one built on it: a draft and a bonus token each.
+        return 2 * (self.speculation.num_draft_tokens + 1) + MARGIN
+
+    def _admit(self, hurry: bool) -> None:
+        plan = self.scheduler.plan(self.clock(), hurry=hurry)
+        for request in plan.preempt:
+            sequence = self._by_request[request].sequence
+            self.decoder.suspend(sequence, save=self._may_save(sequence))
+        if plan.preempt or plan.admit:
+            self._size_slots()
+        for request in plan.admit:
+            track = self._by_request[request]
+            if track.admitted is None:
+                track.admitted = self.clock()
+        self.decoder.add([self._by_request[request].sequence for request in plan.admit])
+
+    def _may_save(self, sequence: Sequence) -> bool:
+        """Whether a preempted row's K/V fit beside all rows; else they are computed again."""
+        rows = [request.tokens for request in self.scheduler.running]
+        kv = self.budget.kv
+        own = sequence.length * self.decoder.runner.bytes_per_token
+        return kv.nbytes(rows) + self.decoder.saved_bytes + own <= kv.limit
+
+    def _size_slots(self) -> None:
+        """Make the slots as large as the running requests may come to need, and no larger."""
+        tokens = [request.tokens for request in self.scheduler.running]
+        self.decoder.max_rows = max(self.scheduler.rows, len(tokens))
+        if tokens:
+            size = self.budget.kv.block_size
+            self.decoder.size_slots(len(tokens), -(-max(tokens) // size) * size)
+
+    def _discount(self, output: StepOutput, given: int) -> None:
+        """Where a stop text cut a run off, take back what was counted past it."""
+        if given < len(output.tokens):
+            drafted = max(0, output.drafted - given)
+            accepted = max(0, output.accepted - given)
+            output.sequence.drafted -= drafted
+            output.sequence.accepted -= accepted
+            self.decoder.meter.drop(len(output.tokens) - given, drafted, accepted)
+
+    def _forget(self, track: Track) -> None:
+        self.decoder.remove(track.sequence)
+        del self._tracks[track.sequence], self._by_request[track.request]
+        if not self._tracks:
+            self.decoder.trim()
+
+    def _kv_budget(self) -> KVBudget:
+        """What the memory limit leaves for K/V beside models and prefix caches."""
+        wish = self.batching.memory_limit
+        if wish is None or isinstance(wish, float):
+            limit = int(recommended_memory() * (wish or DEFAULT_MEMORY_SHARE))
+        else:
+            limit = wish
+        per_token = self.decoder.bytes_per_token
+        prefix = self.batching.prefix_cache_bytes * len(self.decoder.runners)
+        left = limit - mx.get_active_memory() - prefix
+        if left <= 0:
+            raise CapacityError(
+                f"[Engine] memory_limit is {limit} bytes; the models hold {mx.get_active_memory()} "
+                f"and the prefix caches may take {prefix}, so none are left for K/V"
+            )
+        return KVBudget(per_token, left, self.batching.block_size)

@@ -1,0 +1,221 @@
+"""Who runs next: queues, priorities, preemption. No mlx, no clock of its own, no thread.
+
+The scheduler knows requests by their priority, arrival and the tokens they may come to hold; a
+``Budget`` says which of them fit together. At each step boundary the caller asks for a ``Plan``
+with the time of its own clock, so that waiting times are tested without sleeping.
+
+Order: a waiting request's claim is its priority plus what it has waited (``aging`` seconds count
+as one priority level), so everybody's turn comes. A running request holds the claim it was
+admitted with; only a request whose *own* priority exceeds that claim may take its place, so
+equals never take turns in evicting each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from mlx_spec.errors import InvalidRequest
+
+
+class RequestState(Enum):
+    """Where a request stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+@dataclass(eq=False)
+class Request:
+    """What the scheduler knows of a request.
+
+    Attributes:
+        request_id: unique among those not finished.
+        tokens: most tokens it can come to hold, prompt and output.
+        priority: higher goes first.
+        arrival: when it was submitted, in seconds of the caller's clock.
+        state: changed by the scheduler only.
+        claim: while running, the claim it was admitted with.
+    """
+
+    request_id: str
+    tokens: int
+    priority: int = 0
+    arrival: float = 0.0
+    state: RequestState = RequestState.WAITING
+    claim: float = 0.0
+
+
+class Budget(Protocol):
+    """Which requests fit into memory together."""
+
+    def fits(self, tokens: Seq[int]) -> bool:
+        """Whether rows that may come to hold these numbers of tokens fit together."""
+        ...
+
+    def explain(self, tokens: Seq[int]) -> str:
+        """The numbers behind a refusal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do at a step boundary: first preempt, then admit."""
+
+    preempt: list[Request] = field(default_factory=list)
+    admit: list[Request] = field(default_factory=list)
+
+
+class Scheduler:
+    """Queues of requests over a number of rows and a memory budget.
+
+    Args:
+        rows: most requests that run together.
+        timeout: while nothing runs, the longest wait for a full batch, in seconds.
+        budget: which requests fit together.
+        preemption: whether a more urgent request may take a running one's place.
+        aging: seconds of waiting that count as one level of priority.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        timeout: float,
+        budget: Budget,
+        *,
+        preemption: bool = True,
+        aging: float = 10.0,
+    ) -> None:
+        self.rows = rows
+        self.timeout = timeout
+        self.budget = budget
+        self.preemption = preemption
+        self.aging = aging
+        self.preempted = 0  # evictions, over all time
+        self._waiting: list[Request] = []
+        self._running: list[Request] = []
+
+    @property
+    def waiting(self) -> list[Request]:
+        """Requests not running, preempted ones included, in order of arrival."""
+        return list(self._waiting)
+
+    @property
+    def running(self) -> list[Request]:
+        """Requests that hold a row."""
+        return list(self._running)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: it could not run even alone.
+        """
+        if not self.budget.fits([request.tokens]):
+            raise InvalidRequest(
+                f"[Scheduler.submit] request {request.request_id} can never fit: "
+                f"{self.budget.explain([request.tokens])}"
+            )
+        request.state = RequestState.WAITING
+        self._waiting.append(request)
+
+    def finish(self, request: Request) -> None:
+        """A running request has reached its end."""
+        self._running.remove(request)
+        request.state = RequestState.FINISHED
+
+    def cancel(self, request: Request) -> None:
+        """A request is wanted no more, wherever it stands. Doing it twice does no harm."""
+        for queue in (self._waiting, self._running):
+            if request in queue:
+                queue.remove(request)
+                request.state = RequestState.CANCELLED
+
+    def wake_at(self) -> float | None:
+        """While idle: when the oldest request has waited long enough; None if none waits."""
+        if not self._waiting:
+            return None
+        return min(request.arrival for request in self._waiting) + self.timeout
+
+    def plan(self, now: float, *, hurry: bool = False) -> Plan:
+        """Decide who runs from this boundary on; states change accordingly.
+
+        Args:
+            now: the caller's clock, in seconds.
+            hurry: do not wait for a batch to fill (nothing more will come).
+        """
+        preempted = self._shrink()
+        if not self._running and not preempted and not hurry and not self._ready(now):
+            return Plan()
+        admitted: list[Request] = []
+        for request in sorted(self._waiting, key=lambda r: (-self._claim(r, now), r.arrival)):
+            if request in preempted:
+                continue
+            victims = self._make_room(request, exempt=admitted)
+            if victims is None:
+                # Whoever comes after would keep this one waiting for ever: order is kept.
+                break
+            for victim in victims:
+                self._evict(victim)
+            preempted += victims
+            self._waiting.remove(request)
+            self._running.append(request)
+            request.state, request.claim = RequestState.RUNNING, self._claim(request, now)
+            admitted.append(request)
+        return Plan(preempted, admitted)
+
+    def _ready(self, now: float) -> bool:
+        """Whether an idle batch may start: it is full, or its first request waited long enough."""
+        wake = self.wake_at()
+        return wake is not None and (len(self._waiting) >= self.rows or now >= wake)
+
+    def _claim(self, request: Request, now: float) -> float:
+        waited = max(0.0, now - request.arrival)
+        return request.priority + (waited / self.aging if self.aging > 0 else 0.0)
+
+    def _shrink(self) -> list[Request]:
+        """Evict the least claims where fewer rows exist than run."""
+        surplus = len(self._running) - self.rows
+        victims = self._by_claim(self._running)[: max(0, surplus)]
+        for victim in victims:
+            self._evict(victim)
+        return victims
+
+    def _make_room(self, request: Request, exempt: Iterable[Request]) -> list[Request] | None:
+        """Whom to evict so that ``request`` can run; None if it cannot run now."""
+        staying = list(self._running)
+        victims: list[Request] = []
+        spared = set(exempt)
+        candidates = [
+            other
+            for other in self._by_claim(staying)
+            if self.preemption and other.claim < request.priority and other not in spared
+        ]
+        while not self._fit(staying, request):
+            if not candidates:
+                return None
+            victim = candidates.pop(0)
+            victims.append(victim)
+            staying.remove(victim)
+        return victims
+
+    def _fit(self, staying: Seq[Request], request: Request) -> bool:
+        tokens = [other.tokens for other in staying] + [request.tokens]
+        return len(tokens) <= self.rows and self.budget.fits(tokens)
+
+    def _evict(self, victim: Request) -> None:
+        self._running.remove(victim)
+        victim.state = RequestState.PREEMPTED
+        self.preempted += 1
+        self._waiting.append(victim)
+
+    @staticmethod
+    def _by_claim(requests: Iterable[Request]) -> list[Request]:
+        """Least claim first; among equals the latest arrival, which loses least."""
+        return sorted(requests, key=lambda r: (r.claim, -r.arrival))

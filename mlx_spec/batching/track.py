@@ -1,0 +1,109 @@
+"""One request on its way out: its text so far, its times, and the chunks it becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_spec.batching.scheduler import Request
+from mlx_spec.batching.text import TextStream, make_detokenizer
+from mlx_spec.decoding.decoder import StepOutput
+from mlx_spec.results import FinishReason, GenerationChunk, GenerationResult
+from mlx_spec.sequence import Sequence
+
+
+class Track:
+    """A request from its submission to its result.
+
+    Args:
+        sequence: its tokens.
+        request: its place in the scheduler.
+        tokenizer: None for tokens without text.
+
+    Attributes:
+        submitted, admitted, first, last: times of the engine's clock, in seconds; ``admitted``,
+            ``first`` and ``last`` (token) are None until they happen.
+    """
+
+    def __init__(self, sequence: Sequence, request: Request, tokenizer: Any) -> None:
+        self.sequence = sequence
+        self.request = request
+        self.submitted = request.arrival
+        self.admitted: float | None = None
+        self.first: float | None = None
+        self.last: float | None = None
+        self._text = TextStream(
+            make_detokenizer(tokenizer, sequence.prompt), sequence.sampling.stop
+        )
+        self._given: list[GenerationChunk] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether no chunk follows."""
+        return self.sequence.finish_reason is not None
+
+    @property
+    def given(self) -> int:
+        """Tokens that have reached the caller."""
+        return len(self._given)
+
+    def emit(self, output: StepOutput, now: float) -> list[GenerationChunk]:
+        """Chunks of one step's run of tokens, cut off where a stop text ends it."""
+        sequence = self.sequence
+        self.first = now if self.first is None else self.first
+        self.last = now
+        before = len(sequence.tokens) - len(output.tokens)
+        chunks = []
+        for place, token in enumerate(output.tokens):
+            # A stop token ends the text and is no part of it.
+            text = "" if token in sequence.stop_ids else self._text.add(token)
+            if self._text.stopped:
+                sequence.cut(before + place + 1)
+            last = before + place + 1 == len(sequence.tokens)
+            reason = sequence.finish_reason if last else None
+            if reason:
+                text += self._text.finish()
+            chunks.append(
+                self._chunk(text, token, before + place + 1, place < output.accepted, reason)
+            )
+            if reason:
+                break
+        return chunks
+
+    def _chunk(
+        self, text: str, token: int, count: int, from_draft: bool, reason: FinishReason | None
+    ) -> GenerationChunk:
+        return GenerationChunk(
+            index=self.sequence.index,
+            text=text,
+            token=token,
+            from_draft=from_draft,
+            finish_reason=reason,
+            prompt_tokens=len(self.sequence.prompt),
+            generation_tokens=count,
+        )
+
+    def give(self, chunk: GenerationChunk) -> None:
+        """Note that a chunk has reached the caller: only those count in the result."""
+        self._given.append(chunk)
+
+    def result(self) -> GenerationResult:
+        """The request as the caller has seen it; one that did not end counts as cancelled."""
+        sequence = self.sequence
+        ended = self._given[-1].finish_reason if self._given else None
+        return GenerationResult(
+            text="".join(chunk.text for chunk in self._given),
+            token_ids=[chunk.token for chunk in self._given],
+            finish_reason=ended or "cancelled",
+            prompt_tokens=len(sequence.prompt),
+            generation_tokens=len(self._given),
+            ttft=self._since(self.first),
+            duration=self._since(self.last),
+            drafted=sequence.drafted,
+            accepted=sequence.accepted,
+            verify_steps=sequence.steps,
+            queue_time=self._since(self.admitted),
+            reused_tokens=sequence.reused,
+        )
+
+    def _since(self, moment: float | None) -> float:
+        return 0.0 if moment is None else moment - self.submitted

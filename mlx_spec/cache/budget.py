@@ -1,0 +1,44 @@
+"""How many bytes of K/V rows take, and which rows fit together. Counts only; knows no mlx.
+
+Slots are dense: every row of the pool is as long as the longest one, so what R rows take is
+R times the longest, rounded up to whole blocks. That is what is compared with the limit, not the
+sum of lengths, which would promise memory that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KVBudget:
+    """A limit in bytes on the K/V of all rows.
+
+    Attributes:
+        bytes_per_token: K/V bytes of one token, target and draft together.
+        limit: most bytes.
+        block_size: tokens that are accounted together.
+    """
+
+    bytes_per_token: int
+    limit: int
+    block_size: int = 16
+
+    def nbytes(self, tokens: Seq[int]) -> int:
+        """Bytes of slots for rows that may come to hold ``tokens`` each."""
+        if not tokens:
+            return 0
+        blocks = -(-max(tokens) // self.block_size)
+        return len(tokens) * blocks * self.block_size * self.bytes_per_token
+
+    def fits(self, tokens: Seq[int]) -> bool:
+        """Whether rows that may come to hold ``tokens`` each fit together."""
+        return self.nbytes(tokens) <= self.limit
+
+    def explain(self, tokens: Seq[int]) -> str:
+        """The numbers behind a refusal."""
+        return (
+            f"{max(tokens)} tokens need {self.nbytes(tokens)} bytes of K/V, "
+            f"{self.limit} are there (memory_limit)"
+        )

@@ -1,0 +1,258 @@
+"""Who holds which slot: rows that decode, rows whose prompts are being fed, those to come and go.
+
+Decoding rows hold the first slots, rows being fed the ones after them, in the order in which they
+will join. Prompts are fed in chunks between steps, so that a long one does not freeze the rows
+that decode. Everything here happens at step boundaries, when no step is in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from functools import partial
+
+import mlx.core as mx
+
+from mlx_spec.cache.pool import RowKV, fill_holes
+from mlx_spec.cache.prefix import PrefixCache
+from mlx_spec.config import BatchingConfig
+from mlx_spec.decoding.batch_state import BatchState, upload
+from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.sequence import Sequence
+
+# Room beyond a row's known tokens that the next steps may write to before it must grow.
+MARGIN = 2
+
+
+@dataclass
+class Filling:
+    """Neighbouring rows whose prompts are being fed together.
+
+    Attributes:
+        sequences: the rows, in slot order.
+        fed: tokens of each that are in the cache.
+        looked_up: whether the prefix cache was asked.
+    """
+
+    sequences: list[Sequence]
+    fed: int = 0
+    looked_up: bool = False
+
+    @property
+    def missing(self) -> int:
+        """Tokens of the longest row still to be fed; the last known one stays pending."""
+        return max(sequence.length for sequence in self.sequences) - 1 - self.fed
+
+
+class Roster:
+    """The members of a batch and their slots.
+
+    Args:
+        runner, drafter, state, meter: the decoder's own.
+        batching: rows, and how many prompt tokens are fed at once.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        drafter: Drafter,
+        state: BatchState,
+        meter: StepMeter,
+        batching: BatchingConfig,
+    ) -> None:
+        self.max_rows = batching.batch_size
+        self.leaving: set[Sequence] = set()
+        self.waiting: list[Sequence] = []
+        self.size: tuple[int, int] | None = None
+        self._filling: list[Filling] = []
+        self._saving: set[Sequence] = set()
+        self._saved: dict[Sequence, RowKV] = {}
+        self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
+        self._runner, self._drafter, self._state = runner, drafter, state
+        self._meter, self._batching = meter, batching
+
+    @property
+    def filling(self) -> list[Sequence]:
+        """Sequences whose prompts are being fed, in slot order."""
+        return [sequence for group in self._filling for sequence in group.sequences]
+
+    @property
+    def staying(self) -> int:
+        """Rows held by sequences that do not leave."""
+        return len(self._state) + len(self.filling) - len(self.leaving)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next step has the same rows and no prompt is being fed."""
+        return not (self.waiting or self.leaving or self._filling)
+
+    def leave(self, sequence: Sequence, *, save: bool = False) -> None:
+        """Let a sequence go at the next boundary; ``save`` keeps its K/V for its return."""
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+            return
+        if sequence in self._state.sequences or sequence in self.filling:
+            self.leaving.add(sequence)
+            if save and sequence in self._state.sequences:
+                self._saving.add(sequence)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Drop K/V saved for a sequence that will not return."""
+        self._saving.discard(sequence)
+        self._saved.pop(sequence, None)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of K/V saved for sequences that may return."""
+        rows = self._saved.values()
+        return sum(array.nbytes for row in rows for layer in row for array in layer)
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Bytes of repeated beginnings kept."""
+        return self._prefix.nbytes + self._drafter.prefix_bytes
+
+    def change(self) -> None:
+        """Let rows leave and newcomers take slots."""
+        if self.leaving:
+            self._release()
+        if self.size is not None:
+            for runner in (self._runner, *self._drafter.runners):
+                runner.pool.fit(*self.size)
+            self.size = None
+        if self.waiting:
+            self._admit()
+
+    def fill(self) -> bool:
+        """Feed prompts, up to one chunk; return whether rows joined the decoding ones."""
+        config, started, fed, joined = self._batching, time.perf_counter(), 0, False
+        # Nobody waits for the next step while nothing decodes.
+        budget = config.prefill_interleave if self._state.sequences else config.prefill_step_size
+        while self._filling and fed < budget:
+            if not self._filling[0].looked_up:
+                self._reuse()
+            group = self._filling[0]
+            if group.missing > 0:
+                fed += self._feed(group, budget - fed)
+            if group.missing <= 0:
+                self._join(self._filling.pop(0).sequences)
+                joined = True
+        if fed or joined:
+            self._meter.prefill(0, time.perf_counter() - started)
+        return joined
+
+    def _release(self) -> None:
+        """Move rows together, copying as few as possible."""
+        decoding = self._state.sequences
+        for slot, sequence in enumerate(decoding):
+            if sequence in self._saving:
+                self._saved[sequence] = self._runner.pool.read(slot, 0, sequence.length - 1)
+            elif sequence in self.leaving and sequence.finish_reason:
+                self._keep_prefix(slot, sequence)  # a chat goes on where it ended
+        self._saving.clear()
+        rows = len(decoding)
+        order = fill_holes(rows, [i for i, s in enumerate(decoding) if s in self.leaving])
+        fed = [rows + i for i, s in enumerate(self.filling) if s not in self.leaving]
+        self._runner.pool.keep(order + fed)
+        self._drafter.keep(order)
+        self._state.rearrange(order, [])
+        for group in self._filling:
+            group.sequences = [s for s in group.sequences if s not in self.leaving]
+        self._filling = [group for group in self._filling if group.sequences]
+        self.leaving.clear()
+
+    def _admit(self) -> None:
+        """Give newcomers slots, in the order in which they will join."""
+        back = [sequence for sequence in self.waiting if sequence in self._saved]
+        groups = self._group([s for s in self.waiting if s not in self._saved])
+        new = [sequence for group in groups for sequence in group.sequences]
+        self.waiting.clear()
+        pool = self._runner.pool
+        first = pool.acquire(len(back) + len(new))
+        pool.reserve(max(sequence.length for sequence in back + new) + MARGIN)
+        for slot, sequence in enumerate(back, start=first):
+            pool.write(slot, 0, self._saved.pop(sequence))
+            self._filling.append(Filling([sequence], sequence.length - 1, looked_up=True))
+        self._filling += groups
+        self._meter.prefill(sum(sequence.length for sequence in new), 0.0)
+
+    def _group(self, sequences: Seq[Sequence]) -> list[Filling]:
+        """Who is fed together: neighbours of similar length waste little when padded alike.
+
+        A sequence that begins as an earlier one does, by a block or more, waits for that one's
+        K/V instead of computing the same once more.
+        """
+        leaders: list[Sequence] = []
+        followers: list[Sequence] = []
+        begun: set[bytes] = set()
+        for sequence in sorted(sequences, key=lambda s: s.length):
+            keys = self._prefix.keys(sequence.cached_tokens) if self._prefix.limit else []
+            fresh = [key for key in keys if key not in self._prefix]
+            (followers if begun.intersection(fresh) else leaders).append(sequence)
+            begun.update(fresh)
+        groups = []
+        for members in (leaders, followers):
+            for begin, end in similar_lengths([sequence.length for sequence in members]):
+                groups.append(Filling(members[begin:end]))
+        return groups
+
+    def _reuse(self) -> None:
+        """Before the first group is fed: take over what the prefix cache has of its rows."""
+        group, first = self._filling[0], len(self._state)
+        matches = [self._prefix.match(s.cached_tokens) for s in group.sequences]
+        group.looked_up = True
+        if not any(matches):
+            return
+        # Rows that share less than the first one do are fed on their own, afterwards.
+        fed = matches[0]
+        count = next((i for i, match in enumerate(matches) if match != fed), len(matches))
+        if count < len(matches):
+            self._filling.insert(1, Filling(group.sequences[count:]))
+            group.sequences = group.sequences[:count]
+        for slot, sequence in enumerate(group.sequences, start=first):
+            row = self._prefix.read(sequence.cached_tokens)
+            if row is not None:
+                self._runner.pool.write(slot, 0, row)
+                sequence.reused = fed
+        group.fed = fed
+
+    def _feed(self, group: Filling, budget: int) -> int:
+        """Feed one chunk of at most ``budget`` tokens (or one a row); return their number."""
+        count = len(group.sequences)
+        width = min(group.missing, max(1, budget // count))
+        tokens, _ = upload(group.sequences, group.fed, group.fed + width)
+        starts = mx.full((count,), group.fed, mx.int32)
+        end = group.fed + width
+        # The first group stands right behind the decoding rows.
+        rows = Rows(tokens, starts, end, first=len(self._state), uniform=True)
+        self._runner.feed(rows, count * width, wait=True)
+        group.fed = end
+        return count * width
+
+    def _join(self, sequences: Seq[Sequence]) -> None:
+        """Rows whose prompts are in the cache begin to decode."""
+        for slot, sequence in enumerate(sequences, start=len(self._state)):
+            self._keep_prefix(slot, sequence)
+        self._state.rearrange(range(len(self._state)), sequences)
+        longest = max(sequence.length for sequence in self._state.sequences) + MARGIN
+        self._state.reserve(longest)
+        self._drafter.join(sequences, longest)
+
+    def _keep_prefix(self, slot: int, sequence: Sequence) -> None:
+        """Copy the whole blocks of a row into the prefix cache."""
+        pool = self._runner.pool
+        self._prefix.store(sequence.cached_tokens, partial(pool.read, slot))
+
+
+def similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:
+    """Split ascending lengths into runs ``(begin, end)`` that waste little when padded alike."""
+    runs: list[tuple[int, int]] = []
+    begin = 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or lengths[end] > 32 + lengths[begin] * 3 // 2:
+            runs.append((begin, end))
+            begin = end
+    return runs

@@ -1,0 +1,252 @@
+"""The generator: every request's output equals its solo run, whatever happens around it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec.batching.generator import BatchedMLXGenerator
+from mlx_spec.batching.token_stream import TokenStream
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.errors import CapacityError, GeneratorClosed, InvalidRequest
+from tests.models import VOCABULARY
+from tests.scenario import make_jobs, noisy_draft, target
+
+SPECULATION = SpeculationConfig(num_draft_tokens=4, probe_interval=3)
+
+
+def make_generator(rows: int = 4, draft: bool = True, **batching: Any) -> BatchedMLXGenerator:
+    batching.setdefault("batch_timeout", 0.02)
+    return BatchedMLXGenerator(
+        target("llama"),
+        None,
+        draft_model=noisy_draft("llama") if draft else None,
+        batching=BatchingConfig(batch_size=rows, **batching),
+        speculation=SPECULATION,
+    )
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name == "mlx-spec"}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "prefix cache": {"prefix_cache_bytes": 2**20, "block_size": 4},
+    "tiny prefix cache": {"prefix_cache_bytes": 20_000, "block_size": 4},
+    "small prefill": {"prefill_step_size": 8, "prefill_interleave": 3},
+    "no preemption": {"enable_preemption": False},
+    "few tokens": {"max_batch_tokens": 200},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("rows", [3, 32])
+def test_outputs_equal_solo_runs_under_random_traffic(
+    rows: int, sampled: bool, setting: str
+) -> None:
+    """Random arrivals, priorities, cancellations and batch sizes, all at once."""
+    jobs = make_jobs("llama", sampled, 40)
+    rng = random.Random(rows)
+    with make_generator(rows, **SETTINGS[setting]) as generator:
+        streams: list[TokenStream] = []
+        for job in jobs:
+            streams.append(
+                generator.submit(list(job.prompt), job.sampling, priority=rng.randint(0, 3))
+            )
+            if rng.random() < 0.2:
+                time.sleep(0.01)
+            if rng.random() < 0.15:
+                rng.choice(streams).cancel()
+            if rng.random() < 0.15:
+                generator.set_batch_size(rng.randint(1, rows))
+        results = [stream.result(60) for stream in streams]
+    for job, result in zip(jobs, results, strict=True):
+        if result.finish_reason == "cancelled":
+            assert tuple(result.token_ids) == job.expected[: len(result.token_ids)]
+        else:
+            assert tuple(result.token_ids) == job.expected
+    assert sum(result.finish_reason == "cancelled" for result in results) < len(jobs)
+    assert not threads()
+
+
+@pytest.mark.parametrize("room", [10**9, 0], ids=["kept aside", "computed again"])
+def test_preempted_requests_go_on_exactly(room: int) -> None:
+    """A more urgent request takes the only row; the other one continues where it was."""
+    jobs = make_jobs("llama", True, 12)
+    long = max(jobs, key=lambda job: len(job.expected))
+    urgent = jobs[1]
+    with make_generator(1) as generator:
+        first = generator.submit(list(long.prompt), long.sampling)
+        next(first)
+        engine_limit(generator, room)
+        second = generator.submit(list(urgent.prompt), urgent.sampling, priority=9)
+        assert tuple(second.result(30).token_ids) == urgent.expected
+        assert not first.done
+        assert tuple(first.result(30).token_ids) == long.expected
+        assert generator.stats().preempted == 1
+
+
+def engine_limit(generator: BatchedMLXGenerator, room: int) -> None:
+    """Let the engine keep rows aside, or not."""
+    generator._tell(lambda engine: setattr(engine, "_may_save", lambda sequence: bool(room)))
+
+
+def test_a_shared_beginning_is_computed_once() -> None:
+    """2 x 8 requests behind one system prompt: all but the first reuse its blocks."""
+    system = [(7 * i + 3) % VOCABULARY for i in range(200)]
+    prompts = [[*system, 5 + i, 9] for i in range(8)]
+    sampling = SamplingParams(max_tokens=6)
+    with make_generator(8, prefix_cache_bytes=2**24, block_size=8) as generator:
+        first = generator.generate(prompts, sampling)
+        second = generator.generate(prompts, sampling)
+    with make_generator(8) as generator:
+        alone = generator.generate(prompts, sampling)
+    assert [r.token_ids for r in first] == [r.token_ids for r in alone]
+    assert [r.token_ids for r in second] == [r.token_ids for r in alone]
+    assert sorted(r.reused_tokens for r in first) == [0, *[200] * 7]
+    assert all(r.reused_tokens >= 200 for r in second)
+    assert all(r.reused_tokens == 0 for r in alone)
+
+
+def test_the_draft_reuses_beginnings_too() -> None:
+    """A draft that is the target is always right, if what it took over is right."""
+    system = [(5 * i + 1) % VOCABULARY for i in range(100)]
+    with BatchedMLXGenerator(
+        target("llama"),
+        None,
+        draft_model=target("llama"),
+        batching=BatchingConfig(4, 0.02, prefix_cache_bytes=2**24, block_size=8),
+        speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
+    ) as generator:
+        for wave in range(3):
+            prompts = [[*system, i, wave] for i in range(4)]
+            results = generator.generate(prompts, SamplingParams(max_tokens=9))
+            assert all(result.accepted == result.drafted > 0 for result in results)
+
+
+def test_async_iteration_and_await() -> None:
+    jobs = make_jobs("llama", False, 4)
+
+    async def run() -> list[tuple[int, ...]]:
+        with make_generator(2) as generator:
+            first = generator.submit(list(jobs[0].prompt), jobs[0].sampling)
+            tokens = [chunk.token async for chunk in first]
+            others = [generator.submit(list(j.prompt), j.sampling) for j in jobs[1:3]]
+            results = await asyncio.gather(*others)
+            last = await generator.agenerate([list(jobs[3].prompt)], jobs[3].sampling)
+        return [tuple(tokens), *(tuple(r.token_ids) for r in [*results, *last])]
+
+    assert asyncio.run(run()) == [job.expected for job in jobs]
+
+
+def test_idle_waits_for_the_timeout_and_no_longer() -> None:
+    sampling = SamplingParams(max_tokens=1)
+    with make_generator(4, batch_timeout=0.5) as generator:
+        started = time.monotonic()
+        generator.submit([1, 2], sampling).result(10)
+        alone = time.monotonic() - started
+        assert alone >= 0.5
+        streams = [generator.submit([1, 2 + i], sampling) for i in range(4)]
+        results = [stream.result(10) for stream in streams]
+    # A full batch starts at once: its requests queue less than the timeout.
+    assert all(result.queue_time < 0.5 for result in results)
+
+
+def test_a_failing_worker_reaches_every_reader() -> None:
+    generator = make_generator(2)
+    streams = [generator.submit([1, 2, 3], SamplingParams(max_tokens=400)) for _ in range(4)]
+    next(streams[0])
+
+    def explode(engine: Any) -> None:
+        raise RuntimeError("planted")
+
+    generator._tell(explode)
+    for stream in streams:
+        with pytest.raises(RuntimeError, match="planted"):
+            stream.result(10)
+    with pytest.raises(GeneratorClosed, match="planted"):
+        generator.submit([1])
+    generator.close()
+    assert not threads()
+
+
+def test_close_cancels_what_runs_and_refuses_more() -> None:
+    generator = make_generator(2)
+    streams = [generator.submit([1, 2, 3 + i], SamplingParams(max_tokens=400)) for i in range(4)]
+    next(streams[0])
+    generator.close()
+    generator.close()
+    results = [stream.result(5) for stream in streams]
+    assert {result.finish_reason for result in results} == {"cancelled"}
+    assert results[0].token_ids
+    with pytest.raises(GeneratorClosed, match="closed"):
+        generator.submit([1])
+
+
+def test_bad_requests_are_refused_with_the_numbers() -> None:
+    with make_generator(2, max_batch_tokens=50, max_seq_len=40) as generator:
+        with pytest.raises(InvalidRequest, match="prompt 0 is empty"):
+            generator.submit([])
+        with pytest.raises(InvalidRequest, match="context is 40"):
+            generator.submit([1] * 40)
+        with pytest.raises(InvalidRequest, match=f"vocabulary has {VOCABULARY}"):
+            generator.submit([VOCABULARY]).result(5)
+        with pytest.raises(InvalidRequest, match=r"max_batch_tokens"):
+            generator.submit([1] * 10, SamplingParams(max_tokens=45)).result(5)
+        with pytest.raises(InvalidRequest, match="rows=0"):
+            generator.set_batch_size(0)
+        stream = generator.submit([1], SamplingParams(max_tokens=20), request_id="a")
+        with pytest.raises(InvalidRequest, match="'a' is in use"):
+            generator.submit([1], request_id="a")
+        stream.cancel()
+        generator.drain(10)
+    with pytest.raises(CapacityError, match="memory_limit is 1000 bytes"):
+        make_generator(2, memory_limit=1000)
+
+
+def test_requests_that_do_not_fit_together_wait() -> None:
+    """K/V for two rows at most, although there are eight rows."""
+    per_token = 2 * 2 * 2 * 8 * 4  # layers, k and v, heads, dims, float32
+    limit = mx.get_active_memory() + 2 * 2 * 64 * per_token + 10_000
+    most = 0
+    with make_generator(8, draft=False, memory_limit=limit) as generator:
+        streams = [generator.submit([1, i], SamplingParams(max_tokens=40)) for i in range(8)]
+        for stream in streams:
+            for _ in stream:
+                stats = generator.stats()
+                most = max(most, stats.running)
+                assert stats.cache_bytes <= 2 * 2 * 64 * per_token + 10_000
+    assert 1 < most < 8
+
+
+def test_a_soak_leaves_nothing_behind() -> None:
+    """Hundreds of requests of mixed lengths with random cancels: memory and threads return."""
+    rng = random.Random(5)
+    with make_generator(8, prefix_cache_bytes=100_000) as generator:
+        generator.generate([[1, 2, 3]] * 8, SamplingParams(max_tokens=4))
+        before = mx.get_active_memory()
+        for _ in range(10):
+            streams = [
+                generator.submit(
+                    [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 60))],
+                    SamplingParams(max_tokens=rng.randint(1, 20)),
+                )
+                for _ in range(40)
+            ]
+            for stream in rng.sample(streams, 10):
+                stream.cancel()
+            generator.drain(60)
+        # What may stay: the prefix caches of both models, and small change.
+        assert mx.get_active_memory() - before < 2 * 100_000 + 50_000
+        stats = generator.stats()
+        assert stats.finished + stats.cancelled == 408
+        assert stats.waiting == stats.running == 0
+    assert not threads()
