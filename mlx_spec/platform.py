@@ -280,6 +280,15 @@ def describe() -> Machine:
     )
 
 
+def recommended_memory() -> int:
+    """Bytes that MLX may well use here: Metal's recommended working set, else all memory."""
+    import mlx.core as mx
+
+    info = mx.device_info() if hasattr(mx, "device_info") else {}
+    size = info.get("max_recommended_working_set_size") or info.get("memory_size")
+    return int(size or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
 def _backend(mx: Any) -> Backend:
     """The kind of MLX's default device."""
     if mx.default_device().type == mx.DeviceType.cpu:

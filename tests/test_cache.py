@@ -182,16 +182,10 @@ def test_fill_holes_leaves_the_others_contiguous(data: st.DataObject) -> None:
     """Stops a row lost, doubled or moved without need when several leave at once."""
     count = data.draw(st.integers(0, 12))
     leaving = data.draw(st.lists(st.integers(0, max(count - 1, 0)), unique=True, max_size=count))
-    moves, left = fill_holes(count, leaving)
-    assert left == count - len(leaving)
-    rows: list[int | None] = [None if slot in leaving else slot for slot in range(count)]
-    for source, destination in moves:
-        assert rows[source] is not None
-        assert rows[destination] is None
-        rows[destination], rows[source] = rows[source], None
-    assert sorted(row for row in rows[:left] if row is not None) == sorted(
-        set(range(count)) - set(leaving)
-    )
+    order = fill_holes(count, leaving)
+    left = count - len(leaving)
+    assert sorted(order) == sorted(set(range(count)) - set(leaving))
+    moves = [(source, slot) for slot, source in enumerate(order) if source != slot]
     assert len(moves) <= len(leaving)
     # Only rows past the new end move.
     assert all(destination < left <= source for source, destination in moves)
@@ -203,18 +197,16 @@ def test_fill_holes_leaves_the_others_contiguous(data: st.DataObject) -> None:
     more=st.integers(0, 2),
 )
 @settings(max_examples=40, deadline=None)
-def test_release_moves_the_content_with_the_row(
+def test_kept_rows_take_their_content_along(
     lengths: list[int], leaving: set[int], more: int
 ) -> None:
     """Stops a slot that is filled in name only, in some layers only, or with keys only."""
     leaving = {slot for slot in leaving if slot < len(lengths)}
     pool = filled(len(lengths) + more, lengths)
     before = rows_of(pool, lengths)
-    order = list(range(len(lengths)))
-    for source, destination in pool.release(leaving):
-        order[destination] = order[source]
-    order = order[: pool.used]
-    assert sorted(order) == sorted(set(range(len(lengths))) - leaving)
+    order = fill_holes(len(lengths), leaving)
+    pool.keep(order)
+    assert pool.used == len(lengths) - len(leaving)
     after = rows_of(pool, [lengths[slot] for slot in order])
     assert same(after, [before[slot] for slot in order])
 

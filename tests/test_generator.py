@@ -123,7 +123,9 @@ def test_the_draft_reuses_beginnings_too() -> None:
         target("llama"),
         None,
         draft_model=target("llama"),
-        batching=BatchingConfig(4, 0.02, prefix_cache_bytes=2**24, block_size=8),
+        batching=BatchingConfig(
+            batch_size=4, batch_timeout=0.02, prefix_cache_bytes=2**24, block_size=8
+        ),
         speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
     ) as generator:
         for wave in range(3):

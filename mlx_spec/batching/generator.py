@@ -272,10 +272,11 @@ class BatchedMLXGenerator:
                 if track is not None:
                     engine.cancel(track)
                     self._end(stream, track, "cancelled")
-            mx.synchronize()
         except BaseException as error:
             self._error = error
         finally:
+            # This thread's stream is its own: nobody else could wait for its work at exit.
+            mx.synchronize()
             self._leave()
 
     def _attend(self, engine: Engine) -> bool:

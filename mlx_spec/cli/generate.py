@@ -106,7 +106,9 @@ def generate(
         ignore_eos=ignore_eos,
     )
     speculation = SpeculationConfig(num_draft_tokens=num_draft_tokens, adaptive=adaptive)
-    batches = BatchingConfig(batch_size, batch_timeout, prefill_step_size)
+    batches = BatchingConfig(
+        batch_size=batch_size, batch_timeout=batch_timeout, prefill_step_size=prefill_step_size
+    )
     drafting = _draft(model, draft_model, enable_speculative)
     if compare and drafting is None:
         raise InvalidRequest("[generate] --compare needs speculation: give a --draft-model")
