@@ -21,6 +21,7 @@ from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
 from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.events import Listener
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult
 
 
@@ -33,6 +34,7 @@ def stream_batch_generate(
     sampling: SamplingParams | Seq[SamplingParams] = SamplingParams(),  # noqa: B008 (frozen)
     speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
     batching: BatchingConfig = BatchingConfig(),  # noqa: B008
+    listeners: Seq[Listener] = (),
 ) -> BatchStream:
     """Decode several prompts together; iterate the stream for chunks as they come.
 
@@ -45,6 +47,7 @@ def stream_batch_generate(
         sampling: options for all prompts, or one for each.
         speculation: how far to guess.
         batching: rows that run together; further prompts join as rows become free.
+        listeners: told what happens at every step (``PerformanceLog`` is one).
 
     Raises:
         InvalidRequest: no prompts, an empty prompt, or options that do not match them.
@@ -59,6 +62,7 @@ def stream_batch_generate(
         draft_model=drafting_model(draft_model, tokenizer),
         speculation=speculation,
         batching=batching,
+        listeners=listeners,
     )
     return BatchStream(engine, sequences)
 
@@ -72,6 +76,7 @@ def batch_generate(
     sampling: SamplingParams | Seq[SamplingParams] = SamplingParams(),  # noqa: B008 (frozen)
     speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
     batching: BatchingConfig = BatchingConfig(),  # noqa: B008
+    listeners: Seq[Listener] = (),
 ) -> BatchResult:
     """Decode several prompts together and wait for all; arguments as ``stream_batch_generate``.
 
@@ -86,6 +91,7 @@ def batch_generate(
         sampling=sampling,
         speculation=speculation,
         batching=batching,
+        listeners=listeners,
     ) as stream:
         for _ in stream:
             pass
@@ -100,6 +106,7 @@ def stream_generate(
     draft_model: DraftModel = None,
     sampling: SamplingParams = SamplingParams(),  # noqa: B008 (frozen)
     speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
+    listeners: Seq[Listener] = (),
 ) -> Iterator[GenerationChunk]:
     """Decode one prompt; yields a chunk a token. Arguments as ``stream_batch_generate``.
 
@@ -113,6 +120,7 @@ def stream_generate(
         sampling=sampling,
         speculation=speculation,
         batching=BatchingConfig(batch_size=1),
+        listeners=listeners,
     )
 
 
@@ -124,6 +132,7 @@ def generate(
     draft_model: DraftModel = None,
     sampling: SamplingParams = SamplingParams(),  # noqa: B008 (frozen)
     speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
+    listeners: Seq[Listener] = (),
 ) -> GenerationResult:
     """Decode one prompt and wait for it; arguments as ``stream_batch_generate``."""
     batch = batch_generate(
@@ -134,5 +143,6 @@ def generate(
         sampling=sampling,
         speculation=speculation,
         batching=BatchingConfig(batch_size=1),
+        listeners=listeners,
     )
     return batch.results[0]

@@ -7,6 +7,7 @@
     +-- UnsupportedModel      a model that loads but that this engine cannot run exactly
     +-- TokenizerMismatch     draft and target do not share one token map
     +-- CapacityError         slots or memory asked for that do not exist
+    +-- OutputError           an output that exists, belongs to another run, or takes no more
     +-- GeneratorClosed       the generator was closed or its worker has failed
     +-- InvariantError        a state check failed (debug mode): a bug in mlx-spec, please report
 
@@ -44,6 +45,10 @@ class TokenizerMismatch(MlxSpecError):
 
 class CapacityError(MlxSpecError):
     """More slots or memory were asked for than exist."""
+
+
+class OutputError(MlxSpecError):
+    """An output that exists, that belongs to another run, or that cannot be written."""
 
 
 class GeneratorClosed(MlxSpecError):

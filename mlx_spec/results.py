@@ -1,14 +1,18 @@
 """What generation hands back: chunks while it runs, results and statistics when it is done.
 
-Plain records without behaviour beyond derived figures. This module imports nothing heavy and may
-be imported by all.
+Plain records without behaviour beyond derived figures; how they show themselves in a notebook or
+on a terminal is written in ``display``. This module imports nothing heavy and may be imported by
+all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -80,6 +84,14 @@ class GenerationResult:
         """Accepted / drafted tokens; 0 when nothing was drafted."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        from mlx_spec.display import result_html
+
+        return result_html(self)
+
 
 @dataclass(frozen=True)
 class GenerationStats:
@@ -132,6 +144,21 @@ class GenerationStats:
         """Tokens emitted per verify pass and row: 1 is plain decoding."""
         return self.generation_tokens / self.row_steps if self.row_steps else 0.0
 
+    def __str__(self) -> str:
+        from mlx_spec.display import lines, stats_facts
+
+        return lines(stats_facts(self))
+
+    def __rich__(self) -> Table:
+        from mlx_spec.display import rich_table, stats_facts
+
+        return rich_table(stats_facts(self))
+
+    def _repr_html_(self) -> str:
+        from mlx_spec.display import html_table, stats_facts
+
+        return html_table(stats_facts(self))
+
 
 @dataclass(frozen=True)
 class BatchResult:
@@ -144,3 +171,13 @@ class BatchResult:
     def texts(self) -> list[str]:
         """The completions, in the order of the prompts."""
         return [result.text for result in self.results]
+
+    def __rich__(self) -> Table:
+        from mlx_spec.display import rich_batch
+
+        return rich_batch(self)
+
+    def _repr_html_(self) -> str:
+        from mlx_spec.display import batch_html
+
+        return batch_html(self)

@@ -15,12 +15,14 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.batching.scheduler import Request, Scheduler
+from mlx_spec.batching.teller import Teller
 from mlx_spec.batching.track import Track
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder, StepOutput
 from mlx_spec.decoding.roster import MARGIN
-from mlx_spec.errors import CapacityError
+from mlx_spec.errors import CapacityError, InvalidRequest
+from mlx_spec.events import Listener
 from mlx_spec.platform import recommended_memory
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence
@@ -58,6 +60,7 @@ class Engine:
         tokenizer: None for tokens without text.
         speculation, batching: as everywhere.
         clock: seconds; for tests.
+        listeners: told what happens, at step boundaries (``events``).
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Engine:
         speculation: SpeculationConfig | None = None,
         batching: BatchingConfig | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        listeners: Seq[Listener] = (),
     ) -> None:
         self.batching = batching or BatchingConfig()
         self.speculation = speculation or SpeculationConfig()
@@ -87,6 +91,11 @@ class Engine:
         )
         self._tracks: dict[Sequence, Track] = {}
         self._by_request: dict[Request, Track] = {}
+        self._teller = Teller(listeners, clock)
+        if self._teller:
+            models = {"target": model, "draft": draft_model}
+            kv_limit = self.budget.kv.limit
+            self._teller.started(models, self.batching, self.speculation, kv_limit)
 
     @property
     def busy(self) -> bool:
@@ -101,12 +110,18 @@ class Engine:
         Raises:
             InvalidRequest: it can never fit, or holds a token outside the vocabulary.
         """
-        self.decoder.check(sequence)
         tokens = len(sequence.prompt) + sequence.max_new_tokens + self._margin
         request = Request(request_id or str(id(sequence)), tokens, priority, self.clock())
-        self.scheduler.submit(request)
+        try:
+            self.decoder.check(sequence)
+            self.scheduler.submit(request)
+        except InvalidRequest as error:
+            self._teller.failed("submit", error, request.request_id)
+            raise
         track = Track(sequence, request, self._tokenizer)
         self._tracks[sequence] = self._by_request[request] = track
+        if self._teller:
+            self._teller.submitted(track)
         return track
 
     def cancel(self, track: Track) -> None:
@@ -115,6 +130,8 @@ class Engine:
             self.scheduler.cancel(track.request)
             track.sequence.finish_reason = "cancelled"
             self._forget(track)
+            if self._teller:
+                self._teller.finished(track)
 
     def step(self, *, hurry: bool = False) -> list[tuple[Track, list[GenerationChunk]]]:
         """Admit who may run, advance every row, and return what each request gained.
@@ -126,7 +143,7 @@ class Engine:
         if not self.decoder.busy:
             return []
         emitted = []
-        for output in self.decoder.step():
+        for output in self._advance():
             track = self._tracks[output.sequence]
             chunks = track.emit(output, self.clock())
             if track.done:
@@ -134,6 +151,8 @@ class Engine:
                 self._forget(track)
             self._discount(output, len(chunks))
             emitted.append((track, chunks))
+        if self._teller:
+            self._teller.stepped(self.decoder, self.scheduler, emitted)
         if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return emitted
@@ -152,8 +171,18 @@ class Engine:
         # A step in the air and the one built on it: a draft and a bonus token each.
         return 2 * (self.speculation.num_draft_tokens + 1) + MARGIN
 
+    def _advance(self) -> list[StepOutput]:
+        try:
+            return self.decoder.step()
+        except Exception as error:
+            self._teller.failed("step", error)
+            raise
+
     def _admit(self, hurry: bool) -> None:
         plan = self.scheduler.plan(self.clock(), hurry=hurry)
+        if self._teller and (plan.preempt or plan.admit):
+            preempted = [self._by_request[request] for request in plan.preempt]
+            self._teller.moved(preempted, [self._by_request[request] for request in plan.admit])
         for request in plan.preempt:
             sequence = self._by_request[request].sequence
             self.decoder.suspend(sequence, save=self._may_save(sequence))

@@ -22,7 +22,9 @@ from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_s
 from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.batching.track import Track
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.display import Facts, html_table, lines, rich_table, stats_facts
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
+from mlx_spec.events import Listener
 from mlx_spec.results import GenerationResult, GenerationStats
 
 
@@ -48,6 +50,27 @@ class GeneratorStats:
     cache_bytes: int
     generation: GenerationStats
 
+    @property
+    def facts(self) -> Facts:
+        """What a notebook or terminal shows: (label, text)."""
+        return [
+            ("requests", f"{self.running:,} running, {self.waiting:,} waiting"),
+            ("ended", f"{self.finished:,} finished, {self.cancelled:,} cancelled"),
+            ("preempted", f"{self.preempted:,}"),
+            ("batch size", f"{self.batch_size:,}"),
+            ("K/V held", f"{self.cache_bytes / 1e6:,.1f} MB"),
+            *stats_facts(self.generation),
+        ]
+
+    def __str__(self) -> str:
+        return lines(self.facts)
+
+    def __rich__(self) -> Any:
+        return rich_table(self.facts)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.facts)
+
 
 class BatchedMLXGenerator:
     """Continuous batching with speculation; a context manager.
@@ -66,6 +89,7 @@ class BatchedMLXGenerator:
         draft_model: a smaller model that guesses ahead, or its (model, tokenizer) pair.
         batching: rows, timeout, memory, prefix cache, priorities.
         speculation: how far to guess.
+        listeners: told what happens, in the worker's thread (``events``, ``metrics``).
 
     Raises:
         TokenizerMismatch, UnsupportedModel, CapacityError: as ``stream_batch_generate``.
@@ -79,12 +103,18 @@ class BatchedMLXGenerator:
         draft_model: DraftModel = None,
         batching: BatchingConfig = BatchingConfig(),  # noqa: B008 (frozen)
         speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
+        listeners: Seq[Listener] = (),
     ) -> None:
         self._model, self._tokenizer, self._batching = model, tokenizer, batching
         draft = drafting_model(draft_model, tokenizer)
         _settle(model, draft)
         self._make_engine: Callable[[], Engine] = lambda: Engine(
-            model, tokenizer, draft_model=draft, speculation=speculation, batching=batching
+            model,
+            tokenizer,
+            draft_model=draft,
+            speculation=speculation,
+            batching=batching,
+            listeners=listeners,
         )
         self._inbox: list[Callable[[Engine], None]] = []
         self._changed = threading.Condition()

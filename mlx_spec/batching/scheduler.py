@@ -154,12 +154,13 @@ class Scheduler:
         if not self._running and not preempted and not hurry and not self._ready(now):
             return Plan()
         admitted: list[Request] = []
-        for request in sorted(self._waiting, key=lambda r: (-self._claim(r, now), r.arrival)):
-            if request in preempted:
-                continue
+        for request in sorted(self._waiting, key=lambda r: self._rank(r, now)):
+            # Whoever comes after one that waits would keep it waiting for ever: order is kept,
+            # and one that was evicted just now waits too.
+            if any(self._rank(victim, now) <= self._rank(request, now) for victim in preempted):
+                break
             victims = self._make_room(request, exempt=admitted)
             if victims is None:
-                # Whoever comes after would keep this one waiting for ever: order is kept.
                 break
             for victim in victims:
                 self._evict(victim)
@@ -178,6 +179,10 @@ class Scheduler:
     def _claim(self, request: Request, now: float) -> float:
         waited = max(0.0, now - request.arrival)
         return request.priority + (waited / self.aging if self.aging > 0 else 0.0)
+
+    def _rank(self, request: Request, now: float) -> tuple[float, float]:
+        """Sorts waiting requests: the greatest claim first, then the earliest arrival."""
+        return (-self._claim(request, now), request.arrival)
 
     def _shrink(self) -> list[Request]:
         """Evict the least claims where fewer rows exist than run."""
@@ -203,6 +208,11 @@ class Scheduler:
             victim = candidates.pop(0)
             victims.append(victim)
             staying.remove(victim)
+        # The least claims went first; whoever need not have gone, after all, stays.
+        for victim in victims[::-1]:
+            if self._fit([*staying, victim], request):
+                staying.append(victim)
+                victims.remove(victim)
         return victims
 
     def _fit(self, staying: Seq[Request], request: Request) -> bool:

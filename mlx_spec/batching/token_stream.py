@@ -7,12 +7,14 @@ or event loop. An error of the request, or the end of the generator, reaches eve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
+from mlx_spec.display import stream_html
 from mlx_spec.results import GenerationChunk, GenerationResult
 
 
@@ -59,8 +61,8 @@ class TokenStream(Iterator[GenerationChunk], AsyncIterator[GenerationChunk]):
         self._changed.notify_all()
         sleepers, self._sleepers = self._sleepers, []
         for loop, future in sleepers:
-            # A loop that was closed has nobody waiting in it any more.
-            if not loop.is_closed():
+            # A loop that is closed (it may be at any moment) has nobody waiting in it any more.
+            with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_resolve, future)
 
     # --- the reader's side ---
@@ -103,6 +105,18 @@ class TokenStream(Iterator[GenerationChunk], AsyncIterator[GenerationChunk]):
                 raise TimeoutError(f"[TokenStream.result] {self.request_id}: {timeout} s passed")
         return self._outcome()
 
+    def __repr__(self) -> str:
+        return f"<TokenStream {self.request_id}: {self._state()}>"
+
+    def _repr_html_(self) -> str:
+        return stream_html(self.request_id, self._state(), self._result)
+
+    def _state(self) -> str:
+        if self._error is not None:
+            return f"failed: {self._error!r}"
+        state = "running" if self._result is None else self._result.finish_reason
+        return f"{state}, {len(self._chunks)} chunks not read yet"
+
     def __await__(self) -> Generator[Any, None, GenerationResult]:
         return self._wait().__await__()
 
@@ -125,7 +139,12 @@ class TokenStream(Iterator[GenerationChunk], AsyncIterator[GenerationChunk]):
                 loop = asyncio.get_running_loop()
                 future: asyncio.Future[None] = loop.create_future()
                 self._sleepers.append((loop, future))
-            await future
+            try:
+                await future
+            finally:
+                # A reader that gave up leaves nothing behind; one that was woken is out already.
+                with self._changed, contextlib.suppress(ValueError):
+                    self._sleepers.remove((loop, future))
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from mlx_spec.cli.report import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.events import Listener
 from mlx_spec.results import BatchResult
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Job:
         verbose: frames and statistics, or the bare text.
         compare: run again without speculation.
         as_json: objects on stdout instead of text.
+        performance_log: folder for figures of the run, or None.
     """
 
     prompts: list[str]
@@ -60,6 +62,7 @@ class Job:
     verbose: bool
     compare: bool
     as_json: bool
+    performance_log: Path | None
 
 
 def generate(
@@ -89,6 +92,7 @@ def generate(
     batching: options.Batching = True,
     prefill_step_size: options.PrefillStepSize = BatchingConfig.prefill_step_size,
     verbose: options.Verbose = "True",
+    performance_log: options.PerformanceLog = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Generate text for one or more prompts, decoded together.
@@ -127,6 +131,7 @@ def generate(
         verbose=options.truth(verbose) and not as_json,
         compare=compare,
         as_json=as_json,
+        performance_log=performance_log,
     )
     if model is None:
         names = (job.model, job.draft_model)
@@ -194,16 +199,19 @@ def _decode(
     """Decode while showing the text; what there is, and whether Ctrl-C cut it short."""
     from mlx_spec.api import stream_batch_generate
 
-    stream: BatchStream = stream_batch_generate(
-        *target,
-        prompts,
-        draft_model=draft,
-        sampling=job.sampling,
-        speculation=job.speculation,
-        batching=job.batching,
-    )
     interrupted = False
-    with stream:
+    with ExitStack() as stack:
+        stream: BatchStream = stack.enter_context(
+            stream_batch_generate(
+                *target,
+                prompts,
+                draft_model=draft,
+                sampling=job.sampling,
+                speculation=job.speculation,
+                batching=job.batching,
+                listeners=_listeners(job, stack),
+            )
+        )
         printer = None if job.as_json else OrderedPrinter(job.prompts, sys.stdout, job.verbose)
         try:
             for chunk in stream:
@@ -215,6 +223,17 @@ def _decode(
     if printer is not None:
         printer.finish(result.texts)
     return result, interrupted
+
+
+def _listeners(job: Job, stack: ExitStack) -> list[Listener]:
+    """The performance log, if one was asked for; closed with the stack."""
+    if job.performance_log is None:
+        return []
+    from mlx_spec.metrics import PerformanceLog
+
+    names = {"target": job.model, "draft": job.draft_model}
+    notes = {role: name for role, name in names.items() if name is not None}
+    return [stack.enter_context(PerformanceLog(job.performance_log, notes))]
 
 
 def _show_results(job: Job, result: BatchResult) -> None:

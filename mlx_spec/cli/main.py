@@ -1,7 +1,8 @@
 """The ``mlx-spec`` command: its sub-commands, and how every error leaves the process.
 
-Exit codes: 0 done; 1 a check that was asked for failed (``--compare``), or the reader of our
-output went away; 2 bad input, said on one line; 130 interrupted (Ctrl-C).
+Exit codes: 0 done; 1 a check that was asked for failed (``--compare``), some records of a batch
+failed, or the reader of our output went away; 2 bad input, said on one line; 130 interrupted
+(Ctrl-C).
 
 It imports no mlx: help must be instant.
 """
@@ -14,8 +15,11 @@ from typing import Annotated
 import typer
 
 from mlx_spec import __version__
+from mlx_spec.cli.batch import batch
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
+from mlx_spec.cli.performance_report import report
+from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
@@ -29,6 +33,9 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(doctor)
+app.command()(batch)
+app.command()(report)
+app.add_typer(pipeline, name="pipeline")
 
 
 def _version(wanted: bool) -> None:

@@ -102,6 +102,10 @@ Batching = Annotated[
 PrefillStepSize = Annotated[
     int, typer.Option("--prefill-step-size", help="Most prompt tokens of a row a pass.")
 ]
+PerformanceLog = Annotated[
+    Path | None,
+    typer.Option("--performance-log", metavar="DIR", help="Write figures there as JSON lines."),
+]
 Verbose = Annotated[
     str,
     typer.Option(

@@ -115,6 +115,7 @@ class SpeculativeDecoder:
         self.policy = policy or _make_policy(self.drafter, speculation, memory)
         self.meter = StepMeter()
         self.debug = debug
+        self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
         self._state = BatchState()
         self._flight: _Flight | None = None
         self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
@@ -314,6 +315,7 @@ class SpeculativeDecoder:
         # The one place where the host waits for the device.
         results = cast("list[list[int]]", flight.packed.tolist())
         seconds = time.perf_counter() - flight.launched
+        self.draft_length = max(flight.lengths)
         rows = self._state.sequences
         accepted = [result[0] for result in results]
         outputs = []

@@ -1,0 +1,90 @@
+"""``mlx-spec pipeline run CONFIG.toml`` and ``mlx-spec pipeline stages``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlx_spec.cli.batch import Limit, Overwrite, Quiet, Resume, closing_lines
+from mlx_spec.cli.progress import Progress, note
+
+if TYPE_CHECKING:
+    from mlx_spec.pipeline.config import PipelineConfig, StageConfig
+    from mlx_spec.pipeline.process import Outcome
+
+pipeline = typer.Typer(
+    help="Chains of stages over a file of records.", no_args_is_help=True, rich_markup_mode=None
+)
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Input, output and stages.")]
+
+
+@pipeline.command()
+def run(
+    config: Config,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    limit: Limit = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run the stages of a config one after another.
+
+    Every stage's output stays in the work folder; after a crash, --resume goes on where it
+    stopped.
+    """
+    from mlx_spec.pipeline.backend import Models
+    from mlx_spec.pipeline.chain import Chain
+    from mlx_spec.pipeline.config import read_config
+
+    checked = read_config(config)
+    chain = Chain(checked, resume=resume, overwrite=overwrite)
+    shown: list[Progress] = []
+
+    def begin(entry: StageConfig, total: int | None) -> Progress:
+        for bar in shown:
+            bar.__exit__(None, None, None)
+        shown.append(Progress(entry.name, total, quiet))
+        return shown[-1]
+
+    try:
+        outcomes = chain.run(Models(), begin, limit=limit)
+    finally:
+        for bar in shown:
+            bar.__exit__(None, None, None)
+    raise typer.Exit(_report(checked, outcomes, quiet))
+
+
+def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int:
+    """Each stage's statistics; returns the exit code."""
+    for entry, outcome in zip(config.stages, outcomes, strict=False):
+        if not quiet:
+            print(f"[{entry.name}]", file=sys.stderr)
+            for line in closing_lines(outcome, entry.flags.drafter is not None):
+                print(line, file=sys.stderr)
+    last = outcomes[-1]
+    if last.interrupted:
+        name = config.stages[len(outcomes) - 1].name
+        note(f"interrupted in {name}; go on with --resume: {config.work} keeps what is done")
+        return 130
+    return 1 if last.failed else 0
+
+
+@pipeline.command()
+def stages() -> None:
+    """List the stages and their options."""
+    from dataclasses import MISSING, fields
+
+    from mlx_spec.pipeline.stages import STAGES
+
+    for kind, stage in STAGES.items():
+        print(f"{kind}: {stage.about}")
+        for option in fields(stage):
+            default = "" if option.default is MISSING else f" = {_shown(option.default)}"
+            print(f"  {option.name}{default}")
+
+
+def _shown(value: object) -> str:
+    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

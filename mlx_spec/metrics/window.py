@@ -1,0 +1,77 @@
+"""``StepWindow``: the steps between two lines of a log, as sums.
+
+A line a step would be written a hundred times a second; a line every half second tells as much.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_spec.events import StepDone
+from mlx_spec.metrics.distribution import bucket
+
+
+class StepWindow:
+    """Sums over consecutive steps; cheap enough to be filled inside them.
+
+    Attributes:
+        start: when the first of them began, in seconds of the engine's clock.
+    """
+
+    def __init__(self, first: StepDone) -> None:
+        self.start = first.time - first.seconds - first.prefill_seconds
+        self._last = first
+        self._steps = self._tokens = self._drafted = self._accepted = 0
+        self._prompt_tokens = self._rows = self._drafts = self._decoding = 0
+        self._busy = self._prefill = self._slowest = 0.0
+        self._memory = 0
+        self._gaps: dict[int, int] = {}
+
+    def add(self, step: StepDone, gaps: list[tuple[float, int]]) -> None:
+        """Count one step and the gaps between tokens that it closed."""
+        self._last = step
+        self._steps += 1
+        self._tokens += step.tokens
+        self._drafted += step.drafted
+        self._accepted += step.accepted
+        self._prompt_tokens += step.prompt_tokens
+        self._busy += step.seconds
+        self._prefill += step.prefill_seconds
+        self._slowest = max(self._slowest, step.seconds)
+        self._memory = max(self._memory, step.memory)
+        if step.rows:
+            self._decoding += 1
+            self._rows += step.rows
+            self._drafts += step.draft_length
+        for gap, rows in gaps:
+            number = bucket(gap)
+            self._gaps[number] = self._gaps.get(number, 0) + rows
+
+    def line(self, origin: float) -> dict[str, Any]:
+        """The window as a log line; times count from ``origin``."""
+        last, decoding = self._last, max(1, self._decoding)
+        seconds = max(last.time - self.start, 1e-9)
+        return {
+            "kind": "inference",
+            "t": round(last.time - origin, 4),
+            "seconds": round(seconds, 4),
+            "steps": self._steps,
+            "decode_seconds": round(self._busy, 4),
+            "prefill_seconds": round(self._prefill, 4),
+            "slowest_step": round(self._slowest, 5),
+            "tokens": self._tokens,
+            "tok_s": round(self._tokens / seconds, 2),
+            "prompt_tokens": self._prompt_tokens,
+            "drafted": self._drafted,
+            "accepted": self._accepted,
+            "acceptance": round(self._accepted / self._drafted, 4) if self._drafted else None,
+            "draft_length": round(self._drafts / decoding, 3),
+            "rows": round(self._rows / decoding, 3),
+            "row_steps": self._rows,
+            "running": last.running,
+            "waiting": last.waiting,
+            "batch_size": last.batch_size,
+            "memory": last.memory,
+            "peak_memory": self._memory,
+            "itl": {str(number): count for number, count in sorted(self._gaps.items())},
+        }

@@ -1,0 +1,216 @@
+"""Who answers a stage's requests: a ``BatchedMLXGenerator``, or a batch of scored labels.
+
+Both take a request and hand back something to wait for; the runner knows nothing else of models.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlx_spec.batching.generator import BatchedMLXGenerator
+from mlx_spec.batching.prompts import Prompt, encode
+from mlx_spec.config import SamplingParams
+from mlx_spec.decoding.scoring import score
+from mlx_spec.errors import PromptTooLong
+from mlx_spec.model.loader import check_pair, context_length, load
+from mlx_spec.model.runner import ModelRunner
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.stage import Answer, Generate, Score, Stage
+from mlx_spec.results import GenerationStats
+
+Loaded = tuple[Any, Any]
+
+
+class Pending(Protocol):
+    """An answer to come."""
+
+    @property
+    def done(self) -> bool:
+        """Whether :meth:`result` returns, or raises, at once."""
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """Wait for the answer; TimeoutError after ``timeout`` seconds."""
+
+
+class Backend(Protocol):
+    """Answers requests, many at once."""
+
+    def submit(self, request: Any, seed: int) -> Pending:
+        """Take a request; InvalidRequest if it can never be served."""
+
+    def stats(self) -> GenerationStats:
+        """Figures so far."""
+
+
+class Models:
+    """What was loaded, so that stages that share a model load it once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[Any, ...], Loaded] = {}
+
+    def load(self, name: str, flags: Flags, *, adapter: str | None = None) -> Loaded:
+        """The model and its tokenizer."""
+        key = (name, flags.dtype, flags.trust_remote_code, adapter)
+        if key not in self._loaded:
+            self._loaded[key] = load(
+                name,
+                dtype=flags.dtype,
+                adapter_path=adapter,
+                trust_remote_code=flags.trust_remote_code,
+            )
+        return self._loaded[key]
+
+    def pair(self, flags: Flags, *, drafting: bool) -> tuple[Loaded, Loaded | None]:
+        """Target and, if one is used, draft."""
+        target = self.load(flags.target, flags, adapter=flags.adapter_path)
+        if flags.drafter is None or not drafting:
+            return target, None
+        draft = self.load(flags.drafter, flags)
+        check_pair(target[1], draft[1])
+        return target, draft
+
+
+class Generation:
+    """Completions.
+
+    Args:
+        generator: runs them.
+        tokenizer: for its chat template.
+        flags: sampling and chat options.
+    """
+
+    def __init__(self, generator: BatchedMLXGenerator, tokenizer: Any, flags: Flags) -> None:
+        self._generator, self._tokenizer, self._flags = generator, tokenizer, flags
+        self._sampling: SamplingParams = flags.sampling
+
+    def submit(self, request: Generate, seed: int) -> Pending:
+        """Queue one completion."""
+        prompt = as_chat(request.prompt, self._tokenizer, self._flags)
+        return self._generator.submit(prompt, replace(self._sampling, seed=seed))
+
+    def stats(self) -> GenerationStats:
+        """The generator's figures."""
+        return self._generator.stats().generation
+
+
+class Scoring:
+    """Labels' probabilities, ``batch_size`` records at a time, in the caller's thread.
+
+    No generator may run on the same model meanwhile: MLX work of two threads would mix.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, flags: Flags) -> None:
+        self._tokenizer, self._flags = tokenizer, flags
+        self._rows = flags.batches.batch_size
+        self._runner = ModelRunner(model, self._rows)
+        self._context = context_length(model)
+        self._queue: list[_Scored] = []
+        self._tokens, self._seconds = 0, 0.0
+
+    def submit(self, request: Score, seed: int) -> Pending:
+        """Queue one record; it is scored, with others, when someone waits for it."""
+        prompt = encode(self._tokenizer, as_chat(request.prompt, self._tokenizer, self._flags))
+        labels = [
+            list(self._tokenizer.encode(label, add_special_tokens=False))
+            for label in request.labels
+        ]
+        longest = len(prompt) + max(map(len, labels))
+        if self._context is not None and longest > self._context:
+            raise PromptTooLong(
+                f"[score] prompt and label have {longest} tokens; the model's context is "
+                f"{self._context}"
+            )
+        pending = _Scored(self, request.labels, prompt, labels)
+        self._queue.append(pending)
+        return pending
+
+    def advance(self) -> None:
+        """Score the next batch of what is queued."""
+        batch, self._queue = self._queue[: self._rows], self._queue[self._rows :]
+        started = time.perf_counter()
+        sums = score(
+            self._runner,
+            [pending.prompt for pending in batch],
+            [pending.tokens for pending in batch],
+            self._flags.batches.prefill_step_size,
+        )
+        self._seconds += time.perf_counter() - started
+        for pending, row in zip(batch, sums, strict=True):
+            self._tokens += len(pending.prompt) + sum(map(len, pending.tokens))
+            pending.answer = dict(zip(pending.labels, row, strict=True))
+
+    def stats(self) -> GenerationStats:
+        """Prompt figures only: nothing is generated."""
+        return GenerationStats(prompt_tokens=self._tokens, prompt_time=self._seconds)
+
+
+class _Scored:
+    """A record in a scoring batch."""
+
+    def __init__(
+        self,
+        backend: Scoring,
+        labels: tuple[str, ...],
+        prompt: list[int],
+        tokens: list[list[int]],
+    ) -> None:
+        self._backend = backend
+        self.labels, self.prompt, self.tokens = labels, prompt, tokens
+        self.answer: dict[str, float] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.answer is not None
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """Log-probability of each label; scores this record's batch and those before it."""
+        while self.answer is None:
+            self._backend.advance()
+        return self.answer
+
+
+def as_chat(prompt: Prompt, tokenizer: Any, flags: Flags) -> Prompt:
+    """A text as chat messages, where the tokenizer has a template for them."""
+    if not isinstance(prompt, str) or flags.ignore_chat_template:
+        return prompt
+    if not tokenizer.has_chat_template or not prompt:
+        return prompt
+    system = [] if flags.system_prompt is None else [("system", flags.system_prompt)]
+    return [{"role": role, "content": text} for role, text in [*system, ("user", prompt)]]
+
+
+@contextmanager
+def open_backend(stage: Stage, flags: Flags, models: Models) -> Iterator[Backend]:
+    """What answers this stage; models are loaded here, threads end with the block."""
+    target, draft = models.pair(flags, drafting=stage.uses == "generate")
+    if stage.uses == "score":
+        yield Scoring(*target, flags)
+        return
+    before = {thread.native_id for thread in threading.enumerate()}
+    with BatchedMLXGenerator(
+        *target, draft_model=draft, batching=flags.batches, speculation=flags.speculation
+    ) as generator:
+        workers = [t.native_id for t in threading.enumerate() if t.native_id not in before]
+        yield Generation(generator, target[1], flags)
+    _outlive(workers)
+
+
+def _outlive(threads: Seq[int | None]) -> None:
+    """Wait until joined threads are gone from the system, not only from Python.
+
+    Before Python 3.13 a joined thread may still run its C++ destructors. MLX's cache of compiled
+    functions is one of them and takes the GIL; if the process ends meanwhile, Python kills the
+    thread inside it and the process aborts ("terminate called without an active exception").
+    """
+    time.sleep(0.01)  # only Linux tells; elsewhere this must do (it takes about 1 ms)
+    end = time.monotonic() + 1.0  # a process that is stopped or starved must not hang here
+    for thread in threads:
+        while Path(f"/proc/self/task/{thread}").exists() and time.monotonic() < end:
+            time.sleep(0.001)

@@ -1,0 +1,169 @@
+"""``mlx-spec pipeline run CONFIG.toml``: the file, checked before anything is loaded.
+
+    input = "records.jsonl"        # paths are relative to the config's folder
+    output = "curated.jsonl"
+    work = "curated.stages"        # intermediate outputs; this is the default
+
+    [options]                      # flags of mlx-spec batch, for every stage
+    model = "demo"
+    batch_size = 8
+
+    [[stage]]
+    kind = "classify"              # one of `mlx-spec pipeline stages`
+    labels = ["code", "cooking"]   # the stage's own options
+    batch_size = 16                # flags, for this stage
+
+An error names file, table and key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.stage import Stage
+from mlx_spec.pipeline.stages import STAGES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the same parser, before it was in the standard library
+    import tomli as tomllib
+
+T = TypeVar("T")
+_TOP = ("input", "output", "work", "options", "stage")
+_WORDS = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of a chain: its name in the work folder, itself, and its flags."""
+
+    name: str
+    stage: Stage
+    flags: Flags
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """A checked config file."""
+
+    input: Path
+    output: Path
+    work: Path
+    stages: tuple[StageConfig, ...]
+
+
+def read_config(path: Path) -> PipelineConfig:
+    """Read and check a config.
+
+    Raises:
+        InvalidRequest: with file, table and key of the first mistake.
+    """
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise InvalidRequest(f"[config] {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"[config] {path}: not TOML: {error}") from error
+    where = f"[config] {path}"
+    _refuse_unknown(table, _TOP, f"{where}: top level")
+    folder = path.parent
+    source = _path(table, "input", folder, where)
+    output = _path(table, "output", folder, where)
+    default = output.with_name(f"{output.name}.stages")
+    work = _path(table, "work", folder, where) if "work" in table else default
+    options = table.get("options", {})
+    if not isinstance(options, dict):
+        raise InvalidRequest(f"{where}: options must be a table: [options]")
+    _check_table(Flags, options, f"{where}: [options]")
+    stages = table.get("stage", [])
+    if not isinstance(stages, list) or not stages:
+        raise InvalidRequest(f"{where}: no [[stage]] in it, expected at least one")
+    made = tuple(
+        _stage(number, one, options, folder, where) for number, one in enumerate(stages, start=1)
+    )
+    return PipelineConfig(source, output, work, made)
+
+
+def _stage(
+    number: int, table: Any, options: Mapping[str, Any], folder: Path, where: str
+) -> StageConfig:
+    place = f"{where}: [[stage]] {number}"
+    if not isinstance(table, dict):
+        raise InvalidRequest(f"{place} is no table")
+    kind = table.get("kind")
+    if kind not in STAGES:
+        raise InvalidRequest(f"{place}: kind={kind!r}, expected one of {', '.join(STAGES)}")
+    place = f"{place} ({kind})"
+    own, shared = _names(STAGES[kind]), _names(Flags)
+    values = {key: _located(key, value, folder) for key, value in table.items() if key != "kind"}
+    _refuse_unknown(values, (*own, *shared), place)
+    base = {key: _located(key, value, folder) for key, value in options.items()}
+    flags = base | {key: value for key, value in values.items() if key in shared}
+    stage = _make(STAGES[kind], {k: v for k, v in values.items() if k in own}, place)
+    return StageConfig(f"{number}-{kind}", stage, _make(Flags, flags, place))
+
+
+def _located(key: str, value: Any, folder: Path) -> Any:
+    """Paths inside the config, relative to its folder."""
+    if not isinstance(value, str):
+        return value
+    if key == "prompt_template" and value.startswith("@"):
+        return f"@{folder / Path(value[1:]).expanduser()}"
+    if key == "adapter_path" or (key in ("model", "draft_model") and value.startswith(".")):
+        return str(folder / Path(value).expanduser())
+    return value
+
+
+def _path(table: Mapping[str, Any], key: str, folder: Path, where: str) -> Path:
+    value = table.get(key)
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(f"{where}: top level: {key}={value!r}, expected a path")
+    return folder / Path(value).expanduser()
+
+
+def _names(record: type[Any]) -> list[str]:
+    return [entry.name for entry in fields(record)]
+
+
+def _make(record: type[T], values: Mapping[str, Any], place: str) -> T:
+    """A dataclass from a table, types and ranges checked."""
+    _check_table(record, values, place)
+    made = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return record(**made)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{place}: {error}") from error
+
+
+def _check_table(record: type[Any], values: Mapping[str, Any], place: str) -> None:
+    _refuse_unknown(values, _names(record), place)
+    hints = get_type_hints(record)
+    for key, value in values.items():
+        hint = hints[key]
+        kinds = [kind for kind in (str, int, float, bool) if hint in (kind, kind | None)]
+        if kinds:
+            kind = kinds[0]
+            # TOML writes 1 for 1.0; and a truth value is no integer here.
+            good = type(value) is kind or (kind is float and type(value) is int)
+            wanted = _WORDS[kind]
+        else:
+            good = isinstance(value, list) and all(isinstance(one, str) for one in value)
+            wanted = "a list of strings"
+        if not good:
+            raise InvalidRequest(f"{place}: {key} = {value!r}, expected {wanted}")
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: Any, place: str) -> None:
+    for key in table:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+            raise InvalidRequest(f"{place}: unknown key {key!r}{hint}")

@@ -1,0 +1,119 @@
+"""The options that every command and every stage of a pipeline takes, under the flags' names.
+
+One flat record, made from the command line or from a config's table, and turned here and only
+here into the engine's option objects. No mlx.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.errors import InvalidRequest
+
+TARGET, DRAFT = "demo", "demo-draft"
+# What may differ between a run and its continuation: exactness makes the text the same.
+_FREE = {
+    "adaptive",
+    "batch_size",
+    "batch_timeout",
+    "batching",
+    "draft_model",
+    "enable_speculative",
+    "num_draft_tokens",
+    "prefill_step_size",
+    "seed",  # kept by the checkpoint on its own
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of ``mlx-spec batch``; see ``mlx-spec batch --help``.
+
+    Raises:
+        InvalidRequest: a value outside its range.
+    """
+
+    model: str | None = None
+    draft_model: str | None = None
+    adapter_path: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+    system_prompt: str | None = None
+    ignore_chat_template: bool = False
+    max_tokens: int = SamplingParams.max_tokens
+    temp: float = SamplingParams.temperature
+    top_p: float = SamplingParams.top_p
+    top_k: int = SamplingParams.top_k
+    min_p: float = SamplingParams.min_p
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    enable_speculative: bool | None = None
+    num_draft_tokens: int = SpeculationConfig.num_draft_tokens
+    adaptive: bool = True
+    batch_size: int = BatchingConfig.batch_size
+    batch_timeout: float = BatchingConfig.batch_timeout
+    batching: bool = True
+    prefill_step_size: int = BatchingConfig.prefill_step_size
+    unordered: bool = False
+
+    def __post_init__(self) -> None:
+        # The option objects check their own ranges; a mistake must not wait for the models.
+        for checked in (self.sampling, self.speculation, self.batches):
+            assert checked is not None
+        if self.enable_speculative and self.model is not None and self.draft_model is None:
+            raise InvalidRequest("[flags] --enable-speculative needs a --draft-model")
+
+    @cached_property
+    def target(self) -> str:
+        """The model to load."""
+        return self.model or TARGET
+
+    @cached_property
+    def drafter(self) -> str | None:
+        """The draft model to load, if any."""
+        if self.enable_speculative is False:
+            return None
+        return self.draft_model or (DRAFT if self.model is None else None)
+
+    @cached_property
+    def sampling(self) -> SamplingParams:
+        """Sampling options; every record gets a seed of its own."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temp,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=self.seed,
+            stop=self.stop,
+            ignore_eos=self.ignore_eos,
+        )
+
+    @cached_property
+    def speculation(self) -> SpeculationConfig:
+        """How far to guess."""
+        return SpeculationConfig(num_draft_tokens=self.num_draft_tokens, adaptive=self.adaptive)
+
+    @cached_property
+    def batches(self) -> BatchingConfig:
+        """Rows that run together."""
+        config = BatchingConfig(
+            batch_size=self.batch_size,
+            batch_timeout=self.batch_timeout,
+            prefill_step_size=self.prefill_step_size,
+        )
+        return config if self.batching else replace(config, batch_size=1)
+
+    @property
+    def look_ahead(self) -> int:
+        """Most records under way: enough to keep the rows full while the first one is slow."""
+        return 4 * self.batches.batch_size
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide the text, for a resume to compare."""
+        options = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        return options | {"model": self.target}

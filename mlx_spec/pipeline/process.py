@@ -1,0 +1,119 @@
+"""One stage from its records to its output: what is done is skipped, the rest is run and written.
+
+``mlx-spec batch`` calls it once, a chain once a stage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
+
+from mlx_spec.pipeline.backend import Backend, Models, open_backend
+from mlx_spec.pipeline.checkpoint import Checkpoint
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.records import Record
+from mlx_spec.pipeline.runner import StageRunner, Tally
+from mlx_spec.pipeline.stage import Stage
+from mlx_spec.pipeline.stdout import StdoutOutput
+from mlx_spec.results import GenerationStats
+
+Output: TypeAlias = Checkpoint | StdoutOutput
+Watch: TypeAlias = Callable[[Tally, Callable[[], GenerationStats]], None]
+"""Called now and then with the counts so far and a way to ask for the model's figures."""
+
+
+@dataclass
+class Outcome:
+    """What came of a stage.
+
+    Attributes:
+        tally: counts of this run.
+        failed: records with an error in the whole output, earlier runs' included.
+        stats: the model's figures.
+        seconds: from the first record to the last, models loaded.
+        interrupted: Ctrl-C ended it; what is done stays.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    failed: int = 0
+    stats: GenerationStats = field(default_factory=GenerationStats)
+    seconds: float = 0.0
+    interrupted: bool = False
+
+
+def identity(stage: Stage, flags: Flags, source: Any) -> dict[str, Any]:
+    """What must be equal for a resume: the input, the stage's options, those of the text."""
+    return {"input": source, "stage": stage.kind, **asdict(stage), **flags.identity()}
+
+
+def process(
+    stage: Stage,
+    flags: Flags,
+    records: Iterable[Record],
+    output: Output,
+    models: Models,
+    *,
+    limit: int | None = None,
+    watch: Watch = lambda tally, stats: None,
+) -> Outcome:
+    """Run what is not done yet; models are loaded only if there is any.
+
+    Raises:
+        MlxSpecError: the input, a model or the output cannot be used.
+    """
+    outcome = Outcome()
+    left = iter(_remaining(itertools.islice(records, limit), output, outcome.tally))
+    try:
+        first = next(left, None)
+        if first is None:
+            output.begin()
+        else:
+            with open_backend(stage, flags, models) as backend:
+                # Only now, so that a model that is not there costs nobody an old output.
+                output.begin()
+                _run(stage, flags, itertools.chain([first], left), output, backend, outcome, watch)
+        if not outcome.interrupted:
+            output.finish(complete=limit is None)
+    finally:
+        output.close()
+    outcome.failed = output.failed
+    return outcome
+
+
+def _run(
+    stage: Stage,
+    flags: Flags,
+    records: Iterable[Record],
+    output: Output,
+    backend: Backend,
+    outcome: Outcome,
+    watch: Watch,
+) -> None:
+    started = time.perf_counter()
+    runner = StageRunner(
+        stage,
+        backend,
+        output,
+        tally=outcome.tally,
+        seed=output.seed,
+        look_ahead=flags.look_ahead,
+        ordered=not flags.unordered,
+        watch=lambda: watch(outcome.tally, backend.stats),
+    )
+    try:
+        runner.run(records)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    outcome.seconds = time.perf_counter() - started
+    outcome.stats = backend.stats()
+
+
+def _remaining(records: Iterable[Record], output: Output, tally: Tally) -> Iterable[Record]:
+    for record in records:
+        if record.number in output:
+            tally.skipped += 1
+        else:
+            yield record

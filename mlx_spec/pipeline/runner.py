@@ -1,0 +1,186 @@
+"""Records through one stage: bounded look-ahead, one line out for each record in.
+
+A record that fails gets an ``error`` field and the run goes on; only the end of the generator, or
+of the disk, ends it. Results are written as soon as their turn comes. It owns no thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
+from mlx_spec.pipeline.backend import Backend, Pending
+from mlx_spec.pipeline.checkpoint import DROPPED, ERROR, FAILED, NUMBER
+from mlx_spec.pipeline.records import Record
+from mlx_spec.pipeline.stage import Done, Stage
+from mlx_spec.results import GenerationResult
+
+_OURS = {NUMBER, DROPPED, FAILED, "_finish_reason", "_prompt_tokens", "_generation_tokens"}
+# Between looks at all records under way, where any of them may end next; and at the first alone.
+_POLL_ANY, _POLL_FIRST = 0.01, 0.25
+
+
+class Sink(Protocol):
+    """Where results go: a ``Checkpoint``, or stdout."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Take one result."""
+
+
+@dataclass
+class Tally:
+    """Records of one run: done before, written, with an error, dropped by the stage."""
+
+    skipped: int = 0
+    written: int = 0
+    failed: int = 0
+    dropped: int = 0
+
+
+@dataclass
+class _Job:
+    record: Record
+    pending: Pending | None = None
+    done: Done | None = None
+    error: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.pending is None or self.pending.done
+
+
+class StageRunner:
+    """Runs one stage.
+
+    Args:
+        stage: what to ask and what to make of the answer.
+        backend: answers.
+        sink: takes results.
+        tally: where to count.
+        seed: every record's own seed comes from this and its number.
+        look_ahead: most records under way at once.
+        ordered: results in the order of the input, or as they come.
+        watch: called now and then, for a progress bar.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        backend: Backend,
+        sink: Sink,
+        *,
+        tally: Tally | None = None,
+        seed: int = 0,
+        look_ahead: int = 128,
+        ordered: bool = True,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.tally = tally or Tally()
+        self._stage, self._backend, self._sink = stage, backend, sink
+        self._seed, self._look_ahead, self._ordered = seed, look_ahead, ordered
+        self._watch = watch
+        self._jobs: deque[_Job] = deque()
+
+    def run(self, records: Iterable[Record]) -> Tally:
+        """Run every record; returns when all are written."""
+        for record in records:
+            self._jobs.append(self._start(record))
+            self._drain(self._look_ahead - 1)
+        self._drain(0)
+        return self.tally
+
+    def _start(self, record: Record) -> _Job:
+        if record.error is not None:
+            return _Job(record, error=record.error)
+        try:
+            request = self._stage.prepare(record.fields)
+            if isinstance(request, Done):
+                return _Job(record, done=request)
+            seed = record_seed(self._seed, record.number)
+            return _Job(record, self._backend.submit(request, seed))
+        except GeneratorClosed:
+            raise
+        except Exception as error:  # a stage or a chat template over foreign data
+            return _Job(record, error=_reason(error))
+
+    def _drain(self, most: int) -> None:
+        """Write what is ready; wait until at most ``most`` records are under way."""
+        while True:
+            self._write_ready()
+            self._watch()
+            if len(self._jobs) <= most:
+                return
+            pending = self._jobs[0].pending
+            assert pending is not None
+            # Not yet; or the record's own error, which is written in its turn.
+            with suppress(TimeoutError, InvalidRequest):
+                pending.result(_POLL_FIRST if self._ordered else _POLL_ANY)
+
+    def _write_ready(self) -> None:
+        if self._ordered:
+            while self._jobs and self._jobs[0].ready:
+                self._write(self._jobs.popleft())
+            return
+        ready = [job for job in self._jobs if job.ready]
+        if ready:
+            self._jobs = deque(job for job in self._jobs if not job.ready)
+        for job in ready:
+            self._write(job)
+
+    def _write(self, job: _Job) -> None:
+        answer: Any = None
+        done, error = job.done, job.error
+        if job.pending is not None:
+            try:
+                answer = job.pending.result()
+            except InvalidRequest as refused:
+                error = _reason(refused)
+            else:
+                done, error = self._complete(job.record, answer)
+        fields = clean(job.record.fields)
+        line: dict[str, Any] = {**fields, **(done.fields if done is not None else {})}
+        if error is not None:
+            line |= {ERROR: error, FAILED: True}
+        line[NUMBER] = job.record.number
+        if isinstance(answer, GenerationResult):
+            line["_finish_reason"] = answer.finish_reason
+            line["_prompt_tokens"] = answer.prompt_tokens
+            line["_generation_tokens"] = answer.generation_tokens
+        if done is not None and done.dropped:
+            line[DROPPED] = True
+            self.tally.dropped += 1
+        self._sink.write(line)
+        self.tally.written += 1
+        self.tally.failed += error is not None
+
+    def _complete(self, record: Record, answer: Any) -> tuple[Done | None, str | None]:
+        try:
+            return self._stage.complete(record.fields, answer), None
+        except Exception as error:  # what a stage cannot make sense of is the record's error
+            return None, _reason(error)
+
+
+def clean(fields: dict[str, Any]) -> dict[str, Any]:
+    """A record without what an earlier run of ours added about itself."""
+    if NUMBER not in fields:
+        return fields
+    # A table has the column of errors in every row, empty in most.
+    ours = fields.get(FAILED) or (FAILED in fields and not fields.get(ERROR))
+    gone = _OURS | {ERROR} if ours else _OURS
+    return {name: value for name, value in fields.items() if name not in gone}
+
+
+def record_seed(seed: int, number: int) -> int:
+    """A record's own seed: the same in every run, whatever ran before it."""
+    digest = hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, MlxSpecError) else f"{type(error).__name__}: {text}"

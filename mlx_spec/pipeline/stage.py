@@ -1,0 +1,111 @@
+"""The ``Stage`` API: what one step of a pipeline asks a model, and what it makes of the answer.
+
+A stage is a frozen dataclass whose fields are its options, so that a config table, a resume check
+and a listing all read the same thing. It turns a record into one request and the answer into new
+fields. It never runs a model, reads a file or sees another record; the runner does.
+
+Example::
+
+    @dataclass(frozen=True)
+    class Shout(Stage):
+        kind: ClassVar[str] = "shout"
+        about: ClassVar[str] = "the text, louder"
+        field: str = "text"
+
+        def prepare(self, fields):
+            return Generate(f"Shout: {text_of(fields, self.field)}")
+
+        def complete(self, fields, answer):
+            return Done({"shouted": answer.text})
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from mlx_spec.batching.prompts import Prompt
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.results import GenerationResult
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Ask for a completion of ``prompt``: a text, token ids or chat messages."""
+
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Score:
+    """Ask how probable each of ``labels`` is as the continuation of ``prompt``."""
+
+    prompt: Prompt
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """The outcome of a record.
+
+    Attributes:
+        fields: what the stage adds to it.
+        dropped: later stages do not see it.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    dropped: bool = False
+
+
+Request: TypeAlias = Generate | Score | Done
+"""What a stage asks for; ``Done`` if it needs no model for this record."""
+
+Answer: TypeAlias = GenerationResult | dict[str, float]
+"""A completion, or the probability of each label among the labels."""
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """One step of a pipeline; its dataclass fields are its options.
+
+    Attributes:
+        kind: its name in configs.
+        about: what it does, in a line.
+    """
+
+    kind: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+
+    @property
+    def uses(self) -> Literal["generate", "score"]:
+        """Which kind of request it makes; one stage makes one kind only."""
+        return "generate"
+
+    @abstractmethod
+    def prepare(self, fields: Mapping[str, Any]) -> Request:
+        """The request for one record.
+
+        Raises:
+            InvalidRequest: this record cannot be served; it gets the error, the run goes on.
+        """
+
+    @abstractmethod
+    def complete(self, fields: Mapping[str, Any], answer: Any) -> Done:
+        """What the answer adds to the record; errors as in :meth:`prepare`."""
+
+
+def text_of(fields: Mapping[str, Any], name: str) -> str:
+    """The text in a field.
+
+    Raises:
+        InvalidRequest: there is no such field, or it holds no text.
+    """
+    if name not in fields:
+        names = ", ".join(map(str, fields)) or "none"
+        raise InvalidRequest(f"no field {name!r}; the record's fields are: {names}")
+    value = fields[name]
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRequest(f"field {name!r} holds {str(value)[:40]!r}, expected text")
+    return value

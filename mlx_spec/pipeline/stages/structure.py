@@ -1,0 +1,89 @@
+"""Structure: from a text to an instruction/response record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.stage import Done, Generate, Request, Stage, text_of
+from mlx_spec.pipeline.templates import PromptTemplate
+from mlx_spec.results import GenerationResult
+
+MODES = ("instruction", "both")
+PROMPTS = {
+    "instruction": """\
+Text: {{ text }}
+
+Write the instruction, in one line, that this text would be a good response to.
+Instruction:""",
+    "both": """\
+Text: {{ text }}
+
+Turn the text into one instruction and its response, in this form:
+Instruction: ...
+Response: ...
+
+Instruction:""",
+}
+_MARK = "Response:"
+
+
+@dataclass(frozen=True)
+class Structure(Stage):
+    """Adds ``instruction`` and ``response``.
+
+    Attributes:
+        field: the text.
+        mode: ``instruction``: the model writes the instruction and the text itself is the
+            response, so nothing in it can be invented; ``both``: the model writes both.
+        prompt_template: sees the record's fields and ``text``; empty takes the mode's own.
+        instruction_field, response_field: where they go.
+    """
+
+    kind: ClassVar[str] = "structure"
+    about: ClassVar[str] = "text to an instruction/response record"
+    field: str = "text"
+    mode: str = "instruction"
+    prompt_template: str = ""
+    instruction_field: str = "instruction"
+    response_field: str = "response"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InvalidRequest(f"[structure] mode={self.mode!r}, expected one of {MODES}")
+        # Compiled now, so that a bad one shows at once; its text counts for a resume, not its file.
+        object.__setattr__(self, "prompt_template", self._template.source)
+
+    @cached_property
+    def _template(self) -> PromptTemplate:
+        return PromptTemplate(self.prompt_template or PROMPTS[self.mode], "structure")
+
+    def prepare(self, fields: Mapping[str, Any]) -> Request:
+        """Ask for the instruction, or for both."""
+        text = text_of(fields, self.field)
+        return Generate(self._template.render({**fields, "text": text}))
+
+    def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
+        """Cut the answer up.
+
+        Raises:
+            InvalidRequest: a part is missing or empty.
+        """
+        instruction, mark, response = answer.text.partition(_MARK)
+        if self.mode == "instruction":
+            # One line was asked for; models tend to go on.
+            instruction = answer.text.strip().partition("\n")[0]
+            response = text_of(fields, self.field)
+        elif not mark:
+            raise InvalidRequest(f"[structure] no {_MARK!r} in the answer {answer.text[:60]!r}")
+        parts = {
+            self.instruction_field: instruction.strip(),
+            self.response_field: response.strip(),
+        }
+        empty = [name for name, part in parts.items() if not part]
+        if empty:
+            raise InvalidRequest(f"[structure] {empty[0]} is empty in the answer")
+        return Done(parts)

@@ -1,0 +1,71 @@
+"""Results on stdout: JSON lines as they come, CSV at the end. Nothing to resume.
+
+It has the methods of ``Checkpoint``, so that a command needs to know only one of them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline import records
+from mlx_spec.pipeline.checkpoint import FAILED, StoredRecords
+
+
+class StdoutOutput:
+    """Takes results for stdout.
+
+    Args:
+        format: jsonl or csv.
+        seed: the user's, or None to draw one.
+
+    Raises:
+        InvalidRequest: a format that only a file can hold.
+    """
+
+    def __init__(self, format: str, seed: int | None) -> None:
+        if format == "parquet":
+            raise InvalidRequest("[batch] Parquet cannot be written to stdout; give a file")
+        self.seed = secrets.randbits(32) if seed is None else seed
+        self.failed = 0
+        self._table = format == "csv"
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __contains__(self, number: int) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0
+
+    def begin(self) -> None:
+        """Make room for a table's records, whose columns are known at their end."""
+        if self._table:
+            self._folder = tempfile.TemporaryDirectory(prefix="mlx-spec-")
+            self._rows = (Path(self._folder.name) / "rows.jsonl").open("wb")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Show one record, or keep it for the table."""
+        out = self._rows if self._table else sys.stdout.buffer
+        out.write(records.to_line(record))
+        out.flush()
+        self.failed += bool(record.get(FAILED))
+
+    def finish(self, *, complete: bool) -> None:
+        """Show the table."""
+        if self._folder is not None:
+            self._rows.close()
+            table = Path(self._folder.name) / "rows.csv"
+            records.export(StoredRecords(Path(self._rows.name)), table, "csv")
+            sys.stdout.buffer.write(table.read_bytes())
+            sys.stdout.buffer.flush()
+
+    def close(self) -> None:
+        """Remove what was kept."""
+        if self._folder is not None:
+            self._rows.close()
+            self._folder.cleanup()
+            self._folder = None

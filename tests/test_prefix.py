@@ -1,0 +1,205 @@
+"""The prefix cache against a model of it: a list of prefixes in the order of their last use.
+
+The K/V of a position depends on all tokens up to it, so the tests' K/V do too: a block that came
+back for a wrong prefix would hold wrong numbers.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mlx_spec.cache.pool import RowKV
+from mlx_spec.cache.prefix import PrefixCache
+
+LAYERS, HEADS, WIDTH = 2, 1, 2
+TOKEN_BYTES = LAYERS * 2 * HEADS * WIDTH * 4
+QUICK = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+
+Tokens = tuple[int, ...]
+
+
+def fingerprint(prefix: Tokens) -> float:
+    """A number that float32 holds exactly, and that every token of ``prefix`` has a part in."""
+    return float(zlib.crc32(repr(prefix).encode()) % 2**20)
+
+
+def kv(tokens: Tokens, begin: int, end: int) -> RowKV:
+    """The K/V of ``tokens`` at positions ``begin .. end - 1``."""
+    values = [fingerprint(tokens[: position + 1]) for position in range(begin, end)]
+    row = mx.broadcast_to(mx.array(values)[None, None, :, None], (1, HEADS, end - begin, WIDTH))
+    return [(row + layer, -row - layer) for layer in range(LAYERS)]
+
+
+def reader(tokens: Tokens) -> Callable[[int, int], RowKV]:
+    return lambda begin, end: kv(tokens, begin, end)
+
+
+def refuse(begin: int, end: int) -> RowKV:
+    raise AssertionError(f"positions {begin} .. {end - 1} were read again")
+
+
+def same(one: RowKV, other: RowKV) -> bool:
+    return all(
+        bool(mx.array_equal(a, b))
+        for pair, others in zip(one, other, strict=True)
+        for a, b in zip(pair, others, strict=True)
+    )
+
+
+class PrefixMachine(RuleBasedStateMachine):
+    """``order`` is the model: kept prefixes, whole blocks each, least recently used first."""
+
+    @initialize(size=st.integers(1, 3), blocks=st.integers(0, 6), odd=st.integers(0, 31))
+    def start(self, size: int, blocks: int, odd: int) -> None:
+        self.size = size
+        self.limit = blocks * size * TOKEN_BYTES + (odd if blocks else 0)
+        self.cache = PrefixCache(size, self.limit)
+        self.order: list[Tokens] = []
+        self.evicted = self.reused = 0
+
+    # Few different tokens, so that beginnings repeat.
+    texts = st.lists(st.integers(0, 1), max_size=9).map(tuple)
+
+    @rule(tokens=texts)
+    def store(self, tokens: Tokens) -> None:
+        known = len(self._known(tokens)) * self.size
+
+        def read(begin: int, end: int) -> RowKV:
+            assert begin == known, "what is kept already is not read again"
+            assert end == len(tokens) // self.size * self.size
+            return kv(tokens, begin, end)
+
+        self.cache.store(tokens, read)
+        if self.limit == 0:
+            return
+        for prefix in reversed(self._prefixes(tokens)):
+            if prefix in self.order:
+                self.order.remove(prefix)
+            self.order.append(prefix)
+        while len(self.order) * self.size * TOKEN_BYTES > self.limit:
+            self.order.pop(0)
+            self.evicted += 1
+
+    @rule(tokens=texts)
+    def read(self, tokens: Tokens) -> None:
+        known = self._known(tokens)
+        row = self.cache.read(tokens)
+        if not known:
+            assert row is None
+            return
+        assert row is not None
+        assert same(row, kv(tokens, 0, len(known) * self.size))
+        self.reused += len(known) * self.size
+        for prefix in reversed(known):
+            self.order.remove(prefix)
+            self.order.append(prefix)
+
+    @rule(tokens=texts)
+    def match(self, tokens: Tokens) -> None:
+        assert self.cache.match(tokens) == len(self._known(tokens)) * self.size
+
+    @rule()
+    def clear(self) -> None:
+        self.cache.clear()
+        self.order = []
+
+    def _prefixes(self, tokens: Tokens) -> list[Tokens]:
+        return [tokens[:end] for end in range(self.size, len(tokens) + 1, self.size)]
+
+    def _known(self, tokens: Tokens) -> list[Tokens]:
+        known: list[Tokens] = []
+        for prefix in self._prefixes(tokens):
+            if prefix not in self.order:
+                break
+            known.append(prefix)
+        return known
+
+    @invariant()
+    def counts_agree(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        assert len(self.cache) == len(self.order)
+        assert self.cache.nbytes == len(self.order) * self.size * TOKEN_BYTES <= self.limit
+        assert (self.cache.evicted, self.cache.reused) == (self.evicted, self.reused)
+
+    @invariant()
+    def no_block_is_kept_without_those_before_it(self) -> None:
+        if hasattr(self, "cache"):
+            for prefix in self.order:
+                assert all(earlier in self.order for earlier in self._prefixes(prefix))
+
+
+TestHistories = PrefixMachine.TestCase
+TestHistories.settings = settings(QUICK, stateful_step_count=30)
+
+
+@given(one=st.lists(st.integers(0, 2), max_size=8), other=st.lists(st.integers(0, 2), max_size=8))
+@QUICK
+def test_keys_are_equal_exactly_where_the_prefixes_are(one: list[int], other: list[int]) -> None:
+    keys = PrefixCache(2, 0).keys
+    for place, (a, b) in enumerate(zip(keys(one), keys(other), strict=False), start=1):
+        assert (a == b) == (one[: 2 * place] == other[: 2 * place])
+    assert len(keys(one)) == len(one) // 2
+
+
+def test_equal_blocks_behind_different_beginnings_have_different_keys() -> None:
+    keys = PrefixCache(2, 0).keys
+    first, second = keys([1, 1, 5, 6]), keys([2, 2, 5, 6])
+    assert not set(first) & set(second)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [([258], [1, 2]), ([1, 0], [0, 1]), ([2**31], [2**31 + 2**32])]
+)
+def test_keys_depend_on_whole_tokens_in_their_order(one: list[int], other: list[int]) -> None:
+    assert PrefixCache(len(one), 0).keys(one) != PrefixCache(len(other), 0).keys(other)
+
+
+def test_later_blocks_go_before_earlier_ones() -> None:
+    tokens = tuple(range(8))
+    cache = PrefixCache(2, 3 * 2 * TOKEN_BYTES)
+    cache.store(tokens, reader(tokens))
+    assert cache.match(tokens) == 6
+    cache.store((90, 91), reader((90, 91)))
+    assert cache.match(tokens) == 4
+    assert cache.match((90, 91)) == 2
+    assert cache.evicted == 2
+
+
+def test_reading_keeps_what_is_read() -> None:
+    one, other = (1, 2), (3, 4)
+    cache = PrefixCache(2, 2 * 2 * TOKEN_BYTES)
+    cache.store(one, reader(one))
+    cache.store(other, reader(other))
+    cache.read(one)
+    cache.store((5, 6), reader((5, 6)))
+    assert cache.match(one) == 2
+    assert cache.match(other) == 0
+
+
+def test_a_limit_of_zero_keeps_nothing_and_reads_nothing() -> None:
+    cache = PrefixCache(2, 0)
+    cache.store((1, 2, 3, 4), refuse)
+    assert cache.match((1, 2)) == 0
+    assert cache.read((1, 2)) is None
+    assert cache.nbytes == len(cache) == 0
+
+
+def test_texts_share_only_their_common_beginning() -> None:
+    texts = [(1, 2, 3, 4), (1, 2, 3, 9), (1, 2), (7, 2, 3, 4)]
+    cache = PrefixCache(1, 10**6)
+    for text in texts:
+        cache.store(text, reader(text))
+    for text in texts:
+        kept = cache.read(text)
+        assert kept is not None
+        assert same(kept, kv(text, 0, len(text)))
+    assert len(cache) == 4 + 1 + 0 + 4
+    assert cache.nbytes == 9 * TOKEN_BYTES

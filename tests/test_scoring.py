@@ -1,0 +1,50 @@
+"""Scores of labels: a ragged batch equals one label of one prompt at a time."""
+
+from __future__ import annotations
+
+import random
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec.decoding.scoring import score
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.model.runner import ModelRunner
+from tests.models import VOCABULARY, make_model
+
+
+def slow_score(model: object, prompt: list[int], label: list[int]) -> float:
+    """The definition: the whole text through the model, no cache, no padding, one at a time."""
+    logits = model(mx.array([prompt + label]))[0].astype(mx.float32)  # type: ignore[operator]
+    log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    places = range(len(prompt) - 1, len(prompt) + len(label) - 1)
+    return sum(
+        float(log_probs[place, token].item()) for place, token in zip(places, label, strict=True)
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
+@pytest.mark.parametrize("step_size", [2048, 5])
+def test_ragged_prompts_and_labels_score_as_alone(family: str, step_size: int) -> None:
+    rng = random.Random(3)
+
+    def tokens(most: int) -> list[int]:
+        return [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, most))]
+
+    model = make_model(family)
+    runner = ModelRunner(model, 8)
+    for rows in (1, 2, 7):
+        prompts = [tokens(20) for _ in range(rows)]
+        labels = [[tokens(5) for _ in range(rng.randint(1, 4))] for _ in range(rows)]
+        scores = score(runner, prompts, labels, step_size)
+        for prompt, row, got in zip(prompts, labels, scores, strict=True):
+            assert got == pytest.approx([slow_score(model, prompt, one) for one in row], abs=1e-3)
+        assert runner.pool.nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("prompts", "labels"), [([[1]], []), ([[]], [[[1]]]), ([[1]], [[]]), ([[1]], [[[]]])]
+)
+def test_nothing_to_score_is_refused(prompts: list, labels: list) -> None:
+    with pytest.raises(InvalidRequest, match="score"):
+        score(ModelRunner(make_model(), 2), prompts, labels)
