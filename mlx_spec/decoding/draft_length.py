@@ -78,6 +78,10 @@ class AcceptanceEstimate:
 
     MEMORY = 0.9  # share of a row's past evidence that each step keeps
     SHARED_MEMORY = 0.98
+    # While nothing is drafted, old evidence fades: texts change, and a probe must be heard.
+    FADING = 0.99
+    SHARED_FADING = 0.995
+    LEAST_EVIDENCE = 1.0
     PRIOR_TOKENS = 3.0  # how many tested tokens the average of all weighs
 
     def __init__(self, memory: PairMemory) -> None:
@@ -86,6 +90,9 @@ class AcceptanceEstimate:
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
+        if max(report.lengths) == 0:
+            self._fade(report.rows)
+            return
         total_accepted = total_tested = 0
         for row, length, accepted in zip(report.rows, report.lengths, report.accepted, strict=True):
             tested = min(accepted + 1, length)
@@ -102,6 +109,15 @@ class AcceptanceEstimate:
             keep = self.SHARED_MEMORY
             self._memory.accepted = keep * self._memory.accepted + weight * total_accepted
             self._memory.tested = keep * self._memory.tested + weight * total_tested
+
+    def _fade(self, rows: Seq[Sequence]) -> None:
+        for row in rows:
+            if row in self._rows:
+                accepted, tested = self._rows[row]
+                self._rows[row] = (self.FADING * accepted, self.FADING * tested)
+        if self._memory.tested > self.LEAST_EVIDENCE:
+            self._memory.accepted *= self.SHARED_FADING
+            self._memory.tested *= self.SHARED_FADING
 
     def chance(self, row: Sequence) -> float:
         """Estimated acceptance of one row's next draft token, in [0, 1]."""
@@ -135,21 +151,31 @@ class AdaptiveDraftLength:
         memory: what is known of the pair already; learns more here.
     """
 
-    # The first draft of newcomers also reads their prompts and is not timed.
-    START_LENGTHS = (2, 2, 0)
+    # Each measured twice, so that one hiccup decides nothing; the first draft of newcomers also
+    # reads their prompts and is not timed.
+    START_LENGTHS = (2, 2, 2, 0, 0)
     REFRESH_EVERY = 24
+    FILL_EVERY = 8  # while a neighbour was measured less than
+    ENOUGH = 3  # times
     PROBE_STEPS = 2  # the first brings a lagging drafter up to date and is not timed
     LONGEST_PROBE_FACTOR = 16
+    PROBE_SHARE = 0.01  # most of the time that probes may cost while parked
 
     def __init__(self, config: SpeculationConfig, memory: PairMemory | None = None) -> None:
-        memory = memory or PairMemory()
         self.config = config
-        self.costs = memory.costs
-        self.acceptance = AcceptanceEstimate(memory)
+        self._memory = memory or PairMemory()
+        self.costs = self._memory.costs
+        self.acceptance = AcceptanceEstimate(self._memory)
         self._plan = [] if self.costs.comparable else list(self.START_LENGTHS)
-        self._current = min(2, config.num_draft_tokens)
-        self._since_change = 0
-        self._probe_interval = config.probe_interval
+        if self._memory.length is None:
+            self._memory.length = min(2, config.num_draft_tokens)
+        if self._memory.patience is None:
+            self._memory.patience = config.probe_interval
+
+    @property
+    def current(self) -> int:
+        """The draft length in use when nothing is being tried."""
+        return min(self._memory.length or 0, self.config.num_draft_tokens)
 
     def choose(self, rows: Seq[Sequence]) -> list[int]:
         """One K for all rows, less only where a row is about to end."""
@@ -160,7 +186,7 @@ class AdaptiveDraftLength:
             return [0] * len(rows)
         if not self._plan:
             self._decide(rows, longest)
-        length = self._plan.pop(0) if self._plan else self._current
+        length = self._plan.pop(0) if self._plan else self.current
         return cap_lengths(rows, min(length, longest))
 
     def observe(self, report: StepReport) -> None:
@@ -176,22 +202,38 @@ class AdaptiveDraftLength:
 
     def _decide(self, rows: Seq[Sequence], longest: int) -> None:
         """Settle on a K for now; plan a refresh or a probe when one is due."""
-        self._since_change += 1
+        memory = self._memory
+        memory.since += 1
         goodput = {length: self.goodput(rows, length) for length in range(longest + 1)}
         best = max(goodput, key=lambda length: goodput[length])
-        current = min(self._current, longest)
+        current = min(self.current, longest)
         if goodput[best] > (1 + self.config.hysteresis) * goodput[current]:
-            self._current = best
-            self._since_change = 0
+            memory.length, memory.since = best, 0
             if best > 0:
-                self._probe_interval = self.config.probe_interval
-        elif self._current == 0 and self._since_change >= self._probe_interval:
+                memory.patience = self.config.probe_interval
+        elif self.current == 0 and memory.since >= (memory.patience or 0):
             drafting = max(range(1, longest + 1), key=lambda length: goodput[length])
-            self._plan = [drafting] * self.PROBE_STEPS
-            self._since_change = 0
             limit = self.LONGEST_PROBE_FACTOR * self.config.probe_interval
-            self._probe_interval = min(2 * self._probe_interval, limit)
-        elif self._current > 0 and self._since_change % self.REFRESH_EVERY == 0:
-            neighbours = (0, min(self._current + 1, longest), max(self._current - 1, 1))
-            turn = (self._since_change // self.REFRESH_EVERY) % len(neighbours)
-            self._plan = [neighbours[turn]]
+            if memory.since >= min(limit, self._probe_price(rows, drafting) / self.PROBE_SHARE):
+                self._plan = [drafting] * self.PROBE_STEPS
+                memory.since = 0
+                memory.patience = min(2 * (memory.patience or 1), limit)
+        elif self.current > 0:
+            self._refresh(len(rows), current, longest)
+
+    def _probe_price(self, rows: Seq[Sequence], length: int) -> float:
+        """What a probe is expected to lose, in plain steps."""
+        plain, drafting = (self.costs.predict(len(rows), k) for k in (0, length))
+        if not plain or not drafting:
+            return 0.0
+        gained = self.acceptance.expected_tokens(rows, length) / len(rows)
+        return self.PROBE_STEPS * max(0.0, drafting / plain - gained)
+
+    def _refresh(self, batch: int, current: int, longest: int) -> None:
+        """Now and then one step at a neighbouring K or at 0, the least measured one first."""
+        others = (0, min(current + 1, longest), max(current - 1, 1))
+        counts = [self.costs.count(batch, length) for length in others]
+        thin = min(counts) < self.ENOUGH
+        if self._memory.since % (self.FILL_EVERY if thin else self.REFRESH_EVERY) == 0:
+            turn = self._memory.since // self.REFRESH_EVERY % len(others)
+            self._plan = [others[counts.index(min(counts)) if thin else turn]]

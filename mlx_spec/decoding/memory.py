@@ -22,11 +22,17 @@ class PairMemory:
         costs: seconds per step.
         accepted, tested: weights of the average acceptance; it starts as that of an average
             drafter and gives way to the first measurements.
+        length: the draft length in use; None before the first choice.
+        since: decisions since it changed or was last tried.
+        patience: such decisions before speculation is tried again while the length is 0.
     """
 
     costs: CostTable = field(default_factory=CostTable)
     accepted: float = 2.0
     tested: float = 3.0
+    length: int | None = None
+    since: int = 0
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
