@@ -100,7 +100,8 @@ class SpeculationConfig:
         adaptive: choose K step by step from measured cost and acceptance, down to 0 and back.
         acceptance: ``"shared_noise"``: a draft token is accepted iff it is the target's own
             sample, both drawn with the same noise (exact token for token).
-        probe_interval: steps between trials of speculation while it is parked at K=0.
+        probe_interval: fewest steps between trials of speculation while it is parked at K=0;
+            where a trial is dear it waits longer, up to 16 times as long.
         hysteresis: relative gain in predicted goodput that a change of K must promise.
 
     Raises:

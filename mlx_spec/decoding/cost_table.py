@@ -22,10 +22,19 @@ class Cost:
 
     def __init__(self) -> None:
         self._measured: deque[float] = deque(maxlen=self.KEPT)
+        self._clean = False
 
-    def add(self, seconds: float) -> None:
-        """Take one more measurement in."""
-        self._measured.append(seconds)
+    def add(self, seconds: float, *, clean: bool = True) -> None:
+        """Take one more measurement in.
+
+        One that is not clean (the step did other work too) is better than none: it stands until
+        the first clean one comes.
+        """
+        if clean and not self._clean:
+            self._measured.clear()
+            self._clean = True
+        if clean or not self._clean:
+            self._measured.append(seconds)
 
     @property
     def count(self) -> int:
@@ -59,10 +68,10 @@ class CostTable:
         """Whether two draft lengths were measured at one batch size."""
         return any(len(row) >= 2 for row in self._cells.values())
 
-    def record(self, batch: int, length: int, seconds: float) -> None:
-        """Count one measured step."""
+    def record(self, batch: int, length: int, seconds: float, *, clean: bool = True) -> None:
+        """Count one measured step; ``clean`` as in :meth:`Cost.add`."""
         row = self._cells.setdefault(bucket(batch), {})
-        row.setdefault(length, Cost()).add(seconds)
+        row.setdefault(length, Cost()).add(seconds, clean=clean)
 
     def count(self, batch: int, length: int) -> int:
         """Measurements of this cell."""

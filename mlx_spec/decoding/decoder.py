@@ -347,6 +347,7 @@ class SpeculativeDecoder:
         self._state.tokens, self._state.lengths = snapshot["state"]
         self.runner.pool.restore(snapshot["target"])
         self.drafter.restore(snapshot["drafter"])
+        self.policy.forget()
 
 
 def _make_drafter(

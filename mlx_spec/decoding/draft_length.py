@@ -49,6 +49,10 @@ class DraftLengthPolicy(Protocol):
         """Learn from a finished step."""
         ...
 
+    def forget(self) -> None:
+        """The step of the last choice was dropped before it was launched."""
+        ...
+
 
 class FixedDraftLength:
     """The same draft length for every row and step, less only where a row is about to end."""
@@ -62,6 +66,9 @@ class FixedDraftLength:
 
     def observe(self, report: StepReport) -> None:
         """Nothing to learn."""
+
+    def forget(self) -> None:
+        """Nothing to undo."""
 
 
 def cap_lengths(rows: Seq[Sequence], length: int) -> list[int]:
@@ -137,6 +144,49 @@ class AcceptanceEstimate:
         return total
 
 
+class JoinCost:
+    """What reading newcomers' texts adds to a draft step, spread over all steps.
+
+    A drafter reads a row's text with the row's first draft. Where rows come and go quickly that
+    is a large part of what drafting costs, and no single step's price shows it.
+    """
+
+    NEWEST = 0.05  # share of the newest step in the rate of joining
+    NEWEST_COST = 0.3
+    MOST = 5.0  # a step counts as at most this times the usual one more
+
+    def __init__(self, memory: PairMemory) -> None:
+        self._memory = memory
+        self._met: WeakKeyDictionary[Sequence, bool] = WeakKeyDictionary()  # -> was it drafted for
+        self._rate = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Expected extra seconds of a step with a draft."""
+        return self._rate * self._memory.join_seconds
+
+    @property
+    def row_seconds(self) -> float:
+        """Extra seconds for each row that the drafter has not read."""
+        return self._memory.join_seconds
+
+    def observe(self, report: StepReport, usual: float | None) -> None:
+        """Learn from one step; ``usual`` is what such a step costs without newcomers."""
+        new = [row for row in report.rows if row not in self._met]
+        self._rate += self.NEWEST * (len(new) - self._rate)
+        for row in new:
+            self._met[row] = False
+        unread = [row for row in report.rows if not self._met[row]]
+        if max(report.lengths) == 0 or not unread:
+            return
+        for row in unread:
+            self._met[row] = True
+        if not report.clean and usual:
+            extra = min(max(report.seconds - usual, 0.0), self.MOST * usual) / len(unread)
+            weight = self.NEWEST_COST if self._memory.join_seconds else 1.0
+            self._memory.join_seconds += weight * (extra - self._memory.join_seconds)
+
+
 class AdaptiveDraftLength:
     """Picks the draft length with the best predicted goodput, 0 included.
 
@@ -144,7 +194,8 @@ class AdaptiveDraftLength:
     that uses less of it. With a new pair it starts with a few steps at K = 2 and K = 0 to learn
     what they cost, goes on with the K that promises most, and refreshes what it knows of the
     others by an occasional single step. Parked at 0 it tries again after ``probe_interval``
-    steps, later after up to 16 times as many.
+    steps, or later where trying is so dear that it would cost more than ``PROBE_SHARE`` of the
+    time.
 
     Args:
         config: maximum draft length, hysteresis and probe interval.
@@ -152,25 +203,25 @@ class AdaptiveDraftLength:
     """
 
     # Each measured twice, so that one hiccup decides nothing; the first draft of newcomers also
-    # reads their prompts and is not timed.
+    # reads their prompts.
     START_LENGTHS = (2, 2, 2, 0, 0)
     REFRESH_EVERY = 24
     FILL_EVERY = 8  # while a neighbour was measured less than
     ENOUGH = 3  # times
-    PROBE_STEPS = 2  # the first brings a lagging drafter up to date and is not timed
+    PROBE_STEPS = 2  # the first brings a lagging drafter up to date
+    PROBE_SHARE = 0.01
     LONGEST_PROBE_FACTOR = 16
-    PROBE_SHARE = 0.01  # most of the time that probes may cost while parked
 
     def __init__(self, config: SpeculationConfig, memory: PairMemory | None = None) -> None:
         self.config = config
         self._memory = memory or PairMemory()
         self.costs = self._memory.costs
         self.acceptance = AcceptanceEstimate(self._memory)
+        self._joins = JoinCost(self._memory)
         self._plan = [] if self.costs.comparable else list(self.START_LENGTHS)
         if self._memory.length is None:
             self._memory.length = min(2, config.num_draft_tokens)
-        if self._memory.patience is None:
-            self._memory.patience = config.probe_interval
+        self._undo: tuple[list[int], int | None, int] = ([], self._memory.length, 0)
 
     @property
     def current(self) -> int:
@@ -179,6 +230,7 @@ class AdaptiveDraftLength:
 
     def choose(self, rows: Seq[Sequence]) -> list[int]:
         """One K for all rows, less only where a row is about to end."""
+        self._undo = (list(self._plan), self._memory.length, self._memory.since)
         longest = min(
             self.config.num_draft_tokens, max((row.remaining - 1 for row in rows), default=0)
         )
@@ -189,16 +241,27 @@ class AdaptiveDraftLength:
         length = self._plan.pop(0) if self._plan else self.current
         return cap_lengths(rows, min(length, longest))
 
+    def forget(self) -> None:
+        """Put the plan back as it was before the last choice."""
+        plan, self._memory.length, self._memory.since = self._undo
+        self._plan = list(plan)
+
     def observe(self, report: StepReport) -> None:
         """Learn cost and acceptance from a finished step."""
         self.acceptance.observe(report)
-        if report.clean:
-            self.costs.record(len(report.rows), max(report.lengths), report.seconds)
+        batch, length = len(report.rows), max(report.lengths)
+        self._joins.observe(report, self.costs.predict(batch, length))
+        # A plain step asks nothing of the drafter, whoever has just joined.
+        self.costs.record(batch, length, report.seconds, clean=report.clean or length == 0)
 
     def goodput(self, rows: Seq[Sequence], length: int) -> float:
-        """Predicted tokens per second of a step with draft length ``length``."""
+        """Predicted tokens per second of steps with draft length ``length``."""
         seconds = self.costs.predict(len(rows), length)
-        return self.acceptance.expected_tokens(rows, length) / seconds if seconds else 0.0
+        if not seconds:
+            return 0.0
+        if length:
+            seconds += self._joins.seconds
+        return self.acceptance.expected_tokens(rows, length) / seconds
 
     def _decide(self, rows: Seq[Sequence], longest: int) -> None:
         """Settle on a K for now; plan a refresh or a probe when one is due."""
@@ -209,25 +272,31 @@ class AdaptiveDraftLength:
         current = min(self.current, longest)
         if goodput[best] > (1 + self.config.hysteresis) * goodput[current]:
             memory.length, memory.since = best, 0
-            if best > 0:
-                memory.patience = self.config.probe_interval
-        elif self.current == 0 and memory.since >= (memory.patience or 0):
-            drafting = max(range(1, longest + 1), key=lambda length: goodput[length])
-            limit = self.LONGEST_PROBE_FACTOR * self.config.probe_interval
-            if memory.since >= min(limit, self._probe_price(rows, drafting) / self.PROBE_SHARE):
-                self._plan = [drafting] * self.PROBE_STEPS
-                memory.since = 0
-                memory.patience = min(2 * (memory.patience or 1), limit)
         elif self.current > 0:
             self._refresh(len(rows), current, longest)
+        elif memory.since >= self.config.probe_interval:
+            self._probe(rows, goodput)
+
+    def _probe(self, rows: Seq[Sequence], goodput: dict[int, float]) -> None:
+        """Try speculation again, if it was left alone for long enough to afford it."""
+        drafting = {length: value for length, value in goodput.items() if length}
+        length = max(drafting, key=lambda length: drafting[length])
+        # Two tokens tell more than one, where they cost little more.
+        if drafting.get(2, 0.0) > 0.8 * drafting[length]:
+            length = max(length, 2)
+        longest = self.LONGEST_PROBE_FACTOR * self.config.probe_interval
+        wait = min(longest, self._probe_price(rows, length) / self.PROBE_SHARE)
+        if self._memory.since >= wait:
+            self._plan = [length] * self.PROBE_STEPS
+            self._memory.since = 0
 
     def _probe_price(self, rows: Seq[Sequence], length: int) -> float:
-        """What a probe is expected to lose, in plain steps."""
+        """What a probe loses if nothing is accepted, in plain steps."""
         plain, drafting = (self.costs.predict(len(rows), k) for k in (0, length))
         if not plain or not drafting:
             return 0.0
-        gained = self.acceptance.expected_tokens(rows, length) / len(rows)
-        return self.PROBE_STEPS * max(0.0, drafting / plain - gained)
+        lost = self.PROBE_STEPS * max(0.0, drafting / plain - 1.0)
+        return lost + len(rows) * self._joins.row_seconds / plain
 
     def _refresh(self, batch: int, current: int, longest: int) -> None:
         """Now and then one step at a neighbouring K or at 0, the least measured one first."""

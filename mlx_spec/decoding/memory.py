@@ -24,7 +24,8 @@ class PairMemory:
             drafter and gives way to the first measurements.
         length: the draft length in use; None before the first choice.
         since: decisions since it changed or was last tried.
-        patience: such decisions before speculation is tried again while the length is 0.
+        join_seconds: what a draft step costs more for each row whose text the drafter must read
+            first.
     """
 
     costs: CostTable = field(default_factory=CostTable)
@@ -32,7 +33,7 @@ class PairMemory:
     tested: float = 3.0
     length: int | None = None
     since: int = 0
-    patience: int | None = None
+    join_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
