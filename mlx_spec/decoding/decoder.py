@@ -155,7 +155,7 @@ class SpeculativeDecoder:
         return slots + self._roster.saved_bytes + self._roster.prefix_bytes
 
     def size_slots(self, slots: int, positions: int) -> None:
-        """At the next change of members, make the slots as large as this and no larger."""
+        """From the next change of members on, have this many slots, none longer than this."""
         self._roster.size = (slots, positions)
 
     def trim(self) -> None:
