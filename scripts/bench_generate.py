@@ -31,7 +31,7 @@ from mlx_lm.sample_utils import make_sampler
 import mlx_spec
 from mlx_spec import BatchingConfig, SamplingParams, SpeculationConfig
 
-GROUP_ROWS = 4
+GROUP_ROWS = 2
 PROMPTS = (
     "def read_",
     "class Stack:\n    def __init__(self",
