@@ -165,10 +165,9 @@ class JoinCost:
         """Expected extra seconds of a step with a draft."""
         return self._rate * self._memory.join_seconds
 
-    @property
-    def row_seconds(self) -> float:
-        """Extra seconds for each row that the drafter has not read."""
-        return self._memory.join_seconds
+    def reading(self, rows: Seq[Sequence]) -> float:
+        """Seconds to read those of ``rows`` that were never drafted for."""
+        return self._memory.join_seconds * sum(not self._met.get(row) for row in rows)
 
     def observe(self, report: StepReport, usual: float | None) -> None:
         """Learn from one step; ``usual`` is what such a step costs without newcomers."""
@@ -274,7 +273,7 @@ class AdaptiveDraftLength:
             memory.length, memory.since = best, 0
         elif self.current > 0:
             self._refresh(len(rows), current, longest)
-        elif memory.since >= self.config.probe_interval:
+        elif memory.since >= self.config.probe_interval or self._unknown(len(rows)):
             self._probe(rows, goodput)
 
     def _probe(self, rows: Seq[Sequence], goodput: dict[int, float]) -> None:
@@ -286,9 +285,14 @@ class AdaptiveDraftLength:
             length = max(length, 2)
         longest = self.LONGEST_PROBE_FACTOR * self.config.probe_interval
         wait = min(longest, self._probe_price(rows, length) / self.PROBE_SHARE)
-        if self._memory.since >= wait:
+        if self._memory.since >= wait or self._unknown(len(rows)):
             self._plan = [length] * self.PROBE_STEPS
             self._memory.since = 0
+
+    def _unknown(self, batch: int) -> bool:
+        """Whether no draft was ever timed at this batch size: then a guess stands for it."""
+        lengths = range(1, self.config.num_draft_tokens + 1)
+        return not any(self.costs.count(batch, length) for length in lengths)
 
     def _probe_price(self, rows: Seq[Sequence], length: int) -> float:
         """What a probe loses if nothing is accepted, in plain steps."""
@@ -296,7 +300,7 @@ class AdaptiveDraftLength:
         if not plain or not drafting:
             return 0.0
         lost = self.PROBE_STEPS * max(0.0, drafting / plain - 1.0)
-        return lost + len(rows) * self._joins.row_seconds / plain
+        return lost + self._joins.reading(rows) / plain
 
     def _refresh(self, batch: int, current: int, longest: int) -> None:
         """Now and then one step at a neighbouring K or at 0, the least measured one first."""
