@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "BatchResult": "results",
+    "BatchedMLXGenerator": "batching.generator",
     "BatchingConfig": "config",
     "GenerationChunk": "results",
     "GenerationResult": "results",
@@ -29,6 +30,7 @@ _EXPORTS = {
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
+    "TokenStream": "batching.token_stream",
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
@@ -38,6 +40,7 @@ _EXPORTS = {
 
 __all__ = [
     "BatchResult",
+    "BatchedMLXGenerator",
     "BatchingConfig",
     "GenerationChunk",
     "GenerationResult",
@@ -46,6 +49,7 @@ __all__ = [
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
+    "TokenStream",
     "batch_generate",
     "generate",
     "load",
@@ -55,6 +59,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mlx_spec.api import batch_generate, generate, stream_batch_generate, stream_generate
+    from mlx_spec.batching.generator import BatchedMLXGenerator
+    from mlx_spec.batching.token_stream import TokenStream
     from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
     from mlx_spec.decoding.decoder import SpeculativeDecoder
     from mlx_spec.errors import MlxSpecError

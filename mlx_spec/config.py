@@ -14,7 +14,8 @@ Example::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
@@ -29,6 +30,16 @@ def _number(owner: str, name: str, value: Any, low: float, high: float, bounds: 
         valid = (value > low if bounds[0] == "(" else value >= low) and value <= high
     if not valid:
         raise InvalidRequest(f"[{owner}] {name}={value!r}, expected a number in {bounds}")
+
+
+def _plain_numbers(options: Any) -> None:
+    """Make numpy's numbers Python's own, so that all checks and messages speak of one kind."""
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if isinstance(value, Integral) and not isinstance(value, (bool, int)):
+            object.__setattr__(options, item.name, int(value))
+        elif isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+            object.__setattr__(options, item.name, float(value))
 
 
 def _integer(owner: str, name: str, value: Any, low: int) -> None:
@@ -71,6 +82,7 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
+        _plain_numbers(self)
         owner = "SamplingParams"
         _integer(owner, "max_tokens", self.max_tokens, 1)
         _number(owner, "temperature", self.temperature, 0.0, 100.0, "[0, 100]")
@@ -79,10 +91,12 @@ class SamplingParams:
         _number(owner, "min_p", self.min_p, 0.0, 1.0, "[0, 1]")
         if self.seed is not None:
             _integer(owner, "seed", self.seed, 0)
-        # A lone string is what people write for one stop text.
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        # A lone text or token, or None, is what people write for one stop, or for none.
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        ids = self.stop_token_ids
+        ids = (ids,) if isinstance(ids, int) else tuple(ids if ids is not None else ())
+        object.__setattr__(self, "stop_token_ids", ids)
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise InvalidRequest(f"[{owner}] stop={text!r}, expected non-empty texts")
@@ -100,7 +114,8 @@ class SpeculationConfig:
         adaptive: choose K step by step from measured cost and acceptance, down to 0 and back.
         acceptance: ``"shared_noise"``: a draft token is accepted iff it is the target's own
             sample, both drawn with the same noise (exact token for token).
-        probe_interval: steps between trials of speculation while it is parked at K=0.
+        probe_interval: fewest steps between trials of speculation while it is parked at K=0;
+            where a trial is dear it waits longer, up to 16 times as long.
         hysteresis: relative gain in predicted goodput that a change of K must promise.
 
     Raises:
@@ -115,6 +130,7 @@ class SpeculationConfig:
     hysteresis: float = 0.03
 
     def __post_init__(self) -> None:
+        _plain_numbers(self)
         owner = "SpeculationConfig"
         _integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
         _integer(owner, "probe_interval", self.probe_interval, 1)
@@ -163,6 +179,7 @@ class BatchingConfig:
     prefill_interleave: int = 512
 
     def __post_init__(self) -> None:
+        _plain_numbers(self)
         owner = "BatchingConfig"
         _integer(owner, "batch_size", self.batch_size, 1)
         _number(owner, "batch_timeout", self.batch_timeout, 0.0, 3600.0, "[0, 3600]")

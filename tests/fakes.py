@@ -73,6 +73,9 @@ class RaggedPolicy:
         for length, accepted in zip(report.lengths, report.accepted, strict=True):
             assert 0 <= accepted <= length
 
+    def forget(self) -> None:
+        """The next choice is as random as the dropped one."""
+
 
 class CyclingPolicy:
     """Draft lengths in a fixed order, the same for all rows."""
@@ -88,3 +91,7 @@ class CyclingPolicy:
 
     def observe(self, report: StepReport) -> None:
         """Nothing to learn."""
+
+    def forget(self) -> None:
+        """Take the dropped turn again."""
+        self._turn -= 1

@@ -155,6 +155,8 @@ class Simulation:
             before = list(self._lag)
             ahead = self._build() if self._delayed else None
             if self._finish_step(lengths, clean):
+                if ahead is not None:
+                    self.policy.forget()
                 ahead, self._lag = None, before
                 self._change_members()
         return self.run

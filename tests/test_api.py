@@ -604,26 +604,35 @@ def test_a_draft_given_with_its_tokenizer_is_compared() -> None:
         generate(target, words, "def f", sampling=sampling, draft_model=(draft, OtherWords()))
 
 
-def test_a_draft_never_proposes_what_the_target_has_no_embedding_for() -> None:
-    """Stops reads past the target's embeddings, which give garbage or end the process, when the
-    draft's embeddings are padded to a larger size.
+class Watching:
+    """Embeddings that note the largest id they were asked for."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.largest = 0
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        self.largest = max(self.largest, int(tokens.max().item()))
+        return self.inner(tokens)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("size", [1024, 4096], ids=["smaller", "larger"])
+def test_no_model_is_asked_for_an_embedding_that_it_lacks(size: int, temperature: float) -> None:
+    """Stops reads past the embeddings, which give garbage or end the process: those of the
+    target, where the draft's are padded to a larger size, and the other way round.
     """
-    seen: list[int] = []
     target = make_model("llama", vocab_size=2048)
-
-    class Watching:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        def __call__(self, tokens: mx.array) -> mx.array:
-            seen.append(int(tokens.max().item()))
-            return self.inner(tokens)
-
-    target.model.embed_tokens = Watching(target.model.embed_tokens)
-    wide = make_model("llama", seed=2, vocab_size=4096)
-    for temperature in (0.0, 1.0):
-        sampling = SamplingParams(max_tokens=12, temperature=temperature, seed=1)
-        batch_generate(
-            target, None, [[5], [6, 7]], draft_model=wide, sampling=sampling, speculation=SIX
-        )
-    assert max(seen) < 2048
+    draft = make_model("llama", seed=2, vocab_size=size)
+    prompts = [[5], [6, 2047, 7, 1024], list(range(1500, 1530))]
+    sampling = SamplingParams(max_tokens=12, temperature=temperature, seed=1, ignore_eos=True)
+    plain = batch_generate(target, None, prompts, sampling=sampling)
+    seen = [Watching(model.model.embed_tokens) for model in (target, draft)]
+    target.model.embed_tokens, draft.model.embed_tokens = seen
+    result = batch_generate(
+        target, None, prompts, draft_model=draft, sampling=sampling, speculation=SIX
+    )
+    assert tokens_of(result) == tokens_of(plain)
+    assert result.stats.drafted > 0
+    assert seen[0].largest < 2048
+    assert 0 < seen[1].largest < size

@@ -6,6 +6,7 @@ memory to see that no step makes a copy of the cache.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import mlx.core as mx
@@ -196,6 +197,7 @@ def test_fill_holes_leaves_the_others_contiguous(data: st.DataObject) -> None:
     leaving=st.sets(st.integers(0, 5)),
     more=st.integers(0, 2),
 )
+@example(lengths=[2, 3, 1], leaving={1}, more=0)
 @settings(max_examples=40, deadline=None)
 def test_kept_rows_take_their_content_along(
     lengths: list[int], leaving: set[int], more: int
@@ -393,3 +395,23 @@ def test_rows_that_end_and_join_copy_no_more_than_a_row(length: int) -> None:
         assert len(decoder.running) == slots - 1
         decoder.add([Sequence([5, 6, 7], SamplingParams(max_tokens=400))])
         assert meter.rise(steps=3) < 0.1
+
+
+def fastest_step(positions: int) -> float:
+    """Seconds of the fastest of some steps, over rows and slots that differ."""
+    decoder = running(3, 4, 0, False)
+    decoder.runner.pool.reserve(positions)
+    decoder.step()
+    times = []
+    for _ in range(12):
+        started = time.perf_counter()
+        decoder.step()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def test_no_step_goes_through_the_whole_cache() -> None:
+    """Stops work on all positions that needs no memory (an operation done in place), which the
+    meter cannot see: with 8 times the positions such a step takes many times as long.
+    """
+    assert fastest_step(8 * MANY_POSITIONS) < 3 * fastest_step(MANY_POSITIONS)

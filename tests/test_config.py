@@ -61,3 +61,16 @@ def test_options_are_frozen_and_equal_by_value(kind: type) -> None:
     assert hash(kind()) == hash(kind())
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().__setattr__(dataclasses.fields(kind)[0].name, 1)
+
+
+def test_numpy_numbers_and_single_stops_are_taken() -> None:
+    """Stops an error from what a notebook's data frame gives."""
+    import numpy as np
+
+    made = SamplingParams(max_tokens=np.int64(5), temperature=np.float32(0.5), stop=None)
+    assert made.max_tokens == 5
+    assert type(made.max_tokens) is int
+    assert made.temperature == 0.5
+    assert made.stop == ()
+    assert SamplingParams(stop_token_ids=3).stop_token_ids == (3,)
+    assert SamplingParams(stop_token_ids=None).stop_token_ids == ()

@@ -121,7 +121,6 @@ def test_one_outlier_moves_little_and_a_change_is_followed() -> None:
     assert predict(made, 1, 0) == pytest.approx(1.0, rel=0.1)
 
 
-@pytest.mark.xfail(strict=True, reason="a cell measured once is believed, and so are guesses by it")
 def test_a_slow_cell_does_not_hide_longer_ones_that_are_known_to_be_cheap() -> None:
     """Stops one hiccup at K = 2 from ruling out K = 1..5 for good: a shorter draft cannot cost
     more than a longer one, which was measured often.

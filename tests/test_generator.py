@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -252,3 +254,22 @@ def test_a_soak_leaves_nothing_behind() -> None:
         assert stats.finished + stats.cancelled == 408
         assert stats.waiting == stats.running == 0
     assert not threads()
+
+
+@pytest.mark.parametrize("ending", ["generator.close()", "pass", "raise SystemExit(0)"])
+def test_a_process_ends_cleanly_with_or_without_close(ending: str) -> None:
+    """Stops an abort at exit, when the worker's thread outlives the interpreter."""
+    script = f"""
+from mlx_spec import BatchedMLXGenerator, SamplingParams
+from tests.models import make_model
+model = make_model()
+generator = BatchedMLXGenerator(model, None, draft_model=model)
+first = generator.submit([1, 2, 3], SamplingParams(max_tokens=20))
+print(len(first.result(60).token_ids))
+generator.submit([1, 2, 3], SamplingParams(max_tokens=400))
+{ending}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "20"), done.stderr

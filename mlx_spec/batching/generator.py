@@ -7,8 +7,12 @@ timeout, whichever is first; busy, it lets newcomers in at every step.
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import os
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -126,6 +130,7 @@ class BatchedMLXGenerator:
         self._snapshot: GeneratorStats | None = None
         self._worker = threading.Thread(target=self._work, name="mlx-spec", daemon=True)
         self._started = threading.Event()
+        _OPEN.add(self)
         self._worker.start()
         self._started.wait()
         if self._error is not None:
@@ -236,6 +241,7 @@ class BatchedMLXGenerator:
             self._changed.notify_all()
         if threading.current_thread() is not self._worker:
             self._worker.join()
+            _outlive(self._worker)
 
     def __enter__(self) -> BatchedMLXGenerator:
         return self
@@ -379,6 +385,31 @@ class BatchedMLXGenerator:
         for stream in streams:
             stream.fail(error)
         self._started.set()
+
+
+def _outlive(thread: threading.Thread) -> None:
+    """Wait until a joined thread is gone for the operating system too.
+
+    ``join`` returns before the thread's C++ destructors have run; MLX's need the interpreter, and
+    one that is shutting down by then ends the process with an abort.
+    """
+    task = f"/proc/self/task/{thread.native_id}"
+    if not os.path.isdir("/proc/self/task"):
+        time.sleep(0.05)  # no such list here (macOS); they take about a millisecond
+        return
+    end = time.monotonic() + 1.0
+    while os.path.exists(task) and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+# Generators that were never closed must be, before the interpreter shuts down under their threads.
+_OPEN: weakref.WeakSet[BatchedMLXGenerator] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for generator in list(_OPEN):
+        generator.close()
 
 
 def _settle(*models: Any) -> None:

@@ -38,6 +38,8 @@ class FastDetokenizer:
         if backend.decode(context, skip_special_tokens=False).endswith("\ufffd"):
             context = []
         self._stream = self._open(context)
+        self._good = context  # tokens whose text was given out
+        self._pending: list[int] = []
 
     @staticmethod
     def _open(context: list[int]) -> DecodeStream:
@@ -45,12 +47,18 @@ class FastDetokenizer:
 
     def add(self, token: int) -> str:
         """The text that this token makes certain, perhaps none."""
+        self._pending.append(token)
         try:
-            return self._stream.step(self._backend, token) or ""
+            text = self._stream.step(self._backend, token) or ""
         except Exception:  # the library's own type, raised for bytes that are no text
             # One row's broken bytes must not end the batch: they are dropped.
-            self._stream = self._open([])
-            return self._stream.step(self._backend, token) or ""
+            self._stream = self._open(self._good)
+            text = self._stream.step(self._backend, token) or ""
+            self._pending = [token]
+        if text:
+            self._good = (self._good + self._pending)[-CONTEXT_TOKENS:]
+            self._pending = []
+        return text
 
     def finish(self) -> str:
         """Nothing: bytes of an incomplete character are no text."""

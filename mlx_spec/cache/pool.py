@@ -62,6 +62,7 @@ class KVCachePool:
         self.slots = 0
         self.capacity = 0
         self.used = 0
+        self.most_positions: int | None = None  # set by callers that account for bytes
         self.layers = [SlotKVCache(0, 0) for _ in range(layers)]
 
     def acquire(self, count: int) -> int:
@@ -86,7 +87,10 @@ class KVCachePool:
         if positions > self.capacity:
             # Growing by half keeps the copies of a growing text O(1) a token.
             wanted = max(positions, self.capacity + self.capacity // 2)
-            self._grow(self.slots, -(-wanted // POSITION_STEP) * POSITION_STEP)
+            wanted = -(-wanted // POSITION_STEP) * POSITION_STEP
+            if self.most_positions is not None:
+                wanted = max(positions, min(wanted, self.most_positions))
+            self._grow(self.slots, wanted)
 
     def _grow(self, slots: int, capacity: int) -> None:
         for layer in self.layers:
@@ -95,12 +99,16 @@ class KVCachePool:
             mx.eval(layer.state)
         self.slots, self.capacity = slots, capacity
 
-    def fit(self, slots: int, positions: int) -> None:
-        """Make the slots exactly ``slots`` x ``positions``, keeping the rows in use.
+    def fit(self, slots: int, needed: int, most: int) -> None:
+        """Make exactly ``slots`` slots, as long as needed now; later growth stops at ``most``.
 
-        For callers that account for bytes: nothing is allocated that was not asked for.
+        For callers that account for bytes: no more than ``slots * most`` is ever allocated, and
+        not that much before it is needed.
         """
+        self.most_positions = most
         slots = max(slots, self.used)
+        roomy = -(-needed // POSITION_STEP) * POSITION_STEP
+        positions = max(needed, min(most, max(roomy, self.capacity)))
         if (slots, positions) != (self.slots, self.capacity):
             self._grow(slots, positions)
 
@@ -108,6 +116,7 @@ class KVCachePool:
         """Give all memory back while no slot is in use."""
         if self.used == 0:
             self.slots = self.capacity = 0
+            self.most_positions = None
             self.layers = [SlotKVCache(0, 0) for _ in self.layers]
 
     def keep(self, order: Seq[int]) -> None:

@@ -8,31 +8,43 @@ on Metal and a line on a CPU, and only measuring knows which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
 
 
-@dataclass
 class Cost:
-    """A moving average of one cell.
+    """The last few measurements of one cell; their (lower) median is what counts.
 
-    The first measurement of a shape often pays for compiling or allocating: the second
-    replaces it when it is lower.
+    A hiccup of the machine (another program, a page fault, a first compilation) is one
+    measurement among several and decides nothing, while a lasting change is followed soon.
     """
 
-    seconds: float
-    count: int = 1
+    KEPT = 5
 
-    NEWEST = 0.3  # share of the newest measurement
-    OUTLIER = 2.0  # a measurement counts as at most this times the average
+    def __init__(self) -> None:
+        self._measured: deque[float] = deque(maxlen=self.KEPT)
+        self._clean = False
 
-    def add(self, seconds: float) -> None:
-        """Take one more measurement in."""
-        self.count += 1
-        if self.count == 2:
-            self.seconds = min(self.seconds, seconds)
-        else:
-            seconds = min(seconds, self.OUTLIER * self.seconds)
-            self.seconds += self.NEWEST * (seconds - self.seconds)
+    def add(self, seconds: float, *, clean: bool = True) -> None:
+        """Take one more measurement in.
+
+        One that is not clean (the step did other work too) is better than none: it stands until
+        the first clean one comes.
+        """
+        if clean and not self._clean:
+            self._measured.clear()
+            self._clean = True
+        if clean or not self._clean:
+            self._measured.append(seconds)
+
+    @property
+    def count(self) -> int:
+        """Measurements kept."""
+        return len(self._measured)
+
+    @property
+    def seconds(self) -> float:
+        """The lower median."""
+        return sorted(self._measured)[(len(self._measured) - 1) // 2]
 
 
 def bucket(batch: int) -> int:
@@ -56,13 +68,15 @@ class CostTable:
         """Whether two draft lengths were measured at one batch size."""
         return any(len(row) >= 2 for row in self._cells.values())
 
-    def record(self, batch: int, length: int, seconds: float) -> None:
-        """Count one measured step."""
+    def record(self, batch: int, length: int, seconds: float, *, clean: bool = True) -> None:
+        """Count one measured step; ``clean`` as in :meth:`Cost.add`."""
         row = self._cells.setdefault(bucket(batch), {})
-        if length in row:
-            row[length].add(seconds)
-        else:
-            row[length] = Cost(seconds)
+        row.setdefault(length, Cost()).add(seconds, clean=clean)
+
+    def count(self, batch: int, length: int) -> int:
+        """Measurements of this cell."""
+        cell = self._cells.get(bucket(batch), {}).get(length)
+        return cell.count if cell else 0
 
     def predict(self, batch: int, length: int) -> float | None:
         """Expected seconds of a step, None while nothing is known.
@@ -70,21 +84,19 @@ class CostTable:
         For a batch size with fewer than two measured draft lengths the nearest richer one
         stands in: its absolute level is off, but draft lengths are compared within one size.
         """
-        row = self._row(bucket(batch))
+        row = _rising(self._row(bucket(batch)))
         if not row:
             return None
         known = sorted(row)
         if length in row:
-            return row[length].seconds
+            return row[length]
         if len(known) == 1:
-            return row[known[0]].seconds
+            return row[known[0]]
         upper = next((i for i, key in enumerate(known) if key > length), len(known) - 1)
         upper = max(upper, 1)
         low, high = known[upper - 1], known[upper]
-        slope = (row[high].seconds - row[low].seconds) / (high - low)
-        # Longer drafts are never cheaper; a noisy pair of cells must not say so.
-        slope = max(slope, 0.0)
-        return max(row[low].seconds + slope * (length - low), 1e-9)
+        slope = (row[high] - row[low]) / (high - low)
+        return max(row[low] + slope * (length - low), 1e-9)
 
     def _row(self, size: int) -> dict[int, Cost]:
         own = self._cells.get(size, {})
@@ -94,3 +106,13 @@ class CostTable:
         if not rich:
             return own
         return self._cells[min(rich, key=lambda other: abs(other - size))]
+
+
+def _rising(row: dict[int, Cost]) -> dict[int, float]:
+    """Seconds by draft length, none more than a longer draft's: those are never cheaper."""
+    seconds: dict[int, float] = {}
+    least = float("inf")
+    for length in sorted(row, reverse=True):
+        least = min(least, row[length].seconds)
+        seconds[length] = least
+    return seconds

@@ -156,7 +156,7 @@ class SpeculativeDecoder:
         return slots + self._roster.saved_bytes + self._roster.prefix_bytes
 
     def size_slots(self, slots: int, positions: int) -> None:
-        """At the next change of members, make the slots as large as this and no larger."""
+        """From the next change of members on, have this many slots, none longer than this."""
         self._roster.size = (slots, positions)
 
     def trim(self) -> None:
@@ -349,6 +349,7 @@ class SpeculativeDecoder:
         self._state.tokens, self._state.lengths = snapshot["state"]
         self.runner.pool.restore(snapshot["target"])
         self.drafter.restore(snapshot["drafter"])
+        self.policy.forget()
 
 
 def _make_drafter(

@@ -49,6 +49,10 @@ class DraftLengthPolicy(Protocol):
         """Learn from a finished step."""
         ...
 
+    def forget(self) -> None:
+        """The step of the last choice was dropped before it was launched."""
+        ...
+
 
 class FixedDraftLength:
     """The same draft length for every row and step, less only where a row is about to end."""
@@ -62,6 +66,9 @@ class FixedDraftLength:
 
     def observe(self, report: StepReport) -> None:
         """Nothing to learn."""
+
+    def forget(self) -> None:
+        """Nothing to undo."""
 
 
 def cap_lengths(rows: Seq[Sequence], length: int) -> list[int]:
@@ -78,6 +85,10 @@ class AcceptanceEstimate:
 
     MEMORY = 0.9  # share of a row's past evidence that each step keeps
     SHARED_MEMORY = 0.98
+    # While nothing is drafted, old evidence fades: texts change, and a probe must be heard.
+    FADING = 0.99
+    SHARED_FADING = 0.995
+    LEAST_EVIDENCE = 1.0
     PRIOR_TOKENS = 3.0  # how many tested tokens the average of all weighs
 
     def __init__(self, memory: PairMemory) -> None:
@@ -86,6 +97,9 @@ class AcceptanceEstimate:
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
+        if max(report.lengths) == 0:
+            self._fade(report.rows)
+            return
         total_accepted = total_tested = 0
         for row, length, accepted in zip(report.rows, report.lengths, report.accepted, strict=True):
             tested = min(accepted + 1, length)
@@ -102,6 +116,15 @@ class AcceptanceEstimate:
             keep = self.SHARED_MEMORY
             self._memory.accepted = keep * self._memory.accepted + weight * total_accepted
             self._memory.tested = keep * self._memory.tested + weight * total_tested
+
+    def _fade(self, rows: Seq[Sequence]) -> None:
+        for row in rows:
+            if row in self._rows:
+                accepted, tested = self._rows[row]
+                self._rows[row] = (self.FADING * accepted, self.FADING * tested)
+        if self._memory.tested > self.LEAST_EVIDENCE:
+            self._memory.accepted *= self.SHARED_FADING
+            self._memory.tested *= self.SHARED_FADING
 
     def chance(self, row: Sequence) -> float:
         """Estimated acceptance of one row's next draft token, in [0, 1]."""
@@ -121,6 +144,48 @@ class AcceptanceEstimate:
         return total
 
 
+class JoinCost:
+    """What reading newcomers' texts adds to a draft step, spread over all steps.
+
+    A drafter reads a row's text with the row's first draft. Where rows come and go quickly that
+    is a large part of what drafting costs, and no single step's price shows it.
+    """
+
+    NEWEST = 0.05  # share of the newest step in the rate of joining
+    NEWEST_COST = 0.3
+    MOST = 5.0  # a step counts as at most this times the usual one more
+
+    def __init__(self, memory: PairMemory) -> None:
+        self._memory = memory
+        self._met: WeakKeyDictionary[Sequence, bool] = WeakKeyDictionary()  # -> was it drafted for
+        self._rate = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Expected extra seconds of a step with a draft."""
+        return self._rate * self._memory.join_seconds
+
+    def reading(self, rows: Seq[Sequence]) -> float:
+        """Seconds to read those of ``rows`` that were never drafted for."""
+        return self._memory.join_seconds * sum(not self._met.get(row) for row in rows)
+
+    def observe(self, report: StepReport, usual: float | None) -> None:
+        """Learn from one step; ``usual`` is what such a step costs without newcomers."""
+        new = [row for row in report.rows if row not in self._met]
+        self._rate += self.NEWEST * (len(new) - self._rate)
+        for row in new:
+            self._met[row] = False
+        unread = [row for row in report.rows if not self._met[row]]
+        if max(report.lengths) == 0 or not unread:
+            return
+        for row in unread:
+            self._met[row] = True
+        if not report.clean and usual:
+            extra = min(max(report.seconds - usual, 0.0), self.MOST * usual) / len(unread)
+            weight = self.NEWEST_COST if self._memory.join_seconds else 1.0
+            self._memory.join_seconds += weight * (extra - self._memory.join_seconds)
+
+
 class AdaptiveDraftLength:
     """Picks the draft length with the best predicted goodput, 0 included.
 
@@ -128,31 +193,43 @@ class AdaptiveDraftLength:
     that uses less of it. With a new pair it starts with a few steps at K = 2 and K = 0 to learn
     what they cost, goes on with the K that promises most, and refreshes what it knows of the
     others by an occasional single step. Parked at 0 it tries again after ``probe_interval``
-    steps, later after up to 16 times as many.
+    steps, or later where trying is so dear that it would cost more than ``PROBE_SHARE`` of the
+    time.
 
     Args:
         config: maximum draft length, hysteresis and probe interval.
         memory: what is known of the pair already; learns more here.
     """
 
-    # The first draft of newcomers also reads their prompts and is not timed.
-    START_LENGTHS = (2, 2, 0)
+    # Each measured twice, so that one hiccup decides nothing; the first draft of newcomers also
+    # reads their prompts.
+    START_LENGTHS = (2, 2, 2, 0, 0)
     REFRESH_EVERY = 24
-    PROBE_STEPS = 2  # the first brings a lagging drafter up to date and is not timed
+    FILL_EVERY = 8  # while a neighbour was measured less than
+    ENOUGH = 3  # times
+    PROBE_STEPS = 2  # the first brings a lagging drafter up to date
+    PROBE_SHARE = 0.01
     LONGEST_PROBE_FACTOR = 16
 
     def __init__(self, config: SpeculationConfig, memory: PairMemory | None = None) -> None:
-        memory = memory or PairMemory()
         self.config = config
-        self.costs = memory.costs
-        self.acceptance = AcceptanceEstimate(memory)
+        self._memory = memory or PairMemory()
+        self.costs = self._memory.costs
+        self.acceptance = AcceptanceEstimate(self._memory)
+        self._joins = JoinCost(self._memory)
         self._plan = [] if self.costs.comparable else list(self.START_LENGTHS)
-        self._current = min(2, config.num_draft_tokens)
-        self._since_change = 0
-        self._probe_interval = config.probe_interval
+        if self._memory.length is None:
+            self._memory.length = min(2, config.num_draft_tokens)
+        self._undo: tuple[list[int], int | None, int] = ([], self._memory.length, 0)
+
+    @property
+    def current(self) -> int:
+        """The draft length in use when nothing is being tried."""
+        return min(self._memory.length or 0, self.config.num_draft_tokens)
 
     def choose(self, rows: Seq[Sequence]) -> list[int]:
         """One K for all rows, less only where a row is about to end."""
+        self._undo = (list(self._plan), self._memory.length, self._memory.since)
         longest = min(
             self.config.num_draft_tokens, max((row.remaining - 1 for row in rows), default=0)
         )
@@ -160,38 +237,76 @@ class AdaptiveDraftLength:
             return [0] * len(rows)
         if not self._plan:
             self._decide(rows, longest)
-        length = self._plan.pop(0) if self._plan else self._current
+        length = self._plan.pop(0) if self._plan else self.current
         return cap_lengths(rows, min(length, longest))
+
+    def forget(self) -> None:
+        """Put the plan back as it was before the last choice."""
+        plan, self._memory.length, self._memory.since = self._undo
+        self._plan = list(plan)
 
     def observe(self, report: StepReport) -> None:
         """Learn cost and acceptance from a finished step."""
         self.acceptance.observe(report)
-        if report.clean:
-            self.costs.record(len(report.rows), max(report.lengths), report.seconds)
+        batch, length = len(report.rows), max(report.lengths)
+        self._joins.observe(report, self.costs.predict(batch, length))
+        # A plain step asks nothing of the drafter, whoever has just joined.
+        self.costs.record(batch, length, report.seconds, clean=report.clean or length == 0)
 
     def goodput(self, rows: Seq[Sequence], length: int) -> float:
-        """Predicted tokens per second of a step with draft length ``length``."""
+        """Predicted tokens per second of steps with draft length ``length``."""
         seconds = self.costs.predict(len(rows), length)
-        return self.acceptance.expected_tokens(rows, length) / seconds if seconds else 0.0
+        if not seconds:
+            return 0.0
+        if length:
+            seconds += self._joins.seconds
+        return self.acceptance.expected_tokens(rows, length) / seconds
 
     def _decide(self, rows: Seq[Sequence], longest: int) -> None:
         """Settle on a K for now; plan a refresh or a probe when one is due."""
-        self._since_change += 1
+        memory = self._memory
+        memory.since += 1
         goodput = {length: self.goodput(rows, length) for length in range(longest + 1)}
         best = max(goodput, key=lambda length: goodput[length])
-        current = min(self._current, longest)
+        current = min(self.current, longest)
         if goodput[best] > (1 + self.config.hysteresis) * goodput[current]:
-            self._current = best
-            self._since_change = 0
-            if best > 0:
-                self._probe_interval = self.config.probe_interval
-        elif self._current == 0 and self._since_change >= self._probe_interval:
-            drafting = max(range(1, longest + 1), key=lambda length: goodput[length])
-            self._plan = [drafting] * self.PROBE_STEPS
-            self._since_change = 0
-            limit = self.LONGEST_PROBE_FACTOR * self.config.probe_interval
-            self._probe_interval = min(2 * self._probe_interval, limit)
-        elif self._current > 0 and self._since_change % self.REFRESH_EVERY == 0:
-            neighbours = (0, min(self._current + 1, longest), max(self._current - 1, 1))
-            turn = (self._since_change // self.REFRESH_EVERY) % len(neighbours)
-            self._plan = [neighbours[turn]]
+            memory.length, memory.since = best, 0
+        elif self.current > 0:
+            self._refresh(len(rows), current, longest)
+        elif memory.since >= self.config.probe_interval or self._unknown(len(rows)):
+            self._probe(rows, goodput)
+
+    def _probe(self, rows: Seq[Sequence], goodput: dict[int, float]) -> None:
+        """Try speculation again, if it was left alone for long enough to afford it."""
+        drafting = {length: value for length, value in goodput.items() if length}
+        length = max(drafting, key=lambda length: drafting[length])
+        # Two tokens tell more than one, where they cost little more.
+        if drafting.get(2, 0.0) > 0.8 * drafting[length]:
+            length = max(length, 2)
+        longest = self.LONGEST_PROBE_FACTOR * self.config.probe_interval
+        wait = min(longest, self._probe_price(rows, length) / self.PROBE_SHARE)
+        if self._memory.since >= wait or self._unknown(len(rows)):
+            self._plan = [length] * self.PROBE_STEPS
+            self._memory.since = 0
+
+    def _unknown(self, batch: int) -> bool:
+        """Whether no draft was ever timed at this batch size: then a guess stands for it."""
+        lengths = range(1, self.config.num_draft_tokens + 1)
+        return not any(self.costs.count(batch, length) for length in lengths)
+
+    def _probe_price(self, rows: Seq[Sequence], length: int) -> float:
+        """What a probe loses if nothing is accepted, in plain steps."""
+        plain, drafting = (self.costs.predict(len(rows), k) for k in (0, length))
+        if not plain or not drafting:
+            return 0.0
+        lost = self.PROBE_STEPS * max(0.0, drafting / plain - 1.0)
+        return lost + self._joins.reading(rows) / plain
+
+    def _refresh(self, batch: int, current: int, longest: int) -> None:
+        """Now and then one step at a neighbouring K or at 0, the least measured one first."""
+        others = (0, min(current + 1, longest), max(current - 1, 1))
+        counts = [self.costs.count(batch, length) for length in others]
+        thin = min(counts) < self.ENOUGH
+        if self._memory.since % (self.FILL_EVERY if thin else self.REFRESH_EVERY) == 0:
+            turn = self._memory.since // self.REFRESH_EVERY % len(others)
+            self._plan = [others[counts.index(min(counts)) if thin else turn]]

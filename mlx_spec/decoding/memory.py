@@ -22,11 +22,18 @@ class PairMemory:
         costs: seconds per step.
         accepted, tested: weights of the average acceptance; it starts as that of an average
             drafter and gives way to the first measurements.
+        length: the draft length in use; None before the first choice.
+        since: decisions since it changed or was last tried.
+        join_seconds: what a draft step costs more for each row whose text the drafter must read
+            first.
     """
 
     costs: CostTable = field(default_factory=CostTable)
     accepted: float = 2.0
     tested: float = 3.0
+    length: int | None = None
+    since: int = 0
+    join_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,10 @@ class Roster:
         if self.leaving:
             self._release()
         if self.size is not None:
+            members = [*self._state.sequences, *self.filling, *self.waiting]
+            needed = max((sequence.length for sequence in members), default=0) + MARGIN
             for runner in (self._runner, *self._drafter.runners):
-                runner.pool.fit(*self.size)
+                runner.pool.fit(self.size[0], needed, self.size[1])
             self.size = None
         if self.waiting:
             self._admit()
