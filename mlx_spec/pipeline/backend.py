@@ -5,13 +5,10 @@ Both take a request and hand back something to wait for; the runner knows nothin
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
@@ -193,24 +190,7 @@ def open_backend(stage: Stage, flags: Flags, models: Models) -> Iterator[Backend
     if stage.uses == "score":
         yield Scoring(*target, flags)
         return
-    before = {thread.native_id for thread in threading.enumerate()}
     with BatchedMLXGenerator(
         *target, draft_model=draft, batching=flags.batches, speculation=flags.speculation
     ) as generator:
-        workers = [t.native_id for t in threading.enumerate() if t.native_id not in before]
         yield Generation(generator, target[1], flags)
-    _outlive(workers)
-
-
-def _outlive(threads: Seq[int | None]) -> None:
-    """Wait until joined threads are gone from the system, not only from Python.
-
-    Before Python 3.13 a joined thread may still run its C++ destructors. MLX's cache of compiled
-    functions is one of them and takes the GIL; if the process ends meanwhile, Python kills the
-    thread inside it and the process aborts ("terminate called without an active exception").
-    """
-    time.sleep(0.01)  # only Linux tells; elsewhere this must do (it takes about 1 ms)
-    end = time.monotonic() + 1.0  # a process that is stopped or starved must not hang here
-    for thread in threads:
-        while Path(f"/proc/self/task/{thread}").exists() and time.monotonic() < end:
-            time.sleep(0.001)
