@@ -71,7 +71,8 @@ def make_decoder(model: Any, batch: int, cached: int, longest: int, draft: int) 
     )
     decoder.runner.pool.reserve(longest)
     decoder.add([Sequence([1] * cached, SamplingParams(max_tokens=10**6)) for _ in range(batch)])
-    decoder.step()
+    while len(decoder.running) < batch:  # prompts are fed in chunks, one a step
+        decoder.step()
     return decoder
 
 
