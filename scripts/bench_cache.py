@@ -17,6 +17,7 @@ import statistics
 import time
 from typing import Any
 
+import mlx_spec.model  # noqa: F401  isort: skip (loads the fast BLAS before mlx)
 import mlx.core as mx  # isort: skip
 from mlx_lm.models import llama
 
