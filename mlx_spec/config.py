@@ -147,7 +147,8 @@ class BatchingConfig:
 
     Attributes:
         batch_size: most sequences decoded together, in rows.
-        batch_timeout: while nothing runs, the longest wait for a batch to fill, in seconds.
+        batch_timeout: while nothing runs, the longest wait for a batch to fill (with requests, or
+            with as many tokens as fit), in seconds.
         max_batch_tokens: most tokens that the running sequences may come to hold together,
             prompts and outputs; None for no such limit.
         max_seq_len: most tokens of one sequence, prompt and output; None for the model's context.

@@ -323,19 +323,12 @@ class BatchedMLXGenerator:
                 if self._closing:
                     return False
                 if not wishes:
-                    if self._may_step(engine):
+                    if engine.scheduler.due(engine.clock()):
                         return True
                     self._changed.wait(self._pause(engine))
                     continue
             for wish in wishes:
                 wish(engine)
-
-    def _may_step(self, engine: Engine) -> bool:
-        scheduler = engine.scheduler
-        if scheduler.running or len(scheduler.waiting) >= scheduler.rows:
-            return True
-        wake = scheduler.wake_at()
-        return wake is not None and engine.clock() >= wake
 
     def _pause(self, engine: Engine) -> float | None:
         """How long to sleep unless something happens; None for ever."""
@@ -362,7 +355,7 @@ class BatchedMLXGenerator:
 
     def _observe(self, engine: Engine) -> None:
         snapshot = GeneratorStats(
-            waiting=len(engine.scheduler.waiting),
+            waiting=engine.scheduler.backlog,
             running=len(engine.scheduler.running),
             finished=self._counts["finished"],
             cancelled=self._counts["cancelled"],
