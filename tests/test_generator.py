@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from mlx_spec.batching.engine import Engine, TokenBudget
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
@@ -97,8 +99,12 @@ def test_preempted_requests_go_on_exactly(room: int) -> None:
 
 
 def engine_limit(generator: BatchedMLXGenerator, room: int) -> None:
-    """Let the engine keep rows aside, or not."""
-    generator._tell(lambda engine: setattr(engine, "_may_save", lambda sequence: bool(room)))
+    """Let the engine keep rows aside, or not: ``room`` is what K/V may take, in bytes."""
+
+    def limit(engine: Engine) -> None:
+        engine.budget = TokenBudget(replace(engine.budget.kv, limit=room), None)
+
+    generator._tell(limit)
 
 
 def test_a_shared_beginning_is_computed_once() -> None:

@@ -184,9 +184,9 @@ class Engine:
             preempted = [self._by_request[request] for request in plan.preempt]
             self._teller.moved(preempted, [self._by_request[request] for request in plan.admit])
         for request in plan.preempt:
-            sequence = self._by_request[request].sequence
-            self.decoder.suspend(sequence, save=self._may_save(sequence))
+            self.decoder.suspend(self._by_request[request].sequence, save=True)
         if plan.preempt or plan.admit:
+            self._drop_saved()
             self._size_slots()
         for request in plan.admit:
             track = self._by_request[request]
@@ -194,12 +194,18 @@ class Engine:
                 track.admitted = self.clock()
         self.decoder.add([self._by_request[request].sequence for request in plan.admit])
 
-    def _may_save(self, sequence: Sequence) -> bool:
-        """Whether a preempted row's K/V fit beside all rows; else they are computed again."""
-        rows = [request.tokens for request in self.scheduler.running]
+    def _drop_saved(self) -> None:
+        """K/V kept aside that do not fit beside the rows are given up, to be computed again.
+
+        First of those whose turn is last. What returns now stays until it is back in its slot.
+        """
         kv = self.budget.kv
-        own = sequence.length * self.decoder.runner.bytes_per_token
-        return kv.nbytes(rows) + self.decoder.saved_bytes + own <= kv.limit
+        free = kv.limit - kv.nbytes([request.tokens for request in self.scheduler.running])
+        if self.decoder.saved_bytes > free:
+            for request in reversed(self.scheduler.waiting):
+                dropped = self.decoder.drop_saved(self._by_request[request].sequence)
+                if dropped and self.decoder.saved_bytes <= free:
+                    break
 
     def _size_slots(self) -> None:
         """Make the slots as large as the running requests may come to need, and no larger."""

@@ -153,7 +153,7 @@ class SpeculativeDecoder:
     def cache_bytes(self) -> int:
         """Bytes held now: slots, rows kept for suspended sequences, prefix caches."""
         slots = sum(runner.pool.nbytes for runner in self.runners)
-        return slots + self._roster.saved_bytes + self._roster.prefix_bytes
+        return slots + self._roster.kept_bytes + self._roster.prefix_bytes
 
     def size_slots(self, slots: int, positions: int) -> None:
         """From the next change of members on, have this many slots, none longer than this."""
@@ -225,8 +225,16 @@ class SpeculativeDecoder:
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes of K/V kept for suspended sequences."""
+        """Bytes of K/V kept for suspended sequences, or about to be."""
         return self._roster.saved_bytes
+
+    def drop_saved(self, sequence: Sequence) -> bool:
+        """Give up what is kept of a suspended sequence; it goes on from its tokens all the same.
+
+        Returns:
+            Whether there was something to give up.
+        """
+        return self._roster.forget(sequence)
 
     def step(self) -> list[StepOutput]:
         """Feed a chunk of waiting prompts, then advance every decoding row by one verify pass.

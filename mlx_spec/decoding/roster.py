@@ -99,16 +99,24 @@ class Roster:
             if save and sequence in self._state.sequences:
                 self._saving.add(sequence)
 
-    def forget(self, sequence: Sequence) -> None:
-        """Drop K/V saved for a sequence that will not return."""
+    def forget(self, sequence: Sequence) -> bool:
+        """Drop K/V saved for a sequence, if any: if it returns they are computed again."""
+        known = sequence in self._saving or sequence in self._saved
         self._saving.discard(sequence)
         self._saved.pop(sequence, None)
+        return known
 
     @property
-    def saved_bytes(self) -> int:
+    def kept_bytes(self) -> int:
         """Bytes of K/V saved for sequences that may return."""
         rows = self._saved.values()
         return sum(array.nbytes for row in rows for layer in row for array in layer)
+
+    @property
+    def saved_bytes(self) -> int:
+        """The same after the next boundary: those about to be saved are in it."""
+        tokens = sum(sequence.length - 1 for sequence in self._saving)
+        return self.kept_bytes + tokens * self._runner.bytes_per_token
 
     @property
     def prefix_bytes(self) -> int:
