@@ -134,17 +134,31 @@ class KVCachePool:
 
         Evaluated at once: a pending read would make the next write copy the whole cache.
         """
-        row = [
-            tuple(mx.contiguous(array[slot : slot + 1, :, begin:end]) for array in layer.state)
-            for layer in self.layers
+        return self.read_blocks(slot, begin, end, end - begin)[0]
+
+    def read_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowKV]:
+        """The same in blocks of ``size`` tokens, each with buffers of its own; copied once."""
+        blocks = [
+            [
+                tuple(
+                    mx.contiguous(a[slot : slot + 1, :, start : start + size]) for a in layer.state
+                )
+                for layer in self.layers
+            ]
+            for start in range(begin, end, size)
         ]
-        mx.eval(row)
-        return row
+        mx.eval(blocks)
+        return blocks
 
     def write(self, slot: int, begin: int, row: RowKV) -> None:
         """Put K/V that :meth:`read` gave, of this pool or its like, at positions ``begin ..``."""
         for layer, (keys, values) in zip(self.layers, row, strict=True):
             layer.put(slot, begin, keys, values)
+
+    def share(self, source: int, slots: Seq[int], count: int) -> None:
+        """Copy a row's first ``count`` positions to other rows, lazily: part of the next pass."""
+        for layer in self.layers:
+            layer.share(source, slots, count)
 
     def _move(self, moves: list[tuple[int, int]]) -> None:
         sources = mx.array([source for source, _ in moves])
@@ -193,3 +207,8 @@ class KVCachePool:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one position of one slot, over all layers; 0 while nothing is held."""
+        return self.nbytes // (self.slots * self.capacity) if self.nbytes else 0

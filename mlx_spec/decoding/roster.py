@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from functools import partial
 
 import mlx.core as mx
 
@@ -253,8 +252,7 @@ class Roster:
 
     def _keep_prefix(self, slot: int, sequence: Sequence) -> None:
         """Copy the whole blocks of a row into the prefix cache."""
-        pool = self._runner.pool
-        self._prefix.store(sequence.cached_tokens, partial(pool.read, slot))
+        self._prefix.store(sequence.cached_tokens, self._runner.pool, slot)
 
 
 def similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:

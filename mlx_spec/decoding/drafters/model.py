@@ -2,14 +2,16 @@
 
 Its KV cache may lag behind the known tokens by any number: after a plain step by one more, for a
 newcomer by the whole prompt. Whatever it has not seen rides in front of the next proposal, so
-there is no separate prefill of the draft, and rows that never speculate never pay for one.
+there is no separate prefill of the draft, and rows that never speculate never pay for one. What
+several newcomers' prompts share is fed once: the others take it over, from the prefix cache where
+an earlier row has it, or from the first of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from functools import partial
-from itertools import groupby
+from itertools import groupby, takewhile
+from operator import itemgetter
 from typing import Any
 
 import mlx.core as mx
@@ -41,8 +43,10 @@ class ModelDrafter:
         prefix: PrefixCache | None = None,
     ) -> None:
         self.runner = runner
-        self._prefix = prefix or PrefixCache(1, 0)
+        # Not "or": a cache that holds nothing yet is false.
+        self._prefix = PrefixCache(1, 0) if prefix is None else prefix
         self._rows: list[Sequence] = []
+        self._published: set[Sequence] = set()
         self._step_size = prefill_step_size
         # Per row: upper bound of known tokens that the cache has not seen.
         self._lag: list[int] = []
@@ -70,6 +74,7 @@ class ModelDrafter:
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Take slots for newcomers; what the prefix cache lacks is fed with their first draft."""
         pool = self.runner.pool
+        self._publish()
         first = pool.acquire(len(sequences))
         pool.reserve(longest)
         for slot, sequence in enumerate(sequences, start=first):
@@ -84,12 +89,27 @@ class ModelDrafter:
         """Move rows to their new slots and give the others back, their prefixes kept."""
         pool = self.runner.pool
         for slot in set(range(len(self._rows))) - set(order):
-            sequence = self._rows[slot]
-            seen = sequence.cached_tokens[: max(0, sequence.length - self._lag[slot])]
-            self._prefix.store(seen, partial(pool.read, slot))
+            self._store(slot)
+            self._published.discard(self._rows[slot])
         pool.keep(order)
         self._lag = [self._lag[row] for row in order]
         self._rows = [self._rows[row] for row in order]
+
+    def _publish(self) -> None:
+        """Before newcomers look: rows that have caught up since give their beginnings away."""
+        for slot, sequence in enumerate(self._rows):
+            if self._lag[slot] <= MAX_RIDE and sequence not in self._published:
+                self._store(slot)
+                self._published.add(sequence)
+
+    def _store(self, slot: int) -> None:
+        """Keep in the prefix cache what a row's slot holds for sure."""
+        sequence = self._rows[slot]
+        self._prefix.store(sequence.cached_tokens[: self._seen(slot)], self.runner.pool, slot)
+
+    def _seen(self, slot: int) -> int:
+        """Tokens from the first on that a row's slot holds for sure."""
+        return max(0, self._rows[slot].length - self._lag[slot])
 
     def propose(self, context: DraftContext, count: int) -> mx.array:
         """[B, count] samples of the draft model at positions ``lengths ..``."""
@@ -117,10 +137,41 @@ class ModelDrafter:
         return context.sampling.choose(logits[..., : context.vocabulary], noise)
 
     def _catch_up(self, context: DraftContext) -> None:
-        """Feed rows that lag far behind, run by run of neighbours, up to the steady lag."""
+        """Feed rows that lag far behind, those first that others begin like."""
+        shares = self._shares()
+        self._feed(context, skip={row for rows in shares.values() for row in rows})
+        # A step in flight may have lengthened rows beyond what the host knows.
+        gained = context.longest - max(row.length for row in self._rows)
+        for (source, count), rows in shares.items():
+            self.runner.pool.share(source, rows, count)
+            for row in rows:
+                self._lag[row] = self._rows[row].length + gained - count
+        if shares:
+            self._feed(context, skip=set())
+
+    def _shares(self) -> dict[tuple[int, int], list[int]]:
+        """(row, number of its first tokens) -> later rows, far behind as well, that begin so."""
+        far = [row for row, lag in enumerate(self._lag) if lag > MAX_RIDE]
+        if len(far) < 2 or self._prefix.limit == 0:
+            return {}
+        shares: dict[tuple[int, int], list[int]] = {}
+        holders: dict[bytes, int] = {}
+        for row in far:
+            keys = self._prefix.keys(self._rows[row].cached_tokens)
+            known = list(takewhile(holders.__contains__, keys))
+            count = len(known) * self._prefix.block_size
+            if count > self._seen(row):
+                shares.setdefault((holders[known[-1]], count), []).append(row)
+            else:
+                holders.update((key, row) for key in keys if key not in holders)
+        return shares
+
+    def _feed(self, context: DraftContext, skip: set[int]) -> None:
+        """Feed rows that lag far behind, run by run of neighbours, up to their pending token."""
         first = 0
-        for far, run in groupby(self._lag, key=lambda lag: lag > MAX_RIDE):
-            lags = list(run)
+        needy = [lag > MAX_RIDE and row not in skip for row, lag in enumerate(self._lag)]
+        for far, run in groupby(zip(needy, self._lag, strict=True), key=itemgetter(0)):
+            lags = [lag for _, lag in run]
             count = len(lags)
             if far:
                 width = max(lags)
