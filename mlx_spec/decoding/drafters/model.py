@@ -1,15 +1,14 @@
 """``ModelDrafter``: a small model guesses, with the same noise as the target.
 
 Its KV cache may lag behind the known tokens by any number: after a plain step by one more, for a
-newcomer by the whole prompt. Whatever it has not seen rides in front of the next proposal, so
-there is no separate prefill of the draft, and rows that never speculate never pay for one.
+newcomer by the whole prompt. A few tokens ride in front of the next proposal; more are read chunk
+by chunk, between steps, once drafts are wanted. Rows that never speculate never pay for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +20,7 @@ from mlx_spec.sequence import Sequence
 
 # After a proposal the cache lacks the last draft token, if it was accepted, and the pending one.
 STEADY_LAG = 2
-# A lag up to this rides in the first draft pass; more is fed beforehand, without logits.
+# A lag up to this rides in the first draft pass; more is read beforehand, without logits.
 MAX_RIDE = 8
 
 
@@ -31,6 +30,7 @@ class ModelDrafter:
     Args:
         runner: the draft model with its slots.
         prefill_step_size: most tokens of one catch-up pass.
+        prefill_interleave: most tokens read before a step, where some rows need not wait for it.
         prefix: repeated beginnings of the draft model; None keeps none.
     """
 
@@ -38,12 +38,13 @@ class ModelDrafter:
         self,
         runner: ModelRunner,
         prefill_step_size: int = 2048,
+        prefill_interleave: int = 512,
         prefix: PrefixCache | None = None,
     ) -> None:
         self.runner = runner
         self._prefix = prefix or PrefixCache(1, 0)
         self._rows: list[Sequence] = []
-        self._step_size = prefill_step_size
+        self._step_size, self._interleave = prefill_step_size, prefill_interleave
         # Per row: upper bound of known tokens that the cache has not seen.
         self._lag: list[int] = []
 
@@ -61,11 +62,6 @@ class ModelDrafter:
     def runners(self) -> tuple[ModelRunner, ...]:
         """The draft model's."""
         return (self.runner,)
-
-    @property
-    def ready(self) -> bool:
-        """Whether no row lags by more than rides in the first draft pass."""
-        return max(self._lag, default=0) <= MAX_RIDE
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Take slots for newcomers; what the prefix cache lacks is fed with their first draft."""
@@ -91,15 +87,58 @@ class ModelDrafter:
         self._lag = [self._lag[row] for row in order]
         self._rows = [self._rows[row] for row in order]
 
+    def catch_up(self, context: DraftContext) -> int:
+        """Read of rows that lag far behind, the first ones first, up to the steady lag."""
+        far = [lag > MAX_RIDE for lag in self._lag]
+        # Rows that are covered have streams to keep alive; without them nobody waits.
+        budget = self._step_size if all(far) else self._interleave
+        read, row = 0, 0
+        while row < len(far) and read < budget:
+            if far[row]:
+                count = self._together(row, budget - read)
+                read += self._read(context, slice(row, row + count), budget - read)
+                row += count
+            else:
+                row += 1
+        return read
+
+    def covers(self) -> list[bool]:
+        """Rows that lag by no more than rides in the first draft pass."""
+        return [lag <= MAX_RIDE for lag in self._lag]
+
+    def _together(self, first: int, budget: int) -> int:
+        """How many neighbours from row ``first`` on can be read as one, within ``budget``."""
+        longest, count = self._lag[first], 1
+        for lag in self._lag[first + 1 :]:
+            longest = max(longest, lag)
+            if lag <= MAX_RIDE or (count + 1) * longest > budget:
+                break
+            count += 1
+        return count
+
+    def _read(self, context: DraftContext, rows: slice, budget: int) -> int:
+        """Read one chunk of neighbours, none of whom becomes more than up to date."""
+        lags = self._lag[rows]
+        lag, count = max(lags), len(lags)
+        width = min(lag - 1, max(1, budget // count))
+        starts = mx.maximum(context.lengths[rows] - lag, 0)
+        tokens = self._span(context.tokens[rows], starts, width)
+        limit = max(context.longest, lag) - lag + width
+        self.runner.pool.reserve(context.longest)
+        self.runner.feed(Rows(tokens, starts, limit, rows.start), self._step_size, wait=False)
+        self._lag[rows] = [min(own, lag - width) for own in lags]
+        return count * width
+
     def propose(self, context: DraftContext, count: int) -> mx.array:
         """[B, count] samples of the draft model at positions ``lengths ..``."""
         if count == 0:
             self._lag = [lag + 1 for lag in self._lag]
             return mx.zeros((context.lengths.shape[0], 0), mx.int32)
         self.runner.pool.reserve(context.longest + count)
-        self._catch_up(context)
-        width = max(self._lag)
-        self._lag = [STEADY_LAG] * len(self._lag)
+        # Rows that lag far behind ride along for nothing: what is written for them is garbage,
+        # and written again when they are read.
+        width = max(lag for lag in self._lag if lag <= MAX_RIDE)
+        self._lag = [STEADY_LAG if lag <= MAX_RIDE else lag + 1 for lag in self._lag]
         starts = mx.maximum(context.lengths - width, 0)
         limit = max(context.longest, width)
         logits = self.runner.forward(Rows(self._span(context.tokens, starts, width), starts, limit))
@@ -115,23 +154,6 @@ class ModelDrafter:
         noise = None if context.noise is None else context.noise[:, step : step + 1]
         # A draft whose embeddings are padded to more must not propose what the target lacks.
         return context.sampling.choose(logits[..., : context.vocabulary], noise)
-
-    def _catch_up(self, context: DraftContext) -> None:
-        """Feed rows that lag far behind, run by run of neighbours, up to the steady lag."""
-        first = 0
-        for far, run in groupby(self._lag, key=lambda lag: lag > MAX_RIDE):
-            lags = list(run)
-            count = len(lags)
-            if far:
-                width = max(lags)
-                rows = slice(first, first + count)
-                starts = mx.maximum(context.lengths[rows] - width, 0)
-                fed = width - 1
-                tokens = self._span(context.tokens[rows], starts, fed)
-                limit = max(context.longest, width) - 1
-                self.runner.feed(Rows(tokens, starts, limit, first), self._step_size, wait=False)
-                self._lag[rows] = [1] * count
-            first += count
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""
