@@ -271,28 +271,19 @@ class SpeculativeDecoder:
     def _build(self, *, joined: bool) -> _Flight:
         """The graph of the next step; nothing is computed yet."""
         state = self._state
-        clean = self.drafter.ready and not joined
-        lengths = self.policy.choose(state.sequences)
-        count = max(lengths)
         gained = self._flight.width if self._flight else 0
         shortest = min(s.length for s in state.sequences) + (1 if gained else 0)
         longest = max(s.length for s in state.sequences) + gained
+        context = DraftContext(
+            state.tokens, state.lengths, shortest, longest, state.sampling, self.runner.vocabulary
+        )
+        lengths, read = self._draft_lengths(context)
+        count = max(lengths)
         self.runner.pool.reserve(longest + count + 1)
         state.reserve(longest + count + 1)
         positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
         noise = state.sampling.noise(positions, self.runner.vocabulary)
-        draft = self.drafter.propose(
-            DraftContext(
-                state.tokens,
-                state.lengths,
-                shortest,
-                longest,
-                state.sampling,
-                self.runner.vocabulary,
-                noise,
-            ),
-            count,
-        )
+        draft = self.drafter.propose(replace(context, noise=noise), count)
         logits = self.runner.forward(
             Rows(
                 mx.concatenate([state.pending(), draft], axis=1),
@@ -306,7 +297,17 @@ class SpeculativeDecoder:
         accepted = count_accepted(draft, samples, caps)
         state.append(samples, accepted)
         packed = mx.concatenate([accepted[:, None], samples], axis=1)
-        return _Flight(lengths, packed, clean)
+        # A plain step asks nothing of the drafter, whoever has just joined.
+        return _Flight(lengths, packed, clean=not read and not (joined and count))
+
+    def _draft_lengths(self, context: DraftContext) -> tuple[list[int], int]:
+        """How far to guess for each row, and how many tokens the drafter reads before that."""
+        lengths = self.policy.choose(self._state.sequences)
+        if max(lengths) == 0:
+            return lengths, 0
+        read = self.drafter.catch_up(context)
+        covered = self.drafter.covers()
+        return [k if known else 0 for k, known in zip(lengths, covered, strict=True)], read
 
     def _launch(self, flight: _Flight) -> None:
         """Start computing a step without waiting for it."""
@@ -367,7 +368,7 @@ def _make_drafter(
         return NoDraft()
     runner = ModelRunner(draft_model, batching.batch_size)
     prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
-    return ModelDrafter(runner, batching.prefill_step_size, prefix)
+    return ModelDrafter(runner, batching.prefill_step_size, batching.prefill_interleave, prefix)
 
 
 def _make_policy(
