@@ -105,8 +105,8 @@ def look(engine: Engine) -> list[str]:
     findings = []
     if running > engine.scheduler.rows:
         findings.append(f"{running} run, {engine.scheduler.rows} rows")
-    if engine.decoder.cache_bytes > kv.limit:
-        findings.append(f"{engine.decoder.cache_bytes} bytes of K/V, {kv.limit} allowed")
+    if engine.kv_usage().total > kv.limit:
+        findings.append(f"{engine.kv_usage().total} bytes of K/V, {kv.limit} allowed")
     return findings
 
 

@@ -18,7 +18,9 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.prefix import PrefixCache
+from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.acceptance import count_accepted
 from mlx_spec.decoding.batch_state import BatchState
@@ -149,15 +151,19 @@ class SpeculativeDecoder:
         """Bytes of K/V that one token takes, target and draft together."""
         return sum(runner.bytes_per_token for runner in self.runners)
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes held now: slots, rows kept for suspended sequences, prefix caches."""
-        slots = sum(runner.pool.nbytes for runner in self.runners)
-        return slots + self._roster.kept_bytes + self._roster.prefix_bytes
+    def kv_usage(self, limit: int = 0) -> KVUsage:
+        """The K/V memory now; ``limit`` is what slots and rows kept aside may take, in bytes."""
+        pools = [runner.pool for runner in self.runners]
+        return replace(
+            measure(pools, self._roster.cached, self.batching.block_size),
+            bytes_saved=self._roster.kept_bytes,
+            bytes_prefix=self._roster.prefix_bytes,
+            bytes_limit=limit,
+        )
 
-    def size_slots(self, slots: int, positions: int) -> None:
-        """From the next change of members on, have this many slots, none longer than this."""
-        self._roster.size = (slots, positions)
+    def size_slots(self, size: SlotSize) -> None:
+        """From the next change of members on, have slots of this size."""
+        self._roster.size = size
 
     def trim(self) -> None:
         """While nothing is left to do, give the memory of all slots back."""

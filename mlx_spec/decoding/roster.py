@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_spec.cache.pool import RowKV, fill_holes
+from mlx_spec.cache.pool import RowKV, SlotSize, fill_holes
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.batch_state import BatchState, upload
@@ -65,7 +65,7 @@ class Roster:
         self.max_rows = batching.batch_size
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
-        self.size: tuple[int, int] | None = None
+        self.size: SlotSize | None = None
         self._filling: list[Filling] = []
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowKV] = {}
@@ -82,6 +82,12 @@ class Roster:
     def staying(self) -> int:
         """Rows held by sequences that do not leave."""
         return len(self._state) + len(self.filling) - len(self.leaving)
+
+    @property
+    def cached(self) -> list[int]:
+        """Tokens that each row's slot holds, in slot order."""
+        decoding = [sequence.length - 1 for sequence in self._state.sequences]
+        return decoding + [group.fed for group in self._filling for _ in group.sequences]
 
     @property
     def settled(self) -> bool:
@@ -130,7 +136,7 @@ class Roster:
             members = [*self._state.sequences, *self.filling, *self.waiting]
             needed = max((sequence.length for sequence in members), default=0) + MARGIN
             for runner in (self._runner, *self._drafter.runners):
-                runner.pool.fit(self.size[0], needed, self.size[1])
+                runner.pool.fit(self.size, needed)
             self.size = None
         if self.waiting:
             self._admit()
