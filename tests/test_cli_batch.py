@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from mlx_spec.cli.main import main
 from mlx_spec.cli.progress import Progress, figures
@@ -94,7 +95,6 @@ def test_templates_limit_and_csv(tmp_path: Path) -> None:
 
 
 def test_parquet_in_and_out(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     source = write_input(tmp_path / "in.jsonl", 9)
     assert run(source, tmp_path / "a.parquet") == 1
     table = parquet.read_table(tmp_path / "a.parquet").to_pylist()

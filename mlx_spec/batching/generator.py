@@ -291,7 +291,7 @@ class BatchedMLXGenerator:
             track = self._streams.get(stream)
             if track is not None and not track.done:
                 engine.cancel(track)
-                self._end(stream, track, "cancelled")
+                self._end(engine, [(stream, track)], "cancelled")
 
         if not self._closing and self._error is None:
             self._tell(stop)
@@ -319,10 +319,10 @@ class BatchedMLXGenerator:
             self._started.set()
             while self._attend(engine):
                 self._step(engine)
-            for stream, track in list(self._streams.items()):
-                if track is not None:
-                    engine.cancel(track)
-                    self._end(stream, track, "cancelled")
+            left = [(stream, track) for stream, track in self._streams.items() if track is not None]
+            for _, track in left:
+                engine.cancel(track)
+            self._end(engine, left, "cancelled")
         except BaseException as error:
             self._error = error
         finally:
@@ -352,20 +352,25 @@ class BatchedMLXGenerator:
 
     def _step(self, engine: Engine) -> None:
         streams = {track: stream for stream, track in self._streams.items()}
+        ended = []
         for track, chunks in engine.step():
             stream = streams[track]
             for chunk in chunks:
                 track.give(chunk)
                 stream.put(chunk)
             if track.done:
-                self._end(stream, track, "finished")
-        self._observe(engine)
+                ended.append((stream, track))
+        self._end(engine, ended, "finished")
 
-    def _end(self, stream: TokenStream, track: Track, how: str) -> None:
-        stream.finish(track.result())
+    def _end(self, engine: Engine, ended: list[tuple[TokenStream, Track]], how: str) -> None:
+        """Count first, tell then: who has seen a request end sees it in the statistics."""
+        self._counts[how] += len(ended)
+        self._observe(engine)
+        for stream, track in ended:
+            stream.finish(track.result())
         with self._changed:
-            self._counts[how] += 1
-            self._streams.pop(stream, None)
+            for stream, _ in ended:
+                self._streams.pop(stream, None)
             self._changed.notify_all()
 
     def _observe(self, engine: Engine) -> None:
