@@ -160,8 +160,10 @@ class BatchingConfig:
         enable_preemption: a more urgent request may take a running one's place for a while.
         aging: seconds of waiting that count as one level of priority, so that nobody starves.
         prefill_step_size: most prompt tokens fed at once while nothing decodes.
-        prefill_interleave: most prompt tokens fed between two steps of rows that decode; bounds
-            the pause that a newcomer's long prompt makes in their streams.
+        prefill_interleave: bounds the pause that newcomers' long prompts make in the streams of
+            rows that decode: between two tokens of a running stream the target is fed at most this
+            many prompt tokens (or one a row, where more rows are fed together), and the draft model
+            at most as many.
 
     Raises:
         InvalidRequest: a value outside its range.

@@ -53,16 +53,16 @@ class CountingDrafter(ModelDrafter):
         return self._fed.draft[-1]
 
 
-def make_decoder(fed: Fed, length: int = 3) -> SpeculativeDecoder:
+def make_decoder(fed: Fed, length: int = 3, rows: int = ROWS) -> SpeculativeDecoder:
     """The target drafts for itself: every guess is right if its cache is."""
-    runner = ModelRunner(target("llama"), ROWS)
+    runner = ModelRunner(target("llama"), rows)
     drafter = CountingDrafter(fed, runner, STEP_SIZE, INTERLEAVE)
     decoder = SpeculativeDecoder(
         target("llama"),
         drafter=drafter,
         policy=FixedDraftLength(length),
         batching=BatchingConfig(
-            batch_size=ROWS, prefill_step_size=STEP_SIZE, prefill_interleave=INTERLEAVE
+            batch_size=rows, prefill_step_size=STEP_SIZE, prefill_interleave=INTERLEAVE
         ),
     )
     fed.watch(decoder.runner)
@@ -102,6 +102,24 @@ def test_a_long_prompt_never_takes_more_than_its_share_of_a_step() -> None:
     while decoder.busy:
         decoder.step()
     assert all(right(sequence) for sequence in [*running, *newcomers])
+
+
+def test_many_newcomers_at_once_do_not_add_up() -> None:
+    """Groups of rows fed one after the other share the one chunk; stops a token a row each."""
+    fed = Fed()
+    decoder = make_decoder(fed, rows=32)
+    running = Sequence(prompt(5, 0), SamplingParams(max_tokens=200))
+    decoder.add([running])
+    decoder.step()
+    # Neighbours of similar length are fed together: 20 tokens, which leaves 4 for 8 rows.
+    lengths = [2] * 20 + [60] * 8
+    newcomers = [Sequence(prompt(n, n), SamplingParams(max_tokens=5)) for n in lengths]
+    decoder.add(newcomers)
+    while not all(sequence.finish_reason for sequence in newcomers):
+        fed.target.clear()
+        decoder.step()
+        assert sum(fed.target) <= INTERLEAVE
+    assert all(right(sequence) for sequence in newcomers[-3:])
 
 
 @pytest.mark.parametrize("lengths", [(90, 7, 60, 8), (30, 31, 120, 33), (5, 100, 6, 100)])

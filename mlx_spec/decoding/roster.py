@@ -142,7 +142,11 @@ class Roster:
             self._admit()
 
     def fill(self) -> bool:
-        """Feed prompts, up to one chunk; return whether rows joined the decoding ones."""
+        """Feed prompts, up to one chunk; return whether rows joined the decoding ones.
+
+        While rows decode a chunk is at most ``prefill_interleave`` tokens, or one a row where more
+        rows than that are fed together.
+        """
         config, started, fed, joined = self._batching, time.perf_counter(), 0, False
         # Nobody waits for the next step while nothing decodes.
         budget = config.prefill_interleave if self._state.sequences else config.prefill_step_size
@@ -151,6 +155,8 @@ class Roster:
                 self._reuse()
             group = self._filling[0]
             if group.missing > 0:
+                if fed and len(group.sequences) > budget - fed:
+                    break  # not even a token a row
                 fed += self._feed(group, budget - fed)
             if group.missing <= 0:
                 self._join(self._filling.pop(0).sequences)
