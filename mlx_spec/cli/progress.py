@@ -9,8 +9,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from mlx_spec.closing import Closing
 
 if TYPE_CHECKING:
     from mlx_spec.pipeline.runner import Tally
@@ -33,7 +34,7 @@ def note(text: str) -> None:
     say(f"mlx-spec: {text}")
 
 
-class Progress:
+class Progress(Closing):
     """Shows one stage's progress; a context manager, and the ``watch`` of ``process``.
 
     Args:
@@ -51,15 +52,8 @@ class Progress:
         if not quiet and sys.stderr is not None and sys.stderr.isatty():
             self._bar, self._every = _make_bar(), _TERMINAL
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the bar away. Doing it twice does no harm."""
         if self._bar is not None:
             self._bar.stop()
 
