@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from mlx_spec.batching.engine import Engine, TokenBudget
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
@@ -97,43 +99,12 @@ def test_preempted_requests_go_on_exactly(room: int) -> None:
 
 
 def engine_limit(generator: BatchedMLXGenerator, room: int) -> None:
-    """Let the engine keep rows aside, or not."""
-    generator._tell(lambda engine: setattr(engine, "_may_save", lambda sequence: bool(room)))
+    """Let the engine keep rows aside, or not: ``room`` is what K/V may take, in bytes."""
 
+    def limit(engine: Engine) -> None:
+        engine.budget = TokenBudget(replace(engine.budget.kv, limit=room), None)
 
-def test_a_shared_beginning_is_computed_once() -> None:
-    """2 x 8 requests behind one system prompt: all but the first reuse its blocks."""
-    system = [(7 * i + 3) % VOCABULARY for i in range(200)]
-    prompts = [[*system, 5 + i, 9] for i in range(8)]
-    sampling = SamplingParams(max_tokens=6)
-    with make_generator(8, prefix_cache_bytes=2**24, block_size=8) as generator:
-        first = generator.generate(prompts, sampling)
-        second = generator.generate(prompts, sampling)
-    with make_generator(8) as generator:
-        alone = generator.generate(prompts, sampling)
-    assert [r.token_ids for r in first] == [r.token_ids for r in alone]
-    assert [r.token_ids for r in second] == [r.token_ids for r in alone]
-    assert sorted(r.reused_tokens for r in first) == [0, *[200] * 7]
-    assert all(r.reused_tokens >= 200 for r in second)
-    assert all(r.reused_tokens == 0 for r in alone)
-
-
-def test_the_draft_reuses_beginnings_too() -> None:
-    """A draft that is the target is always right, if what it took over is right."""
-    system = [(5 * i + 1) % VOCABULARY for i in range(100)]
-    with BatchedMLXGenerator(
-        target("llama"),
-        None,
-        draft_model=target("llama"),
-        batching=BatchingConfig(
-            batch_size=4, batch_timeout=0.02, prefix_cache_bytes=2**24, block_size=8
-        ),
-        speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
-    ) as generator:
-        for wave in range(3):
-            prompts = [[*system, i, wave] for i in range(4)]
-            results = generator.generate(prompts, SamplingParams(max_tokens=9))
-            assert all(result.accepted == result.drafted > 0 for result in results)
+    generator._tell(limit)
 
 
 def test_async_iteration_and_await() -> None:
