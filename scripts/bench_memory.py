@@ -75,7 +75,7 @@ def measure(model: Any, draft: Any, batch: int, prompt_tokens: int, max_tokens: 
     kv = 0
     while engine.busy:
         engine.step(hurry=True)
-        kv = max(kv, engine.decoder.cache_bytes)
+        kv = max(kv, engine.kv_usage().bytes_held)
     return Row(batch, kv, mx.get_peak_memory() - held)
 
 
