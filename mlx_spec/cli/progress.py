@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from html import escape
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from mlx_spec.closing import Closing
 
 if TYPE_CHECKING:
     from mlx_spec.pipeline.runner import Tally
@@ -35,7 +36,7 @@ def note(text: str) -> None:
     say(f"mlx-spec: {text}")
 
 
-class Progress:
+class Progress(Closing):
     """Shows one stage's progress; a context manager, and the ``watch`` of ``process``.
 
     Args:
@@ -52,15 +53,8 @@ class Progress:
         self._bar = None if quiet else _make_bar()
         self._every = _LOG if self._bar is None else _SCREEN
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the bar away. Doing it twice does no harm."""
         if self._bar is not None:
             if self._last is not None:
                 self._show(*self._last, time.perf_counter())

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models, open_backend
-from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.process import Watch
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.runner import StageRunner, Tally
