@@ -20,7 +20,7 @@ struct Region {
   u64 committed;
   u8* touched;  // a byte per byte: 1 loaded, 2 stored or initialised, 4 stored
   Cell* cells;  // outputs and threadgroup memory only
-  u64 capacity;
+  u64 touched_capacity, cells_capacity;
 };
 
 constexpr u32 kRegions = 96;
@@ -46,17 +46,13 @@ static void map_pages(u8* from, u64 size) {
   mprotect(reinterpret_cast<void*>(first), end - first, PROT_READ | PROT_WRITE);
 }
 
-static void grow(Region* region, u64 size) {
-  if (size > region->committed) {
-    map_pages(region->base, size);
-    region->committed = size;
-  }
-  if (size <= region->capacity && region->touched) return;
-  free(region->touched);
-  free(region->cells);
-  region->touched = static_cast<u8*>(malloc(size + 16));
-  region->cells = nullptr;
-  region->capacity = size;
+// At least `count` items in a block that is kept from launch to launch; contents are lost.
+template <typename T>
+static void ensure(T*& block, u64& capacity, u64 count) {
+  if (block && count <= capacity) return;
+  free(block);
+  capacity = count + 64;
+  block = static_cast<T*>(malloc(capacity * sizeof(T)));
 }
 
 static Region* add_region(const char* name, u32 kind, u32 element, u64 size, bool initialised) {
@@ -69,10 +65,14 @@ static Region* add_region(const char* name, u32 kind, u32 element, u64 size, boo
   region->report.kind = kind;
   region->report.element = element ? element : 1;
   region->report.size = size;
-  grow(region, size);
+  if (size > region->committed) {
+    map_pages(region->base, size);
+    region->committed = size;
+  }
+  ensure(region->touched, region->touched_capacity, size);
   memset(region->touched, initialised ? 2 : 0, size);
   if (kind != kInput) {
-    if (!region->cells) region->cells = static_cast<Cell*>(malloc((size + 1) * sizeof(Cell)));
+    ensure(region->cells, region->cells_capacity, size);
     memset(region->cells, 0, size * sizeof(Cell));
   }
   if (!initialised) memset(region->base, kPoison, size);
