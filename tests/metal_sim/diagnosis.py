@@ -1,5 +1,7 @@
 """From the runtime's records to sentences."""
 
+from collections.abc import Callable
+
 from tests.metal_sim import bindings
 from tests.metal_sim.findings import KINDS, NOBODY, Finding
 
@@ -15,10 +17,12 @@ class Diagnosis:
         regions: list[bindings.CRegion],
         threadgroup: tuple[int, ...],
         grid: tuple[int, ...],
+        line_of: Callable[[int], str | None],
     ) -> None:
         self._kernel = kernel
         self._regions = regions
         self._threadgroup = threadgroup
+        self._line_of = line_of
         self._groups = [-(-grid[i] // threadgroup[i]) for i in range(3)]
 
     def explain(self, raw: bindings.CFinding) -> Finding:
@@ -33,7 +37,7 @@ class Diagnosis:
             buffer=region.name.decode() if region is not None else None,
             index=index,
             thread=None if raw.thread == NOBODY else raw.thread % 1024,
-            line=f"line {raw.line}" if raw.line else None,
+            line=self._line_of(raw.site),
             count=raw.count,
         )
 

@@ -2,6 +2,8 @@
 
 import ctypes
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +12,7 @@ from tests.metal_sim import arrays, bindings, toolchain
 from tests.metal_sim.counters import Launch, Traffic
 from tests.metal_sim.diagnosis import Diagnosis
 from tests.metal_sim.findings import Finding
+from tests.metal_sim.lines import line_of
 from tests.metal_sim.rewrite import rewrite
 from tests.metal_sim.signature import Specialisation
 
@@ -25,7 +28,7 @@ using namespace metal;
 class Compiled:
     """A specialisation's machine code."""
 
-    library: ctypes.CDLL
+    path: Path
     entry: "ctypes._CFuncPtr"
 
 
@@ -39,7 +42,7 @@ def compiled(spec: Specialisation) -> Compiled:
         source = PRELUDE + rewrite(spec.source(line_marks=True)) + spec.entry()
         path = toolchain.build(source, toolchain.kernel_flags(), spec.body.name)
         library = ctypes.PyDLL(str(path))
-        _loaded[spec] = Compiled(library, library.sim_entry)
+        _loaded[spec] = Compiled(path, library.sim_entry)
     return _loaded[spec]
 
 
@@ -171,6 +174,9 @@ def run(job: Job, order: Order) -> Outcome:
         spec.threadgroup[axis] = min(job.threadgroup[axis], job.grid[axis])
     report = runtime.launch(code.entry, addresses, spec)
     regions = runtime.regions()
-    diagnosis = Diagnosis(job.spec.body.name, regions, tuple(spec.threadgroup), job.grid)
+    shape = tuple(spec.threadgroup), job.grid
+    diagnosis = Diagnosis(
+        job.spec.body.name, regions, *shape, partial(line_of, code.path, code.entry)
+    )
     found = [diagnosis.explain(raw) for raw in runtime.findings(report.findings)]
     return Outcome([placed.read() for placed in outputs], _counted(job, report, regions), found)

@@ -137,7 +137,7 @@ def kernel_flags() -> list[str]:
     floats, as in Metal.
     """
     return [
-        *(*common_flags(), "-O1", "-ffreestanding", "-Wno-everything"),
+        *(*common_flags(), "-O1", "-ffreestanding", "-Wno-everything", "-gline-tables-only"),
         *("-fsanitize=thread", "-fsanitize=integer-divide-by-zero,array-bounds"),
         *("-fsanitize-coverage=edge,no-prune,trace-pc", "-fno-finite-loops"),
         *("-mllvm", "-tsan-instrument-read-before-write=1"),

@@ -18,7 +18,8 @@
 
 // Code of the simulator itself: its loads and stores are not the kernel's.
 #define SIM_QUIET __attribute__((no_sanitize("thread"))) __attribute__((no_sanitize("coverage")))
-#define SIM_INLINE inline __attribute__((always_inline))
+// Without debug lines of its own, so that what it does is seen at the kernel's line.
+#define SIM_INLINE inline __attribute__((always_inline)) __attribute__((nodebug))
 
 typedef unsigned char uchar;
 typedef unsigned short ushort;
