@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from tests.metal_sim import arrays, bindings, toolchain
+from tests.metal_sim import arrays, bindings, strict, toolchain
 from tests.metal_sim.counters import Launch, Traffic
 from tests.metal_sim.diagnosis import Diagnosis
 from tests.metal_sim.findings import Finding
@@ -30,6 +30,7 @@ class Compiled:
 
     path: Path
     entry: "ctypes._CFuncPtr"
+    refused: tuple[Finding, ...]  # by Apple's compiler, as far as that can be told
 
 
 _loaded: dict[Specialisation, Compiled] = {}
@@ -42,7 +43,7 @@ def compiled(spec: Specialisation) -> Compiled:
         source = PRELUDE + rewrite(spec.source(line_marks=True)) + spec.entry()
         path = toolchain.build(source, toolchain.kernel_flags(), spec.body.name)
         library = ctypes.PyDLL(str(path))
-        _loaded[spec] = Compiled(path, library.sim_entry)
+        _loaded[spec] = Compiled(path, library.sim_entry, tuple(strict.look(spec, PRELUDE)))
     return _loaded[spec]
 
 

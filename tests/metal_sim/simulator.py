@@ -52,7 +52,9 @@ class Simulator:
         """Run a job under every order; the outputs of the first."""
         outcomes = [launch.run(job, order) for order in self._orders]
         self.launches.append(outcomes[0].launch)
-        found = list({str(f): f for outcome in outcomes for f in outcome.findings}.values())
+        found = list(launch.compiled(job.spec).refused)
+        seen = [finding for outcome in outcomes for finding in outcome.findings]
+        found += {(f.kind, f.buffer, f.line): f for f in reversed(seen)}.values()
         if not found and not job.spec.body.atomic_outputs:
             found = self._differences(job, outcomes)
         self.report(found)

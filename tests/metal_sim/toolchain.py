@@ -84,11 +84,31 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def build(source: str, flags: list[str], name: str) -> Path:
-    """Compile and link C++ text into a shared library; its path in the cache."""
+def place(source: str, flags: list[str], name: str, suffix: str) -> Path:
+    """Where the cache keeps what is made of this text with these flags."""
     key = hashlib.sha256(_digest_of_headers())
     key.update("\0".join([source, *flags]).encode())
-    library = cache_folder() / f"{name[:40]}-{key.hexdigest()[:32]}.so"
+    return cache_folder() / f"{name[:40]}-{key.hexdigest()[:32]}{suffix}"
+
+
+def keep(path: Path, text: str) -> None:
+    """Put a text into the cache, whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.replace(file.name, path)
+
+
+def check(source: str, flags: list[str]) -> str:
+    """What the compiler says about C++ text."""
+    with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=cache_folder()) as file:
+        file.write(source)
+        file.flush()
+        return run(["clang", file.name, *flags]).stderr
+
+
+def build(source: str, flags: list[str], name: str) -> Path:
+    """Compile and link C++ text into a shared library; its path in the cache."""
+    library = place(source, flags, name, ".so")
     if library.exists():
         return library
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:

@@ -140,6 +140,10 @@ using ::as_type;
 }
 
 // packed_float3 and its kin: no padding, no alignment beyond the element's.
+#if defined(SIM_ADDRESS_SPACES)  // where a class could not be read from device memory
+template <typename T, int N>
+using sim_packed = T __attribute__((ext_vector_type(N), aligned(sizeof(T))));
+#else
 template <typename T, int N>
 struct sim_packed {
   T v[N];
@@ -155,6 +159,7 @@ struct sim_packed {
   SIM_INLINE thread T& operator[](int i) { return v[i]; }
   SIM_INLINE T operator[](int i) const { return v[i]; }
 };
+#endif
 #define SIM_PACKED(T)                    \
   typedef sim_packed<T, 2> packed_##T##2; \
   typedef sim_packed<T, 3> packed_##T##3; \
