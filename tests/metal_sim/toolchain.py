@@ -14,7 +14,10 @@ import platform
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).parent
 INCLUDE = HERE / "include"
@@ -29,9 +32,23 @@ def unavailable() -> str | None:
     """Why the simulator cannot run here; None where it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"the Metal simulator runs on Linux x86-64, this is {sys.platform}"
-    if importlib.util.find_spec("ziglang") is None:
-        return "THE METAL KERNELS ARE NOT TESTED: `pip install ziglang` brings their compiler"
+    missing = [name for name in ("ziglang", "pyelftools") if not _installed(name)]
+    if missing:
+        return f"THE METAL KERNELS ARE NOT TESTED here: pip install {' '.join(missing)}"
     return None
+
+
+def _installed(package: str) -> bool:
+    module = {"pyelftools": "elftools"}.get(package, package)
+    return importlib.util.find_spec(module) is not None
+
+
+def skip_unless_available() -> None:
+    """For test modules: skip all of this one, loudly, where the simulator cannot run."""
+    reason = unavailable()
+    if reason:
+        warnings.warn(f"[metal_sim] {reason}", stacklevel=2)
+        pytest.skip(reason, allow_module_level=True)
 
 
 @functools.cache

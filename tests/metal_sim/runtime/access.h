@@ -122,22 +122,15 @@ SIM_EXPORT void __sanitizer_cov_trace_pc() {
   abort_launch();
 }
 
-// Undefined-behaviour checks of clang; their data begin with the source location.
-struct SourceLocation {
-  const char* file;
-  u32 line, column;
-};
-static void undefined_behaviour(u32 kind, const SourceLocation* where, u64 site, u64 value) {
+// Undefined-behaviour checks of clang.
+static void undefined_behaviour(u32 kind, u64 site, u64 value) {
   Finding* finding = report(kind, -1, site);
-  if (!finding) return;
-  finding->line = where->line;
-  finding->offset = static_cast<i64>(value);
-}
-SIM_EXPORT void __ubsan_handle_divrem_overflow(SourceLocation* where, u64 left, u64) {
-  undefined_behaviour(kDivisionByZero, where, CALLER, left);
+  if (finding) finding->offset = static_cast<i64>(value);
   abort_launch();
 }
-SIM_EXPORT void __ubsan_handle_out_of_bounds(SourceLocation* where, u64 index) {
-  undefined_behaviour(kArrayBounds, where, CALLER, index);
-  abort_launch();
+SIM_EXPORT void __ubsan_handle_divrem_overflow(void*, u64 left, u64) {
+  undefined_behaviour(kDivisionByZero, CALLER, left);
+}
+SIM_EXPORT void __ubsan_handle_out_of_bounds(void*, u64 index) {
+  undefined_behaviour(kArrayBounds, CALLER, index);
 }
