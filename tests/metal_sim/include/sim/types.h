@@ -155,6 +155,12 @@ struct sim_packed_three {  // clang's vector of three is as large as one of four
   SIM_INLINE T operator[](int i) const { return (&x)[i]; }
 };
 template <typename T>
+struct sim_shape<sim_packed_three<T>> {
+  typedef T element;
+  static constexpr int width = 3;
+  static constexpr bool vector = true;
+};
+template <typename T>
 struct sim_packed_type<T, 3> {
   typedef sim_packed_three<T> type;
 };
