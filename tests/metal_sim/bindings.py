@@ -137,5 +137,5 @@ class Runtime:
 @functools.cache
 def runtime() -> Runtime:
     """The one runtime of this process, compiled on first use."""
-    source = '#include "runtime.cpp"\n'
-    return Runtime(toolchain.build(source, toolchain.runtime_flags(), "runtime"))
+    path = toolchain.build(toolchain.runtime_source(), toolchain.runtime_flags(), "runtime")
+    return Runtime(path)

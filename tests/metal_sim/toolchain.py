@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -82,17 +83,26 @@ def mlx_include() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "include"
 
 
+def _digest(paths: Iterable[Path]) -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest
+
+
 @functools.cache
 def _digest_of_headers() -> bytes:
-    """Changes when the shim, the runtime, the compiler or mlx's headers change."""
-    digest = hashlib.sha256(str(zig_folder()).encode())
-    digest.update(str((zig_folder() / "zig").stat().st_size).encode())
-    folders = [INCLUDE, RUNTIME, mlx_include() / "mlx" / "backend" / "metal" / "kernels"]
-    for folder in folders:
-        for path in sorted(folder.rglob("*") if folder is not folders[2] else folder.glob("*.h")):
-            if path.is_file():
-                digest.update(path.name.encode() + path.read_bytes())
+    """Changes when the shim, the compiler or mlx's headers change."""
+    headers = (mlx_include() / "mlx" / "backend" / "metal" / "kernels").glob("*.h")
+    digest = _digest([*INCLUDE.rglob("*"), *headers])
+    digest.update(f"{zig_folder()} {(zig_folder() / 'zig').stat().st_size}".encode())
     return digest.digest()
+
+
+def runtime_source() -> str:
+    """The text that compiles to the runtime; it changes when one of its files does."""
+    return f'#include "runtime.cpp"  // {_digest(RUNTIME.iterdir()).hexdigest()}\n'
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
