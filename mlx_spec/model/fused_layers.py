@@ -49,7 +49,7 @@ def is_pre_norm_block(module: Any) -> bool:
 
 def has_head_norms(module: Any) -> bool:
     """Whether :func:`fused_attention` does what this module does."""
-    norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
+    norms: list[Any] = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
     return (
         all(type(norm) is nn.RMSNorm for norm in norms)
         and norms[0].eps == norms[1].eps
