@@ -91,11 +91,13 @@ def _device() -> str:
     return str(mx.device_info().get("device_name", ""))
 
 
-@functools.cache
-def _measured(device: str) -> dict[str, float]:
+def read_defaults(device: str) -> dict[str, float]:
     """Seconds of our kernel over seconds of MLX's composition, by operation; empty if unknown."""
     table = json.loads(defaults_path().read_text(encoding="utf-8"))
     return dict(table["devices"].get(device, {}))
+
+
+_measured = functools.cache(read_defaults)
 
 
 class Operation(Generic[P, R]):
