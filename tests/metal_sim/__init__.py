@@ -1,0 +1,21 @@
+"""A Metal simulator for tests: kernels of ``mx.fast.metal_kernel`` run on the CPU, checked.
+
+See README.md beside this file.
+"""
+
+from tests.metal_sim.counters import Launch, Traffic
+from tests.metal_sim.findings import Finding, MetalFinding
+from tests.metal_sim.simulator import Simulator, fresh_module, installed
+from tests.metal_sim.toolchain import CompileError, unavailable
+
+__all__ = [
+    "CompileError",
+    "Finding",
+    "Launch",
+    "MetalFinding",
+    "Simulator",
+    "Traffic",
+    "fresh_module",
+    "installed",
+    "unavailable",
+]

@@ -1,0 +1,2 @@
+// Stands before MLX's header of this name: the simulator's library knows bfloat already.
+#pragma once

@@ -1,0 +1,149 @@
+"""The C++ compiler of the ``ziglang`` wheel, and a cache of what it made.
+
+Only the wheel's clang and linker are used, directly, without zig's own driver: no libc++, no
+sanitizer runtime, no undefined-behaviour default. Objects are kept by the hash of everything that
+went into them, in ``$MLX_SPEC_METAL_SIM_CACHE`` or the user's cache folder, so a second run
+compiles nothing. Raises ``CompileError`` with the compiler's own words.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+INCLUDE = HERE / "include"
+RUNTIME = HERE / "runtime"
+
+
+class CompileError(RuntimeError):
+    """The kernel's source is not valid Metal, as far as the simulator can tell."""
+
+
+def unavailable() -> str | None:
+    """Why the simulator cannot run here; None where it can."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"the Metal simulator runs on Linux x86-64, this is {sys.platform}"
+    if importlib.util.find_spec("ziglang") is None:
+        return "THE METAL KERNELS ARE NOT TESTED: `pip install ziglang` brings their compiler"
+    return None
+
+
+@functools.cache
+def zig_folder() -> Path:
+    """Where the wheel keeps the compiler and its headers."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        raise CompileError("[metal_sim] the compiler is missing: pip install ziglang")
+    return Path(spec.origin).parent
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    chosen = os.environ.get("MLX_SPEC_METAL_SIM_CACHE")
+    folder = Path(chosen) if chosen else Path(base) / "mlx-spec" / "metal_sim"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / "mlx-spec-metal-sim"
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def mlx_include() -> Path:
+    """The headers of the installed mlx wheel (its utils.h is part of every kernel)."""
+    spec = importlib.util.find_spec("mlx")
+    if spec is None or not spec.submodule_search_locations:
+        raise CompileError("[metal_sim] mlx is not installed")
+    return Path(next(iter(spec.submodule_search_locations))) / "include"
+
+
+@functools.cache
+def _digest_of_headers() -> bytes:
+    """Changes when the shim, the runtime, the compiler or mlx's headers change."""
+    digest = hashlib.sha256(str(zig_folder()).encode())
+    digest.update(str((zig_folder() / "zig").stat().st_size).encode())
+    folders = [INCLUDE, RUNTIME, mlx_include() / "mlx" / "backend" / "metal" / "kernels"]
+    for folder in folders:
+        for path in sorted(folder.rglob("*") if folder is not folders[2] else folder.glob("*.h")):
+            if path.is_file():
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """One call of the wheel's clang or linker."""
+    command = [str(zig_folder() / "zig"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def build(source: str, flags: list[str], name: str) -> Path:
+    """Compile and link C++ text into a shared library; its path in the cache."""
+    key = hashlib.sha256(_digest_of_headers())
+    key.update("\0".join([source, *flags]).encode())
+    library = cache_folder() / f"{name[:40]}-{key.hexdigest()[:32]}.so"
+    if library.exists():
+        return library
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+        path = Path(folder) / "source.cpp"
+        path.write_text(source)
+        compiled, linked = Path(folder) / "kernel.o", Path(folder) / "kernel.so"
+        result = run(["clang", "-c", str(path), "-o", str(compiled), *flags])
+        if result.returncode:
+            raise CompileError(f"[metal_sim] {name} does not compile:\n{result.stderr}")
+        result = run(["ld.lld", "-shared", str(compiled), "-o", str(linked)])
+        if result.returncode:
+            raise CompileError(f"[metal_sim] {name} does not link:\n{result.stderr}")
+        os.replace(linked, library)
+    return library
+
+
+def _half_flags() -> list[str]:
+    """Hardware conversion of half floats, where this processor has it."""
+    cpu = Path("/proc/cpuinfo")
+    return ["-mf16c"] if cpu.exists() and " f16c" in cpu.read_text() else []
+
+
+def common_flags() -> list[str]:
+    """What all C++ here is compiled with."""
+    return [
+        *("-std=c++17", "-fPIC", "-nostdinc", "-fno-exceptions", "-fno-rtti"),
+        *("-target", "x86_64-linux-gnu", "-fvisibility=hidden", *_half_flags()),
+    ]
+
+
+def runtime_flags() -> list[str]:
+    """How the runtime is compiled: optimised, with glibc's headers."""
+    libc = zig_folder() / "lib" / "libc" / "include"
+    folders = [zig_folder() / "lib" / "include"]
+    names = ("x86-linux-gnu", "generic-glibc", "x86-linux-any", "any-linux-any")
+    folders += [libc / name for name in names]
+    system = [flag for folder in folders for flag in ("-isystem", str(folder))]
+    return [*common_flags(), "-O2", "-I", str(RUNTIME), *system]
+
+
+def kernel_flags() -> list[str]:
+    """How kernels are compiled: every load, store, branch and division is reported.
+
+    No vectorizer, since the instrumentation skips loads wider than 16 bytes; no excess precision,
+    so that half and bfloat round after every operation, as on the GPU; unsuffixed literals are
+    floats, as in Metal.
+    """
+    return [
+        *(*common_flags(), "-O1", "-ffreestanding", "-Wno-everything", "-gline-tables-only"),
+        *("-fsanitize=thread", "-fsanitize=integer-divide-by-zero,array-bounds"),
+        *("-fsanitize-coverage=edge,no-prune,trace-pc", "-fno-finite-loops"),
+        *("-mllvm", "-tsan-instrument-read-before-write=1"),
+        *("-mllvm", "-tsan-instrument-func-entry-exit=0"),
+        *("-fno-vectorize", "-fno-slp-vectorize", "-Xclang", "-cl-single-precision-constant"),
+        *("-Xclang", "-ffloat16-excess-precision=none"),
+        *("-Xclang", "-fbfloat16-excess-precision=none"),
+        *("-I", str(INCLUDE), "-I", str(mlx_include())),
+    ]
