@@ -8,9 +8,9 @@ import os
 
 os.environ["MLX_SPEC_BLAS"] = "off"
 
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Iterator
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(params=["simulator", pytest.param("metal", marks=pytest.mark.metal)])
