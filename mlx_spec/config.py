@@ -147,7 +147,8 @@ class BatchingConfig:
 
     Attributes:
         batch_size: most sequences decoded together, in rows.
-        batch_timeout: while nothing runs, the longest wait for a batch to fill, in seconds.
+        batch_timeout: while nothing runs, the longest wait for a batch to fill (with requests, or
+            with as many tokens as fit), in seconds.
         max_batch_tokens: most tokens that the running sequences may come to hold together,
             prompts and outputs; None for no such limit.
         max_seq_len: most tokens of one sequence, prompt and output; None for the model's context.
@@ -159,8 +160,10 @@ class BatchingConfig:
         enable_preemption: a more urgent request may take a running one's place for a while.
         aging: seconds of waiting that count as one level of priority, so that nobody starves.
         prefill_step_size: most prompt tokens fed at once while nothing decodes.
-        prefill_interleave: most prompt tokens fed between two steps of rows that decode; bounds
-            the pause that a newcomer's long prompt makes in their streams.
+        prefill_interleave: bounds the pause that newcomers' long prompts make in the streams of
+            rows that decode: between two tokens of a running stream the target is fed at most this
+            many prompt tokens (or one a row, where more rows are fed together), and the draft model
+            at most as many.
 
     Raises:
         InvalidRequest: a value outside its range.

@@ -1,10 +1,8 @@
 """Generation speed: mlx-lm plain, speculative and batched against ours, same prompts, same pair.
 
-The embedded pair is widened first: every MLP of the target gets random gate and up rows whose
-down columns are zero. That keeps its outputs and so the acceptance exactly, and makes a pass as
-costly as one likes, so the ratio of target to draft cost is that of real pairs. The methods run
-interleaved, round after round in one process; the table shows medians, and every comparison is a
-median of ratios within a round, since these machines are shared. The last line is JSON.
+The embedded pair's target is widened first (``bench_support.pair``). The methods run interleaved,
+round after round in one process; the table shows medians, and every comparison is a median of
+ratios within a round, since these machines are shared. The last line is JSON.
 
     python scripts/bench_generate.py --batch 1 2 4 8 16 --temp 0 0.8 --rounds 5
 """
@@ -13,42 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import mlx_spec.model  # the fast BLAS is loaded before mlx
+from bench_support.pair import Pair, load_pair  # loads the fast BLAS, before mlx
+from bench_support.rounds import machine
 
 import mlx.core as mx  # isort: skip
-import mlx.nn as nn
 from mlx_lm.generate import batch_generate as mlx_lm_batch
 from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.sample_utils import make_sampler
 
 import mlx_spec
 from mlx_spec import BatchingConfig, SamplingParams, SpeculationConfig
-
-PROMPTS = (
-    "def read_",
-    "class Stack:\n    def __init__(self",
-    "import os\nimport sys\n\n",
-    "    def close(self):\n        ",
-    "for line in ",
-    "try:\n    import ",
-    "def main():\n    parser = ",
-    "class Error(Exception):\n    ",
-    "    if not isinstance(",
-    "        raise ValueError(",
-    "def _parse_",
-    "    return self._",
-    "with open(",
-    "class Connection:\n    def send(self, ",
-    "def test_",
-    "    for name in sorted(",
-)
 
 
 @dataclass
@@ -65,37 +43,11 @@ class Series:
         return statistics.median(self.tokens_per_second)
 
 
-def widen(model: Any, width: int, seed: int = 0) -> Any:
-    """Pad every MLP of a Llama model to ``width`` without changing what it computes."""
-    mx.random.seed(seed)
-    for layer in model.layers:
-        mlp = layer.mlp
-        have, dim = mlp.gate_proj.weight.shape
-        more = width - have
-        for name in ("gate_proj", "up_proj"):
-            weight = getattr(mlp, name).weight
-            extra = mx.random.normal((more, dim), weight.dtype) * 0.02
-            setattr(mlp, name, _linear(mx.concatenate([weight, extra])))
-        weight = mlp.down_proj.weight
-        zeros = mx.zeros((dim, more), weight.dtype)
-        mlp.down_proj = _linear(mx.concatenate([weight, zeros], axis=1))
-    mx.eval(model.parameters())
-    return model
-
-
-def _linear(weight: mx.array) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    layer.weight = weight
-    return layer
-
-
 @dataclass(frozen=True)
 class Bench:
     """Models and settings of one invocation."""
 
-    model: Any
-    draft: Any
-    tokenizer: Any
+    pair: Pair
     max_tokens: int
     draft_tokens: int
 
@@ -105,8 +57,7 @@ class Bench:
         That is how a batch lives. In a closed batch the last row decides, and the fewer prompts,
         the less their texts say about acceptance.
         """
-        chosen = [PROMPTS[i % len(PROMPTS)] for i in range(max(4, 2 * batch))]
-        return [list(self.tokenizer.encode(prompt)) for prompt in chosen]
+        return self.pair.prompts(max(4, 2 * batch))
 
     def mlx_plain(self, prompts: list[list[int]], temp: float) -> tuple[int, dict[str, Any]]:
         """mlx-lm's loop, one prompt after the other."""
@@ -114,7 +65,7 @@ class Bench:
         for prompt in prompts:
             steps = generate_step(
                 mx.array(prompt),
-                self.model,
+                self.pair.model,
                 max_tokens=self.max_tokens,
                 sampler=make_sampler(temp),
             )
@@ -129,8 +80,8 @@ class Bench:
             for prompt in prompts:
                 steps = speculative_generate_step(
                     mx.array(prompt),
-                    self.model,
-                    self.draft,
+                    self.pair.model,
+                    self.pair.draft,
                     num_draft_tokens=length,
                     max_tokens=self.max_tokens,
                     sampler=make_sampler(temp),
@@ -145,8 +96,8 @@ class Bench:
 
         def run(prompts: list[list[int]], temp: float) -> tuple[int, dict[str, Any]]:
             response = mlx_lm_batch(
-                self.model,
-                self.tokenizer,
+                self.pair.model,
+                self.pair.tokenizer,
                 prompts,
                 max_tokens=self.max_tokens,
                 return_token_ids=True,
@@ -164,10 +115,10 @@ class Bench:
 
         def run(prompts: list[list[int]], temp: float) -> tuple[int, dict[str, Any]]:
             made = mlx_spec.batch_generate(
-                self.model,
-                self.tokenizer,
+                self.pair.model,
+                self.pair.tokenizer,
                 prompts,
-                draft_model=self.draft if speculate else None,
+                draft_model=self.pair.draft if speculate else None,
                 sampling=SamplingParams(
                     max_tokens=self.max_tokens, temperature=temp, seed=1, ignore_eos=True
                 ),
@@ -270,19 +221,13 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure all settings and print tables and one JSON line."""
     options = parse()
-    model, tokenizer = mlx_spec.load("demo")
-    draft, _ = mlx_spec.load("demo-draft")
-    if options.width:
-        model = widen(model, options.width)
-    tokenizer.eos_token_ids = []  # equal lengths for everyone
-    bench = Bench(model, draft, tokenizer, options.max_tokens, options.num_draft_tokens)
+    bench = Bench(load_pair(options.width), options.max_tokens, options.num_draft_tokens)
     records = []
     for temp in options.temp:
         for batch in options.batch:
             results = measure(bench, batch, temp, options.rounds, options.mlx_lm_draft_tokens)
             records.append(report(results, batch, temp))
-    machine = {"system": platform.platform(), "cpu": platform.processor(), "mlx": mx.__version__}
-    print(json.dumps({"machine": machine, "options": vars(options), "results": records}))
+    print(json.dumps({"machine": machine(), "options": vars(options), "results": records}))
 
 
 if __name__ == "__main__":

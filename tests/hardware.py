@@ -170,7 +170,7 @@ class Simulation:
             n <= max(0, row.remaining - 1) for n, row in zip(lengths, self.rows, strict=True)
         )
         ready = not self._lagging or max(self._lag) <= MAX_RIDE
-        clean = ready and not self._joined
+        clean = not max(lengths) or (ready and not self._joined)
         self._joined = False
         self._lag = [2 if max(lengths) else lag + 1 for lag in self._lag]
         return lengths, clean

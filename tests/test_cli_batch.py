@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from mlx_spec.cli.main import main
 from mlx_spec.cli.progress import Progress, figures
@@ -94,7 +95,6 @@ def test_templates_limit_and_csv(tmp_path: Path) -> None:
 
 
 def test_parquet_in_and_out(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     source = write_input(tmp_path / "in.jsonl", 9)
     assert run(source, tmp_path / "a.parquet") == 1
     table = parquet.read_table(tmp_path / "a.parquet").to_pylist()
@@ -184,15 +184,20 @@ def test_kill_9_then_resume_is_an_undisturbed_run(
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
-    source, out = write_input(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl"
-    process = start(source, out, "-m", "30", "--batch-size", "4")
+    source, out = write_input(tmp_path / "in.jsonl", 400), tmp_path / "out.jsonl"
+    model = str(write_folder(tmp_path / "model"))
+    options = ["-m", "20", "--model", model, "--draft-model", model]
+    process = start(source, out, *options)
     wait_for_lines(process, out, 9)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert f"go on with --resume: {out} keeps what is done" in errors
-    assert 9 <= len(read(out)) < 40
+    assert 9 <= len(read(out)) < 400
+    assert main(["batch", str(source), str(out), "-q", "--resume", *options]) == 1
+    assert main(["batch", str(source), str(tmp_path / "all.jsonl"), "-q", *options]) == 1
+    assert out.read_bytes() == (tmp_path / "all.jsonl").read_bytes()
 
 
 # --- bad input ------------------------------------------------------------------------------

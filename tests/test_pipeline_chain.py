@@ -130,6 +130,50 @@ def test_no_config_and_no_input_are_one_line(
     assert "in.jsonl: No such file" in capsys.readouterr().err
 
 
+RULES = """
+[[stage]]
+kind = "filter"
+question = ""
+"""
+
+
+def test_an_output_that_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_input(tmp_path)
+    (tmp_path / "folder.jsonl").mkdir()
+    cases = {
+        "folder.jsonl": "folder.jsonl is not a regular file",
+        ".": "tells no format",
+        "in.jsonl": "both input and output",
+        "in.jsonl/out.jsonl": "1-filter.jsonl: Not a directory",
+    }
+    for output, words in cases.items():
+        text = f'input = "in.jsonl"\noutput = "{output}"\n{RULES}'
+        assert main(["pipeline", "run", str(write_config(tmp_path, text)), "--overwrite"]) == 2
+        shown = capsys.readouterr().err
+        assert words in shown
+        assert shown.count("\n") == 1
+
+
+def test_an_output_that_takes_nothing_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stages are done when the output turns out to have no place; --resume gives it one."""
+    write_input(tmp_path)
+    where = tmp_path / "later"
+    where.write_text("in the way")
+    head = 'input = "in.jsonl"\noutput = "later/out.jsonl"\nwork = "stages"\n'
+    config = str(write_config(tmp_path, head + RULES))
+    assert main(["pipeline", "run", config, "-q"]) == 2
+    shown = capsys.readouterr().err
+    assert f"all records are in {tmp_path / 'stages' / '1-filter.jsonl'}" in shown
+    assert shown.count("\n") == 1
+    where.unlink()
+    assert main(["pipeline", "run", config, "-q", "--resume"]) == 1
+    assert len(read(where / "out.jsonl")) == 14
+
+
 # --- runs -----------------------------------------------------------------------------------
 
 

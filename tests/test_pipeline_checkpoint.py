@@ -42,8 +42,6 @@ def test_cut_at_every_byte_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
 def test_a_table_cut_at_every_line_goes_on_to_the_same_table(tmp_path: Path, format: str) -> None:
-    if format == "parquet":
-        pytest.importorskip("pyarrow")
     out = tmp_path / f"out.{format}"
     checkpoint = write(out, format)
     whole = out.read_bytes()

@@ -88,7 +88,6 @@ def test_csv_out_has_all_columns_and_json_for_nested_values(tmp_path: Path) -> N
 
 
 def test_parquet_there_and_back(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     rows = [{"text": f"row {i}", "n": i} for i in range(2500)]
     rows[2400]["error"] = "only here"  # a column, and its type, that the first slice lacks
     export(rows, tmp_path / "a.parquet", "parquet")

@@ -7,7 +7,6 @@ back for a wrong prefix would hold wrong numbers.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 
 import mlx.core as mx
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mlx_spec.cache.pool import RowKV
+from mlx_spec.cache.pool import KVCachePool, RowKV
 from mlx_spec.cache.prefix import PrefixCache
 
 LAYERS, HEADS, WIDTH = 2, 1, 2
@@ -37,12 +36,26 @@ def kv(tokens: Tokens, begin: int, end: int) -> RowKV:
     return [(row + layer, -row - layer) for layer in range(LAYERS)]
 
 
-def reader(tokens: Tokens) -> Callable[[int, int], RowKV]:
-    return lambda begin, end: kv(tokens, begin, end)
+class Rows:
+    """A pool of one row, in slot 3; ``reads`` says which positions were asked for."""
+
+    token_bytes = TOKEN_BYTES
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        self.reads: list[tuple[int, int]] = []
+
+    def read_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowKV]:
+        assert slot == 3
+        self.reads.append((begin, end))
+        return [kv(self.tokens, start, start + size) for start in range(begin, end, size)]
 
 
-def refuse(begin: int, end: int) -> RowKV:
-    raise AssertionError(f"positions {begin} .. {end - 1} were read again")
+def keep(cache: PrefixCache, tokens: Tokens) -> list[tuple[int, int]]:
+    """Store; returns the positions that were read."""
+    rows = Rows(tokens)
+    cache.store(tokens, rows, 3)
+    return rows.reads
 
 
 def same(one: RowKV, other: RowKV) -> bool:
@@ -69,21 +82,17 @@ class PrefixMachine(RuleBasedStateMachine):
 
     @rule(tokens=texts)
     def store(self, tokens: Tokens) -> None:
-        known = len(self._known(tokens)) * self.size
-
-        def read(begin: int, end: int) -> RowKV:
-            assert begin == known, "what is kept already is not read again"
-            assert end == len(tokens) // self.size * self.size
-            return kv(tokens, begin, end)
-
-        self.cache.store(tokens, read)
-        if self.limit == 0:
-            return
-        for prefix in reversed(self._prefixes(tokens)):
+        most = self.limit // (self.size * TOKEN_BYTES)
+        known = len(self._known(tokens))
+        wanted = min(len(tokens) // self.size, most)
+        # What is kept already is not read again, and what cannot be kept is not read at all.
+        reads = [(known * self.size, wanted * self.size)] if known < wanted else []
+        assert keep(self.cache, tokens) == reads
+        for prefix in reversed(self._prefixes(tokens)[:most]):
             if prefix in self.order:
                 self.order.remove(prefix)
             self.order.append(prefix)
-        while len(self.order) * self.size * TOKEN_BYTES > self.limit:
+        while len(self.order) > most:
             self.order.pop(0)
             self.evicted += 1
 
@@ -165,28 +174,28 @@ def test_keys_depend_on_whole_tokens_in_their_order(one: list[int], other: list[
 def test_later_blocks_go_before_earlier_ones() -> None:
     tokens = tuple(range(8))
     cache = PrefixCache(2, 3 * 2 * TOKEN_BYTES)
-    cache.store(tokens, reader(tokens))
+    keep(cache, tokens)
     assert cache.match(tokens) == 6
-    cache.store((90, 91), reader((90, 91)))
+    keep(cache, (90, 91))
     assert cache.match(tokens) == 4
     assert cache.match((90, 91)) == 2
-    assert cache.evicted == 2
+    assert cache.evicted == 1
 
 
 def test_reading_keeps_what_is_read() -> None:
     one, other = (1, 2), (3, 4)
     cache = PrefixCache(2, 2 * 2 * TOKEN_BYTES)
-    cache.store(one, reader(one))
-    cache.store(other, reader(other))
+    keep(cache, one)
+    keep(cache, other)
     cache.read(one)
-    cache.store((5, 6), reader((5, 6)))
+    keep(cache, (5, 6))
     assert cache.match(one) == 2
     assert cache.match(other) == 0
 
 
 def test_a_limit_of_zero_keeps_nothing_and_reads_nothing() -> None:
     cache = PrefixCache(2, 0)
-    cache.store((1, 2, 3, 4), refuse)
+    assert keep(cache, (1, 2, 3, 4)) == []
     assert cache.match((1, 2)) == 0
     assert cache.read((1, 2)) is None
     assert cache.nbytes == len(cache) == 0
@@ -196,10 +205,40 @@ def test_texts_share_only_their_common_beginning() -> None:
     texts = [(1, 2, 3, 4), (1, 2, 3, 9), (1, 2), (7, 2, 3, 4)]
     cache = PrefixCache(1, 10**6)
     for text in texts:
-        cache.store(text, reader(text))
+        keep(cache, text)
     for text in texts:
         kept = cache.read(text)
         assert kept is not None
         assert same(kept, kv(text, 0, len(text)))
     assert len(cache) == 4 + 1 + 0 + 4
     assert cache.nbytes == 9 * TOKEN_BYTES
+
+
+@pytest.mark.parametrize("blocks", [4, 40], ids=["a part of it fits", "all of it fits"])
+def test_storing_holds_no_byte_more_than_the_limit(blocks: int) -> None:
+    """Stops copies of a whole prompt beside the cache, and old blocks beside the new ones.
+
+    An earlier version copied a row whole, then block by block, and evicted last: twice the
+    prompt's bytes beyond the limit.
+    """
+    pool = KVCachePool(layers=3, max_slots=2)
+    pool.acquire(2)
+    pool.reserve(2048)
+    heads, length, size = 4, 600, 16
+    row = [(mx.ones((1, heads, length, 32)), mx.ones((1, heads, length, 32))) for _ in range(3)]
+    pool.write(1, 0, row)
+    mx.eval(pool.state)
+    del row
+    block_bytes = size * pool.token_bytes
+    assert pool.token_bytes == 3 * 2 * heads * 32 * 4
+    cache = PrefixCache(size, blocks * block_bytes)
+    cache.store(range(1000, 1000 + length), pool, 1)
+    mx.clear_cache()
+    before, held = mx.get_active_memory(), cache.nbytes
+    mx.reset_peak_memory()
+    cache.store(range(length), pool, 1)
+    kept = min(blocks, length // size) * block_bytes
+    assert mx.get_peak_memory() - before <= cache.limit - held + 2**14
+    # Each block has buffers of its own: nothing but the blocks is held.
+    assert abs(mx.get_active_memory() - before - (cache.nbytes - held)) <= 2**14
+    assert cache.match(range(length)) * pool.token_bytes == kept

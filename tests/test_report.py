@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from io import StringIO
 from pathlib import Path
@@ -14,16 +13,13 @@ from rich.console import Console
 from mlx_spec.cli.main import main
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import ErrorHappened, StageDone
-from mlx_spec.metrics import PerformanceLog
+from mlx_spec.metrics import PerformanceLog, plots
 from mlx_spec.metrics.distribution import bucket
 from mlx_spec.metrics.log_reader import Problem, RunLog, read_logs
 from mlx_spec.metrics.report import Limits, print_report, summarise
 from tests.test_metrics import finished, step
 
 HEADER = {"kind": "header", "format": 1, "run": "x-1-ab", "part": 0, "started": "2026-01-02T03:04"}
-needs_matplotlib = pytest.mark.skipif(
-    importlib.util.find_spec("matplotlib") is None, reason="needs the extra: mlx-spec[report]"
-)
 
 
 def write(path: Path, *records: Any, end: str = "\n") -> None:
@@ -240,19 +236,16 @@ def test_the_command_without_logs_says_so(
     assert "holds no performance logs; left out:" in error
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("matplotlib") is not None, reason="matplotlib is installed"
-)
 def test_charts_without_matplotlib_are_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_logs(tmp_path / "logs")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["report", str(tmp_path / "logs"), "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'mlx-spec[report]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-@needs_matplotlib
 def test_the_command_writes_charts_and_a_page(tmp_path: Path) -> None:
     logs, out = tmp_path / "logs", tmp_path / "out"
     make_logs(logs)
@@ -263,7 +256,9 @@ def test_the_command_writes_charts_and_a_page(tmp_path: Path) -> None:
     assert {path.stem for path in out.glob("*.png")} == charts
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 6
+    # Each of them for light and for dark surroundings.
+    assert page.count("data:image/png;base64,") == 12
+    assert page.count("(prefers-color-scheme: dark)") == 1 + 6
     # It stands alone, and what the logs hold is text.
     assert "http" not in page
     assert "<script>" not in page
@@ -272,7 +267,6 @@ def test_the_command_writes_charts_and_a_page(tmp_path: Path) -> None:
     assert "&lt;i&gt;notes.txt" in page
 
 
-@needs_matplotlib
 @pytest.mark.parametrize(
     "records",
     [
@@ -289,3 +283,43 @@ def test_thin_logs_make_charts_too(tmp_path: Path, records: list[Any]) -> None:
     write(tmp_path / "a.jsonl", HEADER, *records)
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def charts_of(folder: Path, *records: Any) -> dict[str, Any]:
+    """The axes of every chart of a log with these lines."""
+    write(folder / "a.jsonl", HEADER, *records)
+    logs, _ = read_logs(folder)
+    axes = {}
+    for name, fill in plots.CHARTS.items():
+        chart = plots.Chart(plots.DARK, [summarise(log) for log in logs])
+        fill(chart)
+        assert chart.png().startswith(b"\x89PNG")
+        axes[name] = chart.axes
+    return axes
+
+
+def test_axes_say_what_they_show_and_in_which_unit(tmp_path: Path) -> None:
+    charts = charts_of(tmp_path, inference(700.0), request(1.0, ttft=12.0), request(2.0, ttft=11.0))
+    said = {name: (axes.get_xlabel(), axes.get_ylabel()) for name, axes in charts.items()}
+    assert said["throughput"] == (
+        "time since the run began (minutes)",
+        "generated tokens per second",
+    )
+    assert said["batch_occupancy"][1] == "rows decoding (mean)"
+    assert said["draft_length"][1] == "draft tokens per step (mean)"
+    assert said["acceptance"] == ("accepted of the drafted tokens", "requests")
+    assert said["ttft"] == ("percentile (requests: 2)", "seconds")
+    assert said["itl"] == ("percentile (gaps between tokens: 10)", "milliseconds")
+    bars = [round(bar.get_height(), 2) for bar in charts["ttft"].patches]
+    assert bars == [11.5, 11.9, 11.99]
+
+
+def test_one_line_of_a_log_is_a_stretch_of_time_not_a_point(tmp_path: Path) -> None:
+    charts = charts_of(tmp_path, inference(0.75), inference(9.5, tok_s=40.0))
+    (line,) = charts["throughput"].lines
+    xs, ys = line.get_data()
+    # Half a second each, and nothing drawn where nothing ran.
+    assert list(xs) == [0.25, 0.75, 0.75, 9.0, 9.5]
+    assert list(ys)[:2] == [100.0, 100.0]
+    assert ys[2] != ys[2]
+    assert list(ys)[3:] == [40.0, 40.0]

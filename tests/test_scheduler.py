@@ -30,22 +30,15 @@ def make_scheduler(rows: int, limit: int = 10**9, **options: Any) -> Scheduler:
     return Scheduler(rows, budget=KVBudget(1, limit, BLOCK), **options)
 
 
-def claim(request: Request, now: float, aging: float) -> float:
-    """What a waiting request claims."""
-    waited = (now - request.arrival) / aging if aging else 0.0
-    return request.priority + waited
-
-
-def rank(request: Request, now: float, aging: float) -> tuple[float, float]:
-    """Sorts waiting requests: the greatest claim first, then the earliest arrival."""
-    return (-claim(request, now, aging), request.arrival)
-
-
 class SchedulerMachine(RuleBasedStateMachine):
-    """Random histories; ``live`` is the model: every request that has not ended."""
+    """Random histories.
+
+    The model: ``live``, every request that has not ended, and ``waited``, the seconds that each
+    has spent in the queue, counted tick by tick.
+    """
 
     @initialize(
-        rows=st.integers(1, 5),
+        rows=st.sampled_from([1, 2, 3, 7]),
         limit=st.integers(20, 400),
         together=st.one_of(st.none(), st.integers(20, 200)),
         timeout=st.sampled_from([0.0, 1.0, 2.5]),
@@ -65,6 +58,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.budget = TokenBudget(KVBudget(1, limit, BLOCK), together)
         self.scheduler = Scheduler(rows, timeout, self.budget, preemption=preemption, aging=aging)
         self.live: list[Request] = []
+        self.waited: dict[Request, float] = {}
         self.ended: list[Request] = []
         self.submitted = 0
         self.evictions = 0
@@ -91,12 +85,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             self.scheduler.submit(request)
             self.live.append(request)
+            self.waited[request] = 0.0
 
     @rule(seconds=st.sampled_from([0.0, 0.25, 1.0, 2.5, 30.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
+        for request in self.scheduler.waiting:
+            self.waited[request] += seconds
 
-    @rule(rows=st.integers(1, 6))
+    @rule(rows=st.sampled_from([1, 2, 3, 4, 7]))
     def set_rows(self, rows: int) -> None:
         self.scheduler.rows = rows
 
@@ -139,7 +136,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._check_moves(plan, waiting, running)
         self._check_limits()
         if not running and not hurry:
-            full = len(waiting) >= scheduler.rows
+            full = len(waiting) >= scheduler.rows or not self._affordable(
+                [1, *(request.tokens for request in waiting)]
+            )
             ready = full or (wake is not None and self.now >= wake)
             assert bool(plan.admit) == ready
             if not ready:
@@ -159,7 +158,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert set(self.scheduler.running) == expected
         assert self.scheduler.preempted == self.evictions
         for request in plan.admit:
-            assert request.claim == claim(request, self.now, self.scheduler.aging)
+            aging, waited = self.scheduler.aging, self.waited[request]
+            assert request.claim == request.priority + (waited / aging if aging else 0.0)
 
     def _check_limits(self) -> None:
         assert len(self.scheduler.running) <= self.scheduler.rows
@@ -167,21 +167,28 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def _check_order(self, plan: Plan, claims: dict[Request, float]) -> None:
         """Nobody who waits could run now, and nobody who claims less went first."""
-        aging, left = self.scheduler.aging, self.scheduler.waiting
-        assert plan.admit == sorted(plan.admit, key=lambda r: rank(r, self.now, aging))
-        head = min(left, key=lambda r: rank(r, self.now, aging), default=None)
+        left, rank = self.scheduler.waiting, self._rank
+        assert plan.admit == sorted(plan.admit, key=rank)
+        assert left == sorted(left, key=rank)
+        head = min(left, key=rank, default=None)
         if head is not None and head not in plan.preempt:
             assert not self._fits(self.scheduler.running, head), "a row was left idle"
         for waiter in left:
-            place = rank(waiter, self.now, aging)
+            place = rank(waiter)
             # Who evicted it is more urgent than it was, however long it has been here.
             excused = claims.get(waiter, math.inf)
             passed = [
                 request.request_id
                 for request in plan.admit
-                if rank(request, self.now, aging) > place and request.priority <= excused
+                if rank(request) > place and request.priority <= excused
             ]
             assert not passed, f"{passed} went before {waiter.request_id}"
+
+    def _rank(self, request: Request) -> tuple[float, float]:
+        """Sorts waiting requests: the greatest claim, in seconds, first; then the earliest."""
+        aging = self.scheduler.aging
+        claim = request.priority * aging + self.waited[request] if aging else request.priority
+        return (-claim, request.arrival)
 
     def _check_victims(self, plan: Plan, claims: dict[Request, float]) -> None:
         """Only what had to go went, and only for somebody more urgent."""
@@ -282,9 +289,9 @@ def test_nobody_starves(
 ) -> None:
     """However many urgent requests come, the least one ends within a bound.
 
-    After ``aging * highest`` seconds nobody who comes can claim more than it does. From then on
-    only those that were there before can run before it, for ``service`` ticks each, and at least
-    one of them runs at any time.
+    Once it has waited ``aging * highest`` seconds nobody who comes can claim more than it does,
+    and it has run for less than ``service`` by then. From then on only those that were there
+    before can run before it, for ``service`` ticks each, and at least one of them runs at any time.
     """
     scheduler = make_scheduler(rows, 40, aging=aging, preemption=preemption)
     flood = Flood(scheduler, service)
@@ -292,7 +299,7 @@ def test_nobody_starves(
         flood.submit(tokens, min(priority, highest))
     least = flood.submit(40, 0)  # as large as may be: it never fits beside another
     turn = 0
-    while flood.now <= aging * highest:
+    while flood.now <= aging * highest + service:
         tokens, priority = newcomers[turn % len(newcomers)]
         flood.submit(tokens, min(priority, highest))
         flood.tick()
@@ -340,6 +347,47 @@ def test_a_full_batch_starts_at_once() -> None:
     assert scheduler.plan(1.0) == Plan()
     scheduler.submit(Request("b", 4, arrival=1.0))
     assert len(scheduler.plan(1.0).admit) == 2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "starts"),
+    [
+        ([40, 40], True),  # the second one does not fit beside the first
+        ([40, 36], True),  # both fit, and nothing more does
+        ([40, 35], False),
+        ([100], True),
+        ([99], False),
+    ],
+)
+def test_a_batch_full_of_tokens_starts_at_once(tokens: list[int], starts: bool) -> None:
+    """Stops a wait for rows that could not be filled: 76 tokens together, or 100 alone."""
+    most = 100 if len(tokens) == 1 else 76
+    scheduler = Scheduler(8, 9.0, TokenBudget(PLENTY, most))
+    for number, count in enumerate(tokens):
+        scheduler.submit(Request(str(number), count, arrival=1.0))
+    assert scheduler.due(1.0) == starts
+    assert bool(scheduler.plan(1.0).admit) == starts
+
+
+def test_only_waiting_ages_and_it_goes_on_after_a_preemption() -> None:
+    """Stops an inversion by age: who has run long has had its turn, and claims no more by it."""
+    scheduler = make_scheduler(1, aging=10.0)
+    old = Request("old", 4, priority=0, arrival=0.0)
+    scheduler.submit(old)
+    scheduler.plan(20.0)
+    assert old.claim == 2.0  # it waited 20 s
+    scheduler.submit(Request("urgent", 4, priority=3, arrival=1000.0))
+    assert scheduler.plan(1000.0).preempt == [old]
+    scheduler.submit(Request("young", 4, priority=2, arrival=1001.0))
+    scheduler.submit(Request("younger", 4, priority=3, arrival=1005.0))
+    # Claims at 1010: old 2 + 1, young 2 + 0.9, younger 3 + 0.5; the 980 s that old ran are no part.
+    assert [r.request_id for r in scheduler.waiting] == ["younger", "old", "young"]
+    scheduler.finish(scheduler.running[0])
+    assert [r.request_id for r in scheduler.plan(1010.0).admit] == ["younger"]
+    scheduler.finish(scheduler.running[0])
+    scheduler.plan(1010.0)
+    assert scheduler.running == [old]
+    assert old.claim == 3.0
 
 
 def test_fewer_rows_evict_the_least_claims_and_more_take_them_back() -> None:

@@ -7,9 +7,9 @@ import random
 import mlx.core as mx
 import pytest
 
-from mlx_spec.decoding.scoring import score
+from mlx_spec.decoding.scoring import Scorer
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.model.runner import ModelRunner
+from mlx_spec.model.runner import ModelRunner, Rows
 from tests.models import VOCABULARY, make_model
 
 
@@ -33,18 +33,53 @@ def test_ragged_prompts_and_labels_score_as_alone(family: str, step_size: int) -
 
     model = make_model(family)
     runner = ModelRunner(model, 8)
+    scorer = Scorer(runner, step_size)
     for rows in (1, 2, 7):
         prompts = [tokens(20) for _ in range(rows)]
         labels = [[tokens(5) for _ in range(rng.randint(1, 4))] for _ in range(rows)]
-        scores = score(runner, prompts, labels, step_size)
+        scores = scorer.score(prompts, labels)
         for prompt, row, got in zip(prompts, labels, scores, strict=True):
             assert got == pytest.approx([slow_score(model, prompt, one) for one in row], abs=1e-3)
         assert runner.pool.nbytes == 0
 
 
+def test_what_prompts_begin_with_is_fed_once() -> None:
+    rng = random.Random(5)
+    model, fed = make_model(), []
+    runner = ModelRunner(model, 4)
+    feed = runner.feed
+
+    def counting(rows: Rows, step_size: int, *, wait: bool) -> None:
+        fed.append(rows.tokens.size)
+        feed(rows, step_size, wait=wait)
+
+    runner.feed = counting  # type: ignore[method-assign]
+    scorer = Scorer(runner)
+
+    def check(begin: list[int], rows: int) -> int:
+        fed.clear()
+        prompts = [begin + [rng.randrange(VOCABULARY) for _ in range(3)] for _ in range(rows)]
+        labels = [[[1], [2, 3], [2, 4, 5]] for _ in prompts]
+        for prompt, row, got in zip(prompts, labels, scorer.score(prompts, labels), strict=True):
+            assert got == pytest.approx([slow_score(model, prompt, one) for one in row], abs=1e-3)
+        return sum(fed)
+
+    # Of three tokens of its own the last one rides with the labels; the first may be in common.
+    begin = [rng.randrange(VOCABULARY) for _ in range(40)]
+    assert check(begin, 4) <= 40 + 4 * 2
+    assert check(begin, 3) <= 3 * 2, "the next batch finds it"
+    assert check(begin[:30], 3) <= 3 * 2, "and so does one that begins with a part of it"
+    assert check(begin, 1) <= 2
+    other = [token + 1 for token in begin[:20]]
+    assert check(other, 2) <= 20 + 2 * 2
+    assert check([], 2) == 2 * 2
+    assert scorer.reused >= 3 * 40 + 3 * 40 + 3 * 30 + 40 + 20
+    assert runner.pool.nbytes == 0
+
+
 @pytest.mark.parametrize(
-    ("prompts", "labels"), [([[1]], []), ([[]], [[[1]]]), ([[1]], [[]]), ([[1]], [[[]]])]
+    ("prompts", "labels"), [([], []), ([[1]], []), ([[]], [[[1]]]), ([[1]], [[]]), ([[1]], [[[]]])]
 )
 def test_nothing_to_score_is_refused(prompts: list, labels: list) -> None:
     with pytest.raises(InvalidRequest, match="score"):
-        score(ModelRunner(make_model(), 2), prompts, labels)
+        Scorer(ModelRunner(make_model(), 2)).score(prompts, labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +18,8 @@ from mlx_spec.batching.scheduler import Request, Scheduler
 from mlx_spec.batching.teller import Teller
 from mlx_spec.batching.track import Track
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.pool import SlotSize
+from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder, StepOutput
 from mlx_spec.decoding.roster import MARGIN
@@ -142,7 +144,7 @@ class Engine:
         self._admit(hurry)
         if not self.decoder.busy:
             return []
-        emitted = []
+        emitted, running = [], len(self._tracks)
         for output in self._advance():
             track = self._tracks[output.sequence]
             chunks = track.emit(output, self.clock())
@@ -151,6 +153,8 @@ class Engine:
                 self._forget(track)
             self._discount(output, len(chunks))
             emitted.append((track, chunks))
+        if len(self._tracks) < running:
+            self._give_back()
         if self._teller:
             self._teller.stepped(self.decoder, self.scheduler, emitted)
         if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
@@ -164,6 +168,10 @@ class Engine:
     def stats(self) -> GenerationStats:
         """Figures over all requests so far."""
         return self.decoder.meter.stats(mx.get_peak_memory())
+
+    def kv_usage(self) -> KVUsage:
+        """The K/V memory now."""
+        return self.decoder.kv_usage(self.budget.kv.limit)
 
     @property
     def _margin(self) -> int:
@@ -184,9 +192,9 @@ class Engine:
             preempted = [self._by_request[request] for request in plan.preempt]
             self._teller.moved(preempted, [self._by_request[request] for request in plan.admit])
         for request in plan.preempt:
-            sequence = self._by_request[request].sequence
-            self.decoder.suspend(sequence, save=self._may_save(sequence))
+            self.decoder.suspend(self._by_request[request].sequence, save=True)
         if plan.preempt or plan.admit:
+            self._drop_saved()
             self._size_slots()
         for request in plan.admit:
             track = self._by_request[request]
@@ -194,20 +202,34 @@ class Engine:
                 track.admitted = self.clock()
         self.decoder.add([self._by_request[request].sequence for request in plan.admit])
 
-    def _may_save(self, sequence: Sequence) -> bool:
-        """Whether a preempted row's K/V fit beside all rows; else they are computed again."""
-        rows = [request.tokens for request in self.scheduler.running]
-        kv = self.budget.kv
-        own = sequence.length * self.decoder.runner.bytes_per_token
-        return kv.nbytes(rows) + self.decoder.saved_bytes + own <= kv.limit
+    def _drop_saved(self) -> None:
+        """K/V kept aside that do not fit beside the rows are given up, to be computed again.
+
+        First of those whose turn is last. What returns now stays until it is back in its slot.
+        """
+        free = self.budget.kv.left([request.tokens for request in self.scheduler.running])
+        if self.decoder.saved_bytes > free:
+            for request in reversed(self.scheduler.waiting):
+                dropped = self.decoder.drop_saved(self._by_request[request].sequence)
+                if dropped and self.decoder.saved_bytes <= free:
+                    break
 
     def _size_slots(self) -> None:
-        """Make the slots as large as the running requests may come to need, and no larger."""
+        """Make room for what the running requests may come to need, within the limit."""
         tokens = [request.tokens for request in self.scheduler.running]
         self.decoder.max_rows = max(self.scheduler.rows, len(tokens))
         if tokens:
-            size = self.budget.kv.block_size
-            self.decoder.size_slots(len(tokens), -(-max(tokens) // size) * size)
+            size, kv = self.budget.kv.block_size, self.budget.kv
+            aside = replace(kv, limit=kv.limit - self.decoder.saved_bytes)
+            most = min(self.scheduler.rows, aside.most_rows(max(tokens)))
+            positions = -(-max(tokens) // size) * size
+            self.decoder.size_slots(SlotSize(len(tokens), max(len(tokens), most), positions))
+
+    def _give_back(self) -> None:
+        """Where most of what is held was for requests that have ended, hold less."""
+        tokens = [request.tokens for request in self.scheduler.running]
+        if self.decoder.kv_usage().bytes_held > 4 * self.budget.kv.nbytes(tokens):
+            self._size_slots()
 
     def _discount(self, output: StepOutput, given: int) -> None:
         """Where a stop text cut a run off, take back what was counted past it."""

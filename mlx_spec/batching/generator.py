@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +25,7 @@ from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
 from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.batching.track import Track
+from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.display import Facts, html_table, lines, rich_table, stats_facts
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
@@ -43,6 +44,7 @@ class GeneratorStats:
         batch_size: rows.
         cache_bytes: K/V held now, suspended rows and prefix cache included.
         generation: figures over all steps.
+        kv: the K/V memory in slots, blocks and bytes.
     """
 
     waiting: int
@@ -53,6 +55,7 @@ class GeneratorStats:
     batch_size: int
     cache_bytes: int
     generation: GenerationStats
+    kv: KVUsage = field(default_factory=KVUsage)
 
     @property
     def facts(self) -> Facts:
@@ -63,6 +66,7 @@ class GeneratorStats:
             ("preempted", f"{self.preempted:,}"),
             ("batch size", f"{self.batch_size:,}"),
             ("K/V held", f"{self.cache_bytes / 1e6:,.1f} MB"),
+            *kv_facts(self.kv),
             *stats_facts(self.generation),
         ]
 
@@ -74,6 +78,17 @@ class GeneratorStats:
 
     def _repr_html_(self) -> str:
         return html_table(self.facts)
+
+
+def kv_facts(kv: KVUsage) -> Facts:
+    """What there is to say of slots, once there are any."""
+    if not kv.slots:
+        return []
+    return [
+        ("K/V slots", f"{kv.slots_used:,} of {kv.slots:,} used, {kv.positions:,} tokens each"),
+        ("K/V blocks", f"{kv.blocks_used:,} of {kv.blocks:,} used"),
+        ("K/V unused", f"{kv.waste:.0%} of the slots' {kv.bytes_held / 1e6:,.1f} MB"),
+    ]
 
 
 class BatchedMLXGenerator:
@@ -276,7 +291,7 @@ class BatchedMLXGenerator:
             track = self._streams.get(stream)
             if track is not None and not track.done:
                 engine.cancel(track)
-                self._end(stream, track, "cancelled")
+                self._end(engine, [(stream, track)], "cancelled")
 
         if not self._closing and self._error is None:
             self._tell(stop)
@@ -304,10 +319,10 @@ class BatchedMLXGenerator:
             self._started.set()
             while self._attend(engine):
                 self._step(engine)
-            for stream, track in list(self._streams.items()):
-                if track is not None:
-                    engine.cancel(track)
-                    self._end(stream, track, "cancelled")
+            left = [(stream, track) for stream, track in self._streams.items() if track is not None]
+            for _, track in left:
+                engine.cancel(track)
+            self._end(engine, left, "cancelled")
         except BaseException as error:
             self._error = error
         finally:
@@ -323,19 +338,12 @@ class BatchedMLXGenerator:
                 if self._closing:
                     return False
                 if not wishes:
-                    if self._may_step(engine):
+                    if engine.scheduler.due(engine.clock()):
                         return True
                     self._changed.wait(self._pause(engine))
                     continue
             for wish in wishes:
                 wish(engine)
-
-    def _may_step(self, engine: Engine) -> bool:
-        scheduler = engine.scheduler
-        if scheduler.running or len(scheduler.waiting) >= scheduler.rows:
-            return True
-        wake = scheduler.wake_at()
-        return wake is not None and engine.clock() >= wake
 
     def _pause(self, engine: Engine) -> float | None:
         """How long to sleep unless something happens; None for ever."""
@@ -344,32 +352,39 @@ class BatchedMLXGenerator:
 
     def _step(self, engine: Engine) -> None:
         streams = {track: stream for stream, track in self._streams.items()}
+        ended = []
         for track, chunks in engine.step():
             stream = streams[track]
             for chunk in chunks:
                 track.give(chunk)
                 stream.put(chunk)
             if track.done:
-                self._end(stream, track, "finished")
-        self._observe(engine)
+                ended.append((stream, track))
+        self._end(engine, ended, "finished")
 
-    def _end(self, stream: TokenStream, track: Track, how: str) -> None:
-        stream.finish(track.result())
+    def _end(self, engine: Engine, ended: list[tuple[TokenStream, Track]], how: str) -> None:
+        """Count first, tell then: who has seen a request end sees it in the statistics."""
+        self._counts[how] += len(ended)
+        self._observe(engine)
+        for stream, track in ended:
+            stream.finish(track.result())
         with self._changed:
-            self._counts[how] += 1
-            self._streams.pop(stream, None)
+            for stream, _ in ended:
+                self._streams.pop(stream, None)
             self._changed.notify_all()
 
     def _observe(self, engine: Engine) -> None:
+        kv = engine.kv_usage()
         snapshot = GeneratorStats(
-            waiting=len(engine.scheduler.waiting),
+            waiting=engine.scheduler.backlog,
             running=len(engine.scheduler.running),
             finished=self._counts["finished"],
             cancelled=self._counts["cancelled"],
             preempted=engine.scheduler.preempted,
             batch_size=engine.scheduler.rows,
-            cache_bytes=engine.decoder.cache_bytes,
+            cache_bytes=kv.total,
             generation=engine.stats(),
+            kv=kv,
         )
         with self._changed:
             self._snapshot = snapshot

@@ -5,13 +5,18 @@ The scheduler knows requests by their priority, arrival and the tokens they may 
 with the time of its own clock, so that waiting times are tested without sleeping.
 
 Order: a waiting request's claim is its priority plus what it has waited (``aging`` seconds count
-as one priority level), so everybody's turn comes. A running request holds the claim it was
-admitted with; only a request whose *own* priority exceeds that claim may take its place, so
-equals never take turns in evicting each other.
+as one priority level), so everybody's turn comes. Time spent running is not waited: a running
+request holds the claim it was admitted with, and goes on from there if it must wait again. Only a
+request whose *own* priority exceeds that claim may take its place, so equals never take turns in
+evicting each other.
+
+All claims that wait grow at one rate, so their order never changes: the queue is kept sorted, and
+a step looks at its head only.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -42,6 +47,8 @@ class Request:
         arrival: when it was submitted, in seconds of the caller's clock.
         state: changed by the scheduler only.
         claim: while running, the claim it was admitted with.
+        admitted: when it got its present or last row.
+        ran: seconds that it held a row before it was preempted, over all times.
     """
 
     request_id: str
@@ -50,10 +57,12 @@ class Request:
     arrival: float = 0.0
     state: RequestState = RequestState.WAITING
     claim: float = 0.0
+    admitted: float = 0.0
+    ran: float = 0.0
 
 
 class Budget(Protocol):
-    """Which requests fit into memory together."""
+    """Which requests fit into memory together; more or longer ones never fit better."""
 
     def fits(self, tokens: Seq[int]) -> bool:
         """Whether rows that may come to hold these numbers of tokens fit together."""
@@ -98,13 +107,18 @@ class Scheduler:
         self.preemption = preemption
         self.aging = aging
         self.preempted = 0  # evictions, over all time
-        self._waiting: list[Request] = []
+        self._waiting: list[Request] = []  # sorted by _turn
         self._running: list[Request] = []
 
     @property
     def waiting(self) -> list[Request]:
-        """Requests not running, preempted ones included, in order of arrival."""
+        """Requests not running, preempted ones included; whose turn comes first stands first."""
         return list(self._waiting)
+
+    @property
+    def backlog(self) -> int:
+        """The number of :attr:`waiting` requests, without a list of them."""
+        return len(self._waiting)
 
     @property
     def running(self) -> list[Request]:
@@ -123,7 +137,7 @@ class Scheduler:
                 f"{self.budget.explain([request.tokens])}"
             )
         request.state = RequestState.WAITING
-        self._waiting.append(request)
+        self._queue(request)
 
     def finish(self, request: Request) -> None:
         """A running request has reached its end."""
@@ -143,6 +157,17 @@ class Scheduler:
             return None
         return min(request.arrival for request in self._waiting) + self.timeout
 
+    def due(self, now: float) -> bool:
+        """Whether a step has something to do: rows run, or an idle batch may start.
+
+        An idle batch starts when it is full, be it of rows or of tokens, or when its first
+        request has waited long enough.
+        """
+        if self._running:
+            return True
+        wake = self.wake_at()
+        return wake is not None and (now >= wake or self._full())
+
     def plan(self, now: float, *, hurry: bool = False) -> Plan:
         """Decide who runs from this boundary on; states change accordingly.
 
@@ -150,58 +175,68 @@ class Scheduler:
             now: the caller's clock, in seconds.
             hurry: do not wait for a batch to fill (nothing more will come).
         """
-        preempted = self._shrink()
-        if not self._running and not preempted and not hurry and not self._ready(now):
+        if not hurry and not self.due(now):
             return Plan()
+        preempted = self._shrink(now)
         admitted: list[Request] = []
-        for request in sorted(self._waiting, key=lambda r: self._rank(r, now)):
-            # Whoever comes after one that waits would keep it waiting for ever: order is kept,
-            # and one that was evicted just now waits too.
-            if any(self._rank(victim, now) <= self._rank(request, now) for victim in preempted):
-                break
+        # Whoever comes after one that waits would keep it waiting for ever: order is kept, and
+        # one that was evicted just now waits too.
+        while self._waiting and self._waiting[0] not in preempted:
+            request = self._waiting[0]
             victims = self._make_room(request, exempt=admitted)
             if victims is None:
                 break
+            del self._waiting[0]  # before the victims queue: one of them may come first now
             for victim in victims:
-                self._evict(victim)
+                self._evict(victim, now)
             preempted += victims
-            self._waiting.remove(request)
             self._running.append(request)
-            request.state, request.claim = RequestState.RUNNING, self._claim(request, now)
+            request.state, request.admitted = RequestState.RUNNING, now
+            request.claim = self._claim(request, now)
             admitted.append(request)
         return Plan(preempted, admitted)
 
-    def _ready(self, now: float) -> bool:
-        """Whether an idle batch may start: it is full, or its first request waited long enough."""
-        wake = self.wake_at()
-        return wake is not None and (len(self._waiting) >= self.rows or now >= wake)
+    def _full(self) -> bool:
+        """Whether nothing more could join what waits, not even a request of one token."""
+        if len(self._waiting) >= self.rows:
+            return True
+        return not self.budget.fits([request.tokens for request in self._waiting] + [1])
 
     def _claim(self, request: Request, now: float) -> float:
-        waited = max(0.0, now - request.arrival)
+        waited = now - request.arrival - request.ran
         return request.priority + (waited / self.aging if self.aging > 0 else 0.0)
 
-    def _rank(self, request: Request, now: float) -> tuple[float, float]:
-        """Sorts waiting requests: the greatest claim first, then the earliest arrival."""
-        return (-self._claim(request, now), request.arrival)
+    def _turn(self, request: Request) -> tuple[float, float]:
+        """Sorts waiting requests: the greatest claim first, then the earliest arrival.
 
-    def _shrink(self) -> list[Request]:
+        In seconds, less what is the same for all of them at any time.
+        """
+        if self.aging <= 0:
+            return (-request.priority, request.arrival)
+        return (request.arrival + request.ran - request.priority * self.aging, request.arrival)
+
+    def _queue(self, request: Request) -> None:
+        insort(self._waiting, request, key=self._turn)
+
+    def _shrink(self, now: float) -> list[Request]:
         """Evict the least claims where fewer rows exist than run."""
         surplus = len(self._running) - self.rows
         victims = self._by_claim(self._running)[: max(0, surplus)]
         for victim in victims:
-            self._evict(victim)
+            self._evict(victim, now)
         return victims
 
     def _make_room(self, request: Request, exempt: Iterable[Request]) -> list[Request] | None:
         """Whom to evict so that ``request`` can run; None if it cannot run now."""
+        if self._fit(self._running, request):
+            return []
+        if not self.preemption:
+            return None
         staying = list(self._running)
         victims: list[Request] = []
         spared = set(exempt)
-        candidates = [
-            other
-            for other in self._by_claim(staying)
-            if self.preemption and other.claim < request.priority and other not in spared
-        ]
+        weaker = [r for r in staying if r.claim < request.priority and r not in spared]
+        candidates = self._by_claim(weaker)
         while not self._fit(staying, request):
             if not candidates:
                 return None
@@ -219,11 +254,12 @@ class Scheduler:
         tokens = [other.tokens for other in staying] + [request.tokens]
         return len(tokens) <= self.rows and self.budget.fits(tokens)
 
-    def _evict(self, victim: Request) -> None:
+    def _evict(self, victim: Request, now: float) -> None:
         self._running.remove(victim)
         victim.state = RequestState.PREEMPTED
+        victim.ran += now - victim.admitted
         self.preempted += 1
-        self._waiting.append(victim)
+        self._queue(victim)
 
     @staticmethod
     def _by_claim(requests: Iterable[Request]) -> list[Request]:

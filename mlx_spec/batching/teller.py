@@ -149,7 +149,7 @@ class Teller:
                 prompt_tokens=after.prompt_tokens - before.prompt_tokens,
                 rows=after.row_steps - before.row_steps,
                 running=len(scheduler.running) + len(ended),
-                waiting=len(scheduler.waiting),
+                waiting=scheduler.backlog,
                 batch_size=scheduler.rows,
                 draft_length=decoder.draft_length if after.steps > before.steps else 0,
                 tokens=after.tokens - before.tokens,

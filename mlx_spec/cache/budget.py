@@ -32,9 +32,17 @@ class KVBudget:
         blocks = -(-max(tokens) // self.block_size)
         return len(tokens) * blocks * self.block_size * self.bytes_per_token
 
+    def left(self, tokens: Seq[int]) -> int:
+        """Bytes that such rows leave; below 0 where they do not fit."""
+        return self.limit - self.nbytes(tokens)
+
     def fits(self, tokens: Seq[int]) -> bool:
         """Whether rows that may come to hold ``tokens`` each fit together."""
-        return self.nbytes(tokens) <= self.limit
+        return self.left(tokens) >= 0
+
+    def most_rows(self, tokens: int) -> int:
+        """How many rows of at most ``tokens`` each fit."""
+        return self.limit // self.nbytes([tokens])
 
     def explain(self, tokens: Seq[int]) -> str:
         """The numbers behind a refusal."""

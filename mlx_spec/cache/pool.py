@@ -49,6 +49,21 @@ class PoolSnapshot:
     arrays: list[tuple[mx.array | None, mx.array | None]]
 
 
+@dataclass(frozen=True)
+class SlotSize:
+    """What slots a caller that accounts for bytes asks for.
+
+    Attributes:
+        slots: rows that are needed.
+        most_slots: rows that may be held, to spare copies.
+        positions: most tokens of a row.
+    """
+
+    slots: int
+    most_slots: int
+    positions: int
+
+
 class KVCachePool:
     """Slots for the running rows of one model.
 
@@ -65,13 +80,18 @@ class KVCachePool:
         self.most_positions: int | None = None  # set by callers that account for bytes
         self.layers = [SlotKVCache(0, 0) for _ in range(layers)]
 
+    @property
+    def free_slots(self) -> int:
+        """Rows that may still be taken."""
+        return self.max_slots - self.used
+
     def acquire(self, count: int) -> int:
         """Take ``count`` more slots at the end; return the first of them.
 
         Raises:
             CapacityError: more than ``max_slots`` would be in use.
         """
-        if self.used + count > self.max_slots:
+        if count > self.free_slots:
             raise CapacityError(
                 f"[KVCachePool.acquire] {self.used + count} slots asked, "
                 f"{self.max_slots} exist (batch_size)"
@@ -99,18 +119,27 @@ class KVCachePool:
             mx.eval(layer.state)
         self.slots, self.capacity = slots, capacity
 
-    def fit(self, slots: int, needed: int, most: int) -> None:
-        """Make exactly ``slots`` slots, as long as needed now; later growth stops at ``most``.
+    def fit(self, size: SlotSize, needed: int) -> None:
+        """Have slots of the given size, as long as needed now.
 
-        For callers that account for bytes: no more than ``slots * most`` is ever allocated, and
-        not that much before it is needed.
+        For callers that account for bytes: never more than ``most_slots * positions`` is held, and
+        not that much before it is needed. Slots double and halve, so that rows that come and go
+        one by one are copied O(1) times each, and memory that nobody needs goes back.
         """
-        self.most_positions = most
-        slots = max(slots, self.used)
+        self.most_positions = most = size.positions
+        slots = self._fitting(max(size.slots, self.used), size.most_slots)
         roomy = -(-needed // POSITION_STEP) * POSITION_STEP
         positions = max(needed, min(most, max(roomy, self.capacity)))
         if (slots, positions) != (self.slots, self.capacity):
             self._grow(slots, positions)
+
+    def _fitting(self, slots: int, most: int) -> int:
+        """How many slots to have where ``slots`` are needed, from what there is."""
+        if self.slots < slots:
+            return max(slots, min(most, 2 * self.slots))
+        if self.slots > 4 * slots:
+            return max(slots, min(most, 2 * slots))
+        return max(slots, min(most, self.slots))
 
     def trim(self) -> None:
         """Give all memory back while no slot is in use."""
@@ -134,17 +163,31 @@ class KVCachePool:
 
         Evaluated at once: a pending read would make the next write copy the whole cache.
         """
-        row = [
-            tuple(mx.contiguous(array[slot : slot + 1, :, begin:end]) for array in layer.state)
-            for layer in self.layers
+        return self.read_blocks(slot, begin, end, end - begin)[0]
+
+    def read_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowKV]:
+        """The same in blocks of ``size`` tokens, each with buffers of its own; copied once."""
+        blocks = [
+            [
+                tuple(
+                    mx.contiguous(a[slot : slot + 1, :, start : start + size]) for a in layer.state
+                )
+                for layer in self.layers
+            ]
+            for start in range(begin, end, size)
         ]
-        mx.eval(row)
-        return row
+        mx.eval(blocks)
+        return blocks
 
     def write(self, slot: int, begin: int, row: RowKV) -> None:
         """Put K/V that :meth:`read` gave, of this pool or its like, at positions ``begin ..``."""
         for layer, (keys, values) in zip(self.layers, row, strict=True):
             layer.put(slot, begin, keys, values)
+
+    def share(self, source: int, slots: Seq[int], count: int) -> None:
+        """Copy a row's first ``count`` positions to other rows, lazily: part of the next pass."""
+        for layer in self.layers:
+            layer.share(source, slots, count)
 
     def _move(self, moves: list[tuple[int, int]]) -> None:
         sources = mx.array([source for source, _ in moves])
@@ -193,3 +236,8 @@ class KVCachePool:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one position of one slot, over all layers; 0 while nothing is held."""
+        return self.nbytes // (self.slots * self.capacity) if self.nbytes else 0

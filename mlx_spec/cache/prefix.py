@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 
@@ -24,6 +24,19 @@ from mlx_spec.cache.pool import RowKV
 class _Block:
     row: RowKV
     nbytes: int
+
+
+class BlockSource(Protocol):
+    """Rows whose K/V can be copied; ``KVCachePool`` is one."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's K/V, over all layers."""
+        ...
+
+    def read_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowKV]:
+        """Copies of a row's K/V at positions ``begin .. end - 1``, ``size`` tokens each."""
+        ...
 
 
 class PrefixCache:
@@ -72,9 +85,7 @@ class PrefixCache:
         known = self._known(tokens)
         if not known:
             return None
-        # Later blocks are marked as used first, so that they go first.
-        for key in reversed(known):
-            self._blocks.move_to_end(key)
+        self._touch(known)
         self.reused += self.block_size * len(known)
         rows = [self._blocks[key].row for key in known]
         return [
@@ -82,26 +93,38 @@ class PrefixCache:
             for layers in zip(*rows, strict=True)
         ]
 
-    def store(self, tokens: Seq[int], read: Callable[[int, int], RowKV]) -> None:
-        """Keep the whole blocks of ``tokens`` that are not kept yet.
+    def store(self, tokens: Seq[int], source: BlockSource, slot: int) -> None:
+        """Keep the whole blocks of ``tokens`` that are not kept yet, as many as ``limit`` allows.
+
+        Old blocks go before new ones are copied, and each is copied once, so that never more than
+        ``limit`` bytes are held.
 
         Args:
             tokens: the tokens in the row's cache, from position 0.
-            read: gives copies of the row's K/V at positions ``begin .. end - 1``.
+            source, slot: where the row is.
         """
-        if self.limit == 0:
+        size = self.block_size
+        if self.limit == 0 or len(tokens) < size:
             return
-        keys = self.keys(tokens)
-        have = len(self._known(tokens))
+        keys = self.keys(tokens)[: self.limit // (size * source.token_bytes)]
+        have = sum(key in self._blocks for key in keys)  # the first ones: later ones go first
+        self._touch(keys)
+        self._make_room((len(keys) - have) * size * source.token_bytes)
         if have < len(keys):
-            begin = have * self.block_size
-            row = read(begin, len(keys) * self.block_size)
-            for place, block in enumerate(self._split(row, len(keys) - have)):
-                self._add(keys[have + place], block)
+            blocks = source.read_blocks(slot, have * size, len(keys) * size, size)
+            for key, block in zip(keys[have:], blocks, strict=True):
+                self._add(key, block)
+            self._touch(keys)
+
+    def _touch(self, keys: Seq[bytes]) -> None:
+        """Note a use; of the later blocks first, so that they go first."""
         for key in reversed(keys):
             if key in self._blocks:
                 self._blocks.move_to_end(key)
-        while self.nbytes > self.limit:
+
+    def _make_room(self, nbytes: int) -> None:
+        """Let the least recently used blocks go until ``nbytes`` fit."""
+        while self.nbytes + nbytes > self.limit:
             _, oldest = self._blocks.popitem(last=False)
             self.nbytes -= oldest.nbytes
             self.evicted += 1
@@ -119,19 +142,6 @@ class PrefixCache:
                     break
                 known.append(key)
         return known
-
-    def _split(self, row: RowKV, count: int) -> list[RowKV]:
-        """A stretch as ``count`` blocks, each with buffers of its own."""
-        size = self.block_size
-        blocks = [
-            [
-                tuple(mx.contiguous(part[:, :, i * size : (i + 1) * size]) for part in layer)
-                for layer in row
-            ]
-            for i in range(count)
-        ]
-        mx.eval(blocks)
-        return blocks
 
     def _add(self, key: bytes, row: RowKV) -> None:
         nbytes = sum(part.nbytes for layer in row for part in layer)

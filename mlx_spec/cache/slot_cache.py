@@ -13,6 +13,7 @@ unevaluated graph), MLX cannot write in place and copies the whole buffer. Never
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -117,6 +118,12 @@ class SlotKVCache:
         self.keys[slot : slot + 1, :, begin:end] = keys
         self.values[slot : slot + 1, :, begin:end] = values
 
+    def share(self, source: int, slots: Seq[int], count: int) -> None:
+        """Copy the first ``count`` positions of one row to other rows, lazily."""
+        if self.keys is not None and self.values is not None:
+            self.keys = _share(self.keys, source, slots, count)
+            self.values = _share(self.values, source, slots, count)
+
     def _buffer(self, buffer: mx.array | None, like: mx.array) -> mx.array:
         """The array of all slots, made when its shape is first known."""
         if buffer is not None:
@@ -174,3 +181,11 @@ class SlotKVCache:
     def __bool__(self) -> bool:
         # mlx-lm's helpers ask ``if cache``: a cache is there even while it is empty.
         return True
+
+
+def _share(buffer: mx.array, source: int, slots: Seq[int], count: int) -> mx.array:
+    # A copy of its own: a view of the buffer would make the write copy all of it.
+    row = mx.contiguous(buffer[source : source + 1, :, :count])
+    written = copy.copy(buffer)  # a snapshot may hold the handle
+    written[mx.array(list(slots)), :, :count] = row
+    return written

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_spec.cli import options
-from mlx_spec.cli.progress import Progress, figures, note
+from mlx_spec.cli.progress import Progress, figures, note, say
 from mlx_spec.cli.report import statistics_lines
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
@@ -168,9 +168,10 @@ def _run(
         )
     if not quiet:
         for line in closing_lines(outcome, flags.drafter is not None):
-            print(line, file=sys.stderr)
+            say(line)
     if outcome.interrupted:
-        hint = "" if out == records.STDIO else f"; go on with --resume: {out} keeps what is done"
+        again = records.STDIO not in (source, out)
+        hint = f"; go on with --resume: {out} keeps what is done" if again else ""
         note(f"interrupted after {outcome.tally.written} records{hint}")
         return 130
     return 1 if outcome.failed else 0
@@ -192,7 +193,10 @@ def _open(
     from mlx_spec.pipeline.stdout import StdoutOutput
 
     if resume and STDIO in (source, out):
-        raise InvalidRequest("[batch] --resume needs files: stdin and stdout cannot be read again")
+        raise InvalidRequest(
+            "[batch] --resume needs files, since stdin and stdout cannot be read again: save the "
+            "input to a file and begin with that"
+        )
     if source != STDIO and source.resolve() == out.resolve():
         raise InvalidRequest(f"[batch] {source} is both input and output")
     digest, lines = (None, None) if source == STDIO else fingerprint(source)

@@ -9,7 +9,6 @@ It imports no mlx: help must be instant.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
 from mlx_spec.cli.performance_report import report
 from mlx_spec.cli.pipeline import pipeline
+from mlx_spec.cli.progress import note
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
     except MlxSpecError as error:
-        print(f"mlx-spec: error: {' '.join(str(error).split())}", file=sys.stderr)
+        note(f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
         return 130

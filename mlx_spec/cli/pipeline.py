@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlx_spec.cli.batch import Limit, Overwrite, Quiet, Resume, closing_lines
-from mlx_spec.cli.progress import Progress, note
+from mlx_spec.cli.progress import Progress, note, say
 
 if TYPE_CHECKING:
     from mlx_spec.pipeline.config import PipelineConfig, StageConfig
@@ -60,9 +59,9 @@ def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int
     """Each stage's statistics; returns the exit code."""
     for entry, outcome in zip(config.stages, outcomes, strict=False):
         if not quiet:
-            print(f"[{entry.name}]", file=sys.stderr)
+            say(f"[{entry.name}]")
             for line in closing_lines(outcome, entry.flags.drafter is not None):
-                print(line, file=sys.stderr)
+                say(line)
     last = outcomes[-1]
     if last.interrupted:
         name = config.stages[len(outcomes) - 1].name

@@ -5,6 +5,7 @@ Everything goes to stderr; stdout may carry the records.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +20,17 @@ if TYPE_CHECKING:
 _TERMINAL, _LOG = 0.2, 10.0
 
 
+def say(line: str) -> None:
+    """A line on stderr, if it takes one: a full disk under a log must not end a run."""
+    if sys.stderr is None:  # where print would take stdout, which may carry the records
+        return
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+
+
 def note(text: str) -> None:
-    """One line for the user."""
-    print(f"mlx-spec: {text}", file=sys.stderr)
+    """One line for the user, with our name before it."""
+    say(f"mlx-spec: {text}")
 
 
 class Progress:
@@ -39,7 +48,7 @@ class Progress:
         self._shown = time.perf_counter()
         self._bar: Any = None
         self._every = _LOG
-        if not quiet and sys.stderr.isatty():
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
             self._bar, self._every = _make_bar(), _TERMINAL
 
     def __enter__(self) -> Progress:

@@ -18,7 +18,9 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.prefix import PrefixCache
+from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.acceptance import count_accepted
 from mlx_spec.decoding.batch_state import BatchState
@@ -149,15 +151,19 @@ class SpeculativeDecoder:
         """Bytes of K/V that one token takes, target and draft together."""
         return sum(runner.bytes_per_token for runner in self.runners)
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes held now: slots, rows kept for suspended sequences, prefix caches."""
-        slots = sum(runner.pool.nbytes for runner in self.runners)
-        return slots + self._roster.saved_bytes + self._roster.prefix_bytes
+    def kv_usage(self, limit: int = 0) -> KVUsage:
+        """The K/V memory now; ``limit`` is what slots and rows kept aside may take, in bytes."""
+        pools = [runner.pool for runner in self.runners]
+        return replace(
+            measure(pools, self._roster.cached, self.batching.block_size),
+            bytes_saved=self._roster.kept_bytes,
+            bytes_prefix=self._roster.prefix_bytes,
+            bytes_limit=limit,
+        )
 
-    def size_slots(self, slots: int, positions: int) -> None:
-        """From the next change of members on, have this many slots, none longer than this."""
-        self._roster.size = (slots, positions)
+    def size_slots(self, size: SlotSize) -> None:
+        """From the next change of members on, have slots of this size."""
+        self._roster.size = size
 
     def trim(self) -> None:
         """While nothing is left to do, give the memory of all slots back."""
@@ -225,8 +231,16 @@ class SpeculativeDecoder:
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes of K/V kept for suspended sequences."""
+        """Bytes of K/V kept for suspended sequences, or about to be."""
         return self._roster.saved_bytes
+
+    def drop_saved(self, sequence: Sequence) -> bool:
+        """Give up what is kept of a suspended sequence; it goes on from its tokens all the same.
+
+        Returns:
+            Whether there was something to give up.
+        """
+        return self._roster.forget(sequence)
 
     def step(self) -> list[StepOutput]:
         """Feed a chunk of waiting prompts, then advance every decoding row by one verify pass.
@@ -263,28 +277,19 @@ class SpeculativeDecoder:
     def _build(self, *, joined: bool) -> _Flight:
         """The graph of the next step; nothing is computed yet."""
         state = self._state
-        clean = self.drafter.ready and not joined
-        lengths = self.policy.choose(state.sequences)
-        count = max(lengths)
         gained = self._flight.width if self._flight else 0
         shortest = min(s.length for s in state.sequences) + (1 if gained else 0)
         longest = max(s.length for s in state.sequences) + gained
+        context = DraftContext(
+            state.tokens, state.lengths, shortest, longest, state.sampling, self.runner.vocabulary
+        )
+        lengths, read = self._draft_lengths(context)
+        count = max(lengths)
         self.runner.pool.reserve(longest + count + 1)
         state.reserve(longest + count + 1)
         positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
         noise = state.sampling.noise(positions, self.runner.vocabulary)
-        draft = self.drafter.propose(
-            DraftContext(
-                state.tokens,
-                state.lengths,
-                shortest,
-                longest,
-                state.sampling,
-                self.runner.vocabulary,
-                noise,
-            ),
-            count,
-        )
+        draft = self.drafter.propose(replace(context, noise=noise), count)
         logits = self.runner.forward(
             Rows(
                 mx.concatenate([state.pending(), draft], axis=1),
@@ -298,7 +303,17 @@ class SpeculativeDecoder:
         accepted = count_accepted(draft, samples, caps)
         state.append(samples, accepted)
         packed = mx.concatenate([accepted[:, None], samples], axis=1)
-        return _Flight(lengths, packed, clean)
+        # A plain step asks nothing of the drafter, whoever has just joined.
+        return _Flight(lengths, packed, clean=not read and not (joined and count))
+
+    def _draft_lengths(self, context: DraftContext) -> tuple[list[int], int]:
+        """How far to guess for each row, and how many tokens the drafter reads before that."""
+        lengths = self.policy.choose(self._state.sequences)
+        if max(lengths) == 0:
+            return lengths, 0
+        read = self.drafter.catch_up(context)
+        covered = self.drafter.covers()
+        return [k if known else 0 for k, known in zip(lengths, covered, strict=True)], read
 
     def _launch(self, flight: _Flight) -> None:
         """Start computing a step without waiting for it."""
@@ -359,7 +374,7 @@ def _make_drafter(
         return NoDraft()
     runner = ModelRunner(draft_model, batching.batch_size)
     prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
-    return ModelDrafter(runner, batching.prefill_step_size, prefix)
+    return ModelDrafter(runner, batching.prefill_step_size, batching.prefill_interleave, prefix)
 
 
 def _make_policy(

@@ -147,8 +147,9 @@ class AcceptanceEstimate:
 class JoinCost:
     """What reading newcomers' texts adds to a draft step, spread over all steps.
 
-    A drafter reads a row's text with the row's first draft. Where rows come and go quickly that
-    is a large part of what drafting costs, and no single step's price shows it.
+    A drafter reads a row's text before the row's first draft, in that step or over some steps.
+    Where rows come and go quickly that is a large part of what drafting costs, and no single
+    step's price shows it.
     """
 
     NEWEST = 0.05  # share of the newest step in the rate of joining
@@ -159,6 +160,7 @@ class JoinCost:
         self._memory = memory
         self._met: WeakKeyDictionary[Sequence, bool] = WeakKeyDictionary()  # -> was it drafted for
         self._rate = 0.0
+        self._spent = 0.0  # on texts that are still being read
 
     @property
     def seconds(self) -> float:
@@ -175,13 +177,19 @@ class JoinCost:
         self._rate += self.NEWEST * (len(new) - self._rate)
         for row in new:
             self._met[row] = False
-        unread = [row for row in report.rows if not self._met[row]]
-        if max(report.lengths) == 0 or not unread:
-            return
-        for row in unread:
+        if report.clean:
+            self._spent = 0.0
+        elif usual:
+            self._spent += min(max(report.seconds - usual, 0.0), self.MOST * usual)
+        read = [
+            row
+            for row, length in zip(report.rows, report.lengths, strict=True)
+            if length and not self._met[row]
+        ]
+        for row in read:
             self._met[row] = True
-        if not report.clean and usual:
-            extra = min(max(report.seconds - usual, 0.0), self.MOST * usual) / len(unread)
+        if read and self._spent:
+            extra, self._spent = self._spent / len(read), 0.0
             weight = self.NEWEST_COST if self._memory.join_seconds else 1.0
             self._memory.join_seconds += weight * (extra - self._memory.join_seconds)
 
@@ -250,8 +258,7 @@ class AdaptiveDraftLength:
         self.acceptance.observe(report)
         batch, length = len(report.rows), max(report.lengths)
         self._joins.observe(report, self.costs.predict(batch, length))
-        # A plain step asks nothing of the drafter, whoever has just joined.
-        self.costs.record(batch, length, report.seconds, clean=report.clean or length == 0)
+        self.costs.record(batch, length, report.seconds, clean=report.clean)
 
     def goodput(self, rows: Seq[Sequence], length: int) -> float:
         """Predicted tokens per second of steps with draft length ``length``."""

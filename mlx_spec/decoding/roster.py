@@ -10,11 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from functools import partial
 
 import mlx.core as mx
 
-from mlx_spec.cache.pool import RowKV, fill_holes
+from mlx_spec.cache.pool import RowKV, SlotSize, fill_holes
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.batch_state import BatchState, upload
@@ -66,7 +65,7 @@ class Roster:
         self.max_rows = batching.batch_size
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
-        self.size: tuple[int, int] | None = None
+        self.size: SlotSize | None = None
         self._filling: list[Filling] = []
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowKV] = {}
@@ -85,6 +84,12 @@ class Roster:
         return len(self._state) + len(self.filling) - len(self.leaving)
 
     @property
+    def cached(self) -> list[int]:
+        """Tokens that each row's slot holds, in slot order."""
+        decoding = [sequence.length - 1 for sequence in self._state.sequences]
+        return decoding + [group.fed for group in self._filling for _ in group.sequences]
+
+    @property
     def settled(self) -> bool:
         """Whether the next step has the same rows and no prompt is being fed."""
         return not (self.waiting or self.leaving or self._filling)
@@ -99,16 +104,24 @@ class Roster:
             if save and sequence in self._state.sequences:
                 self._saving.add(sequence)
 
-    def forget(self, sequence: Sequence) -> None:
-        """Drop K/V saved for a sequence that will not return."""
+    def forget(self, sequence: Sequence) -> bool:
+        """Drop K/V saved for a sequence, if any: if it returns they are computed again."""
+        known = sequence in self._saving or sequence in self._saved
         self._saving.discard(sequence)
         self._saved.pop(sequence, None)
+        return known
 
     @property
-    def saved_bytes(self) -> int:
+    def kept_bytes(self) -> int:
         """Bytes of K/V saved for sequences that may return."""
         rows = self._saved.values()
         return sum(array.nbytes for row in rows for layer in row for array in layer)
+
+    @property
+    def saved_bytes(self) -> int:
+        """The same after the next boundary: those about to be saved are in it."""
+        tokens = sum(sequence.length - 1 for sequence in self._saving)
+        return self.kept_bytes + tokens * self._runner.bytes_per_token
 
     @property
     def prefix_bytes(self) -> int:
@@ -123,13 +136,17 @@ class Roster:
             members = [*self._state.sequences, *self.filling, *self.waiting]
             needed = max((sequence.length for sequence in members), default=0) + MARGIN
             for runner in (self._runner, *self._drafter.runners):
-                runner.pool.fit(self.size[0], needed, self.size[1])
+                runner.pool.fit(self.size, needed)
             self.size = None
         if self.waiting:
             self._admit()
 
     def fill(self) -> bool:
-        """Feed prompts, up to one chunk; return whether rows joined the decoding ones."""
+        """Feed prompts, up to one chunk; return whether rows joined the decoding ones.
+
+        While rows decode a chunk is at most ``prefill_interleave`` tokens, or one a row where more
+        rows than that are fed together.
+        """
         config, started, fed, joined = self._batching, time.perf_counter(), 0, False
         # Nobody waits for the next step while nothing decodes.
         budget = config.prefill_interleave if self._state.sequences else config.prefill_step_size
@@ -138,6 +155,8 @@ class Roster:
                 self._reuse()
             group = self._filling[0]
             if group.missing > 0:
+                if fed and len(group.sequences) > budget - fed:
+                    break  # not even a token a row
                 fed += self._feed(group, budget - fed)
             if group.missing <= 0:
                 self._join(self._filling.pop(0).sequences)
@@ -245,8 +264,7 @@ class Roster:
 
     def _keep_prefix(self, slot: int, sequence: Sequence) -> None:
         """Copy the whole blocks of a row into the prefix cache."""
-        pool = self._runner.pool
-        self._prefix.store(sequence.cached_tokens, partial(pool.read, slot))
+        self._prefix.store(sequence.cached_tokens, self._runner.pool, slot)
 
 
 def similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:

@@ -1,88 +1,165 @@
 """How probable given continuations are: sums of log-probabilities, for a whole batch at once.
 
-The prompts are fed once; then each round runs one label of every row behind its prompt, over the
-round before: rolling back is assigning a length. It samples nothing and knows no texts.
+What all prompts begin with is fed once, for this batch and the next ones; then their ends, in runs
+of similar length. One pass of the last tokens predicts the first token of every label; what labels
+have beyond it runs behind the prompts, one label a row at a time, over the round before: rolling
+back is assigning a length. It samples nothing and knows no texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from itertools import takewhile
 from typing import Any
 
 import mlx.core as mx
 
+from mlx_spec.cache.pool import RowKV
+from mlx_spec.decoding.roster import similar_lengths
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
 
 Tokens = Seq[int]
 
+# A beginning shorter than this costs more to copy into every row than to compute again.
+MIN_SHARED = 8
 
-def score(
-    runner: ModelRunner, prompts: Seq[Tokens], labels: Seq[Seq[Tokens]], step_size: int = 2048
-) -> list[list[float]]:
-    """Log-probability of each label's tokens after its row's prompt.
+
+class Scorer:
+    """Scores labels behind prompts.
 
     Args:
-        runner: the model, with at least as many slots as prompts, none in use.
-        prompts: B lists of token ids, ragged.
-        labels: for each prompt its labels' token ids; numbers and lengths may differ.
+        runner: the model; no slot may be in use.
         step_size: most prompt tokens of one forward pass, over all rows.
 
-    Returns:
-        ``log p(label | prompt)``, the sum over its tokens, for each row and label.
-
-    Raises:
-        InvalidRequest: an empty prompt or label, or numbers of rows that differ.
+    Attributes:
+        reused: prompt tokens that did not have to be computed again, over all time.
     """
-    if len(prompts) != len(labels) or not all(prompts):
+
+    def __init__(self, runner: ModelRunner, step_size: int = 2048) -> None:
+        self.reused = 0
+        self._runner, self._step_size = runner, step_size
+        self._shared: list[int] = []
+        self._shared_row: RowKV = []
+
+    def score(self, prompts: Seq[Tokens], labels: Seq[Seq[Tokens]]) -> list[list[float]]:
+        """Log-probability of each label's tokens after its row's prompt.
+
+        Args:
+            prompts: B lists of token ids, ragged; at most as many as the runner has slots.
+            labels: for each prompt its labels' token ids; numbers and lengths may differ.
+
+        Returns:
+            ``log p(label | prompt)``, the sum over its tokens, for each row and label.
+
+        Raises:
+            InvalidRequest: an empty prompt or label, or numbers of rows that differ.
+        """
+        _check(prompts, labels)
+        # In order of length, so that neighbours waste little when they are padded alike.
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        sums = self._score([prompts[row] for row in order], [labels[row] for row in order])
+        return [row for _, row in sorted(zip(order, sums, strict=True))]
+
+    def _score(self, prompts: list[Tokens], labels: list[Seq[Tokens]]) -> list[list[float]]:
+        pool = self._runner.pool
+        longest = max(len(label) for row in labels for label in row)
+        pool.acquire(len(prompts))
+        try:
+            pool.reserve(len(prompts[-1]) + longest)
+            self._feed(prompts, self._share(prompts))
+            return self._labels(prompts, labels)
+        finally:
+            pool.keep([])
+            pool.trim()
+
+    def _share(self, prompts: list[Tokens]) -> int:
+        """Fill in what all prompts begin with; return how many tokens that is."""
+        # The last token stays out: its pass predicts the labels.
+        shared = _common([prompt[:-1] for prompt in prompts])
+        known = len(_common([shared, self._shared]))
+        if known >= MIN_SHARED and known * 2 > len(shared):
+            length = known  # a few more tokens in common are no reason to feed all of it again
+        elif len(prompts) > 1 and len(shared) >= MIN_SHARED:
+            self._feed_run([shared], 0, 0)
+            length = len(shared)
+            self._shared, self._shared_row = shared, self._runner.pool.read(0, 0, length)
+            self.reused -= length
+        else:
+            return 0
+        row = [
+            tuple(part[:, :, :length] for part in layer) for layer in self._shared_row
+        ]  # [1, H, length, D]
+        for slot in range(len(prompts)):
+            self._runner.pool.write(slot, 0, row)
+        self.reused += length * len(prompts)
+        return length
+
+    def _feed(self, prompts: list[Tokens], begin: int) -> None:
+        """Write the K/V of all prompts from position ``begin`` on, but for their last tokens."""
+        for first, end in similar_lengths([len(prompt) - begin for prompt in prompts]):
+            self._feed_run([prompt[:-1] for prompt in prompts[first:end]], begin, first)
+
+    def _feed_run(self, prompts: list[Tokens], begin: int, first: int) -> None:
+        """Feed rows from slot ``first`` on, padded to the longest, which is the last one."""
+        width = len(prompts[-1]) - begin
+        if width > 0:
+            tokens = mx.array([_pad(prompt[begin:], width) for prompt in prompts], mx.int32)
+            starts = mx.full(len(prompts), begin, mx.int32)
+            rows = Rows(tokens, starts, begin + width, first, uniform=True)
+            self._runner.feed(rows, self._step_size, wait=True)
+
+    def _labels(self, prompts: list[Tokens], labels: list[Seq[Tokens]]) -> list[list[float]]:
+        """Every label, behind prompts that are in the cache but for their last tokens."""
+        starts = [len(prompt) - 1 for prompt in prompts]
+        sums = self._pass(
+            [prompt[-1:] for prompt in prompts],
+            [[[label[0]] for label in row] for row in labels],
+            starts,
+        )
+        after = [start + 1 for start in starts]
+        for turn in range(max(map(len, labels))):
+            chosen = [row[turn] if turn < len(row) else [] for row in labels]
+            if any(len(label) > 1 for label in chosen):
+                inputs = [label[:-1] for label in chosen]
+                rest = self._pass(inputs, [[label[1:]] for label in chosen], after)
+                for row, (more,) in zip(sums, rest, strict=True):
+                    if turn < len(row):
+                        row[turn] += more
+        return sums
+
+    def _pass(
+        self, inputs: list[Tokens], targets: list[list[Tokens]], starts: list[int]
+    ) -> list[list[float]]:
+        """Sums of log p over each of a row's ``targets``, all read along the same ``inputs``."""
+        width = max(1, *map(len, inputs))
+        tokens = mx.array([_pad(row, width) for row in inputs], mx.int32)
+        rows = Rows(tokens, mx.array(starts, mx.int32), max(starts) + width)
+        logits = self._runner.forward(rows).astype(mx.float32)  # [B, width, vocabulary]
+        log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        most = max(map(len, targets))
+        padded = [_pad(row, most, []) for row in targets]
+        wanted = mx.array([[_pad(one, width) for one in row] for row in padded], mx.int32)
+        lengths = mx.array([[len(one) for one in row] for row in padded])  # [B, most]
+        # [B, width, most]: the probability of each target's token at each place.
+        chosen = mx.take_along_axis(log_probs, wanted.swapaxes(1, 2), axis=-1)
+        mask = mx.arange(width)[:, None] < lengths[:, None]
+        sums: Any = mx.where(mask, chosen, 0.0).sum(axis=1).tolist()
+        return [row[: len(own)] for row, own in zip(sums, targets, strict=True)]
+
+
+def _common(rows: Seq[Tokens]) -> list[int]:
+    """What all rows begin with."""
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return [column[0] for column in columns]
+
+
+def _check(prompts: Seq[Tokens], labels: Seq[Seq[Tokens]]) -> None:
+    if len(prompts) != len(labels) or not prompts or not all(prompts):
         raise InvalidRequest(f"[score] {len(prompts)} prompts, {len(labels)} rows of labels")
     if not all(row and all(row) for row in labels):
         raise InvalidRequest("[score] a row without labels, or an empty label")
-    longest = max(len(label) for row in labels for label in row)
-    cached = [len(prompt) - 1 for prompt in prompts]
-    runner.pool.acquire(len(prompts))
-    try:
-        runner.pool.reserve(max(cached) + longest)
-        _feed(runner, prompts, max(cached), step_size)
-        starts = mx.array(cached, mx.int32)
-        rounds = []
-        for turn in range(max(map(len, labels))):
-            # A row without so many labels repeats its first one; nobody reads the result.
-            chosen = [row[turn] if turn < len(row) else row[0] for row in labels]
-            rounds.append(
-                _round(runner, [prompt[-1] for prompt in prompts], chosen, starts, cached)
-            )
-        table = list(zip(*rounds, strict=True))
-    finally:
-        runner.pool.keep([])
-        runner.pool.trim()
-    return [list(table[i][: len(row)]) for i, row in enumerate(labels)]
 
 
-def _feed(runner: ModelRunner, prompts: Seq[Tokens], width: int, step_size: int) -> None:
-    """Write the K/V of all prompts but their last tokens, which the labels' passes bring."""
-    if width:
-        tokens = mx.array([_pad(prompt[:-1], width) for prompt in prompts], mx.int32)
-        starts = mx.zeros(len(prompts), mx.int32)
-        runner.feed(Rows(tokens, starts, width, uniform=True), step_size, wait=True)
-
-
-def _round(
-    runner: ModelRunner, last: Tokens, labels: Seq[Tokens], starts: mx.array, cached: Tokens
-) -> list[float]:
-    """One label a row: its first token is predicted by the prompt's last one."""
-    width = max(map(len, labels))
-    inputs = [_pad([token, *label[:-1]], width) for token, label in zip(last, labels, strict=True)]
-    rows = Rows(mx.array(inputs, mx.int32), starts, max(cached) + width)
-    logits = runner.forward(rows).astype(mx.float32)
-    targets = mx.array([_pad(label, width) for label in labels], mx.int32)  # [B, width]
-    chosen = mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    log_probs = chosen - mx.logsumexp(logits, axis=-1)
-    lengths = mx.array([len(label) for label in labels])
-    mask = mx.arange(width) < lengths[:, None]
-    sums: Any = mx.where(mask, log_probs, 0.0).sum(axis=-1).tolist()
-    return list(sums)
-
-
-def _pad(tokens: Tokens, width: int) -> list[int]:
-    return [*tokens, *[0] * (width - len(tokens))]
+def _pad(items: Seq[Any], width: int, filler: Any = 0) -> list[Any]:
+    return [*items, *[filler] * (width - len(items))]

@@ -1,5 +1,8 @@
 """The charts of a report, each a PNG: one function a chart, all with the same colours by run.
 
+Every chart is drawn for light and for dark surroundings, with a background of its own: a picture
+without one is unreadable on whichever it was not made for.
+
 Needs matplotlib (extra ``report``); uses its figure objects only, never the global state of
 pyplot, so it runs in any thread and leaves no trace.
 """
@@ -8,9 +11,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from mlx_spec.metrics.distribution import Percentiles
 
@@ -20,52 +25,113 @@ if TYPE_CHECKING:
     from mlx_spec.metrics.report import RunSummary
 
 MOST_RUNS = 6
-# Okabe and Ito's colours: told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, FAINT = "#1f2430", "#d9dde5"
 MINUTES_FROM = 600.0  # seconds
+SECONDS_FROM = 10.0  # where milliseconds become too many digits
 
 
-def draw(summaries: list[RunSummary]) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a chart; the page's style sheet has the same ones."""
+
+    paper: str
+    ink: str
+    faint: str
+    runs: tuple[str, ...]
+
+
+# Okabe and Ito's colours: told apart by colour-blind readers too; on dark the light ones first.
+LIGHT = Theme(
+    "#ffffff",
+    "#1f2430",
+    "#d9dde5",
+    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+)
+DARK = Theme(
+    "#161a22",
+    "#dfe3ec",
+    "#363d4b",
+    ("#56B4E9", "#E69F00", "#2BC49A", "#E79CC5", "#F0E442", "#F2803A"),
+)
+
+
+class Chart:
+    """One chart to draw on: its axes and the theme, with what all charts need.
+
+    Args:
+        theme: colours.
+        runs: what is shown, at most ``MOST_RUNS``.
+    """
+
+    def __init__(self, theme: Theme, runs: list[RunSummary]) -> None:
+        self.theme, self.runs = theme, runs
+        self._figure = Figure(
+            figsize=(7.2, 4.0), dpi=130, layout="constrained", facecolor=theme.paper
+        )
+        self.axes: Axes = self._figure.subplots()
+        axes = self.axes
+        axes.set_facecolor(theme.paper)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(theme.ink)
+        axes.tick_params(colors=theme.ink)
+        axes.grid(axis="y", color=theme.faint, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+
+    def label(self, title: str, x: str, y: str) -> None:
+        """Say what it shows and in which units."""
+        self.axes.set_title(title, loc="left", color=self.theme.ink)
+        self.axes.set_xlabel(x, color=self.theme.ink)
+        self.axes.set_ylabel(y, color=self.theme.ink)
+
+    def say(self, text: str) -> None:
+        """Words in the place of data."""
+        axes = self.axes
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=self.theme.ink)
+        axes.set_yticks([])
+
+    def png(self) -> bytes:
+        """The picture, with the runs' names."""
+        ink = self.theme.ink
+        if len(self.runs) == 1:
+            self.axes.set_title(self.runs[0].name, loc="right", fontsize=8, color=ink)
+        else:
+            handles, labels = self.axes.get_legend_handles_labels()
+            if handles:
+                self._figure.legend(
+                    handles,
+                    labels,
+                    loc="outside lower center",
+                    ncols=2,
+                    frameon=False,
+                    labelcolor=ink,
+                )
+        out = io.BytesIO()
+        self._figure.savefig(out, format="png")
+        return out.getvalue()
+
+
+def draw(summaries: list[RunSummary], theme: Theme = LIGHT) -> dict[str, bytes]:
     """Charts of the latest runs that have something to show: name -> PNG."""
     shown = [s for s in summaries if s.log.inference or s.log.requests][-MOST_RUNS:]
     if not shown:
         return {}
-    charts: dict[str, Callable[[Axes, list[RunSummary]], None]] = {
-        "throughput": _throughput,
-        "batch_occupancy": _occupancy,
-        "draft_length": _draft_length,
-        "acceptance": _acceptance,
-        "ttft": lambda axes, runs: _latency(axes, runs, "ttft", "Time to first token"),
-        "itl": lambda axes, runs: _latency(axes, runs, "itl", "Inter-token latency"),
-    }
-    return {name: _png(chart, shown) for name, chart in charts.items()}
+    pictures = {}
+    for name, fill in CHARTS.items():
+        chart = Chart(theme, shown)
+        fill(chart)
+        pictures[name] = chart.png()
+    return pictures
 
 
-def _png(chart: Callable[[Axes, list[RunSummary]], None], runs: list[RunSummary]) -> bytes:
-    figure = Figure(figsize=(7.2, 4.0), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.title.set_color(INK)
-    chart(axes, runs)
-    if len(runs) == 1:
-        axes.set_title(runs[0].name, loc="right", fontsize=8, color=INK)
-    else:
-        handles, labels = axes.get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+def _series(chart: Chart, field: str) -> str:
+    """``field`` of the inference lines over time, one step a line; returns the axis' words.
 
-
-def _series(axes: Axes, runs: list[RunSummary], field: str) -> None:
-    """One line a run: ``field`` of the inference lines over time, broken where nothing ran."""
-    longest = max((line["t"] for run in runs for line in run.log.inference), default=0.0)
+    A line of the log covers a stretch of time, and so it is drawn; where nothing ran is a gap.
+    """
+    axes = chart.axes
+    longest = max((line["t"] for run in chart.runs for line in run.log.inference), default=0.0)
     scale, unit = (60.0, "minutes") if longest > MINUTES_FROM else (1.0, "seconds")
-    for run, colour in zip(runs, COLOURS, strict=False):
+    for run, colour in zip(chart.runs, chart.theme.runs, strict=False):
         times: list[float] = []
         values: list[float] = []
         end = None
@@ -75,14 +141,13 @@ def _series(axes: Axes, runs: list[RunSummary], field: str) -> None:
                 times.append(end / scale)
                 values.append(float("nan"))
             end = line["t"]
-            times.append((start + end) / 2 / scale)
-            values.append(line[field])
-        marker = "o" if len(times) < 3 else None
-        axes.plot(times, values, color=colour, linewidth=1.6, label=run.name, marker=marker)
-    axes.set_xlabel(f"{unit} since the run began")
+            times += [start / scale, end / scale]
+            values += [line[field]] * 2
+        axes.plot(times, values, color=colour, linewidth=1.8, label=run.name)
     axes.set_xlim(left=0)
-    highest = max((line[field] for run in runs for line in run.log.inference), default=0.0)
+    highest = max((line[field] for run in chart.runs for line in run.log.inference), default=0.0)
     _from_zero(axes, highest)
+    return f"time since the run began ({unit})"
 
 
 def _from_zero(axes: Axes, highest: float) -> None:
@@ -91,51 +156,54 @@ def _from_zero(axes: Axes, highest: float) -> None:
     axes.set_ylim(-0.02 * top, top)
 
 
-def _throughput(axes: Axes, runs: list[RunSummary]) -> None:
-    _series(axes, runs, "tok_s")
-    axes.set_title("Throughput", loc="left")
-    axes.set_ylabel("generated tokens per second")
+def _throughput(chart: Chart) -> None:
+    time = _series(chart, "tok_s")
+    chart.label("Throughput", time, "generated tokens per second")
 
 
-def _occupancy(axes: Axes, runs: list[RunSummary]) -> None:
-    _series(axes, runs, "rows")
-    sizes = sorted({line["batch_size"] for run in runs for line in run.log.inference})
+def _occupancy(chart: Chart) -> None:
+    axes, ink = chart.axes, chart.theme.ink
+    time = _series(chart, "rows")
+    chart.label("Batch occupancy", time, "rows decoding (mean)")
+    sizes = sorted({line["batch_size"] for run in chart.runs for line in run.log.inference})
     _from_zero(axes, max(sizes, default=1))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     for size in sizes:
-        axes.axhline(size, color=INK, linewidth=0.8, linestyle=(0, (4, 4)))
+        axes.axhline(size, color=ink, linewidth=0.8, linestyle=(0, (4, 4)))
         axes.annotate(
             f"batch size {size:g}",
             (1.0, size),
+            xytext=(0, 2),
             xycoords=("axes fraction", "data"),
+            textcoords="offset points",
             ha="right",
             va="bottom",
             fontsize=8,
-            color=INK,
+            color=ink,
         )
-    axes.set_title("Batch occupancy", loc="left")
-    axes.set_ylabel("rows decoding (mean)")
 
 
-def _draft_length(axes: Axes, runs: list[RunSummary]) -> None:
-    _series(axes, runs, "draft_length")
-    axes.set_title("Draft length", loc="left")
-    axes.set_ylabel("draft tokens a step (mean)")
+def _draft_length(chart: Chart) -> None:
+    time = _series(chart, "draft_length")
+    chart.label("Draft length", time, "draft tokens per step (mean)")
+    # A token or less is next to nothing, and should look like it.
+    _from_zero(chart.axes, max(1.0, chart.axes.dataLim.y1))
 
 
-def _acceptance(axes: Axes, runs: list[RunSummary]) -> None:
+def _acceptance(chart: Chart) -> None:
     """A histogram over requests; runs beside each other in each bin."""
+    axes = chart.axes
     known = [
         (run, colour, rates)
-        for run, colour in zip(runs, COLOURS, strict=False)
+        for run, colour in zip(chart.runs, chart.theme.runs, strict=False)
         if (rates := [r["acceptance"] for r in run.log.requests if r.get("acceptance") is not None])
     ]
-    axes.set_title("Acceptance by request", loc="left")
-    axes.set_xlabel("accepted / drafted tokens")
-    axes.set_ylabel("requests")
+    chart.label("Acceptance by request", "accepted of the drafted tokens", "requests")
     axes.set_xlim(0, 1)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if not known:
-        _nothing(axes, "nothing was drafted")
+        chart.say("nothing was drafted")
         return
     edges: Any = [step / 20 for step in range(21)]
     axes.hist(
@@ -147,24 +215,63 @@ def _acceptance(axes: Axes, runs: list[RunSummary]) -> None:
     )
 
 
-def _latency(axes: Axes, runs: list[RunSummary], name: str, title: str) -> None:
-    """Bars of p50, p90 and p99, runs beside each other."""
-    axes.set_title(title, loc="left")
-    axes.set_ylabel("milliseconds")
-    known: list[Percentiles] = [getattr(run, name) for run in runs]
+def _ttft(chart: Chart) -> None:
+    known = [run.ttft for run in chart.runs]
+    _latency(chart, known, "Time to first token", "requests")
+
+
+def _itl(chart: Chart) -> None:
+    known = [run.itl for run in chart.runs]
+    _latency(chart, known, "Inter-token latency", "gaps between tokens")
+
+
+def _latency(chart: Chart, known: list[Percentiles], title: str, things: str) -> None:
+    """Bars of p50, p90 and p99, runs beside each other; ``things`` were timed."""
+    axes, theme = chart.axes, chart.theme
+    counts = ", ".join(f"{p.count:,}" for p in known)
+    scale, unit = _unit(known)
+    chart.label(title, f"percentile ({things}: {counts})", unit)
     if not any(p.count for p in known):
-        _nothing(axes, "no request has ended")
+        chart.say("nothing was timed")
         return
-    width = 0.8 / len(runs)
-    for place, (run, percentiles) in enumerate(zip(runs, known, strict=True)):
-        values = [(v or 0.0) * 1e3 for v in (percentiles.p50, percentiles.p90, percentiles.p99)]
-        at = [group + (place - (len(runs) - 1) / 2) * width for group in range(3)]
-        bars = axes.bar(at, values, width * 0.92, color=COLOURS[place], label=run.name)
-        labels = [f"{v:,.0f}" if v >= 100 else f"{v:.1f}" for v in values]
-        axes.bar_label(bars, labels, fontsize=8 if len(runs) < 4 else 6, color=INK)
+    width = 0.8 / len(known)
+    for place, (run, percentiles) in enumerate(zip(chart.runs, known, strict=True)):
+        seconds = (percentiles.p50, percentiles.p90, percentiles.p99)
+        values = [(v or 0.0) * scale for v in seconds]
+        at = [group + (place - (len(known) - 1) / 2) * width for group in range(3)]
+        bars = axes.bar(at, values, width * 0.92, color=theme.runs[place], label=run.name)
+        axes.bar_label(
+            bars,
+            [_short(v) for v in values],
+            padding=2,
+            fontsize=9 if len(known) < 4 else 6,
+            color=theme.ink,
+        )
     axes.set_xticks(range(3), ["p50", "p90", "p99"])
+    axes.margins(y=0.1)  # for the numbers on top
+    axes.set_ylim(bottom=0)
 
 
-def _nothing(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=INK)
-    axes.set_yticks([])
+def _unit(known: list[Percentiles]) -> tuple[float, str]:
+    """Factor and name of the unit in which all of them have few digits, and some."""
+    least = min((p.p50 for p in known if p.p50 is not None), default=0.0)
+    most = max((p.p99 for p in known if p.p99 is not None), default=0.0)
+    if most >= SECONDS_FROM and least >= SECONDS_FROM / 100:
+        return 1.0, "seconds"
+    return 1e3, "milliseconds"
+
+
+def _short(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+CHARTS: dict[str, Callable[[Chart], None]] = {
+    "throughput": _throughput,
+    "batch_occupancy": _occupancy,
+    "draft_length": _draft_length,
+    "acceptance": _acceptance,
+    "ttft": _ttft,
+    "itl": _itl,
+}
+"""What a report shows, in this order."""

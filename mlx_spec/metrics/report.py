@@ -150,10 +150,10 @@ def write_report(folder: Path, summaries: list[RunSummary], problems: list[Probl
         MlxSpecError: the extra is not installed, or the folder cannot be written.
     """
     check_extra()
-    from mlx_spec.metrics.plots import draw
+    from mlx_spec.metrics.plots import DARK, draw
 
     charts = draw(summaries)
-    page = _page(summaries, problems, charts)
+    page = _page(summaries, problems, charts, draw(summaries, DARK))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, png in charts.items():
@@ -165,7 +165,12 @@ def write_report(folder: Path, summaries: list[RunSummary], problems: list[Probl
     return target
 
 
-def _page(summaries: list[RunSummary], problems: list[Problem], charts: dict[str, bytes]) -> str:
+def _page(
+    summaries: list[RunSummary],
+    problems: list[Problem],
+    light: dict[str, bytes],
+    dark: dict[str, bytes],
+) -> str:
     import jinja2
 
     source = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
@@ -175,8 +180,15 @@ def _page(summaries: list[RunSummary], problems: list[Problem], charts: dict[str
         labels=_labels(summaries),
         none=NONE,
         problems=problems,
-        charts={name: base64.b64encode(png).decode() for name, png in charts.items()},
+        charts={
+            name: {"light": _inline(png), "dark": _inline(dark[name])}
+            for name, png in light.items()
+        },
     )
+
+
+def _inline(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _labels(summaries: list[RunSummary]) -> list[str]:

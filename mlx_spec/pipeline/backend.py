@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.prompts import Prompt, encode
 from mlx_spec.config import SamplingParams
-from mlx_spec.decoding.scoring import score
+from mlx_spec.decoding.scoring import Scorer
 from mlx_spec.errors import PromptTooLong
 from mlx_spec.model.loader import check_pair, context_length, load
 from mlx_spec.model.runner import ModelRunner
@@ -106,7 +106,7 @@ class Scoring:
     def __init__(self, model: Any, tokenizer: Any, flags: Flags) -> None:
         self._tokenizer, self._flags = tokenizer, flags
         self._rows = flags.batches.batch_size
-        self._runner = ModelRunner(model, self._rows)
+        self._scorer = Scorer(ModelRunner(model, self._rows), flags.batches.prefill_step_size)
         self._context = context_length(model)
         self._queue: list[_Scored] = []
         self._tokens, self._seconds = 0, 0.0
@@ -132,11 +132,8 @@ class Scoring:
         """Score the next batch of what is queued."""
         batch, self._queue = self._queue[: self._rows], self._queue[self._rows :]
         started = time.perf_counter()
-        sums = score(
-            self._runner,
-            [pending.prompt for pending in batch],
-            [pending.tokens for pending in batch],
-            self._flags.batches.prefill_step_size,
+        sums = self._scorer.score(
+            [pending.prompt for pending in batch], [pending.tokens for pending in batch]
         )
         self._seconds += time.perf_counter() - started
         for pending, row in zip(batch, sums, strict=True):

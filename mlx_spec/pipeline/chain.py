@@ -42,6 +42,8 @@ class Chain:
         self._out_format = records.format_of(config.output, None)
         if config.input.resolve() == config.output.resolve():
             raise InvalidRequest(f"[pipeline] {config.input} is both input and output")
+        if config.output.exists() and not config.output.is_file():
+            raise OutputError(f"[pipeline] {config.output} is not a regular file")
         digest, lines = records.fingerprint(config.input)
         self._total = records.expected(config.input, self._format, lines)
         begun = self._path(config.stages[0]).exists()
@@ -92,10 +94,19 @@ class Chain:
                 return outcomes
             source = _kept(output.work)
             total = len(output)
-        last = StoredRecords(self._outputs[-1].work, dropped=False)
-        self._config.output.parent.mkdir(parents=True, exist_ok=True)
-        records.export(last, self._config.output, self._out_format)
+        self._export(self._outputs[-1].work)
         return outcomes
+
+    def _export(self, last: Path) -> None:
+        """The last stage's output, without what was dropped, as the chain's."""
+        output = self._config.output
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            records.export(StoredRecords(last, dropped=False), output, self._out_format)
+        except (OSError, OutputError) as error:
+            raise OutputError(
+                f"[pipeline] {error}; all records are in {last}, --resume tries again"
+            ) from error
 
     def _path(self, entry: StageConfig) -> Path:
         return self._config.work / f"{entry.name}.jsonl"

@@ -77,7 +77,7 @@ def read_config(path: Path) -> PipelineConfig:
     folder = path.parent
     source = _path(table, "input", folder, where)
     output = _path(table, "output", folder, where)
-    default = output.with_name(f"{output.name}.stages")
+    default = Path(f"{output}.stages")
     work = _path(table, "work", folder, where) if "work" in table else default
     options = table.get("options", {})
     if not isinstance(options, dict):

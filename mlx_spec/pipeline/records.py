@@ -77,6 +77,8 @@ def read_records(path: Path, format: str) -> Iterator[Record]:
         if format == "parquet":
             yield from _read_parquet(path)
         elif path == STDIO:
+            if sys.stdin is None:  # closed by whoever started the process
+                raise InvalidRequest("[records] stdin is closed; give a file")
             yield from _READERS[format](sys.stdin.buffer)
         else:
             with path.open("rb") as file:

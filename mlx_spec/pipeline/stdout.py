@@ -5,13 +5,14 @@ It has the methods of ``Checkpoint``, so that a command needs to know only one o
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from mlx_spec.errors import InvalidRequest
+from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.pipeline import records
 from mlx_spec.pipeline.checkpoint import FAILED, StoredRecords
 
@@ -24,12 +25,14 @@ class StdoutOutput:
         seed: the user's, or None to draw one.
 
     Raises:
-        InvalidRequest: a format that only a file can hold.
+        InvalidRequest: a format that only a file can hold, or there is no stdout.
     """
 
     def __init__(self, format: str, seed: int | None) -> None:
         if format == "parquet":
             raise InvalidRequest("[batch] Parquet cannot be written to stdout; give a file")
+        if sys.stdout is None:  # closed by whoever started the process
+            raise InvalidRequest("[batch] stdout is closed; give a file")
         self.seed = secrets.randbits(32) if seed is None else seed
         self.failed = 0
         self._table = format == "csv"
@@ -48,10 +51,17 @@ class StdoutOutput:
             self._rows = (Path(self._folder.name) / "rows.jsonl").open("wb")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Show one record, or keep it for the table."""
-        out = self._rows if self._table else sys.stdout.buffer
-        out.write(records.to_line(record))
-        out.flush()
+        """Show one record, or keep it for the table.
+
+        Raises:
+            OutputError: there is no room for it.
+            BrokenPipeError: nobody reads any more.
+        """
+        line = records.to_line(record)
+        if self._table:
+            self._rows.write(line)
+        else:
+            _show(line)
         self.failed += bool(record.get(FAILED))
 
     def finish(self, *, complete: bool) -> None:
@@ -60,8 +70,7 @@ class StdoutOutput:
             self._rows.close()
             table = Path(self._folder.name) / "rows.csv"
             records.export(StoredRecords(Path(self._rows.name)), table, "csv")
-            sys.stdout.buffer.write(table.read_bytes())
-            sys.stdout.buffer.flush()
+            _show(table.read_bytes())
 
     def close(self) -> None:
         """Remove what was kept."""
@@ -69,3 +78,15 @@ class StdoutOutput:
             self._rows.close()
             self._folder.cleanup()
             self._folder = None
+
+
+def _show(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What could not be written is still in the buffer, and would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"[batch] stdout: {error.strerror}") from error

@@ -28,7 +28,8 @@ class DraftContext:
         shortest, longest: host bounds on ``lengths`` over all rows.
         sampling: the rows' options.
         vocabulary: size of the target's; it has no embedding for tokens past it.
-        noise: [B, K + 1, V] Gumbel noise of positions ``lengths ..``; None when all are greedy.
+        noise: [B, K + 1, V] Gumbel noise of positions ``lengths ..``; None when all are greedy,
+            and before K is known.
     """
 
     tokens: mx.array
@@ -37,7 +38,7 @@ class DraftContext:
     longest: int
     sampling: SamplingBatch
     vocabulary: int
-    noise: mx.array | None
+    noise: mx.array | None = None
 
 
 class Drafter(Protocol):
@@ -58,11 +59,6 @@ class Drafter(Protocol):
         """The models that it runs, none or some."""
         ...
 
-    @property
-    def ready(self) -> bool:
-        """Whether the next proposal costs what they usually cost (nothing to catch up on)."""
-        ...
-
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Rows join at the end.
 
@@ -74,6 +70,18 @@ class Drafter(Protocol):
 
     def keep(self, order: Seq[int]) -> None:
         """Rows change: new row i was row ``order[i]``; rows not named have left."""
+        ...
+
+    def catch_up(self, context: DraftContext) -> int:
+        """Read some of what it has not seen yet, lazily; return the number of tokens.
+
+        Asked before a step that drafts. It bounds what one step adds for rows whose texts are
+        long, so that the other rows' streams do not freeze meanwhile.
+        """
+        ...
+
+    def covers(self) -> list[bool]:
+        """Whether it can draft for each row now; the others' proposals are worthless."""
         ...
 
     def propose(self, context: DraftContext, count: int) -> mx.array:

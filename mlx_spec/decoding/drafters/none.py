@@ -29,16 +29,19 @@ class NoDraft:
         """None."""
         return ()
 
-    @property
-    def ready(self) -> bool:
-        """There is never anything to catch up on."""
-        return True
-
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Nothing to keep."""
 
     def keep(self, order: Seq[int]) -> None:
         """Nothing to keep."""
+
+    def catch_up(self, context: DraftContext) -> int:
+        """Nothing to read."""
+        return 0
+
+    def covers(self) -> list[bool]:
+        """Nobody asks: no step drafts."""
+        return []
 
     def propose(self, context: DraftContext, count: int) -> mx.array:
         """An empty draft, [B, 0]."""

@@ -16,10 +16,11 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Request, Score, Stage, text_of
 from mlx_spec.pipeline.templates import PromptTemplate
 
+# What is the same for every record comes first: its K/V are computed once for all of them.
 PROMPT = """\
-Text: {{ text }}
-
 Which one of these topics is the text about: {{ labels | join(", ") }}?
+
+Text: {{ text }}
 Topic:"""
 
 

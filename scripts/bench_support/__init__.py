@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: the widened pair, and methods that run in turn."""

@@ -1,0 +1,209 @@
+"""The questions of ``bench_batching.py``: each measures, prints a table and returns a record."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench_support.pair import Pair
+from bench_support.rounds import Figures, Method, Series, interleave, ratio, table
+from bench_support.serving import (
+    Load,
+    Setting,
+    mixed,
+    run_all,
+    run_arrivals,
+    run_beside,
+    run_groups,
+)
+from mlx_spec import BatchingConfig
+from mlx_spec.pipeline.backend import Scoring
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.runner import StageRunner
+from mlx_spec.pipeline.stages import Classify
+
+SNIPPETS = Path(__file__).parents[2] / "examples" / "data" / "snippets.jsonl"
+ROWS = (1, 2, 4, 8, 16, 32)
+EAGER = BatchingConfig(batch_timeout=0.0)
+
+
+def against_static(pair: Pair, rounds: int, batch: int = 8, count: int = 96) -> Any:
+    """Continuous against static batching where the outputs' lengths are mixed."""
+    loads = mixed(pair, count, mean=24, most=192)
+    groups = [loads[i : i + batch] for i in range(0, count, batch)]
+    padded = [[replace(one, tokens=max(o.tokens for o in g)) for one in g] for g in groups]
+    config = replace(EAGER, batch_size=batch)
+    wanted = sum(load.tokens for load in loads)
+
+    def full() -> Figures:
+        figures = run_groups(pair, Setting(config), padded)
+        made = sum(load.tokens for group in padded for load in group)
+        return {**figures, "tok/s": figures["tok/s"] * wanted / made}
+
+    methods: dict[str, Method] = {
+        "static, ended rows keep their place": full,
+        "static, ended rows leave": partial(run_groups, pair, Setting(config), groups),
+        "continuous": partial(run_groups, pair, Setting(config), [loads]),
+        "continuous, speculating": partial(run_groups, pair, Setting(config, True), [loads]),
+    }
+    results = interleave(methods, rounds)
+    first, *_ = results.values()
+    rows = [
+        [name, one.span("tok/s"), f"{one.median('steps'):.0f}", f"{ratio(one, first, 'tok/s'):.2f}"]
+        for name, one in results.items()
+    ]
+    title = f"{count} requests, {wanted} tokens of mixed lengths, {batch} rows"
+    table(title, ["method", "tok/s", "steps", "ratio"], rows)
+    return _record(results)
+
+
+def by_rows(pair: Pair, rounds: int, tokens: int = 48) -> Any:
+    """Throughput at 1 to 32 rows, plain and speculating."""
+    methods: dict[str, Method] = {}
+    for batch in ROWS:
+        loads = [Load(prompt, tokens) for prompt in pair.prompts(max(4, 2 * batch))]
+        for speculate in (False, True):
+            setting = Setting(replace(EAGER, batch_size=batch), speculate)
+            methods[f"{batch} {speculate}"] = partial(run_groups, pair, setting, [loads])
+    results = interleave(methods, rounds)
+    alone = results["1 False"]
+    rows = []
+    for batch in ROWS:
+        plain, spec = results[f"{batch} False"], results[f"{batch} True"]
+        rows.append(
+            [
+                batch,
+                plain.span("tok/s"),
+                f"{ratio(plain, alone, 'tok/s'):.2f}",
+                spec.span("tok/s"),
+                f"{ratio(spec, alone, 'tok/s'):.2f}",
+                f"{ratio(spec, plain, 'tok/s'):.2f}",
+            ]
+        )
+    header = ["rows", "plain tok/s", "/ one row plain", "speculating tok/s", "/ one row plain"]
+    table("Throughput by rows", [*header, "speculating / plain"], rows)
+    return _record(results)
+
+
+class _Nowhere:
+    """Takes results and counts them."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Drop a result."""
+
+
+def classifying(pair: Pair, rounds: int, copies: int = 4) -> Any:
+    """Records classified per second at 1 to 32 rows."""
+    from mlx_spec.pipeline.records import Record
+
+    texts = [json.loads(line) for line in SNIPPETS.read_text().splitlines()] * copies
+    stage = Classify(labels=("code", "cooking", "sports", "finance"))
+
+    def run(batch: int) -> Figures:
+        backend = Scoring(pair.model, pair.tokenizer, Flags(batch_size=batch))
+        records = [Record(number, fields) for number, fields in enumerate(texts)]
+        started = time.perf_counter()
+        tally = StageRunner(stage, backend, _Nowhere(), look_ahead=4 * batch).run(records)
+        assert tally.failed == 0, tally
+        return {"items/s": len(records) / (time.perf_counter() - started)}
+
+    results = interleave({str(batch): partial(run, batch) for batch in ROWS}, rounds)
+    alone = results["1"]
+    rows = [
+        [name, one.span("items/s"), f"{ratio(one, alone, 'items/s'):.2f}"]
+        for name, one in results.items()
+    ]
+    table(f"Classification of {len(texts)} records", ["rows", "items/s", "/ one row"], rows)
+    return _record(results)
+
+
+def prefixes(pair: Pair, rounds: int, count: int = 24, length: int = 1000) -> Any:
+    """A repeated beginning of 1,000 tokens, kept or computed again each time."""
+    source = inspect.getsource(inspect)
+    begin = list(pair.tokenizer.encode(source))[:length]
+    loads = [Load(begin + prompt, 16) for prompt in pair.prompts(count)]
+    methods: dict[str, Method] = {}
+    for speculate in (False, True):
+        for kept in (0, 2**28):
+            config = replace(EAGER, batch_size=8, prefix_cache_bytes=kept)
+            name = f"{'kept' if kept else 'not kept'}{', speculating' if speculate else ''}"
+            methods[name] = partial(run_all, pair, Setting(config, speculate), loads)
+    results = interleave(methods, rounds)
+    first, *_ = results.values()
+    rows = [
+        [
+            name,
+            one.span("tok/s"),
+            f"{one.median('ttft'):.2f}",
+            f"{one.median('reused'):.0f}",
+            f"{ratio(one, first, 'tok/s'):.2f}",
+        ]
+        for name, one in results.items()
+    ]
+    header = ["prefix", "tok/s", "mean TTFT s", "prompt tokens reused", "ratio"]
+    table(f"{count} requests that share {length} tokens, 8 rows, 16 tokens each", header, rows)
+    return _record(results)
+
+
+def timeouts(pair: Pair, rounds: int, count: int = 40) -> Any:
+    """How long an idle batch waits for company, against latency."""
+    loads = mixed(pair, count, mean=12, most=48)
+    record = {}
+    for rate in (2.0, 20.0):
+        methods: dict[str, Method] = {}
+        for timeout in (0.0, 0.02, 0.1, 0.5):
+            setting = Setting(BatchingConfig(batch_size=8, batch_timeout=timeout))
+            methods[f"{timeout:g}"] = partial(run_arrivals, pair, setting, loads, rate)
+        results = interleave(methods, rounds)
+        names = ("ttft p50", "ttft p95", "whole p50", "whole p95", "tok/s")
+        rows = [
+            [name, *(f"{one.median(figure):.0f}" for figure in names)]
+            for name, one in results.items()
+        ]
+        header = ["timeout s", *(f"{name} ms" for name in names[:-1]), "tok/s"]
+        table(f"{rate:g} requests a second, 8 rows", header, rows)
+        record[f"{rate:g}/s"] = _record(results)
+    return record
+
+
+def gaps(pair: Pair, rounds: int, length: int = 1500) -> Any:
+    """The longest pause of running streams while a newcomer's long prompt is fed."""
+    source = list(pair.tokenizer.encode(inspect.getsource(inspect)))
+    newcomer = Load(source[:length], 2)
+    running = [Load(prompt, 100) for prompt in pair.prompts(3)]
+    methods: dict[str, Method] = {}
+    for chunk in (64, 256, 512, 2048):
+        setting = Setting(replace(EAGER, batch_size=4, prefill_interleave=chunk))
+        methods[str(chunk)] = partial(run_beside, pair, setting, running, newcomer)
+    results = interleave(methods, rounds)
+    rows = [
+        [name, *(f"{one.median(figure):.0f}" for figure in ("usual", "longest", "ttft"))]
+        for name, one in results.items()
+    ]
+    header = ["prefill_interleave", "usual pause ms", "longest pause ms", "newcomer's TTFT ms"]
+    table(f"A prompt of {length} tokens beside three running streams", header, rows)
+    return _record(results)
+
+
+def _record(results: dict[str, Series]) -> dict[str, Any]:
+    return {name: [_round(figures) for figures in one.rounds] for name, one in results.items()}
+
+
+def _round(figures: Figures) -> Figures:
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+QUESTIONS: dict[str, Callable[[Pair, int], Any]] = {
+    "static": against_static,
+    "rows": by_rows,
+    "classify": classifying,
+    "prefix": prefixes,
+    "timeout": timeouts,
+    "gap": gaps,
+}

@@ -1,0 +1,121 @@
+"""Random traffic through one engine, on a clock of its own, and what went wrong in it.
+
+Requests of mixed lengths and priorities arrive over time, some are cancelled, the number of rows
+changes, and K/V have room for about three rows: so there are preemptions of both kinds. The same
+seed gives the same traffic.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.track import Track
+from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.errors import MlxSpecError
+from mlx_spec.sequence import Sequence
+from tests.scenario import Job, make_jobs, noisy_draft, target
+
+ROWS, REQUESTS, MOST_STEPS = 5, 30, 1500
+# K/V of 400 tokens in target or draft, which are alike: the longest request alone takes 160.
+ROOM = 5 * 80 * (2 * 2 * 2 * 8 * 4)
+
+
+@dataclass
+class Arrival:
+    """One request: when it comes, how urgent it is, and when its caller loses interest."""
+
+    job: Job
+    step: int
+    priority: int
+    cancelled: int | None
+
+
+def run_traffic(seed: int = 0) -> list[str]:
+    """Findings, none where all is well."""
+    rng = random.Random(seed)
+    jobs = make_jobs("llama", True, REQUESTS)
+    plan = [
+        Arrival(
+            job=job,
+            step=rng.randint(0, 60),
+            priority=rng.choice([0, 0, 0, 2, 5]),
+            cancelled=rng.randint(0, 80) if rng.random() < 0.15 else None,
+        )
+        for job in jobs
+    ]
+    steps = 0
+    engine = make_engine(lambda: steps * 0.1)
+    tracks: dict[int, Track] = {}
+    findings: list[str] = []
+    try:
+        while len(tracks) < len(plan) or engine.busy:
+            for number, arrival in enumerate(plan):
+                if arrival.step == steps:
+                    tracks[number] = engine.submit(
+                        make_sequence(arrival), priority=arrival.priority
+                    )
+                if arrival.cancelled == steps and number in tracks:
+                    engine.cancel(tracks[number])
+            if rng.random() < 0.1:
+                engine.set_batch_size(rng.randint(1, ROWS))
+            for track, chunks in engine.step():
+                for chunk in chunks:
+                    track.give(chunk)
+            findings += look(engine)
+            steps += 1
+            if steps > MOST_STEPS:
+                return [*findings, f"{len(engine.scheduler.waiting)} wait for ever"]
+    except (MlxSpecError, KeyError, ValueError) as error:
+        return [*findings, f"step {steps}: {error!r}"]
+    if not engine.scheduler.preempted:
+        findings.append("nothing was preempted: the traffic tests nothing")
+    return findings + [text for n, track in tracks.items() if (text := judge(plan[n], track))]
+
+
+def make_engine(clock: object) -> Engine:
+    models = target("llama"), noisy_draft("llama")
+    return Engine(
+        models[0],
+        None,
+        draft_model=models[1],
+        speculation=SpeculationConfig(num_draft_tokens=4, adaptive=False),
+        batching=BatchingConfig(
+            batch_size=ROWS,
+            batch_timeout=0.3,
+            memory_limit=mx.get_active_memory() + ROOM,
+            aging=2.0,
+        ),
+        clock=clock,  # type: ignore[arg-type]
+    )
+
+
+def make_sequence(arrival: Arrival) -> Sequence:
+    sampling = arrival.job.sampling
+    stops = frozenset(sampling.stop_token_ids)
+    return Sequence(list(arrival.job.prompt), sampling, stop_ids=stops)
+
+
+def look(engine: Engine) -> list[str]:
+    """What must hold after every step."""
+    running, kv = len(engine.scheduler.running), engine.budget.kv
+    findings = []
+    if running > engine.scheduler.rows:
+        findings.append(f"{running} run, {engine.scheduler.rows} rows")
+    if engine.kv_usage().total > kv.limit:
+        findings.append(f"{engine.kv_usage().total} bytes of K/V, {kv.limit} allowed")
+    return findings
+
+
+def judge(arrival: Arrival, track: Track) -> str | None:
+    """Why a request came out wrong, if it did."""
+    result, expected = track.result(), arrival.job.expected
+    said = tuple(result.token_ids)
+    if result.finish_reason == "cancelled":
+        expected = expected[: len(said)]
+        if arrival.cancelled is None:
+            return "cancelled by nobody"
+    return None if said == expected else f"{said} instead of {expected}"
