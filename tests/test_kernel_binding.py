@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ from mlx_lm.models.rope_utils import YarnRoPE, initialize_rope
 
 import metal_kernels
 from mlx_spec.cache.slot_cache import SlotKVCache, Window
+from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.draft_length import FixedDraftLength
@@ -26,6 +28,7 @@ from mlx_spec.model.kernel_binding import (
     bind_operations,
     unbind_kernels,
 )
+from mlx_spec.model.loader import load
 from tests import metal_sim
 from tests.kernel_support import error, normal
 from tests.models import make_model
@@ -127,6 +130,41 @@ def test_wrong_choices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         bind_kernels(make_model("llama"), "fast")
     with pytest.raises(InvalidRequest, match=r"\[bind_kernels\] kernels='metal', but there is no"):
         bind_kernels(make_model("llama"), "metal")
+
+
+def test_loading_binds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metal_kernels, "wins", lambda name: name == "rms_norm")
+    assert type(load("demo")[0].model.norm) is not nn.RMSNorm
+    assert type(load("demo", kernels="reference")[0].model.norm) is nn.RMSNorm
+
+
+@pytest.mark.parametrize("command", [("generate",), ("batch", "in.jsonl", "out.jsonl")])
+@pytest.mark.parametrize("choice", ["metal", "fast"])
+def test_the_flag_is_checked_before_a_model_is_loaded(
+    command: tuple[str, ...],
+    choice: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    monkeypatch.setattr("mlx_lm.load", None)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "def f"}\n')
+    assert main([*command, "--kernels", choice]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "error:" in one]
+    assert f"kernels={choice!r}" in line
+
+
+def test_the_flag_reaches_the_model(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(
+        "mlx_spec.model.loader.choose_kernels", lambda kernels: chosen.append(kernels) or {}
+    )
+    assert main(["generate", "-p", "def f", "-m", "2", "--kernels", "reference"]) == 0
+    assert chosen == ["reference", "reference"]
 
 
 def test_binding_twice_binds_once() -> None:

@@ -83,6 +83,7 @@ def batch(
     batch_timeout: options.BatchTimeout = BatchingConfig.batch_timeout,
     batching: options.Batching = True,
     prefill_step_size: options.PrefillStepSize = BatchingConfig.prefill_step_size,
+    kernels: options.Kernels = "auto",
     unordered: Unordered = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -121,6 +122,7 @@ def batch(
         batch_timeout=batch_timeout,
         batching=batching,
         prefill_step_size=prefill_step_size,
+        kernels=kernels,
         unordered=unordered,
     )
     stage = GenerateText(
