@@ -94,7 +94,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One fused operation: ours, MLX's composition, and the least that any kernel could move."""
+    """One operation: ours, MLX's composition, and the least that any kernel could move."""
 
     name: str
     ours: Cost
@@ -162,11 +162,22 @@ def _mlx_attention(step: Step) -> Cost:
     return Cost(moved, launches, loaded)
 
 
+def norm_alone(step: Step) -> Comparison:
+    """The norm that no add precedes in its layer: there is nothing to save."""
+    moved = 2 * step.stream + step.model.hidden * step.itemsize
+    return Comparison("RMSNorm alone", Cost(moved, 1), Cost(moved, 1), moved)
+
+
+def rope_alone(step: Step) -> Comparison:
+    """Rotations of queries and of keys: there is nothing to save."""
+    moved = 2 * (step.queries + step.keys) + 4 * step.batch
+    return Comparison("rope alone", Cost(moved, 2), Cost(moved, 2), moved)
+
+
 def comparisons(step: Step) -> list[Comparison]:
-    """The fused operations that a model's layers have."""
-    kinds: list[Callable[[Step], Comparison]] = [attention, add_norm]
-    if step.model.head_norms:
-        kinds.insert(1, norm_rope)
+    """The operations that a model's layers have."""
+    turn = norm_rope if step.model.head_norms else rope_alone
+    kinds: list[Callable[[Step], Comparison]] = [attention, turn, add_norm, norm_alone]
     return [kind(step) for kind in kinds]
 
 

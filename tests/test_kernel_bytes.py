@@ -12,8 +12,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from metal_kernels import AttentionConfig, add_rms_norm, attention, norm_rope, rms_norm
-from scripts.kernel_bytes import Comparison, Model, Step, add_norm
+from metal_kernels import AttentionConfig, add_rms_norm, attention, norm_rope, rms_norm, rope
+from scripts.kernel_bytes import Comparison, Model, Step, add_norm, norm_alone, rope_alone
 from scripts.kernel_bytes import attention as attention_bytes
 from scripts.kernel_bytes import norm_rope as norm_rope_bytes
 from tests import metal_sim
@@ -142,16 +142,30 @@ def test_the_script_counts_attention_right(
     comparison = attention_bytes(step, config)
     assert_counted(simulator, comparison)
     assert comparison.ours.launches == (1 if batch == 16 else 2)
+    estimate = attention.configured(config).memory_estimate(
+        batch=batch,
+        q_heads=SMALL.q_heads,
+        kv_heads=SMALL.kv_heads,
+        queries=tokens,
+        capacity=cached,
+        head_dim=SMALL.head_dim,
+    )
+    assert estimate.threadgroup == simulator.launches[0].threadgroup_bytes
+    made = (launch.outputs.values() for launch in simulator.launches)
+    assert estimate.flash == sum(traffic.stored for buffers in made for traffic in buffers)
     loaded = sum(simulator.launches[0].inputs[name].loaded for name in "kv")
     assert loaded == comparison.ours.loaded
 
 
-def test_the_script_counts_the_fused_norms_right(simulator: metal_sim.Simulator) -> None:
+def test_the_script_counts_norms_and_rotations_right(simulator: metal_sim.Simulator) -> None:
     step = Step(SMALL, batch=4, tokens=5, cached=9)
     half: Any = mx.float16
     x = normal(4, 5, SMALL.hidden, dtype=half)
     add_rms_norm.kernel(x, x, normal(SMALL.hidden, dtype=half))
     assert_counted(simulator, add_norm(step))
+    simulator.launches.clear()
+    rms_norm.kernel(x, normal(SMALL.hidden, dtype=half))
+    assert_counted(simulator, norm_alone(step))
     simulator.launches.clear()
     weight = normal(64, dtype=half)
     norm_rope.kernel(
@@ -163,3 +177,8 @@ def test_the_script_counts_the_fused_norms_right(simulator: metal_sim.Simulator)
         dims=64,
     )
     assert_counted(simulator, norm_rope_bytes(step))
+    simulator.launches.clear()
+    offsets = mx.array([0, 1, 2, 3])
+    for heads in (8, 2):
+        rope.kernel(normal(4, heads, 5, 64, dtype=half), offsets, dims=64)
+    assert_counted(simulator, rope_alone(step))
