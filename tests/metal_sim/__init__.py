@@ -5,8 +5,9 @@ See README.md beside this file.
 
 from tests.metal_sim.counters import Launch, Traffic
 from tests.metal_sim.findings import Finding, MetalFinding
-from tests.metal_sim.simulator import Simulator, fresh_module, installed
-from tests.metal_sim.toolchain import CompileError, unavailable
+from tests.metal_sim.install import fresh_module, installed
+from tests.metal_sim.simulator import Simulator
+from tests.metal_sim.toolchain import CompileError, skip_unless_available, unavailable
 
 __all__ = [
     "CompileError",
@@ -17,5 +18,6 @@ __all__ = [
     "Traffic",
     "fresh_module",
     "installed",
+    "skip_unless_available",
     "unavailable",
 ]

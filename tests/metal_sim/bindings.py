@@ -24,7 +24,6 @@ class CFinding(ctypes.Structure):
         ("other", ctypes.c_uint32),
         ("site", ctypes.c_uint64),
         ("count", ctypes.c_uint32),
-        ("line", ctypes.c_uint32),
     ]
 
 
@@ -113,11 +112,13 @@ class Runtime:
             raise MemoryError(f"[metal_sim] no room for buffer {name} of {size} bytes")
         return Placed(address, size)
 
-    def launch(self, entry: ctypes._CFuncPtr, addresses: list[int], spec: CSpec) -> CReport:
+    def launch(self, entry: int, addresses: list[int], spec: CSpec) -> CReport:
         """Run all threads of the grid."""
         arguments = (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
         report = CReport()
-        self._library.sim_launch(entry, arguments, ctypes.byref(spec), ctypes.byref(report))
+        self._library.sim_launch(
+            ctypes.c_void_p(entry), arguments, ctypes.byref(spec), ctypes.byref(report)
+        )
         return report
 
     def findings(self, count: int) -> list[CFinding]:
@@ -136,5 +137,5 @@ class Runtime:
 @functools.cache
 def runtime() -> Runtime:
     """The one runtime of this process, compiled on first use."""
-    source = '#include "runtime.cpp"\n'
-    return Runtime(toolchain.build(source, toolchain.runtime_flags(), "runtime"))
+    path = toolchain.build(toolchain.runtime_source(), toolchain.runtime_flags(), "runtime")
+    return Runtime(path)

@@ -1,6 +1,7 @@
 """One launch of one compiled kernel: buffers in, threads run, buffers and findings out."""
 
 import ctypes
+import threading
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from tests.metal_sim import arrays, bindings, toolchain
+from tests.metal_sim import arrays, bindings, strict, toolchain
 from tests.metal_sim.counters import Launch, Traffic
 from tests.metal_sim.diagnosis import Diagnosis
 from tests.metal_sim.findings import Finding
@@ -29,9 +30,11 @@ class Compiled:
     """A specialisation's machine code."""
 
     path: Path
-    entry: "ctypes._CFuncPtr"
+    entry: int  # address of its function for one thread
+    refused: tuple[Finding, ...]  # by Apple's compiler, as far as that can be told
 
 
+_one_at_a_time = threading.Lock()
 _loaded: dict[Specialisation, Compiled] = {}
 
 
@@ -42,7 +45,8 @@ def compiled(spec: Specialisation) -> Compiled:
         source = PRELUDE + rewrite(spec.source(line_marks=True)) + spec.entry()
         path = toolchain.build(source, toolchain.kernel_flags(), spec.body.name)
         library = ctypes.PyDLL(str(path))
-        _loaded[spec] = Compiled(path, library.sim_entry)
+        entry = ctypes.cast(library.sim_entry, ctypes.c_void_p).value or 0
+        _loaded[spec] = Compiled(path, entry, tuple(strict.look(spec, PRELUDE)))
     return _loaded[spec]
 
 
@@ -92,7 +96,6 @@ class Job:
     outputs: tuple[Output, ...]
     grid: Triple
     threadgroup: Triple
-    max_steps: int
 
 
 @dataclass
@@ -160,14 +163,19 @@ def _counted(job: Job, report: bindings.CReport, regions: list[bindings.CRegion]
     )
 
 
-def run(job: Job, order: Order) -> Outcome:
+def run(job: Job, order: Order, max_steps: int) -> Outcome:
     """Run a job once, its lanes in the given order."""
+    with _one_at_a_time:
+        return _run(job, order, max_steps)
+
+
+def _run(job: Job, order: Order, max_steps: int) -> Outcome:
     code = compiled(job.spec)
     runtime = bindings.runtime()
     runtime.reset()
     addresses, outputs = _place(job)
     spec = bindings.CSpec(order=bindings.ORDERS[order.kind], seed=order.seed)
-    spec.max_steps = job.max_steps
+    spec.max_steps = max_steps
     for axis in range(3):
         spec.grid[axis] = job.grid[axis]
         spec.dispatched[axis] = job.threadgroup[axis]

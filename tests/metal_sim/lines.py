@@ -1,14 +1,10 @@
 """From an address in a compiled kernel to the line of its Metal source."""
 
 import bisect
-import ctypes
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-
-from elftools.dwarf.lineprogram import LineProgram
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class LineTable:
         return self.lines[place] if place >= 0 and self.lines[place] else None
 
 
-def _file_name(program: LineProgram, number: int) -> str:
+def _file_name(program: Any, number: int) -> str:
     files = program["file_entry"]
     first = 0 if program["version"] >= 5 else 1
     return Path(files[number - first].name.decode()).name
@@ -34,16 +30,16 @@ def _file_name(program: LineProgram, number: int) -> str:
 @functools.lru_cache(maxsize=64)
 def line_table(library: Path) -> LineTable:
     """Read a library's debug lines."""
+    from elftools.elf.elffile import ELFFile  # only where something was found
+
     with library.open("rb") as file:
-        elf = ELFFile(file)
-        symbols = elf.get_section_by_name(".symtab")
-        assert isinstance(symbols, SymbolTableSection)
-        entry = symbols.get_symbol_by_name("sim_entry")[0]["st_value"]
-        rows: list[tuple[int, str]] = []
+        elf: Any = ELFFile(file)
+        entry = elf.get_section_by_name(".symtab").get_symbol_by_name("sim_entry")[0]["st_value"]
         dwarf = elf.get_dwarf_info()
+        rows: list[tuple[int, str]] = []
         for unit in dwarf.iter_CUs():
             program = dwarf.line_program_for_CU(unit)
-            for step in program.get_entries() if program else ():
+            for step in program.get_entries():
                 if (state := step.state) is None:
                     continue
                 named = f"{_file_name(program, state.file)}:{state.line}"
@@ -53,10 +49,9 @@ def line_table(library: Path) -> LineTable:
     return LineTable([address for address, _ in rows], [line for _, line in rows], entry)
 
 
-def line_of(library: Path, entry: "ctypes._CFuncPtr", site: int) -> str | None:
-    """``kernel:12`` for a return address in a loaded library, whose entry function is given."""
+def line_of(library: Path, entry: int, site: int) -> str | None:
+    """``kernel:12`` for a return address in a loaded library, whose entry lies at `entry`."""
     if not site:
         return None
     table = line_table(library)
-    start = ctypes.cast(entry, ctypes.c_void_p).value or 0
-    return table.at(site - 1 - (start - table.entry))
+    return table.at(site - 1 - (entry - table.entry))

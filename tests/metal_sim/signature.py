@@ -45,16 +45,14 @@ ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class InputType:
-    """What the signature needs to know of an input."""
+    """What the signature needs to know of an input.
+
+    ``scalar``: 0-d, passed by reference; ``constant``: in the constant address space.
+    """
 
     dtype: str
-    ndim: int
-    size: int
-
-    @property
-    def constant(self) -> bool:
-        """Whether it is passed in the constant address space."""
-        return self.size < MAX_CONSTANT_SIZE
+    scalar: bool
+    constant: bool
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class Specialisation:
         """The generated function's name."""
         parts = ["custom_kernel_" + self.body.name + self.template.hash]
         for info in self.inputs:
-            short = "s" if info.ndim == 0 else "c" if info.constant else ""
+            short = "s" if info.scalar else "c" if info.constant else ""
             parts.append(TYPE_NAMES[info.dtype] + short)
         return "_".join([*parts, *(TYPE_NAMES[dtype] for dtype in self.output_dtypes)])
 
@@ -145,8 +143,8 @@ class Specialisation:
         for i, (name, info) in enumerate(zip(self.body.input_names, self.inputs, strict=True)):
             space = "constant" if info.constant else "device"
             kind = TYPE_NAMES[info.dtype]
-            found.append(Buffer(name, "input", i, kind, info.ndim == 0, space))
-            if info.ndim == 0:
+            found.append(Buffer(name, "input", i, kind, info.scalar, space))
+            if info.scalar:
                 continue
             for extra, type_name in (("shape", "int"), ("strides", "int64_t"), ("ndim", "int")):
                 if self.body.mentions(name, extra):

@@ -14,7 +14,11 @@ import platform
 import subprocess
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).parent
 INCLUDE = HERE / "include"
@@ -29,9 +33,23 @@ def unavailable() -> str | None:
     """Why the simulator cannot run here; None where it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"the Metal simulator runs on Linux x86-64, this is {sys.platform}"
-    if importlib.util.find_spec("ziglang") is None:
-        return "THE METAL KERNELS ARE NOT TESTED: `pip install ziglang` brings their compiler"
+    missing = [name for name in ("ziglang", "pyelftools") if not _installed(name)]
+    if missing:
+        return f"THE METAL KERNELS ARE NOT TESTED here: pip install {' '.join(missing)}"
     return None
+
+
+def _installed(package: str) -> bool:
+    module = {"pyelftools": "elftools"}.get(package, package)
+    return importlib.util.find_spec(module) is not None
+
+
+def skip_unless_available() -> None:
+    """For test modules: skip all of this one, loudly, where the simulator cannot run."""
+    reason = unavailable()
+    if reason:
+        warnings.warn(f"[metal_sim] {reason}", stacklevel=2)
+        pytest.skip(reason, allow_module_level=True)
 
 
 @functools.cache
@@ -65,17 +83,26 @@ def mlx_include() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "include"
 
 
+def _digest(paths: Iterable[Path]) -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest
+
+
 @functools.cache
 def _digest_of_headers() -> bytes:
-    """Changes when the shim, the runtime, the compiler or mlx's headers change."""
-    digest = hashlib.sha256(str(zig_folder()).encode())
-    digest.update(str((zig_folder() / "zig").stat().st_size).encode())
-    folders = [INCLUDE, RUNTIME, mlx_include() / "mlx" / "backend" / "metal" / "kernels"]
-    for folder in folders:
-        for path in sorted(folder.rglob("*") if folder is not folders[2] else folder.glob("*.h")):
-            if path.is_file():
-                digest.update(path.name.encode() + path.read_bytes())
+    """Changes when the shim, the compiler or mlx's headers change."""
+    headers = (mlx_include() / "mlx" / "backend" / "metal" / "kernels").glob("*.h")
+    digest = _digest([*INCLUDE.rglob("*"), *headers])
+    digest.update(f"{zig_folder()} {(zig_folder() / 'zig').stat().st_size}".encode())
     return digest.digest()
+
+
+def runtime_source() -> str:
+    """The text that compiles to the runtime; it changes when one of its files does."""
+    return f'#include "runtime.cpp"  // {_digest(RUNTIME.iterdir()).hexdigest()}\n'
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -84,11 +111,31 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def build(source: str, flags: list[str], name: str) -> Path:
-    """Compile and link C++ text into a shared library; its path in the cache."""
+def place(source: str, flags: list[str], name: str, suffix: str) -> Path:
+    """Where the cache keeps what is made of this text with these flags."""
     key = hashlib.sha256(_digest_of_headers())
     key.update("\0".join([source, *flags]).encode())
-    library = cache_folder() / f"{name[:40]}-{key.hexdigest()[:32]}.so"
+    return cache_folder() / f"{name[:40]}-{key.hexdigest()[:32]}{suffix}"
+
+
+def keep(path: Path, text: str) -> None:
+    """Put a text into the cache, whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.replace(file.name, path)
+
+
+def check(source: str, flags: list[str]) -> str:
+    """What the compiler says about C++ text."""
+    with tempfile.NamedTemporaryFile("w", suffix=".cpp", dir=cache_folder()) as file:
+        file.write(source)
+        file.flush()
+        return run(["clang", file.name, *flags]).stderr
+
+
+def build(source: str, flags: list[str], name: str) -> Path:
+    """Compile and link C++ text into a shared library; its path in the cache."""
+    library = place(source, flags, name, ".so")
     if library.exists():
         return library
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:

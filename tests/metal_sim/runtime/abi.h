@@ -43,7 +43,6 @@ struct Finding {
   u32 other;        // the thread it collides with, or a lane or count (see findings.py)
   u64 site;         // return address in the kernel
   u32 count;        // how often this kind was seen at this site
-  u32 line;         // source line, where the compiler told it
 };
 
 enum RegionKind : u32 { kInput = 0, kOutput = 1, kThreadgroup = 2 };

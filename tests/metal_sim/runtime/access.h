@@ -4,15 +4,15 @@
 
 #define CALLER reinterpret_cast<u64>(__builtin_return_address(0))
 
-static void describe(Finding* finding, u64 offset, u32 size, AccessKind kind, u32 other) {
+static void describe(Finding* finding, u64 offset, u32 size, u32 kind, u32 other) {
   if (!finding) return;
   finding->offset = static_cast<i64>(offset);
   finding->size = size;
-  finding->write = kind != kLoad;
+  finding->write = (kind & kStore) != 0;
   finding->other = other;
 }
 
-static void out_of_bounds(Region* region, i64 offset, u32 size, AccessKind kind, u64 site) {
+static void out_of_bounds(Region* region, i64 offset, u32 size, u32 kind, u64 site) {
   int index = static_cast<int>(region - g_regions);
   describe(report(kOutOfBounds, index, site), offset, size, kind, 0);
   // The access itself still follows: give it pages to land on, and stop soon.
@@ -31,7 +31,7 @@ static inline void mark(u8* touched, u32 size, u8 bits) {
   for (u32 i = 0; i < size; i++) touched[i] |= bits;
 }
 
-static void check_access(u64 address, u32 size, AccessKind kind, bool aligned, u64 site) {
+static void check_access(u64 address, u32 size, u32 kind, bool aligned, u64 site) {
   Fiber* fiber = g_current;
   if (!fiber) return;
   Region* region = find_region(address);
@@ -47,14 +47,14 @@ static void check_access(u64 address, u32 size, AccessKind kind, bool aligned, u
     return;
   }
   u8* touched = region->touched + offset;
-  if (kind != kStore) {
+  if (kind & kLoad) {
     region->report.loaded += size;
     if (lacks(touched, size, 2)) {
       describe(report(kUninitialised, index, site), offset, size, kind, 0);
     }
     mark(touched, size, 1);
   }
-  if (kind != kLoad) {
+  if (kind & kStore) {
     region->report.stored += size;
     if (region->report.kind == kInput) {
       describe(report(kInputWrite, index, site), offset, size, kind, 0);
@@ -109,9 +109,9 @@ SIM_EXPORT void* __tsan_memset(void* to, int value, u64 size) {
 }
 
 // Atomics are plain accesses here (one fiber runs at a time), announced by the shim.
-SIM_EXPORT void sim_atomic(const volatile void* pointer, u32 size, u64 site) {
+SIM_EXPORT void sim_atomic(const volatile void* pointer, u32 size, u32 kind, u64 site) {
   g_report.atomics++;
-  check_access(reinterpret_cast<u64>(pointer), size, kAtomic, true, site);
+  check_access(ADDRESS, size, kAtomic | kind, true, site);
 }
 
 // One branch taken (clang's trace-pc coverage): the way to see endless loops.
@@ -122,22 +122,15 @@ SIM_EXPORT void __sanitizer_cov_trace_pc() {
   abort_launch();
 }
 
-// Undefined-behaviour checks of clang; their data begin with the source location.
-struct SourceLocation {
-  const char* file;
-  u32 line, column;
-};
-static void undefined_behaviour(u32 kind, const SourceLocation* where, u64 site, u64 value) {
+// Undefined-behaviour checks of clang.
+static void undefined_behaviour(u32 kind, u64 site, u64 value) {
   Finding* finding = report(kind, -1, site);
-  if (!finding) return;
-  finding->line = where->line;
-  finding->offset = static_cast<i64>(value);
-}
-SIM_EXPORT void __ubsan_handle_divrem_overflow(SourceLocation* where, u64 left, u64) {
-  undefined_behaviour(kDivisionByZero, where, CALLER, left);
+  if (finding) finding->offset = static_cast<i64>(value);
   abort_launch();
 }
-SIM_EXPORT void __ubsan_handle_out_of_bounds(SourceLocation* where, u64 index) {
-  undefined_behaviour(kArrayBounds, where, CALLER, index);
-  abort_launch();
+SIM_EXPORT void __ubsan_handle_divrem_overflow(void*, u64 left, u64) {
+  undefined_behaviour(kDivisionByZero, CALLER, left);
+}
+SIM_EXPORT void __ubsan_handle_out_of_bounds(void*, u64 index) {
+  undefined_behaviour(kArrayBounds, CALLER, index);
 }

@@ -62,20 +62,24 @@ static inline void add(Stamp& stamp, const Now& now) {
   stamp = {now.id + 1, now.epoch, now.simd_epoch, scope, many};
 }
 
-enum AccessKind { kLoad, kStore, kAtomic };
+enum AccessKind : u32 { kLoad = 1, kStore = 2, kAtomic = 4 };  // bits: an atomic may do both
 
 // The thread (plus one) this access races with at some byte, 0 for none; records the access.
-static u32 check_race(Region* region, u64 offset, u32 size, AccessKind kind, const Fiber* fiber) {
+static u32 check_race(Region* region, u64 offset, u32 size, u32 kind, const Fiber* fiber) {
   Now now = now_for(region, fiber);
   u32 other = 0;
   for (u64 i = offset; i < offset + size; i++) {
     Cell& cell = region->cells[i];
     if (collides(cell.write, now)) other = cell.write.thread;
-    if (kind != kAtomic && collides(cell.atomic, now)) other = cell.atomic.thread;
-    if (kind != kLoad && collides(cell.read, now)) other = cell.read.thread;
-    if (kind == kLoad) add(cell.read, now);
-    if (kind == kStore) put(cell.write, now);
-    if (kind == kAtomic) add(cell.atomic, now);
+    if (!(kind & kAtomic) && collides(cell.atomic, now)) other = cell.atomic.thread;
+    if ((kind & kStore) && collides(cell.read, now)) other = cell.read.thread;
+    if (kind & kAtomic) {
+      add(cell.atomic, now);
+    } else if (kind & kStore) {
+      put(cell.write, now);
+    } else {
+      add(cell.read, now);
+    }
   }
   return other;
 }

@@ -17,6 +17,7 @@ SIM_EXPORT __bf16 __truncsfbf2(float value) {
 
 static const int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 static struct sigaction g_previous[4];
+static stack_t g_previous_stack;
 static u8 g_signal_stack[64 * 1024] __attribute__((aligned(16)));
 
 static void on_signal(int number, siginfo_t* info, void*) {
@@ -40,7 +41,7 @@ static void catch_signals() {
   stack_t stack = {};
   stack.ss_sp = g_signal_stack;
   stack.ss_size = sizeof g_signal_stack;
-  sigaltstack(&stack, nullptr);
+  sigaltstack(&stack, &g_previous_stack);
   struct sigaction action = {};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
@@ -49,6 +50,7 @@ static void catch_signals() {
 
 static void release_signals() {
   for (int i = 0; i < 4; i++) sigaction(kSignals[i], &g_previous[i], nullptr);
+  sigaltstack(&g_previous_stack, nullptr);
 }
 
 // ---- What Python calls ------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 #pragma once
 #include "math.h"
 
-extern "C" void sim_atomic(const volatile void* pointer, uint size, ulong site);
+enum sim_atomic_kind : uint { sim_atomic_load = 1, sim_atomic_store = 2, sim_atomic_both = 3 };
+extern "C" void sim_atomic(const volatile void* pointer, uint size, uint kind, ulong site);
 
 // Takes part in no deduction: atomic_fetch_add_explicit(&a_float, 1, ...) adds 1.0f.
 template <typename T>
@@ -27,8 +28,8 @@ struct atomic {
 #define SIM_SITE reinterpret_cast<ulong>(__builtin_return_address(0))
 
 template <typename T, typename F>
-SIM_QUIET __attribute__((noinline)) T sim_update(volatile T* place, F change) {
-  sim_atomic(place, sizeof(T), SIM_SITE);
+SIM_QUIET __attribute__((noinline)) T sim_update(volatile T* place, uint kind, F change) {
+  sim_atomic(place, sizeof(T), kind, SIM_SITE);
   T old = *place;
   *place = change(old);
   return old;
@@ -37,7 +38,7 @@ SIM_QUIET __attribute__((noinline)) T sim_update(volatile T* place, F change) {
 template <typename T>
 SIM_QUIET __attribute__((noinline)) bool sim_compare_exchange(volatile T* place, T* expected,
                                                               T desired) {
-  sim_atomic(place, sizeof(T), SIM_SITE);
+  sim_atomic(place, sizeof(T), sim_atomic_both, SIM_SITE);
   T old = *place;
   bool same = __builtin_memcmp(&old, expected, sizeof(T)) == 0;
   if (same) *place = desired;
@@ -49,7 +50,7 @@ namespace metal {
 #define SIM_FETCH(SPACE, NAME, EXPRESSION)                                                    \
   template <typename T>                                                                       \
   SIM_INLINE T NAME(volatile SPACE atomic<T>* object, sim_same<T> y, memory_order) {          \
-    return sim_update((volatile T*)&object->value,                                            \
+    return sim_update((volatile T*)&object->value, sim_atomic_both,                           \
                       [=](T x) SIM_QUIET -> T { return EXPRESSION; });                        \
   }
 #define SIM_ATOMICS(SPACE)                                                                    \
@@ -63,12 +64,14 @@ namespace metal {
   SIM_FETCH(SPACE, atomic_fetch_xor_explicit, x ^ y)                                          \
   template <typename T>                                                                       \
   SIM_INLINE T atomic_load_explicit(const volatile SPACE atomic<T>* object, memory_order) {   \
-    return sim_update((volatile T*)&object->value, [](T x) SIM_QUIET -> T { return x; });     \
+    return sim_update((volatile T*)&object->value, sim_atomic_load,                           \
+                      [](T x) SIM_QUIET -> T { return x; });                                  \
   }                                                                                           \
   template <typename T>                                                                       \
   SIM_INLINE void atomic_store_explicit(volatile SPACE atomic<T>* object,                     \
-                                        sim_same<T> y, memory_order order) {                  \
-    atomic_exchange_explicit(object, y, order);                                               \
+                                        sim_same<T> y, memory_order) {                        \
+    sim_update((volatile T*)&object->value, sim_atomic_store,                                 \
+               [=](T) SIM_QUIET -> T { return y; });                                          \
   }                                                                                           \
   template <typename T>                                                                       \
   SIM_INLINE bool atomic_compare_exchange_weak_explicit(                                      \

@@ -141,20 +141,32 @@ using ::as_type;
 
 // packed_float3 and its kin: no padding, no alignment beyond the element's.
 template <typename T, int N>
-struct sim_packed {
-  T v[N];
-  sim_packed() = default;
-  SIM_INLINE sim_packed(metal::vec<T, N> from) {
-    for (int i = 0; i < N; i++) v[i] = from[i];
-  }
-  SIM_INLINE operator metal::vec<T, N>() const {
-    metal::vec<T, N> result;
-    for (int i = 0; i < N; i++) result[i] = v[i];
-    return result;
-  }
-  SIM_INLINE thread T& operator[](int i) { return v[i]; }
-  SIM_INLINE T operator[](int i) const { return v[i]; }
+struct sim_packed_type {
+  typedef T type __attribute__((ext_vector_type(N), aligned(sizeof(T))));
 };
+#if !defined(SIM_ADDRESS_SPACES)  // where a class could not be read from device memory
+template <typename T>
+struct sim_packed_three {  // clang's vector of three is as large as one of four
+  T x, y, z;
+  sim_packed_three() = default;
+  SIM_INLINE sim_packed_three(metal::vec<T, 3> from) : x(from.x), y(from.y), z(from.z) {}
+  SIM_INLINE operator metal::vec<T, 3>() const { return metal::vec<T, 3>{x, y, z}; }
+  SIM_INLINE T& operator[](int i) { return (&x)[i]; }
+  SIM_INLINE T operator[](int i) const { return (&x)[i]; }
+};
+template <typename T>
+struct sim_shape<sim_packed_three<T>> {
+  typedef T element;
+  static constexpr int width = 3;
+  static constexpr bool vector = true;
+};
+template <typename T>
+struct sim_packed_type<T, 3> {
+  typedef sim_packed_three<T> type;
+};
+#endif
+template <typename T, int N>
+using sim_packed = typename sim_packed_type<T, N>::type;
 #define SIM_PACKED(T)                    \
   typedef sim_packed<T, 2> packed_##T##2; \
   typedef sim_packed<T, 3> packed_##T##3; \
