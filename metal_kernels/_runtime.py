@@ -141,6 +141,7 @@ class Operation(Generic[P, R]):
         return self._kernel(*args, **kwargs)
 
 
+@functools.cache
 def read_source(file: str) -> str:
     """The text of a ``.metal`` file of this package."""
     return (_FOLDER / file).read_text(encoding="utf-8")
