@@ -22,6 +22,7 @@ _FREE = {
     "batching",
     "draft_model",
     "enable_speculative",
+    "kernels",
     "num_draft_tokens",
     "prefill_step_size",
     "seed",  # kept by the checkpoint on its own
@@ -58,6 +59,7 @@ class Flags:
     batch_timeout: float = BatchingConfig.batch_timeout
     batching: bool = True
     prefill_step_size: int = BatchingConfig.prefill_step_size
+    kernels: str = "auto"
     unordered: bool = False
 
     def __post_init__(self) -> None:

@@ -97,6 +97,15 @@ def test_common_modules_import_no_folder(path: Path) -> None:
         assert not [name for name in imports(path) if name.split(".")[0] in ("mlx", "mlx_lm")]
 
 
+def test_metal_kernels_is_a_leaf() -> None:
+    """It knows mlx and nothing of ours; its sources travel with it."""
+    folder = ROOT.parent / "metal_kernels"
+    for path in folder.glob("*.py"):
+        names = {name.split(".")[0] for name in imports(path)}
+        assert names <= {"metal_kernels", "mlx", *sys.stdlib_module_names}, path
+    assert len(list(folder.glob("*.metal"))) == 3
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_mlx_comes_after_the_blas(path: Path) -> None:
     """A file that imports mlx at once lies in a package whose ``__init__`` loads the BLAS."""

@@ -43,6 +43,8 @@ class Window:
         # [count, N]: the position of every new token; and the same as all layers index with it.
         self.positions = self.starts[:, None] + mx.arange(self.width, dtype=mx.int32)
         self.index = self.positions[:, None, :, None]
+        # [count]: keys of every row with the new ones, for attention by length.
+        self.lengths = self.starts + self.width
 
     def mask(self, window_size: int | None) -> mx.array:
         """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position."""
@@ -54,6 +56,19 @@ class Window:
                 mask = mask & (keys > queries - window_size)
             self._masks[window_size] = mask
         return self._masks[window_size]
+
+    def made(self, mask: mx.array | str | None) -> bool:
+        """Whether a mask is one that a cache gave for this pass, so that lengths can replace it."""
+        if mask is None:
+            return self.uniform and self.width == 1
+        if isinstance(mask, str):
+            return self.uniform and mask == "causal"
+        return any(mask is own for own in self._masks.values())
+
+    def size_of(self, mask: mx.array | str | None) -> int | None:
+        """The window size that a mask of this pass was made for."""
+        sizes = [size for size, own in self._masks.items() if own is mask]
+        return sizes[0] if sizes else None
 
 
 class SlotKVCache:

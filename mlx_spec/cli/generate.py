@@ -115,6 +115,7 @@ def _load_models(job: Job) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     flags = job.flags
     load_options: dict[str, Any] = {
         "dtype": flags.dtype,
+        "kernels": flags.kernels,
         "trust_remote_code": flags.trust_remote_code,
     }
     with _status(f"loading {flags.target}"):

@@ -44,6 +44,15 @@ Dtype = Annotated[
         help="float32, float16 or bfloat16. Default: as stored; float32 on the CPU.",
     ),
 ]
+Kernels = Annotated[
+    str,
+    typer.Option(
+        "--kernels",
+        metavar="WHICH",
+        help="Metal kernels of our own: auto (those measured to win here), metal (all) or "
+        "reference (none).",
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
 ]
@@ -148,6 +157,7 @@ FLAGS: dict[str, Any] = {
     "batch_timeout": BatchTimeout,
     "batching": Batching,
     "prefill_step_size": PrefillStepSize,
+    "kernels": Kernels,
 }
 
 

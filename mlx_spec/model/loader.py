@@ -27,6 +27,7 @@ from mlx.utils import tree_map_with_path
 
 from mlx_spec.errors import InvalidRequest, ModelLoadError, TokenizerMismatch
 from mlx_spec.model.catalog import embedded_path
+from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
 
 # transformers tells users of mlx that torch is missing, and the like; a user's own setting stays.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -53,6 +54,7 @@ def load(
     trust_remote_code: bool = False,
     tokenizer_config: dict[str, Any] | None = None,
     lazy: bool = False,
+    kernels: str = "auto",
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer, as ``mlx_lm.load`` does.
 
@@ -67,15 +69,18 @@ def load(
         trust_remote_code: let the model's folder bring Python code that is then run.
         tokenizer_config: further options for the tokenizer.
         lazy: leave the weights unread until they are used.
+        kernels: Metal kernels of our own to bind into it: ``"auto"`` (those measured to win on
+            this machine), ``"metal"`` (all) or ``"reference"`` (none); see ``kernel_binding``.
 
     Returns:
         The mlx-lm model and its ``TokenizerWrapper``.
 
     Raises:
         ModelLoadError: there is no model, or it cannot be read; the message says which.
-        InvalidRequest: an unknown ``dtype``.
+        InvalidRequest: an unknown ``dtype`` or ``kernels``, or Metal's where there is no Metal.
     """
     wanted = _parse_dtype(dtype)
+    operations = choose_kernels(kernels)
     source = _source(path_or_repo)
     if isinstance(source, Path):
         _check_folder(source)
@@ -100,6 +105,7 @@ def load(
             mx.eval(model.parameters())
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {path_or_repo}: {_reason(error, source)}") from error
+    bind_operations(model, operations)
     return model, tokenizer
 
 

@@ -54,13 +54,14 @@ class Models:
 
     def load(self, name: str, flags: Flags, *, adapter: str | None = None) -> Loaded:
         """The model and its tokenizer."""
-        key = (name, flags.dtype, flags.trust_remote_code, adapter)
+        key = (name, flags.dtype, flags.trust_remote_code, flags.kernels, adapter)
         if key not in self._loaded:
             self._loaded[key] = load(
                 name,
                 dtype=flags.dtype,
                 adapter_path=adapter,
                 trust_remote_code=flags.trust_remote_code,
+                kernels=flags.kernels,
             )
         return self._loaded[key]
 

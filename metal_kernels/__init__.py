@@ -1,0 +1,42 @@
+"""Metal kernels for batched decoding, each beside a pure-mlx reference.
+
+What MLX's own operations cannot do, or do in several passes over the same bytes: attention over
+slots by length instead of a mask, the residual add fused with the norm after it, and the norms of
+queries and keys fused with their rotation. Every operation is an :class:`Operation`: called
+plainly it takes whichever implementation :func:`use` says, and ``.reference`` and ``.kernel`` are
+the two with one signature. All are batched, with a position or length of its own for each row.
+
+A leaf package: it imports mlx and nothing of ``mlx_spec``. Which kernel is on by default is
+decided by measurement on the user's kind of Mac (``defaults.json``), never by hope.
+
+Example::
+
+    import metal_kernels
+
+    total, normed = metal_kernels.add_rms_norm(x, residual, weight)
+    with metal_kernels.use("metal"):
+        out = metal_kernels.attention(q, k, v, [17, 5, 230], scale=0.125)
+"""
+
+from metal_kernels._runtime import Operation, available, use, wins
+from metal_kernels.attention import Attention, attention
+from metal_kernels.attention_inputs import Lengths
+from metal_kernels.attention_plan import AttentionConfig, MemoryEstimate
+from metal_kernels.rms_norm import add_rms_norm, rms_norm
+from metal_kernels.rope import norm_rope, rope
+
+__all__ = [
+    "Attention",
+    "AttentionConfig",
+    "Lengths",
+    "MemoryEstimate",
+    "Operation",
+    "add_rms_norm",
+    "attention",
+    "available",
+    "norm_rope",
+    "rms_norm",
+    "rope",
+    "use",
+    "wins",
+]

@@ -1,0 +1,229 @@
+"""Binds the Metal kernels into a model of mlx-lm, and unbinds them again.
+
+The model stays as it is: weights, module tree and mlx-lm's code are not touched. Each module in
+question becomes an instance of a subclass of its own class that differs in ``__call__`` alone,
+and ``unbind_kernels`` gives it its class back. Attention is a layer's own code, run with our
+function where it calls ``scaled_dot_product_attention``; only calls that our slots describe by
+lengths (``SlotKVCache``) go to the kernel, all others to mlx-lm's.
+
+Nothing is bound unless it pays: by default an operation is bound only where Metal is present and
+the table that ``scripts/bench_kernels.py`` writes says that its kernel wins on this kind of Mac.
+
+Example::
+
+    with bind_kernels(model, "metal") as binding:
+        print(binding.bound)  # {'attention': 28, 'norm_rope': 28, 'add_rms_norm': 28, ...}
+"""
+
+from __future__ import annotations
+
+import types
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import base
+
+import metal_kernels
+from metal_kernels.attention_inputs import MAX_TOKENS, Lengths, supports_head_dim
+from mlx_spec.cache.slot_cache import SlotKVCache
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.model import fused_layers
+from mlx_spec.model.fused_layers import Call
+
+OPERATIONS = {
+    operation.name: operation
+    for operation in (
+        metal_kernels.rms_norm,
+        metal_kernels.add_rms_norm,
+        metal_kernels.rope,
+        metal_kernels.norm_rope,
+        metal_kernels.attention,
+    )
+}
+_ATTENTION_NAME = "scaled_dot_product_attention"
+
+
+class KernelBinding:
+    """What was bound into a model; leaving its context unbinds it.
+
+    Attributes:
+        model: the model.
+        bound: how many modules run each operation's kernel.
+    """
+
+    def __init__(self, model: Any, bound: Mapping[str, int]) -> None:
+        self.model = model
+        self.bound = dict(bound)
+
+    def __enter__(self) -> KernelBinding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+    def undo(self) -> None:
+        """Make the model as it was."""
+        unbind_kernels(self.model)
+        self.bound = {}
+
+
+def bind_kernels(model: Any, kernels: str = "auto") -> KernelBinding:
+    """Let a model run the Metal kernels, from now on or while a context lasts.
+
+    Args:
+        model: any model of mlx-lm.
+        kernels: ``"auto"``, those measured to win here; ``"metal"``, all; ``"reference"``, none:
+            the model as mlx-lm wrote it.
+
+    Raises:
+        InvalidRequest: another word, or ``"metal"`` where there is no Metal.
+    """
+    return bind_operations(model, choose_kernels(kernels))
+
+
+def choose_kernels(kernels: str) -> dict[str, Call]:
+    """The kernels to bind, by operation.
+
+    Raises:
+        InvalidRequest: as for :func:`bind_kernels`.
+    """
+    if kernels not in ("auto", "metal", "reference"):
+        raise InvalidRequest(
+            f"[bind_kernels] kernels={kernels!r}, expected auto, metal or reference"
+        )
+    if kernels == "metal" and not metal_kernels.available():
+        raise InvalidRequest("[bind_kernels] kernels='metal', but there is no Metal here")
+    return {
+        name: operation.kernel
+        for name, operation in OPERATIONS.items()
+        if kernels == "metal" or (kernels == "auto" and metal_kernels.wins(name))
+    }
+
+
+def bind_operations(model: Any, operations: Mapping[str, Call]) -> KernelBinding:
+    """Let a model run these implementations; what was bound before is unbound.
+
+    Args:
+        model: any model of mlx-lm.
+        operations: by name, as in ``metal_kernels``; what is not named stays the model's own.
+    """
+    unbind_kernels(model)
+    bound: Counter[str] = Counter()
+    modules = [module for _, module in model.named_modules()] if operations else []
+    # Decided for all before any is changed: what a layer contains says whether it can be fused.
+    calls = [_bound_call(module, operations) for module in modules]
+    for module, (names, call) in zip(modules, calls, strict=True):
+        if call is not None:
+            cls = type(module)
+            module.__class__ = type(cls.__name__, (_Bound, cls), {"__call__": call})
+            bound.update(names)
+    return KernelBinding(model, bound)
+
+
+def unbind_kernels(model: Any) -> None:
+    """Make a model as it was before any binding."""
+    for _, module in model.named_modules():
+        if isinstance(module, _Bound):
+            module.__class__ = type(module).__bases__[1]
+
+
+class _Bound:
+    """Marks the classes made here."""
+
+
+def _bound_call(module: Any, operations: Mapping[str, Call]) -> tuple[list[str], Call | None]:
+    """The operations that a module can run, and its ``__call__`` that does."""
+    cls = type(module)
+    original = cls.__call__
+    if cls is nn.RMSNorm and "rms_norm" in operations:
+        return ["rms_norm"], fused_layers.bound_norm(operations["rms_norm"])
+    turns = fused_layers.rope_options(module)
+    if turns is not None and "rope" in operations:
+        return ["rope"], fused_layers.bound_rope(operations["rope"], original, turns)
+    if "add_rms_norm" in operations and fused_layers.is_pre_norm_block(module):
+        return ["add_rms_norm"], fused_layers.fused_block(operations["add_rms_norm"])
+    attend: Call = base.scaled_dot_product_attention
+    names = []
+    if "attention" in operations and _calls_attention(original):
+        attend = SlotAttention(operations["attention"])
+        names.append("attention")
+    if "norm_rope" in operations and fused_layers.has_head_norms(module):
+        turns = fused_layers.rope_options(module.rope) or {}
+        call = fused_layers.fused_attention(operations["norm_rope"], attend, turns)
+        return [*names, "norm_rope"], call
+    return (names, _with_attention(original, attend)) if names else ([], None)
+
+
+def _calls_attention(call: Any) -> bool:
+    """Whether a layer's code calls mlx-lm's attention function."""
+    return (
+        isinstance(call, types.FunctionType)
+        and _ATTENTION_NAME in call.__code__.co_names
+        and call.__globals__.get(_ATTENTION_NAME) is base.scaled_dot_product_attention
+    )
+
+
+def _with_attention(call: Any, attend: Call) -> Call:
+    """The same code, with ``attend`` for the attention function that it finds in its module."""
+    copy = types.FunctionType(
+        call.__code__,
+        {**call.__globals__, _ATTENTION_NAME: attend},
+        call.__name__,
+        call.__defaults__,
+        call.__closure__,
+    )
+    copy.__kwdefaults__ = call.__kwdefaults__
+    return copy
+
+
+class SlotAttention:
+    """Stands where a layer calls ``scaled_dot_product_attention``.
+
+    Calls over our slots whose mask is one that the slots made go to ``attention`` with lengths
+    in the mask's place; the mask itself is then never computed.
+    """
+
+    def __init__(self, attention: Call) -> None:
+        self._attention = attention
+
+    def __call__(
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        cache: Any,
+        scale: float,
+        mask: Any,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        """As mlx-lm's function of that name."""
+        out: mx.array
+        if self._fits(queries, keys, values, cache) and cache.window.made(mask):
+            window = cache.window
+            out = self._attention(
+                queries,
+                keys,
+                values,
+                Lengths(window.lengths, window.limit),
+                scale=scale,
+                window=window.size_of(mask),
+                sinks=sinks,
+            )
+        else:
+            out = base.scaled_dot_product_attention(
+                queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
+            )
+        return out
+
+    @staticmethod
+    def _fits(queries: mx.array, keys: Any, values: Any, cache: Any) -> bool:
+        return (
+            isinstance(cache, SlotKVCache)
+            and queries.shape[2] <= MAX_TOKENS
+            and supports_head_dim(queries.shape[3])
+            and keys.shape == values.shape
+            and queries.dtype == keys.dtype == values.dtype
+        )
