@@ -156,7 +156,8 @@ class BatchingConfig:
             (a float in (0, 1]) of what the device recommends. None is 0.9 of it.
         block_size: tokens a block of the prefix cache, and of byte accounting.
         prefix_cache_bytes: most bytes kept of repeated beginnings of prompts, for the target and
-            as much again for the draft; 0 keeps none.
+            as much again for the draft, together at most a quarter of the memory beside the
+            models; 0 keeps none.
         enable_preemption: a more urgent request may take a running one's place for a while.
         aging: seconds of waiting that count as one level of priority, so that nobody starves.
         prefill_step_size: most prompt tokens fed at once while nothing decodes.

@@ -14,6 +14,8 @@ from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
 
 TARGET, DRAFT = "demo", "demo-draft"
+# Prompts of one run nearly always begin alike: a template, a system prompt.
+PREFIX_CACHE_BYTES = 2**28
 # What may differ between a run and its continuation: exactness makes the text the same.
 _FREE = {
     "adaptive",
@@ -23,8 +25,10 @@ _FREE = {
     "draft_model",
     "enable_speculative",
     "kernels",
+    "memory_limit",
     "num_draft_tokens",
     "prefill_step_size",
+    "prefix_cache_bytes",
     "seed",  # kept by the checkpoint on its own
 }
 
@@ -59,6 +63,8 @@ class Flags:
     batch_timeout: float = BatchingConfig.batch_timeout
     batching: bool = True
     prefill_step_size: int = BatchingConfig.prefill_step_size
+    memory_limit: float | None = None
+    prefix_cache_bytes: int = PREFIX_CACHE_BYTES
     kernels: str = "auto"
     unordered: bool = False
 
@@ -107,6 +113,8 @@ class Flags:
             batch_size=self.batch_size,
             batch_timeout=self.batch_timeout,
             prefill_step_size=self.prefill_step_size,
+            memory_limit=_bytes_or_share(self.memory_limit),
+            prefix_cache_bytes=self.prefix_cache_bytes,
         )
         return config if self.batching else replace(config, batch_size=1)
 
@@ -119,3 +127,8 @@ class Flags:
         """The options that decide the text, for a resume to compare."""
         options = {name: value for name, value in asdict(self).items() if name not in _FREE}
         return options | {"model": self.target}
+
+
+def _bytes_or_share(limit: float | None) -> int | float | None:
+    """A number above 1 is meant in bytes."""
+    return limit if limit is None or limit <= 1 else int(limit)

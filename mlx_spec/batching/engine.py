@@ -32,6 +32,8 @@ from mlx_spec.sequence import Sequence
 # As mlx-lm does: give unused buffers back now and then, since lengths and so sizes change.
 CLEAR_CACHE_EVERY = 256
 DEFAULT_MEMORY_SHARE = 0.9
+# Most of the memory beside the models that repeated beginnings may take from running rows.
+PREFIX_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,18 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
         listeners: Seq[Listener] = (),
     ) -> None:
-        self.batching = batching or BatchingConfig()
         self.speculation = speculation or SpeculationConfig()
+        batching = batching or BatchingConfig()
+        room = memory_room(batching.memory_limit)
+        self.batching = _with_prefix_share(batching, room, models=1 if draft_model is None else 2)
         self.clock = clock
         self.decoder = SpeculativeDecoder(
             model, draft_model=draft_model, speculation=self.speculation, batching=self.batching
         )
         self._tokenizer = tokenizer
-        self.budget = TokenBudget(self._kv_budget(), self.batching.max_batch_tokens)
+        room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
+        kv = KVBudget(self.decoder.bytes_per_token, room, self.batching.block_size)
+        self.budget = TokenBudget(kv, self.batching.max_batch_tokens)
         self.scheduler = Scheduler(
             self.batching.batch_size,
             self.batching.batch_timeout,
@@ -113,7 +119,7 @@ class Engine:
             InvalidRequest: it can never fit, or holds a token outside the vocabulary.
         """
         tokens = len(sequence.prompt) + sequence.max_new_tokens + self._margin
-        request = Request(request_id or str(id(sequence)), tokens, priority, self.clock())
+        request = Request(request_id or f"prompt-{sequence.index}", tokens, priority, self.clock())
         try:
             self.decoder.check(sequence)
             self.scheduler.submit(request)
@@ -246,19 +252,30 @@ class Engine:
         if not self._tracks:
             self.decoder.trim()
 
-    def _kv_budget(self) -> KVBudget:
-        """What the memory limit leaves for K/V beside models and prefix caches."""
-        wish = self.batching.memory_limit
-        if wish is None or isinstance(wish, float):
-            limit = int(recommended_memory() * (wish or DEFAULT_MEMORY_SHARE))
-        else:
-            limit = wish
-        per_token = self.decoder.bytes_per_token
-        prefix = self.batching.prefix_cache_bytes * len(self.decoder.runners)
-        left = limit - mx.get_active_memory() - prefix
-        if left <= 0:
-            raise CapacityError(
-                f"[Engine] memory_limit is {limit} bytes; the models hold {mx.get_active_memory()} "
-                f"and the prefix caches may take {prefix}, so none are left for K/V"
-            )
-        return KVBudget(per_token, left, self.batching.block_size)
+
+def memory_room(wish: int | float | None) -> int:
+    """Bytes that a memory limit leaves beside the models, for K/V and prefix caches.
+
+    Args:
+        wish: bytes (an int), a share of what the device recommends (a float), or None.
+
+    Raises:
+        CapacityError: the models alone take all of it.
+    """
+    if wish is None or isinstance(wish, float):
+        limit = int(recommended_memory() * (wish or DEFAULT_MEMORY_SHARE))
+    else:
+        limit = wish
+    models = mx.get_active_memory()
+    if limit <= models:
+        raise CapacityError(
+            f"[Engine] memory_limit is {limit} bytes and the models hold {models}, "
+            "so none are left for K/V"
+        )
+    return limit - models
+
+
+def _with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:
+    """The same, but for prefix caches that would crowd out the rows."""
+    most = int(PREFIX_SHARE * room) // models
+    return replace(batching, prefix_cache_bytes=min(batching.prefix_cache_bytes, most))

@@ -118,6 +118,22 @@ Batching = Annotated[
 PrefillStepSize = Annotated[
     int, typer.Option("--prefill-step-size", help="Most prompt tokens of a row a pass.")
 ]
+MemoryLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="SHARE|BYTES",
+        help="Most memory for models and K/V: a share of the device's, up to 1, or bytes. "
+        "Requests wait where it is reached. Default: 0.9.",
+    ),
+]
+PrefixCacheBytes = Annotated[
+    int,
+    typer.Option(
+        "--prefix-cache-bytes",
+        help="What prompts begin with is computed once and kept in so much memory; 0: never.",
+    ),
+]
 PerformanceLog = Annotated[
     Path | None,
     typer.Option("--performance-log", metavar="DIR", help="Write figures there as JSON lines."),
@@ -157,6 +173,8 @@ FLAGS: dict[str, Any] = {
     "batch_timeout": BatchTimeout,
     "batching": Batching,
     "prefill_step_size": PrefillStepSize,
+    "memory_limit": MemoryLimit,
+    "prefix_cache_bytes": PrefixCacheBytes,
     "kernels": Kernels,
 }
 
