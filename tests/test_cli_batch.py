@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
@@ -102,21 +101,6 @@ def test_parquet_in_and_out(tmp_path: Path) -> None:
     options = ["--prompt-field", "output"]
     assert run(tmp_path / "a.parquet", tmp_path / "b.jsonl", *options) == 1
     assert [r["_record"] for r in read(tmp_path / "b.jsonl") if "error" in r] == [4, 8]
-
-
-def test_stdin_to_stdout(
-    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = {
-        "jsonl": (b'{"text": "import "}\n{"text": 5}\n', b'{"text": "import ", "output": '),
-        "csv": (b"text\nimport \n5,6\n", b"text,output,"),
-    }
-    for format, (given, start) in data.items():
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
-        assert main(["batch", "-", "-", "-q", "-m", "3", "--format", format]) == 1
-        shown = capsysbinary.readouterr().out
-        assert shown.startswith(start)
-        assert b"import " in shown
 
 
 def test_chat_messages_and_too_long_prompts(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Real processes: what happens to a stream at exit cannot be seen from inside.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -52,6 +53,21 @@ def test_stdout_carries_records_only_and_progress_goes_to_stderr(tmp_path: Path)
     assert done.returncode == 0
     assert [json.loads(line)["_record"] for line in done.stdout.splitlines()] == list(range(1, 7))
     assert "Records: 6 written" in done.stderr
+
+
+def test_every_format_that_stdin_and_stdout_can_carry(
+    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {
+        "jsonl": (b'{"text": "import "}\n{"text": 5}\n', b'{"text": "import ", "output": '),
+        "csv": (b"text\nimport \n5,6\n", b"text,output,"),
+    }
+    for format, (given, start) in data.items():
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        assert main(["batch", "-", "-", "-q", "-m", "3", "--format", format]) == 1
+        shown = capsysbinary.readouterr().out
+        assert shown.startswith(start)
+        assert b"import " in shown
 
 
 def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ done on disk.
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_spec.cli import options
+from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.progress import Progress, figures, note, say
 from mlx_spec.cli.report import statistics_lines
 from mlx_spec.errors import InvalidRequest
@@ -65,6 +67,7 @@ class Job:
         resume, overwrite: what to do where ``out`` exists.
         limit: only the first so many records; None for all.
         quiet: no progress, no statistics.
+        performance_log: folder for figures of the run, or None.
     """
 
     stage: Stage
@@ -76,6 +79,7 @@ class Job:
     overwrite: bool
     limit: int | None
     quiet: bool
+    performance_log: Path | None
 
 
 @options.take_flags
@@ -94,6 +98,7 @@ def batch(
     limit: Limit = None,
     format: Format = None,
     quiet: Quiet = False,
+    performance_log: options.PerformanceLog = None,
 ) -> None:
     """Complete every record of a file; results are written as they come.
 
@@ -121,6 +126,7 @@ def batch(
         overwrite=overwrite,
         limit=limit,
         quiet=quiet,
+        performance_log=performance_log,
     )
     raise typer.Exit(_run(job))
 
@@ -136,7 +142,8 @@ def _run(job: Job) -> int:
     output, total = _open(job)
     if total is not None:
         total = min(records.expected(job.source, job.formats[0], total), job.limit or sys.maxsize)
-    with Progress("batch", total, job.quiet) as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress("batch", total, job.quiet))
         outcome = process(
             job.stage,
             job.flags,
@@ -145,6 +152,7 @@ def _run(job: Job) -> int:
             Models(),
             limit=job.limit,
             watch=progress,
+            listeners=listeners(job.performance_log, job.flags, stack),
         )
     return _report(job, outcome)
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlx_spec.cli import options
+from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
 from mlx_spec.cli.report import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
 from mlx_spec.results import BatchResult
 
@@ -159,7 +159,7 @@ def _decode(
                 sampling=job.sampling,
                 speculation=job.flags.speculation,
                 batching=job.flags.batches,
-                listeners=_listeners(job, stack),
+                listeners=listeners(job.performance_log, job.flags, stack),
             )
         )
         printer = None if job.as_json else OrderedPrinter(job.prompts, sys.stdout, job.verbose)
@@ -173,17 +173,6 @@ def _decode(
     if printer is not None:
         printer.finish(result.texts)
     return result, interrupted
-
-
-def _listeners(job: Job, stack: ExitStack) -> list[Listener]:
-    """The performance log, if one was asked for; closed with the stack."""
-    if job.performance_log is None:
-        return []
-    from mlx_spec.metrics import PerformanceLog
-
-    names = {"target": job.flags.target, "draft": job.flags.drafter}
-    notes = {role: name for role, name in names.items() if name is not None}
-    return [stack.enter_context(PerformanceLog(job.performance_log, notes))]
 
 
 def _show_results(job: Job, result: BatchResult) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlx_spec.cli.batch import Limit, Overwrite, Quiet, Resume, closing_lines
+from mlx_spec.cli.listening import listeners
+from mlx_spec.cli.options import PerformanceLog
 from mlx_spec.cli.progress import Progress, note, say
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ def run(
     overwrite: Overwrite = False,
     limit: Limit = None,
     quiet: Quiet = False,
+    performance_log: PerformanceLog = None,
 ) -> None:
     """Run the stages of a config one after another.
 
@@ -40,18 +44,16 @@ def run(
     checked = read_config(config)
     chain = Chain(checked, resume=resume, overwrite=overwrite)
     shown: list[Progress] = []
+    with ExitStack() as stack:
 
-    def begin(entry: StageConfig, total: int | None) -> Progress:
-        for bar in shown:
-            bar.close()
-        shown.append(Progress(entry.name, total, quiet))
-        return shown[-1]
+        def begin(entry: StageConfig, total: int | None) -> Progress:
+            for bar in shown:
+                bar.close()
+            shown.append(stack.enter_context(Progress(entry.name, total, quiet)))
+            return shown[-1]
 
-    try:
-        outcomes = chain.run(Models(), begin, limit=limit)
-    finally:
-        for bar in shown:
-            bar.close()
+        told = listeners(performance_log, None, stack)
+        outcomes = chain.run(Models(), begin, limit=limit, listeners=told)
     raise typer.Exit(_report(checked, outcomes, quiet))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from mlx_spec.batching.prompts import Prompt, encode
 from mlx_spec.config import SamplingParams
 from mlx_spec.decoding.scoring import Scorer
 from mlx_spec.errors import PromptTooLong
+from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
 from mlx_spec.model.loader import check_pair, context_length, load
 from mlx_spec.model.runner import ModelRunner
@@ -182,13 +184,19 @@ def as_chat(prompt: Prompt, tokenizer: Any, flags: Flags) -> Prompt:
 
 
 @contextmanager
-def open_backend(stage: Stage, flags: Flags, models: Models) -> Iterator[Backend]:
+def open_backend(
+    stage: Stage, flags: Flags, models: Models, listeners: Seq[Listener] = ()
+) -> Iterator[Backend]:
     """What answers this stage; models are loaded here, threads end with the block."""
     target, draft = models.pair(flags, drafting=stage.uses == "generate")
     if stage.uses == "score":
         yield Scoring(*target, flags)
         return
     with BatchedMLXGenerator(
-        *target, draft_model=draft, batching=flags.batches, speculation=flags.speculation
+        *target,
+        draft_model=draft,
+        batching=flags.batches,
+        speculation=flags.speculation,
+        listeners=listeners,
     ) as generator:
         yield Generation(generator, target[1], flags)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest, OutputError
+from mlx_spec.events import Listener
 from mlx_spec.pipeline import records
 from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.checkpoint import ERROR, FAILED, NUMBER, Checkpoint, StoredRecords
@@ -72,7 +74,14 @@ class Chain:
                 )
             )
 
-    def run(self, models: Models, begin: Begin, *, limit: int | None = None) -> list[Outcome]:
+    def run(
+        self,
+        models: Models,
+        begin: Begin,
+        *,
+        limit: int | None = None,
+        listeners: Seq[Listener] = (),
+    ) -> list[Outcome]:
         """Run every stage; ends early where one was interrupted."""
         outcomes: list[Outcome] = []
         source: Iterator[Record] = records.read_records(self._config.input, self._format)
@@ -88,6 +97,7 @@ class Chain:
                     models,
                     limit=limit if not outcomes else None,
                     watch=watch,
+                    listeners=listeners,
                 )
             )
             if outcomes[-1].interrupted:

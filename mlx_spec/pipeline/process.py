@@ -8,9 +8,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
+from mlx_spec.events import EventFeed, Listener, StageDone
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Backend, Models, open_backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
@@ -58,8 +60,11 @@ def process(
     *,
     limit: int | None = None,
     watch: Watch = lambda tally, stats: None,
+    listeners: Seq[Listener] = (),
 ) -> Outcome:
     """Run what is not done yet; models are loaded only if there is any.
+
+    Listeners hear what the engine does, and at the end of the stage.
 
     Raises:
         MlxSpecError: the input, a model or the output cannot be used.
@@ -71,10 +76,13 @@ def process(
         if first is None:
             output.begin()
         else:
-            with open_backend(stage, flags, models) as backend:
+            with open_backend(stage, flags, models, listeners) as backend:
                 # Only now, so that a model that is not there costs nobody an old output.
                 output.begin()
                 _run(stage, flags, itertools.chain([first], left), output, backend, outcome, watch)
+            tally, now = outcome.tally, time.perf_counter()
+            done = StageDone(now, stage.kind, tally.written, outcome.seconds, tally.failed)
+            EventFeed(listeners).tell(done)
         if not outcome.interrupted:
             output.finish(complete=limit is None)
     finally:

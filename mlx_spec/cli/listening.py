@@ -1,0 +1,25 @@
+"""Who listens to a run from the command line: the performance log, if one was asked for."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlx_spec.events import Listener
+    from mlx_spec.flags import Flags
+
+
+def listeners(folder: Path | None, flags: Flags | None, stack: ExitStack) -> list[Listener]:
+    """A log under ``folder``, closed with the stack; none where no folder is given.
+
+    ``flags`` name the models in the log's header; None where stages have different ones.
+    """
+    if folder is None:
+        return []
+    from mlx_spec.metrics import PerformanceLog
+
+    names = {} if flags is None else {"target": flags.target, "draft": flags.drafter}
+    notes = {role: name for role, name in names.items() if name is not None}
+    return [stack.enter_context(PerformanceLog(folder, notes))]
