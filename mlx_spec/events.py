@@ -1,6 +1,7 @@
 """What happened, as small records, and who is told: the feed that metrics and logs live on.
 
-The engine tells its listeners at step boundaries only, in its own thread. A listener is any
+The engine tells its listeners at step boundaries only, in its own thread, and of short steps a few
+at a time. A listener is any
 callable of one event; ``events.append`` of a list is one. Nothing is recorded where nobody
 listens. A listener that raises is dropped with a warning: it must never end a batch.
 

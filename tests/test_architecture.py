@@ -2,8 +2,8 @@
 
     cli, server -> pipeline, metrics -> api -> batching -> decoding -> model -> cache, metal_kernels
 
-``errors, config, results, sequence, events, flags, display, closing, platform`` import none of
-the folders and may be imported by all.
+``errors, config, results, sequence, events, flags, display, closing, platform, blas`` import none
+of the folders and may be imported by all.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ LAYERS = [
     {"__main__"},
 ]
 COMMON = {
+    "blas",
     "closing",
     "config",
     "display",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_spec import platform
+from mlx_spec import blas, platform
 from mlx_spec.errors import MlxSpecError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="MLX needs no BLAS of ours elsewhere")
@@ -123,7 +123,7 @@ from mlx_spec import platform
 def first():
     assert "mlx.core" not in sys.modules
     return platform.BlasStatus(False, None, "checked")
-platform._choose_blas = first
+platform.choose_blas = first
 from mlx_spec import {name}
 assert platform._status.reason == "checked" and "mlx.core" in sys.modules
 """
@@ -140,8 +140,8 @@ def test_windows_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 @linux
 def test_a_cuda_build_gets_no_blas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "_is_cuda_build", lambda: True)
-    chosen = platform._choose_blas()
+    monkeypatch.setattr(blas, "_is_cuda_build", lambda: True)
+    chosen = blas.choose_blas()
     assert not chosen.fast
     assert "not needed" in chosen.reason
     assert platform.blas_advice(chosen) is None
@@ -156,7 +156,7 @@ def test_mkl_of_the_environment_is_a_candidate(
     library.parent.mkdir(parents=True)
     library.touch()
     monkeypatch.setattr(sys, "prefix", str(library.parent.parent))
-    assert str(library) in platform._candidates()
+    assert str(library) in blas._candidates()
 
 
 @linux

@@ -150,7 +150,7 @@ class Engine:
         self._admit(hurry)
         if not self.decoder.busy:
             return []
-        emitted, running = [], len(self._tracks)
+        emitted, live = [], len(self._tracks)
         for output in self._advance():
             track = self._tracks[output.sequence]
             chunks = track.emit(output, self.clock())
@@ -159,10 +159,11 @@ class Engine:
                 self._forget(track)
             self._discount(output, len(chunks))
             emitted.append((track, chunks))
-        if len(self._tracks) < running:
+        ended = live - len(self._tracks)
+        if ended:
             self._give_back()
         if self._teller:
-            self._teller.stepped(self.decoder, self.scheduler, emitted)
+            self._teller.stepped(self.decoder, self.scheduler, emitted, ended)
         if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return emitted

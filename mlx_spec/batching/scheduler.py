@@ -121,6 +121,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def active(self) -> int:
+        """The number of :attr:`running` requests."""
+        return len(self._running)
+
+    @property
     def running(self) -> list[Request]:
         """Requests that hold a row."""
         return list(self._running)

@@ -1,7 +1,8 @@
 """``Teller``: from what the engine did to the events that its listeners hear.
 
 It only reads the engine's parts; the engine asks for its truth value first, so that without
-listeners no event is made. Per-step figures are differences of the decoder's meter.
+listeners no event is made. Per-step figures are differences of the decoder's meter. Short steps are
+told a few at a time, in order, and before anything else that happens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import asdict
+from operator import attrgetter, sub
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,6 +24,7 @@ from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.events import (
     EngineStarted,
     ErrorHappened,
+    Event,
     EventFeed,
     FirstToken,
     Listener,
@@ -33,31 +36,34 @@ from mlx_spec.events import (
 )
 from mlx_spec.results import GenerationChunk
 
+# Seconds of steps that are told together. Right after a step all code and data are cold, and an
+# event costs several times what it does in a burst; a step of 2 ms would feel that.
+_BURST = 0.025
 
-class _Totals(NamedTuple):
-    """The meter at one moment."""
+# The meter at one moment, in one call.
+_totals = attrgetter(
+    "steps",
+    "seconds",
+    "prompt_seconds",
+    "prompt_tokens",
+    "row_steps",
+    "tokens",
+    "drafted",
+    "accepted",
+)
 
-    steps: int
-    seconds: float
-    prompt_seconds: float
-    prompt_tokens: int
-    row_steps: int
-    tokens: int
-    drafted: int
-    accepted: int
 
+class _Step(NamedTuple):
+    """What is noted of a step when it is done."""
 
-def _totals(meter: StepMeter) -> _Totals:
-    return _Totals(
-        meter.steps,
-        meter.seconds,
-        meter.prompt_seconds,
-        meter.prompt_tokens,
-        meter.row_steps,
-        meter.tokens,
-        meter.drafted,
-        meter.accepted,
-    )
+    time: float
+    totals: Any
+    running: int
+    waiting: int
+    batch_size: int
+    draft_length: int
+    memory: int
+    gains: Seq[tuple[Track, list[GenerationChunk]]]
 
 
 class Teller:
@@ -72,6 +78,7 @@ class Teller:
         self._feed = EventFeed(listeners)
         self._clock = clock
         self._before = _totals(StepMeter())
+        self._steps: list[_Step] = []  # noted, not told yet
 
     def __bool__(self) -> bool:
         return bool(self._feed)
@@ -84,7 +91,7 @@ class Teller:
         limit: int,
     ) -> None:
         """The engine is ready; ``limit`` is what K/V may take, in bytes."""
-        self._feed.tell(
+        self._tell(
             EngineStarted(
                 self._clock(),
                 {role: _describe(model) for role, model in models.items() if model is not None},
@@ -99,7 +106,7 @@ class Teller:
     def submitted(self, track: Track) -> None:
         """A request was queued."""
         request, sequence = track.request, track.sequence
-        self._feed.tell(
+        self._tell(
             RequestSubmitted(
                 request.arrival,
                 request.request_id,
@@ -113,60 +120,92 @@ class Teller:
         """Requests lost or got rows; asked before ``admitted`` times are set."""
         now = self._clock()
         for track in preempted:
-            self._feed.tell(RequestPreempted(now, track.request.request_id))
+            self._tell(RequestPreempted(now, track.request.request_id))
         for track in admitted:
             again = track.admitted is not None
-            self._feed.tell(RequestAdmitted(now, track.request.request_id, again))
+            self._tell(RequestAdmitted(now, track.request.request_id, again))
 
     def failed(self, where: str, error: BaseException, request_id: str | None = None) -> None:
         """Something went wrong; whoever called hears of it by the exception itself."""
-        self._feed.tell(ErrorHappened(self._clock(), where, repr(error), request_id))
+        self._tell(ErrorHappened(self._clock(), where, repr(error), request_id))
 
     def stepped(
         self,
         decoder: SpeculativeDecoder,
         scheduler: Scheduler,
         gains: Seq[tuple[Track, list[GenerationChunk]]],
+        ended: int,
     ) -> None:
-        """A step is done: first tokens, ends, and the step itself."""
-        now, tell = self._clock(), self._feed.tell
-        before, after = self._before, _totals(decoder.meter)
-        self._before = after
-        emitted, ended = [], []
-        for track, chunks in gains:
+        """A step is done: first tokens, the step itself, and ends, of which there were so many.
+
+        Only what will have changed by then is noted now; the events are made in bursts.
+        """
+        now = self._clock()
+        self._steps.append(
+            _Step(
+                now,
+                _totals(decoder.meter),
+                scheduler.active + ended,
+                scheduler.backlog,
+                scheduler.rows,
+                decoder.draft_length,
+                mx.get_active_memory(),
+                gains,
+            )
+        )
+        if ended or now - self._steps[0].time >= _BURST:
+            self._flush()
+        if ended:
+            for track, _ in gains:
+                if track.done:
+                    self.finished(track)
+
+    def _tell(self, event: Event) -> None:
+        """Tell an event, after the steps that came before it."""
+        self._flush()
+        self._feed.tell(event)
+
+    def _flush(self) -> None:
+        noted, self._steps = self._steps, []
+        for step in noted:
+            self._tell_step(step)
+
+    def _tell_step(self, step: _Step) -> None:
+        steps, seconds, prefill_seconds, prompt_tokens, rows, tokens, drafted, accepted = map(
+            sub, step.totals, self._before
+        )
+        self._before = step.totals
+        emitted = []
+        for track, chunks in step.gains:
             request_id = track.request.request_id
             emitted.append(request_id)
-            # All that it has came in this step.
-            if len(track.sequence.tokens) == len(chunks):
-                tell(FirstToken(now, request_id, (track.first or now) - track.submitted))
-            if track.done:
-                ended.append(track)
-        tell(
+            if chunks[0].generation_tokens == 1:
+                ttft = (track.first or step.time) - track.submitted
+                self._feed.tell(FirstToken(step.time, request_id, ttft))
+        self._feed.tell(
             StepDone(
-                time=now,
-                seconds=after.seconds - before.seconds,
-                prefill_seconds=after.prompt_seconds - before.prompt_seconds,
-                prompt_tokens=after.prompt_tokens - before.prompt_tokens,
-                rows=after.row_steps - before.row_steps,
-                running=len(scheduler.running) + len(ended),
-                waiting=scheduler.backlog,
-                batch_size=scheduler.rows,
-                draft_length=decoder.draft_length if after.steps > before.steps else 0,
-                tokens=after.tokens - before.tokens,
-                drafted=after.drafted - before.drafted,
-                accepted=after.accepted - before.accepted,
-                memory=mx.get_active_memory(),
+                time=step.time,
+                seconds=seconds,
+                prefill_seconds=prefill_seconds,
+                prompt_tokens=prompt_tokens,
+                rows=rows,
+                running=step.running,
+                waiting=step.waiting,
+                batch_size=step.batch_size,
+                draft_length=step.draft_length if steps else 0,
+                tokens=tokens,
+                drafted=drafted,
+                accepted=accepted,
+                memory=step.memory,
                 emitted=tuple(emitted),
             )
         )
-        for track in ended:
-            self.finished(track)
 
     def finished(self, track: Track) -> None:
         """A request has ended, by itself or because it was cancelled."""
         sequence, now = track.sequence, self._clock()
         begun = now if track.admitted is None else track.admitted
-        self._feed.tell(
+        self._tell(
             RequestFinished(
                 time=now,
                 request_id=track.request.request_id,
