@@ -202,6 +202,31 @@ def test_threadgroups_are_unordered() -> None:
     assert racing.kinds == {"race"}
     assert not run(Probe("out[i] = a[i];", [A], threadgroup=(32, 1, 1))).findings
 
+    later = f"if (i >= 32) {{ {BARRIER} }} out[i % 32] = a[i];"  # also at another of their times
+    assert run(Probe(later, [A], shape=(32,), threadgroup=(32, 1, 1))).kinds == {"race"}
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_a_race_is_found_whoever_comes_first(order: str) -> None:
+    """A load before the store and a store before the load, by two threads of a simdgroup."""
+    body = (
+        f"threadgroup float s[64]; s[i] = a[i]; {BARRIER}"
+        + """
+        out[i] = 0;
+        if (i == 3) { out[i] = s[8]; }
+        if (i == 8) { s[8] = 1; }
+    """
+    )
+    assert run(Probe(body, [A]), [order]).kinds == {"race"}
+
+
+def test_each_threadgroup_has_its_own_memory() -> None:
+    body = f"threadgroup float s[32]; if (i < 32) {{ s[i] = a[i]; }} {BARRIER} out[i] = s[i % 32];"
+    found = run(Probe(body, [A], threadgroup=(32, 1, 1))).findings
+    assert [(finding.kind, finding.count) for finding in found] == [("uninitialised", 32)]
+    assert not run(Probe(body.replace("i < 32", "true").replace("s[i]", "s[i % 32]"), [A],
+                         threadgroup=(32, 1, 1))).findings  # fmt: skip
+
 
 def test_partial_simdgroup_has_inactive_lanes() -> None:
     probe = Probe("out[i] = simd_shuffle_down(a[i], 1);", [A], shape=(40,), grid=(40, 1, 1))
