@@ -86,6 +86,11 @@ CASES = [
          "threadgroup atomic_uint n;"
          "if (i == 0) { atomic_store_explicit(&n, 0u, memory_order_relaxed); }" + BARRIER +
          "atomic_fetch_add_explicit(&n, 1u, memory_order_relaxed); out[i] = a[i];"),
+    case("plain after atomic", "race",
+         "threadgroup atomic_uint n; atomic_store_explicit(&n, i, memory_order_relaxed);"
+         "out[i] = *(threadgroup uint*)&n;",
+         "threadgroup atomic_uint n; atomic_store_explicit(&n, i / 64, memory_order_relaxed);"
+         "out[i] = atomic_load_explicit(&n, memory_order_relaxed);"),
     case("threadgroup memory nobody wrote", "uninitialised",
          f"threadgroup float s[64]; if (i < 32) {{ s[i] = a[i]; }} {BARRIER} out[i] = s[i];",
          f"threadgroup float s[64]; if (i < 32) {{ s[i] = a[i]; }} {BARRIER} out[i] = s[i % 32];"),
@@ -202,7 +207,8 @@ def test_threadgroups_are_unordered() -> None:
     assert racing.kinds == {"race"}
     assert not run(Probe("out[i] = a[i];", [A], threadgroup=(32, 1, 1))).findings
 
-    later = f"if (i >= 32) {{ {BARRIER} }} out[i % 32] = a[i];"  # also at another of their times
+    wait = "threadgroup_barrier(mem_flags::mem_device);"
+    later = f"if (i >= 32) {{ {wait} }} out[i % 32] = a[i];"  # also at another of their times
     assert run(Probe(later, [A], shape=(32,), threadgroup=(32, 1, 1))).kinds == {"race"}
 
 
