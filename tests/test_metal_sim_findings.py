@@ -214,7 +214,7 @@ def test_threadgroups_are_unordered() -> None:
 
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 def test_a_race_is_found_whoever_comes_first(order: str) -> None:
-    """A load before the store and a store before the load, by two threads of a simdgroup."""
+    """Load before store and store before load, by two threads of a simdgroup; also atomics."""
     body = (
         f"threadgroup float s[64]; s[i] = a[i]; {BARRIER}"
         + """
@@ -224,6 +224,8 @@ def test_a_race_is_found_whoever_comes_first(order: str) -> None:
     """
     )
     assert run(Probe(body, [A]), [order]).kinds == {"race"}
+    atomic = "atomic_store_explicit((threadgroup atomic_uint*)&s[8], 1u, memory_order_relaxed);"
+    assert run(Probe(body.replace("s[8] = 1;", atomic), [A]), [order]).kinds == {"race"}
 
 
 def test_each_threadgroup_has_its_own_memory() -> None:
