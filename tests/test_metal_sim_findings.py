@@ -2,12 +2,15 @@
 
 import contextlib
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from tests import metal_sim
+from tests.metal_sim.findings import KINDS
 from tests.metal_sim.probe import Probe, run
 
 metal_sim.skip_unless_available()
@@ -27,7 +30,7 @@ class Case:
     good_init: float | None = None
 
 
-def case(name: str, kind: str, bad: str, good: str, good_init: float | None = None) -> object:
+def case(name: str, kind: str, bad: str, good: str, good_init: float | None = None) -> Any:
     """A parameter with a readable name."""
     return pytest.param(Case(name, kind, bad, good, good_init), id=name)
 
@@ -169,6 +172,13 @@ def test_finding_and_healthy_twin(case: Case) -> None:
     assert case.kind in bad.kinds, bad.findings
     good = run(Probe(case.good, [A], init_value=case.good_init), orders)
     assert not good.findings
+
+
+def test_every_kind_is_tested_and_described() -> None:
+    here = {case.values[0].kind for case in CASES} | {"implicit_bfloat", "threadgroup_size"}
+    assert here == set(KINDS.values())
+    readme = (Path(metal_sim.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert not [kind for kind in KINDS.values() if f"`{kind}`" not in readme]
 
 
 BFLOAT_CASES = [
