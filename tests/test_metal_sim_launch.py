@@ -277,3 +277,13 @@ def test_several_declarations_of_threadgroup_memory() -> None:
     assert not result.findings
     assert result.out.tolist() == [31 - i + 9 for i in range(32)]
     assert result.launch.threadgroup_bytes == 256 + 128 + 16
+
+
+def test_what_no_check_would_see_is_refused() -> None:
+    for wide in ("const device long4*", "const device vec<int64_t, 3>*"):
+        with pytest.raises(metal_sim.CompileError, match="over 16 bytes are not simulated"):
+            run(Probe(f"auto p = ({wide})a; out[i] = p[i].x;", [mx.arange(64)]))
+    narrow = "auto p = (const device long2*)a; long4 v = long4(p[0], p[1]); out[i] = v.x + v.w;"
+    result = run(Probe(narrow, [mx.arange(64).astype(mx.int64)]))
+    assert not result.findings
+    assert result.out[0].item() == 3

@@ -34,9 +34,10 @@ def installed(
 ) -> Iterator[Simulator]:
     """Let ``mx.fast.metal_kernel`` make simulated kernels, and code believe that Metal is here.
 
-    `orders`: each launch runs once under each of ``forward``, ``reverse``, ``shuffled:<seed>``,
-    and its outputs must agree bit for bit (unless it uses atomics). `collect`: keep findings
-    instead of raising; the caller looks at them. `pretend_gpu`: ``mx.default_device()`` says gpu.
+    `orders`: each launch runs once under each of ``forward``, ``reverse``, ``shuffled:<seed>``
+    (odd seeds also begin with the last threadgroup), and its outputs must agree bit for bit
+    (unless it uses atomics). `collect`: keep findings instead of raising; the caller looks at
+    them. `pretend_gpu`: ``mx.default_device()`` says gpu.
     `max_steps`: branches after which a thread counts as endless. Functions compiled by
     ``mx.compile`` run as plain Python inside, since a simulated kernel computes at once.
     """
@@ -45,8 +46,9 @@ def installed(
         for owner, attribute, replacement in _replacements(pretend_gpu):
             undo.callback(setattr, owner, attribute, getattr(owner, attribute))
             setattr(owner, attribute, replacement)
-        mx.disable_compile()
-        undo.callback(mx.enable_compile)
+        if not active:
+            mx.disable_compile()
+            undo.callback(mx.enable_compile)
         active.append(simulator)
         undo.callback(active.remove, simulator)
         yield simulator

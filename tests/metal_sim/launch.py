@@ -18,11 +18,6 @@ from tests.metal_sim.rewrite import rewrite
 from tests.metal_sim.signature import Specialisation
 
 Triple = tuple[int, int, int]
-PRELUDE = """#include <metal_stdlib>
-#include "mlx/backend/metal/kernels/utils.h"
-#include "sim/shared.h"
-using namespace metal;
-"""
 
 
 @dataclass(frozen=True)
@@ -42,11 +37,11 @@ def compiled(spec: Specialisation) -> Compiled:
     """Compile (or fetch) and load a specialisation."""
     if spec not in _loaded:
         bindings.runtime()  # its symbols must be there first
-        source = PRELUDE + rewrite(spec.source(line_marks=True)) + spec.entry()
+        source = rewrite(spec.source(line_marks=True)) + spec.entry()
         path = toolchain.build(source, toolchain.kernel_flags(), spec.body.name)
         library = ctypes.PyDLL(str(path))
         entry = ctypes.cast(library.sim_entry, ctypes.c_void_p).value or 0
-        _loaded[spec] = Compiled(path, entry, tuple(strict.look(spec, PRELUDE)))
+        _loaded[spec] = Compiled(path, entry, tuple(strict.look(spec)))
     return _loaded[spec]
 
 

@@ -61,7 +61,7 @@ def _syntax_pass(spec: Specialisation, source: str, macro: str) -> list[Diagnost
     """Errors in the kernel's own source under one of the strict modes."""
     name = f"{spec.function}{spec.template.values}"
     text = f"{source}\nauto* sim_use = &{name};\n"
-    flags = [*toolchain.kernel_flags(), f"-D{macro}", "-fsyntax-only", "-fno-caret-diagnostics"]
+    flags = [*toolchain.kernel_flags(f"-D{macro}"), "-fsyntax-only", "-fno-caret-diagnostics"]
     stderr = toolchain.check(text, [*flags, "-ferror-limit=0"])
     return [d for d in _diagnostics(stderr) if d.file in ("header", spec.body.name)]
 
@@ -102,9 +102,9 @@ def _look(spec: Specialisation, source: str) -> list[Finding]:
     return found
 
 
-def look(spec: Specialisation, prelude: str) -> list[Finding]:
+def look(spec: Specialisation) -> list[Finding]:
     """Everything Apple's compiler would refuse in this specialisation; kept in the cache."""
-    source = prelude + rewrite(spec.source(line_marks=True))
+    source = rewrite(spec.source(line_marks=True))
     place = toolchain.place(source, [], f"{spec.body.name}-strict", ".json")
     if place.exists():
         return [Finding(**fields) for fields in json.loads(place.read_text())]

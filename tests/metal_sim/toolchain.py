@@ -176,14 +176,14 @@ def runtime_flags() -> list[str]:
     return [*common_flags(), "-O2", "-I", str(RUNTIME), *system]
 
 
-def kernel_flags() -> list[str]:
+def kernel_flags(*extra: str) -> list[str]:
     """How kernels are compiled: every load, store, branch and division is reported.
 
     No vectorizer, since the instrumentation skips loads wider than 16 bytes; no excess precision,
     so that half and bfloat round after every operation, as on the GPU; unsuffixed literals are
     floats, as in Metal.
     """
-    return [
+    flags = [
         *(*common_flags(), "-O1", "-ffreestanding", "-Wno-everything", "-gline-tables-only"),
         *("-fsanitize=thread", "-fsanitize=integer-divide-by-zero,array-bounds"),
         *("-fsanitize-coverage=edge,no-prune,trace-pc", "-fno-finite-loops"),
@@ -192,5 +192,25 @@ def kernel_flags() -> list[str]:
         *("-fno-vectorize", "-fno-slp-vectorize", "-Xclang", "-cl-single-precision-constant"),
         *("-Xclang", "-ffloat16-excess-precision=none"),
         *("-Xclang", "-fbfloat16-excess-precision=none"),
-        *("-I", str(INCLUDE), "-I", str(mlx_include())),
+        *("-I", str(INCLUDE), "-I", str(mlx_include()), *extra),
     ]
+    return [*flags, "-include-pch", str(_prelude(tuple(flags))), "-Xclang", "-fno-validate-pch"]
+
+
+@functools.cache
+def _prelude(flags: tuple[str, ...]) -> Path:
+    """sim/prelude.h, compiled ahead: it is half the time that a small kernel takes.
+
+    Errors are allowed: the strict passes refuse some of mlx's own header, which nobody uses.
+    """
+    path = place("prelude", list(flags), "prelude", ".pch")
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+            made = Path(folder) / "prelude.pch"
+            source = ["-x", "c++-header", str(INCLUDE / "sim" / "prelude.h"), "-o", str(made)]
+            allow = ["-Xclang", "-fallow-pch-with-compiler-errors"]
+            result = run(["clang", *source, *flags, *allow])
+            if not made.exists():
+                raise CompileError(f"[metal_sim] the prelude does not compile:\n{result.stderr}")
+            os.replace(made, path)
+    return path

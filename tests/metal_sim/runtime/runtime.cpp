@@ -144,8 +144,9 @@ SIM_EXPORT void sim_launch(KernelEntry entry, void* const* arguments, const Laun
   g_order_kind = spec->order;
   g_random = spec->seed * 2654435761ul + 88172645463325252ul;
   catch_signals();
+  bool backwards = g_order_kind == 1 || (g_order_kind == 2 && spec->seed % 2);
   for (u32 i = 0; i < count && !g_report.aborted; i++) {
-    run_group(*spec, groups, g_order_kind == 1 ? count - 1 - i : i);
+    run_group(*spec, groups, backwards ? count - 1 - i : i);
   }
   release_signals();
   find_unwritten();
