@@ -2,8 +2,8 @@
 
     cli, server -> pipeline, metrics -> api -> batching -> decoding -> model -> cache, metal_kernels
 
-``errors, config, results, sequence, events, display, platform`` import none of the folders and
-may be imported by all.
+``errors, config, results, sequence, events, flags, display, closing, platform`` import none of
+the folders and may be imported by all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,17 @@ LAYERS = [
     {"cli", "server"},
     {"__main__"},
 ]
-COMMON = {"errors", "config", "results", "sequence", "events", "display", "platform"}
+COMMON = {
+    "closing",
+    "config",
+    "display",
+    "errors",
+    "events",
+    "flags",
+    "platform",
+    "results",
+    "sequence",
+}
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # The Metal kernels are a package of their own beside ours: they know nothing of us.
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

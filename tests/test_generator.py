@@ -104,7 +104,7 @@ def engine_limit(generator: BatchedMLXGenerator, room: int) -> None:
     def limit(engine: Engine) -> None:
         engine.budget = TokenBudget(replace(engine.budget.kv, limit=room), None)
 
-    generator._tell(limit)
+    generator._worker.tell(limit)
 
 
 def test_async_iteration_and_await() -> None:
@@ -143,7 +143,7 @@ def test_a_failing_worker_reaches_every_reader() -> None:
     def explode(engine: Any) -> None:
         raise RuntimeError("planted")
 
-    generator._tell(explode)
+    generator._worker.tell(explode)
     for stream in streams:
         with pytest.raises(RuntimeError, match="planted"):
             stream.result(10)

@@ -12,7 +12,7 @@ from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.cache.pool import KVCachePool, SlotSize
 from mlx_spec.cache.slot_cache import SlotKVCache
 from mlx_spec.cache.usage import KVUsage, measure
-from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.sequence import Sequence
 from tests.scenario import noisy_draft, target
 
@@ -128,7 +128,10 @@ def test_an_engine_tells_its_memory_and_gives_it_back() -> None:
     """Seven short requests and a long one: when only that is left, most memory goes back."""
     models = target("llama"), noisy_draft("llama")
     batching = BatchingConfig(batch_size=8, block_size=16)
-    engine = Engine(models[0], None, draft_model=models[1], batching=batching)
+    speculation = SpeculationConfig(num_draft_tokens=3, adaptive=False)
+    engine = Engine(
+        models[0], None, draft_model=models[1], batching=batching, speculation=speculation
+    )
     mx.synchronize()
     before = mx.get_active_memory()
     tracks = [

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from types import TracebackType
 
 import mlx.core as mx
 from mlx_lm.generate import wired_limit
 
 from mlx_spec.batching.engine import Engine
+from mlx_spec.closing import Closing
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence
 
 
-class BatchStream(Iterator[GenerationChunk]):
+class BatchStream(Iterator[GenerationChunk], Closing):
     """Iterate for chunks of all requests as they come; ask for results and statistics any time.
 
     Closing it (or leaving its ``with`` block) before the end cancels what still runs; what was
@@ -40,17 +40,6 @@ class BatchStream(Iterator[GenerationChunk]):
 
     def __next__(self) -> GenerationChunk:
         return next(self._chunks)
-
-    def __enter__(self) -> BatchStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Cancel whatever still runs. Doing it twice does no harm."""

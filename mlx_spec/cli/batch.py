@@ -7,6 +7,7 @@ done on disk.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +16,10 @@ import typer
 from mlx_spec.cli import options
 from mlx_spec.cli.progress import Progress, figures, note, say
 from mlx_spec.cli.report import statistics_lines
-from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.flags import Flags
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.flags import Flags
     from mlx_spec.pipeline.process import Outcome, Output
     from mlx_spec.pipeline.stage import Stage
 
@@ -54,36 +54,40 @@ Format = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no statistics.")]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One run of the command, its options checked.
+
+    Attributes:
+        stage, flags: what is done with each record, and by which models.
+        source, out: the files; ``-`` is stdin or stdout.
+        formats: of ``source`` and ``out``.
+        resume, overwrite: what to do where ``out`` exists.
+        limit: only the first so many records; None for all.
+        quiet: no progress, no statistics.
+    """
+
+    stage: Stage
+    flags: Flags
+    source: Path
+    out: Path
+    formats: tuple[str, str]
+    resume: bool
+    overwrite: bool
+    limit: int | None
+    quiet: bool
+
+
+@options.take_flags
 def batch(
     source: Input,
     out: Out,
-    model: options.Model = None,
-    draft_model: options.DraftModel = None,
-    adapter_path: options.AdapterPath = None,
-    dtype: options.Dtype = None,
-    trust_remote_code: options.TrustRemoteCode = False,
+    *,
+    flags: Flags,
     prompt_template: PromptTemplate = None,
     prompt_field: PromptField = None,
     messages_field: MessagesField = None,
     output_field: OutputField = "output",
-    system_prompt: options.SystemPrompt = None,
-    ignore_chat_template: options.IgnoreChatTemplate = False,
-    max_tokens: options.MaxTokens = SamplingParams.max_tokens,
-    temp: options.Temp = SamplingParams.temperature,
-    top_p: options.TopP = SamplingParams.top_p,
-    top_k: options.TopK = SamplingParams.top_k,
-    min_p: options.MinP = SamplingParams.min_p,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    ignore_eos: options.IgnoreEos = False,
-    enable_speculative: options.EnableSpeculative = None,
-    num_draft_tokens: options.NumDraftTokens = SpeculationConfig.num_draft_tokens,
-    adaptive: options.Adaptive = True,
-    batch_size: options.BatchSize = BatchingConfig.batch_size,
-    batch_timeout: options.BatchTimeout = BatchingConfig.batch_timeout,
-    batching: options.Batching = True,
-    prefill_step_size: options.PrefillStepSize = BatchingConfig.prefill_step_size,
-    kernels: options.Kernels = "auto",
     unordered: Unordered = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -96,105 +100,79 @@ def batch(
     A record that fails gets an "error" field and the run goes on. After a crash, --resume goes on
     where it stopped: the output is the one of an undisturbed run.
     """
-    from mlx_spec.pipeline.flags import Flags
+    from mlx_spec.pipeline.records import format_of
     from mlx_spec.pipeline.stages.generate import GenerateText
 
-    flags = Flags(
-        model=model,
-        draft_model=draft_model,
-        adapter_path=None if adapter_path is None else str(adapter_path),
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        system_prompt=system_prompt,
-        ignore_chat_template=ignore_chat_template,
-        max_tokens=max_tokens,
-        temp=temp,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        seed=seed,
-        stop=tuple(stop or ()),
-        ignore_eos=ignore_eos,
-        enable_speculative=enable_speculative,
-        num_draft_tokens=num_draft_tokens,
-        adaptive=adaptive,
-        batch_size=batch_size,
-        batch_timeout=batch_timeout,
-        batching=batching,
-        prefill_step_size=prefill_step_size,
-        kernels=kernels,
-        unordered=unordered,
-    )
     stage = GenerateText(
         prompt_template=prompt_template,
         prompt_field=prompt_field,
         messages_field=messages_field,
         output_field=output_field,
     )
-    if model is None and not quiet:
+    if flags.model is None and not quiet:
         note(f"no --model given, using the embedded {flags.target}")
-    raise typer.Exit(_run(stage, flags, source, out, format, resume, overwrite, limit, quiet))
+    job = Job(
+        stage=stage,
+        flags=replace(flags, unordered=unordered),
+        source=source,
+        out=out,
+        formats=(format_of(source, format), format_of(out, format)),
+        resume=resume,
+        overwrite=overwrite,
+        limit=limit,
+        quiet=quiet,
+    )
+    raise typer.Exit(_run(job))
 
 
-def _run(
-    stage: Stage,
-    flags: Flags,
-    source: Path,
-    out: Path,
-    format: str | None,
-    resume: bool,
-    overwrite: bool,
-    limit: int | None,
-    quiet: bool,
-) -> int:
+def _run(job: Job) -> int:
     """Check, run, report; returns the exit code."""
     from mlx_spec.pipeline import records
     from mlx_spec.pipeline.backend import Models
     from mlx_spec.pipeline.process import process
 
-    formats = records.format_of(source, format), records.format_of(out, format)
-    if "parquet" in formats:
+    if "parquet" in job.formats:
         records.import_parquet()
-    output, total = _open(stage, flags, source, out, formats[1], resume, overwrite)
+    output, total = _open(job)
     if total is not None:
-        total = min(records.expected(source, formats[0], total), limit or sys.maxsize)
-    with Progress("batch", total, quiet) as progress:
+        total = min(records.expected(job.source, job.formats[0], total), job.limit or sys.maxsize)
+    with Progress("batch", total, job.quiet) as progress:
         outcome = process(
-            stage,
-            flags,
-            records.read_records(source, formats[0]),
+            job.stage,
+            job.flags,
+            records.read_records(job.source, job.formats[0]),
             output,
             Models(),
-            limit=limit,
+            limit=job.limit,
             watch=progress,
         )
-    if not quiet:
-        for line in closing_lines(outcome, flags.drafter is not None):
+    return _report(job, outcome)
+
+
+def _report(job: Job, outcome: Outcome) -> int:
+    """Statistics and what to do next; returns the exit code."""
+    from mlx_spec.pipeline.records import STDIO
+
+    if not job.quiet:
+        for line in closing_lines(outcome, job.flags.drafter is not None):
             say(line)
     if outcome.interrupted:
-        again = records.STDIO not in (source, out)
-        hint = f"; go on with --resume: {out} keeps what is done" if again else ""
+        again = STDIO not in (job.source, job.out)
+        hint = f"; go on with --resume: {job.out} keeps what is done" if again else ""
         note(f"interrupted after {outcome.tally.written} records{hint}")
         return 130
     return 1 if outcome.failed else 0
 
 
-def _open(
-    stage: Stage,
-    flags: Flags,
-    source: Path,
-    out: Path,
-    format: str,
-    resume: bool,
-    overwrite: bool,
-) -> tuple[Output, int | None]:
+def _open(job: Job) -> tuple[Output, int | None]:
     """The checked output, and the number of lines of the input if it is known."""
     from mlx_spec.pipeline.checkpoint import Checkpoint
     from mlx_spec.pipeline.process import identity
     from mlx_spec.pipeline.records import STDIO, fingerprint
     from mlx_spec.pipeline.stdout import StdoutOutput
 
-    if resume and STDIO in (source, out):
+    source, out, seed = job.source, job.out, job.flags.seed
+    if job.resume and STDIO in (source, out):
         raise InvalidRequest(
             "[batch] --resume needs files, since stdin and stdout cannot be read again: save the "
             "input to a file and begin with that"
@@ -203,9 +181,10 @@ def _open(
         raise InvalidRequest(f"[batch] {source} is both input and output")
     digest, lines = (None, None) if source == STDIO else fingerprint(source)
     if out == STDIO:
-        return StdoutOutput(format, flags.seed), lines
-    mark = identity(stage, flags, digest)
-    return Checkpoint(out, format, mark, flags.seed, resume=resume, overwrite=overwrite), lines
+        return StdoutOutput(job.formats[1], seed), lines
+    mark = identity(job.stage, job.flags, digest)
+    resume, overwrite = job.resume, job.overwrite
+    return Checkpoint(out, job.formats[1], mark, seed, resume=resume, overwrite=overwrite), lines
 
 
 def closing_lines(outcome: Outcome, drafting: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """``mlx-spec generate``: decode prompts together, stream the text, then show statistics.
 
-The command's flags become one :class:`Job` of frozen options here, and nowhere else; everything
-that can be wrong with them is found before a model is loaded.
+The command's options become one :class:`Job` here; everything that can be wrong with them is found
+before a model is loaded.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from mlx_spec.cli import options
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
 from mlx_spec.cli.report import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
-from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
+from mlx_spec.flags import Flags
 from mlx_spec.results import BatchResult
 
 if TYPE_CHECKING:
     from mlx_spec.batching.stream import BatchStream
-
-TARGET, DRAFT = "demo", "demo-draft"
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,8 @@ class Job:
 
     Attributes:
         prompts: texts, none empty.
-        model, draft_model: what to load; no draft decodes plainly.
-        load_options: keyword arguments of ``load`` for both models; ``adapter_path`` is the
-            target's alone.
+        flags: models and options, as all commands take them.
         sampling: one for each prompt.
-        system_prompt, chat: whether and how to apply the tokenizer's chat template.
         verbose: frames and statistics, or the bare text.
         compare: run again without speculation.
         as_json: objects on stdout instead of text.
@@ -50,48 +46,21 @@ class Job:
     """
 
     prompts: list[str]
-    model: str
-    draft_model: str | None
-    load_options: dict[str, Any]
-    adapter_path: Path | None
+    flags: Flags
     sampling: list[SamplingParams]
-    speculation: SpeculationConfig
-    batching: BatchingConfig
-    system_prompt: str | None
-    chat: bool
     verbose: bool
     compare: bool
     as_json: bool
     performance_log: Path | None
 
 
+@options.take_flags
 def generate(
-    model: options.Model = None,
-    draft_model: options.DraftModel = None,
-    adapter_path: options.AdapterPath = None,
-    dtype: options.Dtype = None,
-    trust_remote_code: options.TrustRemoteCode = False,
+    *,
     prompt: options.Prompt = None,
     prompt_file: options.PromptFile = None,
-    system_prompt: options.SystemPrompt = None,
-    ignore_chat_template: options.IgnoreChatTemplate = False,
-    max_tokens: options.MaxTokens = SamplingParams.max_tokens,
-    temp: options.Temp = SamplingParams.temperature,
-    top_p: options.TopP = SamplingParams.top_p,
-    top_k: options.TopK = SamplingParams.top_k,
-    min_p: options.MinP = SamplingParams.min_p,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    ignore_eos: options.IgnoreEos = False,
-    enable_speculative: options.EnableSpeculative = None,
-    num_draft_tokens: options.NumDraftTokens = SpeculationConfig.num_draft_tokens,
-    adaptive: options.Adaptive = True,
+    flags: Flags,
     compare: options.Compare = False,
-    batch_size: options.BatchSize = BatchingConfig.batch_size,
-    batch_timeout: options.BatchTimeout = BatchingConfig.batch_timeout,
-    batching: options.Batching = True,
-    prefill_step_size: options.PrefillStepSize = BatchingConfig.prefill_step_size,
-    kernels: options.Kernels = "auto",
     verbose: options.Verbose = "True",
     performance_log: options.PerformanceLog = None,
     as_json: options.AsJson = False,
@@ -100,47 +69,23 @@ def generate(
 
     With a draft model the text is the same, token for token, and comes sooner.
     """
-    sampling = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temp,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        seed=seed,
-        stop=tuple(stop or ()),
-        ignore_eos=ignore_eos,
-    )
-    speculation = SpeculationConfig(num_draft_tokens=num_draft_tokens, adaptive=adaptive)
-    batches = BatchingConfig(
-        batch_size=batch_size, batch_timeout=batch_timeout, prefill_step_size=prefill_step_size
-    )
-    drafting = _draft(model, draft_model, enable_speculative)
-    if compare and drafting is None:
+    if compare and flags.drafter is None:
         raise InvalidRequest("[generate] --compare needs speculation: give a --draft-model")
-    prompts = read_prompts(prompt or [], prompt_file, DEFAULT_PROMPT if model else DEMO_PROMPT)
+    default = DEFAULT_PROMPT if flags.model else DEMO_PROMPT
+    prompts = read_prompts(prompt or [], prompt_file, default)
+    sampling, count = flags.sampling, len(prompts)
     job = Job(
         prompts=prompts,
-        model=model or TARGET,
-        draft_model=drafting,
-        load_options={
-            "dtype": dtype,
-            "trust_remote_code": trust_remote_code,
-            "kernels": kernels,
-        },
-        adapter_path=adapter_path,
-        sampling=_seeded(sampling, len(prompts)) if compare else [sampling] * len(prompts),
-        speculation=speculation,
-        batching=batches if batching else replace(batches, batch_size=1),
-        system_prompt=system_prompt,
-        chat=not ignore_chat_template,
+        flags=flags,
+        sampling=_seeded(sampling, count) if compare else [sampling] * count,
         verbose=options.truth(verbose) and not as_json,
         compare=compare,
         as_json=as_json,
         performance_log=performance_log,
     )
-    if model is None:
-        names = (job.model, job.draft_model)
-        _note(f"no --model given, using the embedded {' and '.join(filter(None, names))}")
+    if flags.model is None:
+        names = filter(None, (flags.target, flags.drafter))
+        _note(f"no --model given, using the embedded {' and '.join(names)}")
     raise typer.Exit(run(job))
 
 
@@ -156,17 +101,6 @@ def run(job: Job) -> int:
     return _compare(job, target, prompts, result) if job.compare else 0
 
 
-def _draft(model: str | None, draft_model: str | None, enable: bool | None) -> str | None:
-    """Which draft model to use, if any."""
-    if enable is False:
-        return None
-    if draft_model is None and model is None:
-        return DRAFT
-    if draft_model is None and enable:
-        raise InvalidRequest("[generate] --enable-speculative needs a --draft-model")
-    return draft_model
-
-
 def _seeded(sampling: SamplingParams, count: int) -> list[SamplingParams]:
     """Options with a seed of its own for each prompt, so that a second run can repeat the first."""
     if sampling.seed is not None:
@@ -178,24 +112,35 @@ def _load_models(job: Job) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """The target pair and the draft pair (model, tokenizer)."""
     from mlx_spec.model.loader import check_pair, load
 
-    with _status(f"loading {job.model}"):
-        target = load(job.model, adapter_path=job.adapter_path, **job.load_options)
-    if job.draft_model is None:
+    flags = job.flags
+    load_options: dict[str, Any] = {
+        "dtype": flags.dtype,
+        "kernels": flags.kernels,
+        "trust_remote_code": flags.trust_remote_code,
+    }
+    with _status(f"loading {flags.target}"):
+        target = load(flags.target, adapter_path=flags.adapter_path, **load_options)
+    if flags.drafter is None:
         return target, None
-    with _status(f"loading {job.draft_model}"):
-        draft = load(job.draft_model, **job.load_options)
+    with _status(f"loading {flags.drafter}"):
+        draft = load(flags.drafter, **load_options)
     check_pair(target[1], draft[1])
     return target, draft
 
 
 def _as_prompt(job: Job, tokenizer: Any, text: str) -> str | list[dict[str, str]]:
     """The text itself, or as chat messages where the tokenizer has a template for them."""
-    if not (job.chat and tokenizer.has_chat_template):
+    if not _chats(job, tokenizer):
         return text
     messages = [{"role": "user", "content": text}]
-    if job.system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": job.system_prompt})
+    if job.flags.system_prompt is not None:
+        messages.insert(0, {"role": "system", "content": job.flags.system_prompt})
     return messages
+
+
+def _chats(job: Job, tokenizer: Any) -> bool:
+    """Whether the tokenizer's chat template is applied."""
+    return bool(tokenizer.has_chat_template) and not job.flags.ignore_chat_template
 
 
 def _decode(
@@ -212,8 +157,8 @@ def _decode(
                 prompts,
                 draft_model=draft,
                 sampling=job.sampling,
-                speculation=job.speculation,
-                batching=job.batching,
+                speculation=job.flags.speculation,
+                batching=job.flags.batches,
                 listeners=_listeners(job, stack),
             )
         )
@@ -236,7 +181,7 @@ def _listeners(job: Job, stack: ExitStack) -> list[Listener]:
         return []
     from mlx_spec.metrics import PerformanceLog
 
-    names = {"target": job.model, "draft": job.draft_model}
+    names = {"target": job.flags.target, "draft": job.flags.drafter}
     notes = {role: name for role, name in names.items() if name is not None}
     return [stack.enter_context(PerformanceLog(job.performance_log, notes))]
 
@@ -248,7 +193,7 @@ def _show_results(job: Job, result: BatchResult) -> None:
             record = {"index": index, "prompt": job.prompts[index], **asdict(one)}
             print(json.dumps(record, ensure_ascii=False))
     elif job.verbose:
-        for line in statistics_lines(result.stats, job.draft_model is not None):
+        for line in statistics_lines(result.stats, job.flags.drafter is not None):
             print(line)
     sys.stdout.flush()
 
@@ -262,8 +207,8 @@ def _compare(job: Job, target: tuple[Any, Any], prompts: list[Any], result: Batc
             *target,
             prompts,
             sampling=job.sampling,
-            speculation=replace(job.speculation, enabled=False),
-            batching=job.batching,
+            speculation=replace(job.flags.speculation, enabled=False),
+            batching=job.flags.batches,
         )
     lines, equal = comparison_lines(result, plain)
     for line in lines:
@@ -280,7 +225,7 @@ def _warn(job: Job, tokenizer: Any) -> None:
     """What a user should know before the run, on stderr."""
     from mlx_spec.platform import BLAS_VARIABLE, blas_advice, ensure_blas
 
-    if job.system_prompt is not None and not (job.chat and tokenizer.has_chat_template):
+    if job.flags.system_prompt is not None and not _chats(job, tokenizer):
         _note("--system-prompt is ignored: no chat template is applied")
     if BLAS_VARIABLE not in os.environ and blas_advice(ensure_blas()) is not None:
         _note("MLX runs slowly here, with its own BLAS; `mlx-spec doctor` says how to change that")

@@ -1,14 +1,21 @@
-"""The options of ``mlx-spec generate``: mlx-lm's names and defaults wherever it has one.
+"""The options of the commands: mlx-lm's names and defaults wherever it has one.
 
-Types only; what an option means to the engine is written once, in ``config``.
+Types only; what an option means to the engine is written once, in ``config``. Those that commands
+have in common are listed once, in ``FLAGS``, and given to a command by ``take_flags``.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from mlx_spec.flags import Flags
 
 
 def truth(text: str) -> bool:
@@ -126,3 +133,60 @@ Verbose = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON object a prompt on stdout, nothing else.")
 ]
+
+FLAGS: dict[str, Any] = {
+    "model": Model,
+    "draft_model": DraftModel,
+    "adapter_path": AdapterPath,
+    "dtype": Dtype,
+    "trust_remote_code": TrustRemoteCode,
+    "system_prompt": SystemPrompt,
+    "ignore_chat_template": IgnoreChatTemplate,
+    "max_tokens": MaxTokens,
+    "temp": Temp,
+    "top_p": TopP,
+    "top_k": TopK,
+    "min_p": MinP,
+    "seed": Seed,
+    "stop": Stop,
+    "ignore_eos": IgnoreEos,
+    "enable_speculative": EnableSpeculative,
+    "num_draft_tokens": NumDraftTokens,
+    "adaptive": Adaptive,
+    "batch_size": BatchSize,
+    "batch_timeout": BatchTimeout,
+    "batching": Batching,
+    "prefill_step_size": PrefillStepSize,
+    "kernels": Kernels,
+}
+
+
+def take_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all of ``FLAGS`` as options, in the place of its parameter ``flags``.
+
+    Their defaults are those of ``Flags``, which the command is called with. typer reads a
+    command's signature, so that is what is changed.
+    """
+    # A list that nobody gave is None.
+    defaults = {item.name: None if item.default == () else item.default for item in fields(Flags)}
+    parameters: list[inspect.Parameter] = []
+    for own in inspect.signature(command, eval_str=True).parameters.values():
+        if own.name == "flags":
+            parameters += [
+                own.replace(name=name, default=defaults[name], annotation=kind)
+                for name, kind in FLAGS.items()
+            ]
+        else:
+            parameters.append(own)
+
+    @functools.wraps(command)
+    def taking(**given: Any) -> None:
+        flags = {name: given.pop(name) for name in FLAGS}
+        flags["stop"] = tuple(flags["stop"] or ())
+        if flags["adapter_path"] is not None:
+            flags["adapter_path"] = str(flags["adapter_path"])
+        command(flags=Flags(**flags), **given)
+
+    taking.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    taking.__annotations__ = {own.name: own.annotation for own in parameters}
+    return taking

@@ -43,7 +43,7 @@ def run(
 
     def begin(entry: StageConfig, total: int | None) -> Progress:
         for bar in shown:
-            bar.__exit__(None, None, None)
+            bar.close()
         shown.append(Progress(entry.name, total, quiet))
         return shown[-1]
 
@@ -51,7 +51,7 @@ def run(
         outcomes = chain.run(Models(), begin, limit=limit)
     finally:
         for bar in shown:
-            bar.__exit__(None, None, None)
+            bar.close()
     raise typer.Exit(_report(checked, outcomes, quiet))
 
 

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from mlx_spec.closing import Closing
 from mlx_spec.errors import MlxSpecError
 from mlx_spec.events import ErrorHappened, Event, StageDone
 from mlx_spec.metrics.log_file import LogFile
@@ -40,7 +40,7 @@ class StageProgress:
     errors: int = 0
 
 
-class PerformanceLog:
+class PerformanceLog(Closing):
     """Writes the events of engines and pipelines under a folder; a context manager.
 
     Example::
@@ -125,17 +125,6 @@ class PerformanceLog:
             self._queue.put(None)
             thread.join()
         atexit.unregister(self.close)
-
-    def __enter__(self) -> PerformanceLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _start(self) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.flags import Flags
+from mlx_spec.flags import Flags
 from mlx_spec.pipeline.stage import Stage
 from mlx_spec.pipeline.stages import STAGES
 

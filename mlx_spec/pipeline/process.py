@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
+from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Backend, Models, open_backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
-from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.runner import StageRunner, Tally
 from mlx_spec.pipeline.stage import Stage

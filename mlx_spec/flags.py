@@ -1,7 +1,7 @@
 """The options that every command and every stage of a pipeline takes, under the flags' names.
 
 One flat record, made from the command line or from a config's table, and turned here and only
-here into the engine's option objects. No mlx.
+here into the engine's option objects. No mlx; may be imported by all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Flags:
-    """Flags of ``mlx-spec batch``; see ``mlx-spec batch --help``.
+    """What ``mlx-spec generate`` and ``mlx-spec batch`` have in common; see their ``--help``.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -83,7 +83,7 @@ class Flags:
 
     @cached_property
     def sampling(self) -> SamplingParams:
-        """Sampling options; every record gets a seed of its own."""
+        """Sampling options, the seed as given."""
         return SamplingParams(
             max_tokens=self.max_tokens,
             temperature=self.temp,

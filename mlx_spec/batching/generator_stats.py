@@ -1,0 +1,68 @@
+"""``GeneratorStats``: a generator at one moment, and how it shows itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_spec.cache.usage import KVUsage
+from mlx_spec.display import Facts, html_table, lines, rich_table, stats_facts
+from mlx_spec.results import GenerationStats
+
+
+@dataclass(frozen=True)
+class GeneratorStats:
+    """The generator at one moment.
+
+    Attributes:
+        waiting, running: requests.
+        finished, cancelled: requests, over all time.
+        preempted: times that a running request had to wait again.
+        batch_size: rows.
+        cache_bytes: K/V held now, suspended rows and prefix cache included.
+        generation: figures over all steps.
+        kv: the K/V memory in slots, blocks and bytes.
+    """
+
+    waiting: int
+    running: int
+    finished: int
+    cancelled: int
+    preempted: int
+    batch_size: int
+    cache_bytes: int
+    generation: GenerationStats
+    kv: KVUsage = field(default_factory=KVUsage)
+
+    @property
+    def facts(self) -> Facts:
+        """What a notebook or terminal shows: (label, text)."""
+        return [
+            ("requests", f"{self.running:,} running, {self.waiting:,} waiting"),
+            ("ended", f"{self.finished:,} finished, {self.cancelled:,} cancelled"),
+            ("preempted", f"{self.preempted:,}"),
+            ("batch size", f"{self.batch_size:,}"),
+            ("K/V held", f"{self.cache_bytes / 1e6:,.1f} MB"),
+            *kv_facts(self.kv),
+            *stats_facts(self.generation),
+        ]
+
+    def __str__(self) -> str:
+        return lines(self.facts)
+
+    def __rich__(self) -> Any:
+        return rich_table(self.facts)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.facts)
+
+
+def kv_facts(kv: KVUsage) -> Facts:
+    """What there is to say of slots, once there are any."""
+    if not kv.slots:
+        return []
+    return [
+        ("K/V slots", f"{kv.slots_used:,} of {kv.slots:,} used, {kv.positions:,} tokens each"),
+        ("K/V blocks", f"{kv.blocks_used:,} of {kv.blocks:,} used"),
+        ("K/V unused", f"{kv.waste:.0%} of the slots' {kv.bytes_held / 1e6:,.1f} MB"),
+    ]

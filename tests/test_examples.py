@@ -1,0 +1,122 @@
+"""Everything in ``examples/`` runs as it stands: the notebook, the script, every config."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from mlx_spec.cli.main import main
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """A copy, so that no output is left in the tree."""
+    return Path(shutil.copytree(EXAMPLES, tmp_path / "e", ignore=shutil.ignore_patterns("out")))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.toml")))
+def test_the_configs_run(name: str, examples: Path) -> None:
+    assert main(["pipeline", "run", str(examples / name), "-q", "--limit", "5"]) in (0, 1)
+    (out,) = (examples / "out").glob("*.jsonl")
+    records = read(out)
+    assert len(records) >= 3
+    # The embedded models may leave a line empty; what they may not is fail otherwise.
+    assert all("is empty" in record["error"] for record in records if "error" in record)
+
+
+def test_the_script_runs_twice(examples: Path) -> None:
+    """The second time there is nothing left to do."""
+    # The command as it is installed, from the environment that runs the tests.
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    source = EXAMPLES.parent
+    for words in ("36 written", "36 done before"):
+        done = subprocess.run(
+            ["sh", str(examples / "generate.sh")],
+            env={**os.environ, "PATH": scripts, "PYTHONPATH": str(source)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert words in done.stderr
+    records = read(examples / "out" / "generated.jsonl")
+    assert [record["_record"] for record in records] == list(range(1, 37))
+    assert all(record["output"] for record in records)
+
+
+# --- the notebook ---------------------------------------------------------------------------
+
+
+def cells(notebook: Any, word: str) -> list[Any]:
+    """The outputs of the one code cell that holds a word."""
+    (cell,) = (c for c in notebook.cells if c.cell_type == "code" and word in f"{c.source}\n")
+    return list(cell.outputs)
+
+
+def html(notebook: Any, word: str) -> str:
+    """What a cell shows as HTML, the last time it did."""
+    return str([o.data["text/html"] for o in cells(notebook, word) if "data" in o][-1])
+
+
+def text(notebook: Any, word: str) -> str:
+    """What a cell prints, or its value."""
+    shown = cells(notebook, word)
+    return "".join(o.text if o.output_type == "stream" else o.data["text/plain"] for o in shown)
+
+
+def check(notebook: Any) -> None:
+    """What the notebook is there to show."""
+    assert text(notebook, "fast.texts == plain.texts") == "True"
+    assert text(notebook, "sampled[0] == sampled[1]") == "True"
+    # Results, statistics and streams show themselves.
+    assert html(notebook, "plain = batch_generate").count("<pre") == 4
+    assert "tokens a verify pass" in html(notebook, "fast = batch_generate")
+    assert "time to first token" in html(notebook, "result = await third")
+    assert "length, 16 chunks not read yet" in html(notebook, "urgent\n")
+    assert "0 running, 0 waiting" in html(notebook, "generator.stats()")
+    # Inside the notebook's event loop: read at once, token by token, and awaited.
+    assert "True" in text(notebook, "generator.drain()")
+    assert text(notebook, "async for").count("|") == 48
+    # Progress changes in place, and ends where it should.
+    assert "12/12" in html(notebook, "rows = collect")
+    assert "Counter" in text(notebook, "Counter((row")
+
+
+def test_the_notebook_s_own_outputs_are_those_of_a_run() -> None:
+    notebook = nbformat.read(EXAMPLES / "batch_speculation.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    check(notebook)
+
+
+def test_the_notebook_runs(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    notebook = nbformat.read(examples / "batch_speculation.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    client = NotebookClient(
+        notebook,
+        timeout=200,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(examples)}},
+    )
+    client.execute()
+    check(notebook)

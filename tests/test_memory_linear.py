@@ -1,0 +1,55 @@
+"""Memory grows with the batch on a straight line: bytes, so exact."""
+
+from __future__ import annotations
+
+import gc
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec.batching.engine import Engine
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.sequence import Sequence
+from tests.models import VOCABULARY
+from tests.scenario import noisy_draft, target
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+PROMPT, NEW = 150, 12
+# Beside K/V: the graph of the next step, and tokens, noise and logits of a row. K/V of a row are
+# 45 KB here, 90 KB with a draft's, so a second copy of them would not pass.
+BASE, PER_ROW = 64_000, 24_000
+
+
+def held(batch: int, draft: bool) -> tuple[int, int]:
+    """Most K/V bytes, and most bytes that MLX held beside the models, over a whole batch."""
+    gc.collect()
+    mx.clear_cache()
+    models = mx.get_active_memory()
+    engine = Engine(
+        target("llama"),
+        None,
+        draft_model=noisy_draft("llama") if draft else None,
+        batching=BatchingConfig(batch_size=batch),
+        speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
+    )
+    for row in range(batch):
+        prompt = [(7 * place + row) % VOCABULARY for place in range(PROMPT)]
+        engine.submit(Sequence(prompt, SamplingParams(max_tokens=NEW), index=row))
+    kv = active = 0
+    while engine.busy:
+        engine.step(hurry=True)
+        kv = max(kv, engine.kv_usage().bytes_held)
+        active = max(active, mx.get_active_memory() - models)
+    return kv, active
+
+
+@pytest.mark.parametrize("draft", [False, True], ids=["plain", "drafted"])
+def test_a_row_more_costs_a_row_more(draft: bool) -> None:
+    target("llama"), noisy_draft("llama")  # made before anything is counted
+    held(1, draft)
+    (one, _), *_ = measured = [held(batch, draft) for batch in BATCHES]
+    assert one > 0
+    for batch, (kv, active) in zip(BATCHES, measured, strict=True):
+        # A row's bytes for every row, and not one beside them.
+        assert kv == batch * one
+        assert kv <= active <= kv + BASE + batch * PER_ROW
