@@ -86,6 +86,11 @@ CASES = [
          "threadgroup atomic_uint n;"
          "if (i == 0) { atomic_store_explicit(&n, 0u, memory_order_relaxed); }" + BARRIER +
          "atomic_fetch_add_explicit(&n, 1u, memory_order_relaxed); out[i] = a[i];"),
+    case("plain after atomic", "race",
+         "threadgroup atomic_uint n; atomic_store_explicit(&n, i, memory_order_relaxed);"
+         "out[i] = *(threadgroup uint*)&n;",
+         "threadgroup atomic_uint n; atomic_store_explicit(&n, i / 64, memory_order_relaxed);"
+         "out[i] = atomic_load_explicit(&n, memory_order_relaxed);"),
     case("threadgroup memory nobody wrote", "uninitialised",
          f"threadgroup float s[64]; if (i < 32) {{ s[i] = a[i]; }} {BARRIER} out[i] = s[i];",
          f"threadgroup float s[64]; if (i < 32) {{ s[i] = a[i]; }} {BARRIER} out[i] = s[i % 32];"),
@@ -201,6 +206,34 @@ def test_threadgroups_are_unordered() -> None:
     racing = run(Probe(body, [A], shape=(32,), threadgroup=(32, 1, 1)))
     assert racing.kinds == {"race"}
     assert not run(Probe("out[i] = a[i];", [A], threadgroup=(32, 1, 1))).findings
+
+    wait = "threadgroup_barrier(mem_flags::mem_device);"
+    later = f"if (i >= 32) {{ {wait} }} out[i % 32] = a[i];"  # also at another of their times
+    assert run(Probe(later, [A], shape=(32,), threadgroup=(32, 1, 1))).kinds == {"race"}
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_a_race_is_found_whoever_comes_first(order: str) -> None:
+    """Load before store and store before load, by two threads of a simdgroup; also atomics."""
+    body = (
+        f"threadgroup float s[64]; s[i] = a[i]; {BARRIER}"
+        + """
+        out[i] = 0;
+        if (i == 3) { out[i] = s[8]; }
+        if (i == 8) { s[8] = 1; }
+    """
+    )
+    assert run(Probe(body, [A]), [order]).kinds == {"race"}
+    atomic = "atomic_store_explicit((threadgroup atomic_uint*)&s[8], 1u, memory_order_relaxed);"
+    assert run(Probe(body.replace("s[8] = 1;", atomic), [A]), [order]).kinds == {"race"}
+
+
+def test_each_threadgroup_has_its_own_memory() -> None:
+    body = f"threadgroup float s[32]; if (i < 32) {{ s[i] = a[i]; }} {BARRIER} out[i] = s[i % 32];"
+    found = run(Probe(body, [A], threadgroup=(32, 1, 1))).findings
+    assert [(finding.kind, finding.count) for finding in found] == [("uninitialised", 32)]
+    assert not run(Probe(body.replace("i < 32", "true").replace("s[i]", "s[i % 32]"), [A],
+                         threadgroup=(32, 1, 1))).findings  # fmt: skip
 
 
 def test_partial_simdgroup_has_inactive_lanes() -> None:

@@ -51,7 +51,7 @@ def run(probe: Probe, orders: Sequence[str] = ("forward",), max_steps: int = MAX
     """Run a probe, collecting its findings."""
     names = [chr(ord("a") + i) for i in range(len(probe.inputs))]
     with installed(orders, collect=True, max_steps=max_steps) as sim:
-        kernel = mx.fast.metal_kernel(
+        kernel: Any = mx.fast.metal_kernel(
             name="probe",
             input_names=names,
             output_names=["out"],
