@@ -121,7 +121,8 @@ class Operation(Generic[P, R]):
         self._check = check
         self._reference = reference
         self._kernel = kernel
-        functools.update_wrapper(self, reference)
+        functools.update_wrapper(self, reference)  # its signature and docstring
+        self.__name__ = self.__qualname__ = name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """By the implementation that :func:`use` says."""

@@ -7,13 +7,24 @@ up to the rows' lengths; and the figures that ``scripts/kernel_bytes.py`` prints
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from metal_kernels import AttentionConfig, add_rms_norm, attention, norm_rope, rms_norm, rope
-from scripts.kernel_bytes import Comparison, Model, Step, add_norm, norm_alone, rope_alone
+from scripts.kernel_bytes import (
+    LLAMA,
+    QWEN,
+    Comparison,
+    Model,
+    Step,
+    add_norm,
+    norm_alone,
+    rope_alone,
+    table,
+)
 from scripts.kernel_bytes import attention as attention_bytes
 from scripts.kernel_bytes import norm_rope as norm_rope_bytes
 from tests import metal_sim
@@ -182,3 +193,12 @@ def test_the_script_counts_norms_and_rotations_right(simulator: metal_sim.Simula
     for heads in (8, 2):
         rope.kernel(normal(4, heads, 5, 64, dtype=half), offsets, dims=64)
     assert_counted(simulator, rope_alone(step))
+
+
+@pytest.mark.parametrize("model", [QWEN, LLAMA], ids=lambda model: model.name)
+@pytest.mark.parametrize(("batch", "tokens", "cached"), [(8, 5, 1024), (8, 1, 1024), (1, 5, 8192)])
+def test_the_docs_show_what_the_script_prints(
+    model: Model, batch: int, tokens: int, cached: int
+) -> None:
+    docs = Path(__file__).parent.parent / "docs" / "kernels.md"
+    assert table(Step(model, batch, tokens, cached)) in docs.read_text()

@@ -8,10 +8,11 @@ otherwise, in another family or after an update of mlx-lm, is left as it is.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import inspect
+import io
 import textwrap
+import tokenize
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
@@ -22,12 +23,20 @@ from mlx_lm.models import rope_utils
 
 Call: TypeAlias = Callable[..., Any]
 
-# Fingerprints of ``__call__`` in mlx-lm 0.32.2.
+# Fingerprints of ``__call__`` in mlx-lm 0.31.3 and 0.32.2.
 # Pre-norm blocks: attention of the normed input, add, MLP of the normed sum, add.
-PRE_NORM_BLOCKS = frozenset({"67f9ddd4e68f766d", "06f0c6cace065f47"})
+PRE_NORM_BLOCKS = frozenset({"591a2aef52462677", "d950fef03a6f0d9f"})
 # Attention with norms of each head's queries and keys before the rotation.
-HEAD_NORM_ATTENTION = frozenset({"90ae4f199d688b37"})
+HEAD_NORM_ATTENTION = frozenset({"f714680604fe6291"})
 
+# How tokens without a text of their own enter a fingerprint; comments and line breaks do not.
+_BLOCKS = {
+    tokenize.INDENT: "{",
+    tokenize.DEDENT: "}",
+    tokenize.NEWLINE: ";",
+    tokenize.NL: "",
+    tokenize.COMMENT: "",
+}
 _FREQUENCY_ROPES = (rope_utils.Llama3RoPE, rope_utils.ProportionalRoPE, rope_utils.YarnRoPE)
 
 
@@ -38,7 +47,11 @@ def fingerprint(call: Call) -> str | None:
         source = textwrap.dedent(inspect.getsource(call))
     except (OSError, TypeError):
         return None
-    return hashlib.sha256(ast.unparse(ast.parse(source)).encode()).hexdigest()[:16]
+    # Tokens, since they are the same for every version of Python (ast.unparse's text is not).
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    words = [_BLOCKS.get(token.type, token.string) for token in tokens]
+    text = " ".join(word for word in words if word).replace(", )", " )")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_pre_norm_block(module: Any) -> bool:
