@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_spec.batching.engine import TokenBudget
+from mlx_spec.batching.engine import Engine, TokenBudget
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.config import BatchingConfig
+from mlx_spec.flags import Flags
+from tests.models import make_model
 
 LENGTHS = st.lists(st.integers(1, 500), max_size=8)
 
@@ -57,3 +61,29 @@ def test_both_limits_hold_and_a_refusal_names_the_one_that_was_broken(
         text = budget.explain(rows)
         assert f"need {budget.kv.nbytes(rows)} bytes" in text
         assert f"{limit} are there (memory_limit)" in text
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_prefix_caches_never_crowd_out_the_rows(draft: bool) -> None:
+    """A tight limit is no reason to refuse requests that would run without such caches."""
+    model = make_model()
+    other = make_model() if draft else None
+    room, asked = 80_000, 2**30
+    limit = mx.get_active_memory() + room
+    engine = Engine(
+        model,
+        None,
+        draft_model=other,
+        batching=BatchingConfig(memory_limit=limit, prefix_cache_bytes=asked),
+    )
+    kept = engine.batching.prefix_cache_bytes * (1 + draft)
+    assert 0 < kept <= room / 4
+    assert engine.budget.kv.limit == room - kept
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [(None, None), (0.5, 0.5), (1.0, 1.0), (3e9, 3_000_000_000)]
+)
+def test_the_flag_takes_a_share_or_bytes(given: float | None, meant: float | None) -> None:
+    made = Flags(memory_limit=given).batches.memory_limit
+    assert (made, type(made)) == (meant, type(meant))

@@ -15,13 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_spec.config import SamplingParams, SpeculationConfig
-from mlx_spec.decoding.draft_length import (
-    AcceptanceEstimate,
-    AdaptiveDraftLength,
-    FixedDraftLength,
-    StepReport,
-    cap_lengths,
-)
+from mlx_spec.decoding.draft_length import AdaptiveDraftLength, FixedDraftLength
+from mlx_spec.decoding.estimates import AcceptanceEstimate, StepReport, cap_lengths
 from mlx_spec.decoding.memory import PairMemory
 from mlx_spec.sequence import Sequence
 from tests.hardware import (

@@ -6,7 +6,7 @@ Everything but a notebook's line goes to stderr; stdout may carry the records.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,8 +27,11 @@ def say(line: str) -> None:
     """A line on stderr, if it takes one: a full disk under a log must not end a run."""
     if sys.stderr is None:  # where print would take stdout, which may carry the records
         return
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr)
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        # What could not be written stays in its buffer, and python would fail over it at exit.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
 
 
 def note(text: str) -> None:

@@ -19,24 +19,18 @@ from typing import Any, cast
 import mlx.core as mx
 
 from mlx_spec.cache.pool import SlotSize
-from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.acceptance import count_accepted
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.draft_length import (
-    AdaptiveDraftLength,
-    DraftLengthPolicy,
-    FixedDraftLength,
-    StepReport,
-)
+from mlx_spec.decoding.draft_length import DraftLengthPolicy
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
-from mlx_spec.decoding.drafters.model import ModelDrafter
-from mlx_spec.decoding.drafters.none import NoDraft
+from mlx_spec.decoding.estimates import StepReport
 from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.memory import PairMemory, recall
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.roster import Roster
+from mlx_spec.decoding.setup import make_drafter, make_policy
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
@@ -112,9 +106,9 @@ class SpeculativeDecoder:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
         self.runner = ModelRunner(model, self.batching.batch_size)
-        self.drafter = drafter or _make_drafter(draft_model, speculation, self.batching)
+        self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
         memory = PairMemory() if draft_model is None else recall(model, draft_model)
-        self.policy = policy or _make_policy(self.drafter, speculation, memory)
+        self.policy = policy or make_policy(self.drafter, speculation, memory)
         self.meter = StepMeter()
         self.debug = debug
         self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
@@ -365,24 +359,3 @@ class SpeculativeDecoder:
         self.runner.pool.restore(snapshot["target"])
         self.drafter.restore(snapshot["drafter"])
         self.policy.forget()
-
-
-def _make_drafter(
-    draft_model: Any, speculation: SpeculationConfig, batching: BatchingConfig
-) -> Drafter:
-    if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
-        return NoDraft()
-    runner = ModelRunner(draft_model, batching.batch_size)
-    prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
-    return ModelDrafter(runner, batching.prefill_step_size, batching.prefill_interleave, prefix)
-
-
-def _make_policy(
-    drafter: Drafter, speculation: SpeculationConfig, memory: PairMemory
-) -> DraftLengthPolicy:
-    most = speculation.num_draft_tokens
-    if drafter.max_draft_tokens is not None:
-        most = min(most, drafter.max_draft_tokens)
-    if most == 0 or not speculation.adaptive:
-        return FixedDraftLength(most)
-    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), memory)

@@ -1,0 +1,42 @@
+"""Drafter and draft-length policy, as the options ask for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mlx_spec.cache.prefix import PrefixCache
+from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.decoding.draft_length import (
+    AdaptiveDraftLength,
+    DraftLengthPolicy,
+    FixedDraftLength,
+)
+from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.decoding.drafters.none import NoDraft
+from mlx_spec.decoding.memory import PairMemory
+from mlx_spec.model.runner import ModelRunner
+
+
+def make_drafter(
+    draft_model: Any, speculation: SpeculationConfig, batching: BatchingConfig
+) -> Drafter:
+    """A drafter that runs ``draft_model``, or the null object where nothing is to be drafted."""
+    if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
+        return NoDraft()
+    runner = ModelRunner(draft_model, batching.batch_size)
+    prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
+    return ModelDrafter(runner, batching.prefill_step_size, batching.prefill_interleave, prefix)
+
+
+def make_policy(
+    drafter: Drafter, speculation: SpeculationConfig, memory: PairMemory
+) -> DraftLengthPolicy:
+    """What chooses the draft length: fixed, or adaptive within what the drafter can do."""
+    most = speculation.num_draft_tokens
+    if drafter.max_draft_tokens is not None:
+        most = min(most, drafter.max_draft_tokens)
+    if most == 0 or not speculation.adaptive:
+        return FixedDraftLength(most)
+    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), memory)
