@@ -125,7 +125,7 @@ def classifying(pair: Pair, rounds: int, copies: int = 4) -> Any:
 
 def prefixes(pair: Pair, rounds: int, count: int = 24, length: int = 1000) -> Any:
     """A repeated beginning of 1,000 tokens, kept or computed again each time."""
-    source = inspect.getsource(inspect)
+    source = inspect.getsource(inspect)[: 4 * length]  # the context is 2,048 tokens
     begin = list(pair.tokenizer.encode(source))[:length]
     loads = [Load(begin + prompt, 16) for prompt in pair.prompts(count)]
     methods: dict[str, Method] = {}
@@ -174,7 +174,7 @@ def timeouts(pair: Pair, rounds: int, count: int = 40) -> Any:
 
 def gaps(pair: Pair, rounds: int, length: int = 1500) -> Any:
     """The longest pause of running streams while a newcomer's long prompt is fed."""
-    source = list(pair.tokenizer.encode(inspect.getsource(inspect)))
+    source = list(pair.tokenizer.encode(inspect.getsource(inspect)[: 4 * length]))
     newcomer = Load(source[:length], 2)
     running = [Load(prompt, 100) for prompt in pair.prompts(3)]
     methods: dict[str, Method] = {}
