@@ -6,96 +6,41 @@ half characters included, and does so in milliseconds. The embedded pair itself 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_map
 from mlx_lm.utils import load_tokenizer
 
-import mlx_spec
 from mlx_spec import (
     BatchingConfig,
-    BatchResult,
     GenerationResult,
     SamplingParams,
     SpeculationConfig,
     batch_generate,
     generate,
-    load,
     stream_batch_generate,
     stream_generate,
 )
-from mlx_spec.errors import InvalidRequest, MlxSpecError, PromptTooLong, TokenizerMismatch
+from mlx_spec.errors import PromptTooLong
 from mlx_spec.results import GenerationChunk
-from tests.models import make_model
-
-FOLDER = Path(mlx_spec.__file__).parent / "demo_models" / "target"
-PROMPTS = [
-    "def read_",
-    "class Stack:\n    ",
-    "x",
-    "import os\n\n\n",
-    "Grüße 😀 an alle",
-    "for i in",
-]
-SIX = SpeculationConfig(num_draft_tokens=6, adaptive=False)
-OFF = SpeculationConfig(enabled=False)
-TEMPLATE = (
-    "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
+from tests.api_support import (
+    FOLDER,
+    OFF,
+    PROMPTS,
+    SIX,
+    TEMPLATE,
+    batch,
+    draft_model,
+    ids,
+    model,
+    pair,
+    tokenizer,
+    tokens_of,
 )
-
-
-@cache
-def model(context: int = 512) -> Any:
-    return make_model("llama", vocab_size=2048, max_position_embeddings=context)
-
-
-@cache
-def draft_model() -> Any:
-    """The model with disturbed weights: agrees with it often, not always."""
-    draft = make_model("llama", vocab_size=2048)
-    mx.random.seed(5)
-    disturbed = tree_map(
-        lambda weight: weight + 0.08 * mx.random.normal(weight.shape) * mx.abs(weight).mean(),
-        draft.parameters(),
-    )
-    draft.update(disturbed)
-    mx.eval(draft.parameters())
-    return draft
-
-
-@cache
-def tokenizer(template: str | None = None) -> Any:
-    return load_tokenizer(FOLDER, {"chat_template": template} if template else None)
-
-
-@cache
-def pair() -> tuple[Any, Any, Any]:
-    target, words = load("demo")
-    return target, words, load("demo-draft")[0]
-
-
-def batch(prompts: Any = PROMPTS, rows: int = 4, **options: Any) -> BatchResult:
-    options = {"sampling": SamplingParams(max_tokens=20), "speculation": SIX, **options}
-    return batch_generate(
-        model(), tokenizer(), prompts, batching=BatchingConfig(batch_size=rows), **options
-    )
-
-
-def ids(text: str) -> list[int]:
-    return list(tokenizer().encode(text))
-
-
-def tokens_of(result: BatchResult) -> list[list[int]]:
-    return [one.token_ids for one in result.results]
-
 
 # --- prompts ----------------------------------------------------------------------------------
 
@@ -507,132 +452,3 @@ def test_closing_before_the_first_token_cancels_all() -> None:
     assert {one.finish_reason for one in result.results} == {"cancelled"}
     assert set(result.texts) == {""}
     assert result.stats.generation_tps == result.stats.mean_acceptance_length == 0
-
-
-# --- what is refused --------------------------------------------------------------------------
-
-ONE = SamplingParams(max_tokens=1)
-BAD: list[tuple[str, Callable[[], Any], str]] = [
-    ("no prompts", lambda: batch([]), "0 prompts"),
-    ("a text for a list", lambda: batch("def f"), "must be a list"),
-    ("an iterator", lambda: batch(iter(["x"])), "must be a list"),
-    ("an empty text", lambda: batch(["x", ""]), "prompt 1 is empty"),
-    ("no ids", lambda: batch(["x", []]), "prompt 1 is empty"),
-    ("no messages", lambda: batch([()]), "prompt 0 is empty"),
-    ("a negative id", lambda: batch(["x", [5, -1, 5]]), "prompt 1 holds the token id -1"),
-    ("an id too large", lambda: batch(["x", [5, 2048]]), "prompt 1 holds the token id 2048"),
-    ("a huge id", lambda: batch([[2**70]]), "prompt 0 holds the token id"),
-    ("a float", lambda: batch([[1.0]]), "prompt 0 holds 1.0"),
-    ("a bool", lambda: batch([[3, True]]), "prompt 0 holds True"),
-    ("None among ids", lambda: batch([[3, None]]), "prompt 0 holds None"),
-    ("texts for ids", lambda: batch([["a", "b"]]), "prompt 0 holds 'a'"),
-    ("nested ids", lambda: batch([[[1, 2]]]), "prompt 0 holds"),
-    ("too few options", lambda: batch(["x", "y"], sampling=[ONE]), "1 sampling options for 2"),
-    ("too many options", lambda: batch(["x"], sampling=[ONE] * 2), "2 sampling options for 1"),
-    ("text without tokenizer", lambda: batch_generate(model(), None, ["x"]), "needs a tokenizer"),
-    (
-        "a stop text without tokenizer",
-        lambda: generate(model(), None, [1], sampling=SamplingParams(stop="x")),
-        "needs a tokenizer",
-    ),
-    (
-        "messages without tokenizer",
-        lambda: generate(model(), None, [{"role": "user", "content": "x"}]),
-        "needs a tokenizer",
-    ),
-    (
-        "messages without template",
-        lambda: generate(model(), tokenizer(), [{"role": "user", "content": "x"}]),
-        "no chat template",
-    ),
-]
-# Errors of Python's own instead of a word about the prompt.
-FOREIGN: list[tuple[str, Callable[[], Any]]] = [
-    ("messages as the list of prompts", lambda: batch([{"role": "user", "content": "x"}])),
-    ("ids as the list of prompts", lambda: batch([1, 2, 3])),
-    ("None", lambda: batch([None])),
-    ("a set", lambda: batch([{1, 2}])),
-    ("bytes", lambda: batch([b"def f"])),
-    ("rows of ids in one array", lambda: batch([np.array([[1, 2], [3, 4]])])),
-    ("no options", lambda: batch(["x"], sampling=None)),
-    ("options as a dictionary", lambda: batch(["x"], sampling={"max_tokens": 1})),
-    ("a list of dictionaries", lambda: batch(["x"], sampling=[{"max_tokens": 1}])),
-    ("the name of a draft", lambda: batch(["x"], draft_model="demo-draft")),
-]
-
-
-@pytest.mark.parametrize(("call", "message"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
-def test_bad_input_is_refused_in_words(call: Callable[[], Any], message: str) -> None:
-    """Stops an error deep in the engine for what can be told at the door."""
-    with pytest.raises(InvalidRequest, match=message):
-        call()
-
-
-@pytest.mark.parametrize("call", [f[1] for f in FOREIGN], ids=[f[0] for f in FOREIGN])
-def test_more_bad_input_is_refused_in_words(call: Callable[[], Any]) -> None:
-    """Stops a KeyError or AttributeError from a likely mistake."""
-    with pytest.raises(MlxSpecError):
-        call()
-
-
-def test_bad_input_is_refused_at_once() -> None:
-    """Stops an error that comes at the first chunk, when the caller's ``try`` is long over."""
-    with pytest.raises(InvalidRequest):
-        stream_generate(model(), tokenizer(), "")
-    with pytest.raises(InvalidRequest):
-        stream_generate(model(), tokenizer(), [2048])
-    with pytest.raises(InvalidRequest):
-        stream_batch_generate(model(), tokenizer(), ["x", [-1]])
-
-
-def test_a_draft_given_with_its_tokenizer_is_compared() -> None:
-    """Stops a draft of another token map, whose guesses would be noise."""
-    target, words, draft = pair()
-    sampling = SamplingParams(max_tokens=4)
-    plain = generate(target, words, "def f", sampling=sampling)
-    paired = generate(target, words, "def f", sampling=sampling, draft_model=(draft, words))
-    assert plain.token_ids == paired.token_ids
-
-    class OtherWords:
-        def get_vocab(self) -> dict[str, int]:
-            vocabulary = dict(words.get_vocab())
-            first, second = list(vocabulary)[7:9]
-            vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-            return vocabulary
-
-    with pytest.raises(TokenizerMismatch, match="2 of"):
-        generate(target, words, "def f", sampling=sampling, draft_model=(draft, OtherWords()))
-
-
-class Watching:
-    """Embeddings that note the largest id they were asked for."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.largest = 0
-
-    def __call__(self, tokens: mx.array) -> mx.array:
-        self.largest = max(self.largest, int(tokens.max().item()))
-        return self.inner(tokens)
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("size", [1024, 4096], ids=["smaller", "larger"])
-def test_no_model_is_asked_for_an_embedding_that_it_lacks(size: int, temperature: float) -> None:
-    """Stops reads past the embeddings, which give garbage or end the process: those of the
-    target, where the draft's are padded to a larger size, and the other way round.
-    """
-    target = make_model("llama", vocab_size=2048)
-    draft = make_model("llama", seed=2, vocab_size=size)
-    prompts = [[5], [6, 2047, 7, 1024], list(range(1500, 1530))]
-    sampling = SamplingParams(max_tokens=12, temperature=temperature, seed=1, ignore_eos=True)
-    plain = batch_generate(target, None, prompts, sampling=sampling)
-    seen = [Watching(model.model.embed_tokens) for model in (target, draft)]
-    target.model.embed_tokens, draft.model.embed_tokens = seen
-    result = batch_generate(
-        target, None, prompts, draft_model=draft, sampling=sampling, speculation=SIX
-    )
-    assert tokens_of(result) == tokens_of(plain)
-    assert result.stats.drafted > 0
-    assert seen[0].largest < 2048
-    assert 0 < seen[1].largest < size
