@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import mlx_spec
 from mlx_spec import (
     BatchingConfig,
     BatchResult,
+    GenerationResult,
     SamplingParams,
     SpeculationConfig,
     batch_generate,
+    generate,
     load,
 )
 from tests.models import make_model
@@ -81,3 +84,10 @@ def ids(text: str) -> list[int]:
 
 def tokens_of(result: BatchResult) -> list[list[int]]:
     return [one.token_ids for one in result.results]
+
+
+@cache
+def truth(prompt: str, sampling: SamplingParams) -> GenerationResult:
+    """Token by token, without a draft, alone, and with no stop."""
+    free = replace(sampling, stop=(), stop_token_ids=(), ignore_eos=True)
+    return generate(model(), tokenizer(), prompt, sampling=free)
