@@ -24,6 +24,8 @@ from metal_kernels.attention_inputs import Lengths
 from metal_kernels.attention_plan import AttentionConfig, MemoryEstimate
 from metal_kernels.rms_norm import add_rms_norm, rms_norm
 from metal_kernels.rope import norm_rope, rope
+from metal_kernels.sample import Sampled, sample
+from metal_kernels.sample_rows import SampleRows
 
 __all__ = [
     "Attention",
@@ -31,12 +33,15 @@ __all__ = [
     "Lengths",
     "MemoryEstimate",
     "Operation",
+    "SampleRows",
+    "Sampled",
     "add_rms_norm",
     "attention",
     "available",
     "norm_rope",
     "rms_norm",
     "rope",
+    "sample",
     "use",
     "wins",
 ]
