@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
 from typing import Any, TypeAlias
 
+from mlx_spec.batching.messages import chat_ids, check_text
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.model.loader import check_pair, context_length
@@ -69,7 +70,12 @@ def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
         _need(tokenizer, f"{where} is text")
         # As mlx-lm: a prompt that already starts with the special tokens gets no second set.
         bare = tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token)
-        return list(tokenizer.encode(prompt, add_special_tokens=bare))
+        check_text(prompt, where)
+        try:
+            return list(tokenizer.encode(prompt, add_special_tokens=bare))
+        except Exception as error:  # a foreign tokenizer may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise InvalidRequest(f"{where}: the tokenizer fails: {reason}") from error
     # Arrays of ids (mlx, numpy) are no sequences by their type, but say so by their length.
     if isinstance(prompt, (bytes, Mapping, Set)) or not hasattr(prompt, "__len__"):
         raise InvalidRequest(
@@ -79,11 +85,7 @@ def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
         raise InvalidRequest(f"{where} is empty")
     if isinstance(prompt[0], Mapping):
         _need(tokenizer, f"{where} is a list of chat messages")
-        if not tokenizer.has_chat_template:
-            raise InvalidRequest(
-                f"{where} is a list of chat messages, but the tokenizer has no chat template"
-            )
-        return list(tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True))
+        return chat_ids(tokenizer, prompt, where)
     return [_token_id(token, where) for token in prompt]
 
 
