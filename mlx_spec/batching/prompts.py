@@ -7,7 +7,8 @@ from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
 from typing import Any, TypeAlias, cast
 
-from mlx_spec.batching.chat import RAW, messages_of_text, template_ids
+from mlx_spec.batching.chat import RAW, text_ids, turns_ids
+from mlx_spec.batching.messages import check_text
 from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.model.loader import check_pair, context_length
@@ -80,10 +81,15 @@ def encode(
             raise InvalidRequest(f"{where} is empty")
         _need(tokenizer, f"{where} is text")
         if chat.texts:
-            return template_ids(tokenizer, messages_of_text(prompt, chat), chat, where)
+            return text_ids(tokenizer, prompt, chat, where)
         # As mlx-lm: a prompt that already starts with the special tokens gets no second set.
         bare = tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token)
-        return list(tokenizer.encode(prompt, add_special_tokens=bare))
+        check_text(prompt, where)
+        try:
+            return list(tokenizer.encode(prompt, add_special_tokens=bare))
+        except Exception as error:  # a foreign tokenizer may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise InvalidRequest(f"{where}: the tokenizer fails: {reason}") from error
     # Arrays of ids (mlx, numpy) are no sequences by their type, but say so by their length.
     if isinstance(prompt, (bytes, Mapping, Set)) or not hasattr(prompt, "__len__"):
         raise InvalidRequest(
@@ -93,7 +99,7 @@ def encode(
         raise InvalidRequest(f"{where} is empty")
     if isinstance(prompt[0], Mapping):
         _need(tokenizer, f"{where} is a list of chat messages")
-        return template_ids(tokenizer, cast("Seq[Mapping[str, Any]]", prompt), chat, where)
+        return turns_ids(tokenizer, cast("Seq[Mapping[str, Any]]", prompt), chat, where)
     return [_token_id(token, where) for token in prompt]
 
 
