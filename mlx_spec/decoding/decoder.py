@@ -205,7 +205,7 @@ class SpeculativeDecoder:
         highest = max(sequence.prompt)
         if highest >= self.runner.vocabulary:
             raise InvalidRequest(
-                f"[SpeculativeDecoder] prompt {sequence.index} holds the token id {highest}; "
+                f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
                 f"the model's vocabulary has {self.runner.vocabulary}"
             )
 
