@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.model.loader import check_pair, context_length
+from mlx_spec.model.context import context_length
+from mlx_spec.model.pairing import check_pair
 from mlx_spec.sequence import Sequence
 
 Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]
