@@ -117,7 +117,7 @@ def test_a_template_that_refuses_does_so_in_its_own_words(template: str, words: 
     with pytest.raises(InvalidRequest, match=words) as refused:
         batch_generate(model(), words_of, ["good", [user("x")]], sampling=one)
     assert "\n" not in str(refused.value)
-    assert "prompt 1" in str(refused.value)
+    assert "prompt 2 of 2" in str(refused.value)
     with BatchedMLXGenerator(model(), words_of) as generator:
         good = generator.submit("good", one)
         with pytest.raises(InvalidRequest, match=words):
@@ -126,7 +126,7 @@ def test_a_template_that_refuses_does_so_in_its_own_words(template: str, words: 
 
 
 def test_half_a_character_is_refused_in_a_text_too() -> None:
-    with pytest.raises(InvalidRequest, match=r"prompt 0 is not valid Unicode.*character 3"):
+    with pytest.raises(InvalidRequest, match=r"the prompt is not valid Unicode.*character 3"):
         encode(tokenizer(), "ab\udfff")
 
 

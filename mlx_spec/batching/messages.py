@@ -39,10 +39,9 @@ def chat_ids(tokenizer: Any, messages: Seq[Any], where: str, **options: Any) -> 
             f"{where} is a list of chat messages, but the tokenizer has no chat template"
         )
     good = check_messages(messages, where)
+    keywords = {"add_generation_prompt": True, **without_nulls(options)}
     try:
-        ids = tokenizer.apply_chat_template(
-            good, add_generation_prompt=True, **without_nulls(options)
-        )
+        ids = tokenizer.apply_chat_template(good, **keywords)
     except Exception as error:  # a foreign template over foreign data may raise anything
         raise InvalidRequest(f"{where}: the chat template fails: {_words(error)}") from error
     return list(ids)
