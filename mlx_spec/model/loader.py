@@ -110,8 +110,8 @@ def load(
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {_shown(path_or_repo)}: {_reason(error, source)}") from error
     bind_operations(model, operations)
-    warn_if_slow_blas(stacklevel=3)
-    warn_if_quantized(model, stacklevel=3)
+    warn_if_slow_blas(stacklevel=2)
+    warn_if_quantized(model, stacklevel=2)
     return model, tokenizer
 
 
