@@ -184,4 +184,3 @@ class BatchedMLXGenerator(Closing):
             self.submit(prompt, option, chat=chat)  # type: ignore[arg-type]
             for prompt, option in zip(prompts, options, strict=True)
         ]
-

@@ -23,7 +23,6 @@ from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.acceptance import count_accepted
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.decoding.draft_length import DraftLengthPolicy
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
 from mlx_spec.decoding.estimates import StepReport
@@ -33,6 +32,7 @@ from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.roster import Roster
 from mlx_spec.decoding.setup import make_drafter, make_policy
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
