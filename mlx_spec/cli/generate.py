@@ -141,7 +141,8 @@ def _seeded(sampling: SamplingParams, count: int, samples: int) -> list[Sampling
 
 def _load_models(job: Job) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """The target pair and the draft pair (model, tokenizer)."""
-    from mlx_spec.model.loader import check_pair, load
+    from mlx_spec.model.loader import load
+    from mlx_spec.model.pairing import check_pair
 
     flags = job.flags
     load_options: dict[str, Any] = {

@@ -9,7 +9,8 @@ It imports no mlx: help must be instant.
 
 from __future__ import annotations
 
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -64,6 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code. Errors that are ours are one line on stderr, never a traceback.
     """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
     except MlxSpecError as error:
@@ -74,3 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as leaving:  # how typer reports its own errors, a full pipe included
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without the place in our sources that Python would name."""
+    note(f"warning: {' '.join(str(message).split())}")
