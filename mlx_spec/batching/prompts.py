@@ -11,7 +11,8 @@ from mlx_spec.batching.chat import RAW, text_ids, turns_ids
 from mlx_spec.batching.messages import check_text
 from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.model.loader import check_pair, context_length
+from mlx_spec.model.context import context_length
+from mlx_spec.model.pairing import check_pair
 from mlx_spec.sequence import Sequence
 
 Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]

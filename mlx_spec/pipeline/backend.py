@@ -19,7 +19,9 @@ from mlx_spec.decoding.scoring import Scorer
 from mlx_spec.errors import PromptTooLong
 from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
-from mlx_spec.model.loader import check_pair, context_length, load
+from mlx_spec.model.context import context_length
+from mlx_spec.model.loader import load
+from mlx_spec.model.pairing import check_pair
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.pipeline.stage import Answer, Generate, Score, Stage
 from mlx_spec.results import GenerationStats
