@@ -28,6 +28,7 @@ from mlx_spec.events import (
     EventFeed,
     FirstToken,
     Listener,
+    PromptProgress,
     RequestAdmitted,
     RequestFinished,
     RequestPreempted,
@@ -79,6 +80,7 @@ class Teller:
         self._clock = clock
         self._before = _totals(StepMeter())
         self._steps: list[_Step] = []  # noted, not told yet
+        self._progress = (0, 0)
 
     def __bool__(self) -> bool:
         return bool(self._feed)
@@ -155,6 +157,10 @@ class Teller:
         )
         if ended or now - self._steps[0].time >= _BURST:
             self._flush()
+        progress = decoder.prompt_progress
+        if progress != self._progress:
+            self._progress = progress
+            self._tell(PromptProgress(now, *progress))
         if ended:
             for track, _ in gains:
                 if track.done:
