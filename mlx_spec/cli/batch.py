@@ -16,7 +16,7 @@ import typer
 
 from mlx_spec.cli import options
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.progress import Progress, figures, note, say
+from mlx_spec.cli.progress import Progress, figures, note, say, say_embedded
 from mlx_spec.cli.report import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
@@ -35,7 +35,10 @@ PromptTemplate = Annotated[
 ]
 PromptField = Annotated[
     str | None,
-    typer.Option("--prompt-field", help="Field that is the prompt.  [default: prompt, else text]"),
+    typer.Option(
+        "--prompt-field",
+        help="Field that is the prompt.  [default: prompt, else text, else the chat in messages]",
+    ),
 ]
 MessagesField = Annotated[
     str | None, typer.Option("--messages-field", help="Field of chat messages.")
@@ -114,8 +117,8 @@ def batch(
         messages_field=messages_field,
         output_field=output_field,
     )
-    if flags.model is None and not quiet:
-        note(f"no --model given, using the embedded {flags.target}")
+    if not quiet:
+        say_embedded(flags)
     job = Job(
         stage=stage,
         flags=replace(flags, unordered=unordered),

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlx_spec.cli.progress import note
 from mlx_spec.errors import InvalidRequest
 
 # mlx-lm's default, and one that suits the embedded models, which know Python only.
 DEFAULT_PROMPT = "hello"
-DEMO_PROMPT = "def read_"
+DEMO_PROMPT = "def parse_header("
+# Seconds after which somebody who waits for a prompt is told so.
+_PATIENCE = 1.0
 
 
-def read_prompts(options: Sequence[str], file: Path | None, default: str) -> list[str]:
+def read_prompts(options: Sequence[str], file: Path | None) -> list[str]:
     """The prompts in order: ``--prompt`` as given (``-`` is stdin), then the file's lines.
 
+    Where neither is given and something is piped in, that is the prompt. Empty if there is none.
+
     Raises:
-        InvalidRequest: an unreadable source, text that is not UTF-8, an empty prompt, or none.
+        InvalidRequest: an unreadable source, text that is not UTF-8, or an empty prompt.
     """
     if list(options).count("-") > 1:
         raise InvalidRequest("[generate] --prompt - given twice; stdin can be read once")
@@ -26,10 +34,21 @@ def read_prompts(options: Sequence[str], file: Path | None, default: str) -> lis
         prompts += [line for line in _read_file(file).splitlines() if line.strip()]
         if not prompts:
             raise InvalidRequest(f"[generate] --prompt-file {file}: no prompts in it")
-    prompts = prompts if options or file is not None else [default]
+    if not options and file is None and is_piped():
+        piped = _read_stdin()
+        prompts = [piped] if piped.strip() else []
     for number, prompt in enumerate(prompts, start=1):
-        _check(prompt, f"prompt {number} of {len(prompts)}")
+        _check(prompt, "the prompt" if len(prompts) == 1 else f"prompt {number} of {len(prompts)}")
     return prompts
+
+
+def is_piped() -> bool:
+    """Whether stdin is a pipe or a file: not a terminal, not /dev/null, not closed."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # none, no real file, closed
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
 
 def _check(prompt: str, name: str) -> None:
@@ -43,10 +62,21 @@ def _check(prompt: str, name: str) -> None:
 
 
 def _read_stdin() -> str:
+    _tell_who_waits()
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise InvalidRequest("[generate] the prompt on stdin is not valid UTF-8") from error
+
+
+def _tell_who_waits() -> None:
+    """A pipe that stays open and silent looks like a hang: say what is waited for."""
+    try:
+        ready = select.select([sys.stdin], [], [], _PATIENCE)[0]
+    except (OSError, ValueError):  # no real file
+        return
+    if not ready:
+        note("reading the prompt from stdin; -p gives one instead")
 
 
 def _read_file(path: Path) -> str:

@@ -32,6 +32,7 @@ from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.roster import Roster
 from mlx_spec.decoding.setup import make_drafter, make_policy
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
@@ -114,6 +115,7 @@ class SpeculativeDecoder:
     ) -> None:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
+        self.device = DeviceStream()
         self.runner = ModelRunner(model, self.batching.batch_size)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
         memory = PairMemory() if draft_model is None else recall(model, draft_model)
@@ -121,7 +123,9 @@ class SpeculativeDecoder:
         self.meter = StepMeter()
         self.debug = debug
         self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
-        self._state = BatchState()
+        self.ready = 0.0  # when the last step's work was done (time.perf_counter)
+        with self.device.work():
+            self._state = BatchState()
         self._flight: _Flight | None = None
         self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
 
@@ -172,12 +176,13 @@ class SpeculativeDecoder:
         """While nothing is left to do, give the memory of all slots back."""
         if self.busy:
             return
-        if self._flight is not None:
-            mx.eval(self._flight.packed)
-            self._flight = None
-        self._roster.change()
-        for runner in self.runners:
-            runner.pool.trim()
+        with self.device.work():
+            if self._flight is not None:
+                mx.eval(self._flight.packed)
+                self._flight = None
+            self._roster.change()
+            for runner in self.runners:
+                runner.pool.trim()
 
     @property
     def prompt_progress(self) -> tuple[int, int]:
@@ -218,7 +223,7 @@ class SpeculativeDecoder:
         highest = max(sequence.prompt)
         if highest >= self.runner.vocabulary:
             raise InvalidRequest(
-                f"[SpeculativeDecoder] prompt {sequence.index} holds the token id {highest}; "
+                f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
                 f"the model's vocabulary has {self.runner.vocabulary}"
             )
 
@@ -253,13 +258,20 @@ class SpeculativeDecoder:
     def step(self) -> list[StepOutput]:
         """Feed a chunk of waiting prompts, then advance every decoding row by one verify pass.
 
+        Any thread may call it, one at a time.
+
         Returns:
             One output per row that emitted tokens, in row order; none while only prompts are fed.
         """
+        with self.device.work():
+            return self._step()
+
+    def _step(self) -> list[StepOutput]:
         if self._flight is None:
             self._roster.change()
             joined = self._roster.fill()
             if not self._state.sequences:
+                self.ready = time.perf_counter()
                 return []
             self._launch(self._build(self._plan(), joined=joined))
         flight = self._flight
@@ -352,7 +364,8 @@ class SpeculativeDecoder:
         """Wait for a step, and hand each row the tokens it gained."""
         # The one place where the host waits for the device.
         results = cast("list[list[int]]", flight.packed.tolist())
-        seconds = time.perf_counter() - flight.launched
+        self.ready = time.perf_counter()
+        seconds = self.ready - flight.launched
         self.draft_length = max(flight.lengths)
         rows = self._state.sequences
         accepted = [result[0] for result in results]

@@ -19,6 +19,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.slot_cache import Window
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Pieces, on_cpu
 
 
@@ -83,10 +84,13 @@ class ModelRunner:
         max_slots: most rows that run together.
 
     Raises:
-        UnsupportedModel: a cache kind that cannot roll back.
+        UnsupportedModel: a cache kind that cannot roll back, or arrays that another thread left to
+            be computed.
     """
 
     def __init__(self, model: Any, max_slots: int) -> None:
+        # Whatever thread runs it later: from here on everything it holds is computed.
+        materialize(model)
         self.model = model
         self.pool = KVCachePool(check_cache_kinds(model), max_slots)
         self._pieces = Pieces(self.pool)
