@@ -100,11 +100,30 @@ class RequestFinished:
         return (self.duration - self.ttft) / (self.generation_tokens - 1)
 
 
+@dataclass(frozen=True)
+class PromptProgress:
+    """Prompts are being read; told after every chunk of them, the last one included.
+
+    Attributes:
+        time: when.
+        fed: their tokens that are in the cache, reused ones included.
+        total: all their tokens. ``fed == total`` once nobody's prompt is being read any more; the
+            total grows where further requests get rows meanwhile.
+    """
+
+    time: float
+    fed: int
+    total: int
+
+
 class StepDone(NamedTuple):
     """One step of the engine, over all rows; a tuple because one is made at every step.
 
     Attributes:
-        time: when its tokens were there.
+        time: when its tokens were handed out.
+        began, ended: its share of the time in which requests held rows. It ends when the results
+            were read and begins where the step before it ended, or with the first admission
+            after a time without requests. Building the next step ahead falls into that one's.
         seconds: of the verify pass; 0 while only prompts were fed.
         prefill_seconds: spent on prompts before it.
         prompt_tokens: of the requests that began to be fed.
@@ -119,6 +138,8 @@ class StepDone(NamedTuple):
     """
 
     time: float
+    began: float
+    ended: float
     seconds: float
     prefill_seconds: float
     prompt_tokens: int
@@ -162,6 +183,7 @@ Event: TypeAlias = (
     | RequestAdmitted
     | RequestPreempted
     | FirstToken
+    | PromptProgress
     | RequestFinished
     | StepDone
     | StageDone

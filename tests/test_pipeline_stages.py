@@ -70,6 +70,10 @@ def test_where_a_prompt_comes_from() -> None:
     chat = GenerateText(messages_field="m")
     assert chat.prepare({"m": messages}) == Generate(messages)
     assert chat.prepare({"m": '[{"role": "user", "content": "hi"}]'}) == Generate(messages)
+    # Without a word about it: a table's row has all columns, empty where it is another kind.
+    for row in ({"messages": messages}, {"prompt": None, "messages": messages, "text": None}):
+        assert stage.prepare(row) == Generate(messages)
+    assert stage.prepare({"prompt": "p", "messages": messages}) == Generate("p")
 
 
 @pytest.mark.parametrize(

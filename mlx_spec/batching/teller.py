@@ -28,6 +28,7 @@ from mlx_spec.events import (
     EventFeed,
     FirstToken,
     Listener,
+    PromptProgress,
     RequestAdmitted,
     RequestFinished,
     RequestPreempted,
@@ -57,6 +58,8 @@ class _Step(NamedTuple):
     """What is noted of a step when it is done."""
 
     time: float
+    began: float
+    ended: float
     totals: Any
     running: int
     waiting: int
@@ -79,6 +82,8 @@ class Teller:
         self._clock = clock
         self._before = _totals(StepMeter())
         self._steps: list[_Step] = []  # noted, not told yet
+        self._progress = (0, 0)
+        self._since: float | None = None  # where the next step's time begins; None while idle
 
     def __bool__(self) -> bool:
         return bool(self._feed)
@@ -119,6 +124,8 @@ class Teller:
     def moved(self, preempted: Iterable[Track], admitted: Iterable[Track]) -> None:
         """Requests lost or got rows; asked before ``admitted`` times are set."""
         now = self._clock()
+        if self._since is None:
+            self._since = now
         for track in preempted:
             self._tell(RequestPreempted(now, track.request.request_id))
         for track in admitted:
@@ -140,10 +147,15 @@ class Teller:
 
         Only what will have changed by then is noted now; the events are made in bursts.
         """
-        now = self._clock()
+        now, ended_at = self._clock(), decoder.ready
+        began = ended_at if self._since is None else min(self._since, ended_at)
+        idle = not scheduler.active and not scheduler.backlog
+        self._since = None if idle else ended_at
         self._steps.append(
             _Step(
                 now,
+                began,
+                ended_at,
                 _totals(decoder.meter),
                 scheduler.active + ended,
                 scheduler.backlog,
@@ -155,6 +167,10 @@ class Teller:
         )
         if ended or now - self._steps[0].time >= _BURST:
             self._flush()
+        progress = decoder.prompt_progress
+        if progress != self._progress:
+            self._progress = progress
+            self._tell(PromptProgress(now, *progress))
         if ended:
             for track, _ in gains:
                 if track.done:
@@ -185,6 +201,8 @@ class Teller:
         self._feed.tell(
             StepDone(
                 time=step.time,
+                began=step.began,
+                ended=step.ended,
                 seconds=seconds,
                 prefill_seconds=prefill_seconds,
                 prompt_tokens=prompt_tokens,
@@ -200,6 +218,10 @@ class Teller:
                 emitted=tuple(emitted),
             )
         )
+
+    def idle(self) -> None:
+        """No request is left, though no step ended: the last one was cancelled."""
+        self._since = None
 
     def finished(self, track: Track) -> None:
         """A request has ended, by itself or because it was cancelled."""

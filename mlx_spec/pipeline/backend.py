@@ -13,13 +13,15 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.batching.prompts import Prompt, encode
+from mlx_spec.batching.prompts import encode
 from mlx_spec.config import SamplingParams
 from mlx_spec.decoding.scoring import Scorer
 from mlx_spec.errors import PromptTooLong
 from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
-from mlx_spec.model.loader import check_pair, context_length, load
+from mlx_spec.model.context import context_length
+from mlx_spec.model.loader import load
+from mlx_spec.model.pairing import check_pair
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.pipeline.stage import Answer, Generate, Score, Stage
 from mlx_spec.results import GenerationStats
@@ -87,13 +89,13 @@ class Generation:
     """
 
     def __init__(self, generator: BatchedMLXGenerator, tokenizer: Any, flags: Flags) -> None:
-        self._generator, self._tokenizer, self._flags = generator, tokenizer, flags
-        self._sampling: SamplingParams = flags.sampling
+        self._generator, self._chat = generator, flags.chat(tokenizer)
+        self._sampling: SamplingParams = flags.sampling_for(tokenizer)
 
     def submit(self, request: Generate, seed: int) -> Pending:
         """Queue one completion."""
-        prompt = as_chat(request.prompt, self._tokenizer, self._flags)
-        return self._generator.submit(prompt, replace(self._sampling, seed=seed))
+        sampling = replace(self._sampling, seed=seed)
+        return self._generator.submit(request.prompt, sampling, chat=self._chat)
 
     def stats(self) -> GenerationStats:
         """The generator's figures."""
@@ -116,7 +118,7 @@ class Scoring:
 
     def submit(self, request: Score, seed: int) -> Pending:
         """Queue one record; it is scored, with others, when someone waits for it."""
-        prompt = encode(self._tokenizer, as_chat(request.prompt, self._tokenizer, self._flags))
+        prompt = encode(self._tokenizer, request.prompt, chat=self._flags.chat(self._tokenizer))
         labels = [
             list(self._tokenizer.encode(label, add_special_tokens=False))
             for label in request.labels
@@ -171,16 +173,6 @@ class _Scored:
         while self.answer is None:
             self._backend.advance()
         return self.answer
-
-
-def as_chat(prompt: Prompt, tokenizer: Any, flags: Flags) -> Prompt:
-    """A text as chat messages, where the tokenizer has a template for them."""
-    if not isinstance(prompt, str) or flags.ignore_chat_template:
-        return prompt
-    if not tokenizer.has_chat_template or not prompt:
-        return prompt
-    system = [] if flags.system_prompt is None else [("system", flags.system_prompt)]
-    return [{"role": role, "content": text} for role, text in [*system, ("user", prompt)]]
 
 
 @contextmanager
