@@ -81,7 +81,7 @@ def mix(x: mx.array) -> mx.array:
 def token_words(vocabulary: int) -> mx.array:
     """[V] uint32: a word for each token, the same for all rows; 4 bytes a token, kept."""
     words = mix(mx.arange(vocabulary, dtype=mx.uint32) + _word(0x27D4EB2F))
-    mx.eval(words)  # type: ignore[no-untyped-call]
+    mx.eval(words)
     return words
 
 

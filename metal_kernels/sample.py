@@ -27,7 +27,7 @@ import mlx.core as mx
 from metal_kernels._checks import check_array, fail
 from metal_kernels._runtime import Operation
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
-from metal_kernels.sample_cuts import BLOCK, cuts, is_dropped, keys_of
+from metal_kernels.sample_cuts import COLUMN, cuts, is_dropped, keys_of
 from metal_kernels.sample_kernel import kernel_race
 from metal_kernels.sample_rows import Group, SampleRows
 
@@ -39,7 +39,6 @@ MOST_TOKENS = 2**20  # a vocabulary below it has a mass that the kernel's sums h
 # Tokens that are evaluated exactly; see the docstring before making it smaller.
 LEADING = 64
 _FAR = 1e38  # what a dropped token's bound is lowered by
-_LINES = 32  # tokens of a column, of whose maximum the first look consists
 
 
 class Sampled(NamedTuple):
@@ -109,7 +108,8 @@ def _sample(
 ) -> Sampled:
     """Greedy rows by argmax, each group of the others by ``race``."""
     values = _allowed(logits, bias, mask)
-    parts, order = [], []
+    parts: list[mx.array] = []
+    order: list[int] = []
     if rows.greedy:
         own = values if len(rows.greedy) == rows.batch else values[mx.array(rows.greedy, mx.int32)]
         parts.append(mx.argmax(own, axis=-1).astype(mx.int32))
@@ -159,35 +159,36 @@ def _winners(values: mx.array, keys: Keys, group: Group) -> mx.array:
 
 def _largest(values: mx.array) -> mx.array:
     """[R, 1]; over columns first, which MLX's CPU build is quicker at."""
-    return values.reshape(values.shape[0], _LINES, -1).max(axis=1).max(axis=1, keepdims=True)
+    return values.reshape(values.shape[0], COLUMN, -1).max(axis=1).max(axis=1, keepdims=True)
 
 
 def _leaders(bounds: mx.array) -> mx.array:
     """[R, 64] int32: the tokens of the largest bounds, in any order."""
     rows, width = bounds.shape
-    columns = width // _LINES
-    lines = bounds.reshape(rows, _LINES, columns)
-    tokens = mx.arange(width, dtype=mx.int32).reshape(1, _LINES, columns)
+    columns = width // COLUMN
+    lines = bounds.reshape(rows, COLUMN, columns)
+    tokens = mx.arange(width, dtype=mx.int32).reshape(1, COLUMN, columns)
     if columns > LEADING:
         # The first 64 of all lie in the 64 columns with the largest maxima.
         best = _first(lines.max(axis=1))[:, None]
         lines = mx.take_along_axis(lines, best, axis=2)
-        tokens = best + columns * mx.arange(_LINES, dtype=mx.int32)[:, None]
+        tokens = best + columns * mx.arange(COLUMN, dtype=mx.int32)[:, None]
     flat = lines.reshape(rows, -1)
     tokens = mx.broadcast_to(tokens, lines.shape).reshape(rows, -1)
     return mx.take_along_axis(tokens, _first(flat), axis=1)
 
 
 def _first(values: mx.array) -> mx.array:
-    """[R, 64] int32: where the largest of [R, W >= 64] are."""
-    if values.shape[1] == LEADING:
-        return mx.broadcast_to(mx.arange(LEADING, dtype=mx.int32), values.shape)
+    """[R, 64] int32: where the largest of [R, W] are; all where those are fewer."""
+    width = values.shape[1]
+    if width <= LEADING:
+        return mx.broadcast_to(mx.arange(width, dtype=mx.int32), values.shape)
     return mx.argpartition(-values, LEADING - 1, axis=1)[:, :LEADING].astype(mx.int32)
 
 
 def _padded(values: mx.array) -> mx.array:
-    """float32, with -inf up to a multiple of 64 tokens."""
-    missing = -values.shape[1] % BLOCK
+    """float32, with -inf up to a multiple of 16 tokens."""
+    missing = -values.shape[1] % COLUMN
     values = values.astype(mx.float32)
     return mx.pad(values, [(0, 0), (0, missing)], constant_values=-mx.inf) if missing else values
 
@@ -239,7 +240,8 @@ def _check(
         raise fail("sample", f"positions are {what}, expected integers of {(batch, places)}")
     if bias is not None:
         check_array("sample", "bias", bias, "... V")
-        if mx.broadcast_shapes(bias.shape, logits.shape) != logits.shape:
+        wide = (1,) * (3 - bias.ndim) + bias.shape
+        if any(one not in (1, other) for one, other in zip(wide, logits.shape, strict=False)):
             raise fail("sample", f"bias has shape {bias.shape}, logits {logits.shape}")
     words = (batch, places, -(-vocabulary // 32))
     if mask is not None and (mask.shape != words or mask.dtype != mx.uint32):

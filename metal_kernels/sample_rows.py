@@ -21,7 +21,8 @@ _UNLIMITED = 2**31 - 1
 _TOP_P_ONE = 2**31
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Group:
     """Sampling rows that are handled together.
 
     Attributes:
@@ -148,4 +149,4 @@ def _lowest_key(min_p: float) -> int:
     """The key of a token that has ``min_p`` of the largest probability."""
     if min_p == 0:
         return LARGEST_KEY
-    return min(LARGEST_KEY, math.ceil(-math.log2(min_p) * 2**KEY_BITS))
+    return min(LARGEST_KEY, math.ceil(-math.log2(min_p) * float(2**KEY_BITS)))

@@ -323,8 +323,7 @@ class SpeculativeDecoder:
         lengths, read = self._draft_lengths(plan.lengths, context)
         count = max(lengths)
         positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
-        noise = state.sampling.noise(positions, self.runner.vocabulary)
-        draft = self.drafter.propose(replace(context, noise=noise), count)
+        draft = self.drafter.propose(context, count)
         logits = self.runner.forward(
             Rows(
                 mx.concatenate([state.pending(), draft], axis=1),
@@ -333,7 +332,7 @@ class SpeculativeDecoder:
                 uniform=shortest == longest,
             )
         )
-        samples = state.sampling.choose(logits, noise)
+        samples = state.sampling.choose(logits, positions)
         caps = None if min(lengths) == count else mx.array(lengths, mx.int32)
         accepted = count_accepted(draft, samples, caps)
         state.append(samples, accepted)
