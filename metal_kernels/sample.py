@@ -27,9 +27,9 @@ import mlx.core as mx
 from metal_kernels._checks import check_array, fail
 from metal_kernels._runtime import Operation
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
-from metal_kernels.sample_cuts import COLUMN, cuts, is_dropped, keys_of
+from metal_kernels.sample_cuts import COLUMN, cuts, is_dropped, ranks_of
 from metal_kernels.sample_kernel import kernel_race
-from metal_kernels.sample_rows import Group, SampleRows
+from metal_kernels.sample_rows import Group, Options, SampleRows
 
 Race: TypeAlias = Callable[[mx.array, mx.array, Group], mx.array]
 """From logits [B, N, V], positions [B, N] and a group the tokens [b, N] of its rows."""
@@ -38,6 +38,7 @@ MOST_TOKENS = 2**20  # a vocabulary below it has a mass that the kernel's sums h
 
 # Tokens that are evaluated exactly; see the docstring before making it smaller.
 LEADING = 64
+_WORK = 800_000  # elements that MLX's CPU build is given at a time
 _FAR = 1e38  # what a dropped token's bound is lowered by
 
 
@@ -126,26 +127,38 @@ def _race(values: mx.array, positions: mx.array, group: Group) -> mx.array:
     if len(group.rows) < len(values):
         values, positions = values[group.index], positions[group.index]
     count, places, vocabulary = values.shape
-    one, two = row_keys(group.seeds, positions)
-    keys = Keys(one.reshape(-1, 1), two.reshape(-1, 1))
-    flat = _padded(values.reshape(count * places, vocabulary))
-    tokens = _winners(flat, keys, group)
+    keys = Keys(*(word.reshape(-1, 1) for word in row_keys(group.seeds, positions)))
+    flat, options = values.reshape(-1, vocabulary), group.spread(places)
+    step = min(count * places, _rows_at_a_time(vocabulary))
+    parts = []
+    for start in range(0, count * places, step):
+        part = slice(start, start + step)
+        own = Keys(keys.one[part], keys.two[part])
+        parts.append(_winners(_padded(flat[part]), own, options.part(part)))
+    tokens = parts[0] if len(parts) == 1 else mx.concatenate(parts)
     # Out of reach unless the logits hold NaN.
     return mx.minimum(tokens, vocabulary - 1).reshape(count, places)
 
 
-def _winners(values: mx.array, keys: Keys, group: Group) -> mx.array:
+def _rows_at_a_time(vocabulary: int) -> int:
+    """MLX's CPU build keeps the outputs of ten operations alive: for few rows, that is little."""
+    if mx.default_device() != mx.Device(mx.cpu):
+        return 2**31
+    return max(1, _WORK // vocabulary)
+
+
+def _winners(values: mx.array, keys: Keys, options: Options) -> mx.array:
     """[R] int32 tokens for ``values`` [R, V], padded; keys [R, 1]."""
     top = _largest(values)
-    inverse = mx.repeat(group.inverse_temperature, len(values) // len(group.rows))[:, None]
+    inverse = options.inverse_temperature
     words = token_words(values.shape[1])
     noise = first_word(words, keys).astype(mx.float32).view(mx.int32).astype(mx.float32)
     # Float's bits are an exponent and a mantissa: a logarithm with corners, never above the true.
     bounds = (values - top) * inverse - noise * (LN2 * 2.0**-23)
-    if group.filters:
-        cut = cuts(values, top, group)
+    if options.filters:
+        ranks = ranks_of(values, top)
         tokens = mx.arange(values.shape[1], dtype=mx.int32)
-        dropped = is_dropped(keys_of(values, top), tokens, cut)
+        dropped = is_dropped(ranks, tokens, cuts(ranks, options))
         bounds = bounds - dropped.astype(mx.float32) * _FAR
     tokens = _leaders(bounds)
     words = words[tokens]

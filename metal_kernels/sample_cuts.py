@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from metal_kernels.sample_rows import KEY_BITS, LARGEST_KEY, Group
+from metal_kernels.sample_rows import KEY_BITS, LARGEST_KEY, Options
 
 OCTAVES_PER_NAT = math.log2(math.e)
 ALMOST_ONE = 1 - 2**-24  # added before truncation: only what is 0 stays 0
@@ -49,8 +49,8 @@ class Cut(NamedTuple):
     token: mx.array
 
 
-def keys_of(values: mx.array, top: mx.array) -> mx.array:
-    """[R, V] uint32: how far each of ``values`` lies below ``top`` [R, 1]; rises with rank."""
+def ranks_of(values: mx.array, top: mx.array) -> mx.array:
+    """[R, V] uint32 keys: how far each of ``values`` lies below ``top`` [R, 1]."""
     scaled = (top - values) * (OCTAVES_PER_NAT * 2**KEY_BITS) + ALMOST_ONE
     return mx.minimum(scaled, float(LARGEST_KEY)).astype(mx.uint32)
 
@@ -60,29 +60,22 @@ def is_dropped(keys: mx.array, tokens: mx.array, cut: Cut) -> mx.array:
     return (keys > cut.key) | ((keys == cut.key) & (tokens > cut.token))
 
 
-def cuts(values: mx.array, top: mx.array, group: Group) -> Cut:
+def cuts(keys: mx.array, options: Options) -> Cut:
     """The cut of each row.
 
     Args:
-        values: [R, V] float32, V a multiple of 16; R is a multiple of the group's rows, each of
-            whose options count for as many neighbours.
-        top: [R, 1], the largest value.
-        group: the rows' options.
+        keys: [R, V] as :func:`ranks_of` gives them, V a multiple of 16.
+        options: of the R rows.
     """
-    repeats = values.shape[0] // len(group.rows)
-    top_p, top_k, lowest = (
-        mx.repeat(option, repeats)[:, None] for option in (group.top_p, group.top_k, group.lowest)
-    )
-    everything = mx.full(lowest.shape, values.shape[1], mx.int32)
-    cut = Cut(lowest, everything)
-    if not group.by_rank:
-        return cut
-    keys = keys_of(values, top)
+    lowest = options.lowest
+    everything = mx.full(lowest.shape, keys.shape[1], mx.int32)
+    if not options.by_rank:
+        return Cut(lowest, everything)
     high = (keys >> LOW_BITS).astype(mx.uint16)
-    if group.by_mass:
-        first, before, count = _first_bin_by_mass(high, top_p, top_k)
+    if options.by_mass:
+        first, before, count = _first_bin_by_mass(high, options.top_p, options.top_k)
     else:
-        (first, before), count = _first_bin(high, top_k), top_k
+        (first, before), count = _first_bin(high, options.top_k), options.top_k
     ranked = _nth(keys, first, before, count)
     stricter = lowest < ranked.key
     return Cut(mx.where(stricter, lowest, ranked.key), mx.where(stricter, everything, ranked.token))

@@ -7,8 +7,8 @@ options come as Python numbers, once for as long as the batch stays the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -22,24 +22,18 @@ _TOP_P_ONE = 2**31
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Sampling rows that are handled together.
+class Options:
+    """How rows sample, on the device; of shape [b], or [R, 1] where positions are rows too.
 
     Attributes:
-        rows: their numbers, ascending.
-        index: [b] int32, the same on the device.
-        seeds: [b, 2] uint32, low and high word.
-        inverse_temperature: [b] float32.
-        top_p: [b] int64 in units of 2**-31; more than one where the filter is off.
-        top_k: [b] int32, 2**31 - 1 where the filter is off.
-        lowest: [b] uint32, the last key that min-p keeps.
-        filters: whether they filter.
+        inverse_temperature: float32.
+        top_p: int64 in units of 2**-31; more than one where the filter is off.
+        top_k: int32, 2**31 - 1 where the filter is off.
+        lowest: uint32, the last key that min-p keeps.
+        filters: whether these rows filter.
         by_mass, by_rank: some row has a top-p; some row has a top-p or a top-k.
     """
 
-    rows: tuple[int, ...]
-    index: mx.array
-    seeds: mx.array
     inverse_temperature: mx.array
     top_p: mx.array
     top_k: mx.array
@@ -47,6 +41,38 @@ class Group:
     filters: bool
     by_mass: bool
     by_rank: bool
+
+    def spread(self, places: int) -> Options:
+        """Each row's options for as many neighbours: [b * places, 1]."""
+        return self._each(lambda array: mx.repeat(array, places)[:, None])
+
+    def part(self, rows: slice) -> Options:
+        """Those of some rows."""
+        return self._each(lambda array: array[rows])
+
+    def _each(self, change: Callable[[mx.array], mx.array]) -> Options:
+        return replace(
+            self,
+            inverse_temperature=change(self.inverse_temperature),
+            top_p=change(self.top_p),
+            top_k=change(self.top_k),
+            lowest=change(self.lowest),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Group(Options):
+    """Sampling rows of a batch that are handled together.
+
+    Attributes:
+        rows: their numbers, ascending.
+        index: [b] int32, the same on the device.
+        seeds: [b, 2] uint32, low and high word.
+    """
+
+    rows: tuple[int, ...]
+    index: mx.array
+    seeds: mx.array
 
 
 @dataclass(frozen=True)
