@@ -1,7 +1,9 @@
 // Sampling: Gumbel-max with a counter hash, and the cuts of top-p and top-k by bisection.
 //
 // Scores must be the reference's bit for bit, so nothing may be contracted to a fused multiply-add.
+#pragma METAL fp math_mode(safe)
 #pragma METAL fp contract(off)
+#pragma clang fp contract(off)
 
 #define LN2 0.693147182f
 #define UNITS 756387.688f        // of a key, in a nat
