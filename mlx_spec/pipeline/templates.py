@@ -40,13 +40,16 @@ class PromptTemplate:
             raise InvalidRequest(f"[{name}] line {error.lineno}: {error.message}") from error
 
     def render(self, fields: Mapping[str, Any], **more: Any) -> str:
-        """The text for one record; ``record`` also holds all fields, for names with blanks.
+        """The text for one record.
+
+        A stage's own variables (``more``) go before fields of the same name; ``record`` holds all
+        fields, whatever they are called.
 
         Raises:
             InvalidRequest: a field that is not there, or an expression that fails.
         """
         try:
-            return self._template.render({"record": fields, **more, **fields})
+            return self._template.render({**fields, **more, "record": fields})
         except UndefinedError as error:
             names = ", ".join(map(str, fields)) or "none"
             message = f"[{self._name}] {error.message}; the record's fields are: {names}"
