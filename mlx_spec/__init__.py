@@ -1,9 +1,9 @@
 """mlx-spec: lossless batched speculative decoding for MLX.
 
-    from mlx_spec import load, batch_generate, SamplingParams
+    from mlx_spec import batch_generate, load
 
-    model, tokenizer = load("demo")
-    draft, _ = load("demo-draft")
+    model, tokenizer = load("demo")  # a folder, a hub id, or the embedded toy
+    draft = load("demo-draft")
     batch = batch_generate(model, tokenizer, ["def read_", "class Stack:"], draft_model=draft)
     for result in batch.results:
         print(result.text)
@@ -21,16 +21,29 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "BatchResult": "results",
+    "BatchStream": "batching.stream",
     "BatchedMLXGenerator": "batching.generator",
     "BatchingConfig": "config",
+    "CapacityError": "errors",
+    "ChatConfig": "config",
     "GenerationChunk": "results",
     "GenerationResult": "results",
     "GenerationStats": "results",
+    "GeneratorClosed": "errors",
+    "GeneratorStats": "batching.generator_stats",
+    "InvalidRequest": "errors",
+    "InvariantError": "errors",
     "MlxSpecError": "errors",
+    "ModelLoadError": "errors",
+    "OutputError": "errors",
+    "PerformanceLog": "metrics",
+    "PromptTooLong": "errors",
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
     "TokenStream": "batching.token_stream",
+    "TokenizerMismatch": "errors",
+    "UnsupportedModel": "errors",
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
@@ -38,18 +51,34 @@ _EXPORTS = {
     "stream_generate": "api",
 }
 
+# These import no mlx.
+_LIGHT = ("config", "errors", "results")
+
 __all__ = [
     "BatchResult",
+    "BatchStream",
     "BatchedMLXGenerator",
     "BatchingConfig",
+    "CapacityError",
+    "ChatConfig",
     "GenerationChunk",
     "GenerationResult",
     "GenerationStats",
+    "GeneratorClosed",
+    "GeneratorStats",
+    "InvalidRequest",
+    "InvariantError",
     "MlxSpecError",
+    "ModelLoadError",
+    "OutputError",
+    "PerformanceLog",
+    "PromptTooLong",
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
     "TokenStream",
+    "TokenizerMismatch",
+    "UnsupportedModel",
     "batch_generate",
     "generate",
     "load",
@@ -60,25 +89,34 @@ __all__ = [
 if TYPE_CHECKING:
     from mlx_spec.api import batch_generate, generate, stream_batch_generate, stream_generate
     from mlx_spec.batching.generator import BatchedMLXGenerator
+    from mlx_spec.batching.generator_stats import GeneratorStats
+    from mlx_spec.batching.stream import BatchStream
     from mlx_spec.batching.token_stream import TokenStream
-    from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+    from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
     from mlx_spec.decoding.decoder import SpeculativeDecoder
-    from mlx_spec.errors import MlxSpecError
-    from mlx_spec.model.loader import load
-    from mlx_spec.results import (
-        BatchResult,
-        GenerationChunk,
-        GenerationResult,
-        GenerationStats,
+    from mlx_spec.errors import (
+        CapacityError,
+        GeneratorClosed,
+        InvalidRequest,
+        InvariantError,
+        MlxSpecError,
+        ModelLoadError,
+        OutputError,
+        PromptTooLong,
+        TokenizerMismatch,
+        UnsupportedModel,
     )
+    from mlx_spec.metrics import PerformanceLog
+    from mlx_spec.model.loader import load
+    from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     if name not in _EXPORTS:
         raise AttributeError(f"module 'mlx_spec' has no attribute {name!r}")
-    if "." in _EXPORTS[name] or _EXPORTS[name] == "api":
-        # These need mlx, and a fast BLAS has an effect only if it is there before mlx is.
+    if _EXPORTS[name] not in _LIGHT:
+        # The others need mlx, and a fast BLAS has an effect only if it is there before mlx is.
         from mlx_spec.platform import ensure_blas
 
         ensure_blas()

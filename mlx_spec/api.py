@@ -7,7 +7,7 @@ one path; a single prompt is a batch of one.
 Example::
 
     model, tokenizer = load("demo")
-    result = generate(model, tokenizer, "def read_", draft_model=load("demo-draft"))
+    result = generate(model, tokenizer, "def read_", max_tokens=40, draft_model=load("demo-draft"))
     print(result.text, result.acceptance_rate)
 """
 
@@ -15,14 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
 from mlx_spec.batching.stream import BatchStream
-from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.events import Listener
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def stream_batch_generate(
@@ -31,23 +35,31 @@ def stream_batch_generate(
     prompts: Seq[Prompt],
     *,
     draft_model: DraftModel = None,
-    sampling: SamplingParams | Seq[SamplingParams] = SamplingParams(),  # noqa: B008 (frozen)
-    speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
-    batching: BatchingConfig = BatchingConfig(),  # noqa: B008
+    sampling: SamplingParams | Seq[SamplingParams] | None = None,
+    chat: bool | ChatConfig = False,
+    speculation: SpeculationConfig | None = None,
+    batching: BatchingConfig | None = None,
     listeners: Seq[Listener] = (),
+    **options: Unpack[SamplingOptions],
 ) -> BatchStream:
     """Decode several prompts together; iterate the stream for chunks as they come.
 
     Args:
         model: the target, as ``load`` returned it.
         tokenizer: its tokenizer; None if all prompts are token ids (then there is no text).
-        prompts: each a string, a list of token ids, or a list of chat messages.
+        prompts: each a text, a list of token ids, or a list of chat messages. A text is fed to
+            the model *as it is*, messages go through the tokenizer's chat template: an instruct
+            model answers messages, and may answer nothing to a bare text.
         draft_model: a smaller model that guesses ahead, or its (model, tokenizer) pair: then the
             token maps are compared. The output is the same without it, only slower.
         sampling: options for all prompts, or one for each.
+        chat: True makes each text a message of the user, templated; a ``ChatConfig`` does so with
+            a system prompt, a beginning of the answer, keywords for the template or tools.
         speculation: how far to guess.
         batching: rows that run together; further prompts join as rows become free.
         listeners: told what happens at every step (``PerformanceLog`` is one).
+        options: fields of ``SamplingParams``, in the place of those of ``sampling``:
+            ``max_tokens=200, temperature=0.7``.
 
     Raises:
         InvalidRequest: no prompts, an empty prompt, or options that do not match them.
@@ -55,12 +67,22 @@ def stream_batch_generate(
         TokenizerMismatch: the draft's token map differs from the target's.
         UnsupportedModel: a model whose cache cannot roll back row by row.
     """
-    sequences = make_sequences(model, tokenizer, prompts, sampling, batching.max_seq_len)
+    owner = "generate"
+    check_models(model, tokenizer, owner)
+    batching = batching or BatchingConfig()
+    sequences = make_sequences(
+        model,
+        tokenizer,
+        prompts,
+        with_options(sampling, options, owner),
+        batching.max_seq_len,
+        ChatConfig.of(chat),
+    )
     engine = Engine(
         model,
         tokenizer,
         draft_model=drafting_model(draft_model, tokenizer),
-        speculation=speculation,
+        speculation=speculation or SpeculationConfig(),
         batching=batching,
         listeners=listeners,
     )
@@ -73,12 +95,18 @@ def batch_generate(
     prompts: Seq[Prompt],
     *,
     draft_model: DraftModel = None,
-    sampling: SamplingParams | Seq[SamplingParams] = SamplingParams(),  # noqa: B008 (frozen)
-    speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
-    batching: BatchingConfig = BatchingConfig(),  # noqa: B008
+    sampling: SamplingParams | Seq[SamplingParams] | None = None,
+    chat: bool | ChatConfig = False,
+    speculation: SpeculationConfig | None = None,
+    batching: BatchingConfig | None = None,
     listeners: Seq[Listener] = (),
+    **options: Unpack[SamplingOptions],
 ) -> BatchResult:
-    """Decode several prompts together and wait for all; arguments as ``stream_batch_generate``.
+    """Decode several prompts together and wait for all.
+
+    Prompts are texts, fed as they are (messages of the user with ``chat=True``), lists of token
+    ids, or lists of chat messages. All arguments and errors are those of
+    ``stream_batch_generate``.
 
     Returns:
         ``.results`` in the order of the prompts, ``.texts``, and ``.stats`` over all.
@@ -89,9 +117,11 @@ def batch_generate(
         prompts,
         draft_model=draft_model,
         sampling=sampling,
+        chat=chat,
         speculation=speculation,
         batching=batching,
         listeners=listeners,
+        **options,
     ) as stream:
         for _ in stream:
             pass
@@ -104,13 +134,16 @@ def stream_generate(
     prompt: Prompt,
     *,
     draft_model: DraftModel = None,
-    sampling: SamplingParams = SamplingParams(),  # noqa: B008 (frozen)
-    speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
+    sampling: SamplingParams | None = None,
+    chat: bool | ChatConfig = False,
+    speculation: SpeculationConfig | None = None,
     listeners: Seq[Listener] = (),
+    **options: Unpack[SamplingOptions],
 ) -> Iterator[GenerationChunk]:
-    """Decode one prompt; yields a chunk a token. Arguments as ``stream_batch_generate``.
+    """Decode one prompt; yields a chunk a token, ``chunk.text`` being what is new.
 
-    The prompt and options are checked at once, not at the first chunk.
+    The prompt and options are checked at once, not at the first chunk. Arguments and errors are
+    those of ``generate``.
     """
     return stream_batch_generate(
         model,
@@ -118,9 +151,11 @@ def stream_generate(
         [prompt],
         draft_model=draft_model,
         sampling=sampling,
+        chat=chat,
         speculation=speculation,
         batching=BatchingConfig(batch_size=1),
         listeners=listeners,
+        **options,
     )
 
 
@@ -130,19 +165,44 @@ def generate(
     prompt: Prompt,
     *,
     draft_model: DraftModel = None,
-    sampling: SamplingParams = SamplingParams(),  # noqa: B008 (frozen)
-    speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
+    sampling: SamplingParams | None = None,
+    chat: bool | ChatConfig = False,
+    speculation: SpeculationConfig | None = None,
     listeners: Seq[Listener] = (),
+    **options: Unpack[SamplingOptions],
 ) -> GenerationResult:
-    """Decode one prompt and wait for it; arguments as ``stream_batch_generate``."""
+    """Decode one prompt and wait for it::
+
+        generate(model, tokenizer, "Why is the sky blue?", chat=True, max_tokens=200).text
+
+    Args:
+        model, tokenizer: what ``load`` returned; tokenizer None if the prompt is token ids.
+        prompt: a text, a list of token ids, or a list of chat messages. A text is fed *as it is*;
+            messages go through the tokenizer's chat template.
+        draft_model: a smaller model that guesses ahead, or its (model, tokenizer) pair. The
+            output is the same without it, only slower.
+        sampling: ``SamplingParams``: how to choose tokens and when to stop. Greedy, at most 100
+            tokens, where nothing is said.
+        chat: True makes a text a message of the user; ``ChatConfig`` says more.
+        speculation: how far to guess.
+        listeners: told what happens at every step.
+        options: fields of ``SamplingParams``: ``max_tokens``, ``temperature``, ``top_p``,
+            ``top_k``, ``min_p``, ``seed``, ``stop``, ``stop_token_ids``, ``ignore_eos``.
+
+    Raises:
+        InvalidRequest, PromptTooLong, TokenizerMismatch, UnsupportedModel: as
+            ``stream_batch_generate``.
+    """
     batch = batch_generate(
         model,
         tokenizer,
         [prompt],
         draft_model=draft_model,
         sampling=sampling,
+        chat=chat,
         speculation=speculation,
         batching=BatchingConfig(batch_size=1),
         listeners=listeners,
+        **options,
     )
     return batch.results[0]

@@ -1,4 +1,4 @@
-"""The frozen option objects: what to sample, how to speculate, how to batch.
+"""The frozen option objects: what to sample, how to speculate, how to batch, how to chat.
 
 A command-line flag becomes a field here once, in the CLI, and nowhere else. Every field is
 checked when the object is made, so that a bad value is refused where it was written and not
@@ -9,18 +9,31 @@ Example::
     SamplingParams(max_tokens=200, temperature=0.8, top_p=0.95, seed=7)
     SpeculationConfig(num_draft_tokens=4, adaptive=False)
     BatchingConfig(batch_size=8)
+    ChatConfig(system_prompt="Be brief.", chat_template_config={"enable_thinking": False})
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
 
 ACCEPTANCE_RULES = ("shared_noise",)
+# What a chat template is called with by us, and no user's keyword may replace.
+_TEMPLATE_KEYWORDS = {
+    "add_generation_prompt",
+    "continue_final_message",
+    "conversation",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tools",
+}
 
 
 def _number(owner: str, name: str, value: Any, low: float, high: float, bounds: str) -> None:
@@ -63,8 +76,10 @@ class SamplingParams:
         min_p: keep tokens at least this times as probable as the best one, in [0, 1].
         seed: the sample at each position depends on this and the position only, so a seed
             gives the same text alone or in any batch, with or without a draft. None draws one.
-        stop: texts that end the generation; they are not part of the output.
-        stop_token_ids: tokens that end it, beside the tokenizer's end-of-sequence tokens.
+        stop: texts that end the generation, or one; they are not part of the output. Kept as a
+            tuple.
+        stop_token_ids: tokens that end it, or one, beside the tokenizer's end-of-sequence tokens.
+            Kept as a tuple.
         ignore_eos: go on past end-of-sequence tokens (benchmarks).
 
     Raises:
@@ -77,8 +92,8 @@ class SamplingParams:
     top_k: int = 0
     min_p: float = 0.0
     seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: str | Seq[str] | None = ()
+    stop_token_ids: int | Seq[int] | None = ()
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
@@ -92,16 +107,26 @@ class SamplingParams:
         if self.seed is not None:
             _integer(owner, "seed", self.seed, 0)
         # A lone text or token, or None, is what people write for one stop, or for none.
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        object.__setattr__(self, "stop", stop)
-        ids = self.stop_token_ids
-        ids = (ids,) if isinstance(ids, int) else tuple(ids if ids is not None else ())
-        object.__setattr__(self, "stop_token_ids", ids)
-        for text in self.stop:
+        for name in ("stop", "stop_token_ids"):
+            value = getattr(self, name)
+            several = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+            kept = tuple(value) if several else () if value is None else (value,)
+            object.__setattr__(self, name, kept)
+        for text in self.stop_texts:
             if not isinstance(text, str) or not text:
                 raise InvalidRequest(f"[{owner}] stop={text!r}, expected non-empty texts")
-        for token in self.stop_token_ids:
+        for token in self.stop_ids:
             _integer(owner, "stop_token_ids", token, 0)
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """``stop``, as the tuple that it is kept as."""
+        return self.stop  # type: ignore[return-value]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """``stop_token_ids``, as the tuple that it is kept as."""
+        return self.stop_token_ids  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -215,3 +240,59 @@ class BatchingConfig:
             prefill_step_size=4096,
             prefill_interleave=2048,
         )
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """How prompts go through the tokenizer's chat template.
+
+    Attributes:
+        texts: a text is one message of the user. Where False, only lists of messages are
+            templated and texts are fed as they are.
+        system_prompt: a system message before each text; lists of messages bring their own.
+        prefill_response: how the answer begins; the model goes on from there. It is part of the
+            prompt and not of the output.
+        chat_template_config: further keywords for the template, as mlx-lm's option of that name:
+            ``{"enable_thinking": False}``.
+        tools: descriptions of functions that the model may call, for templates that take them.
+
+    Raises:
+        InvalidRequest: a value of another type, or a keyword that the template is given by us.
+    """
+
+    texts: bool = True
+    system_prompt: str | None = None
+    prefill_response: str | None = None
+    chat_template_config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tools: Seq[Any] = field(default=(), hash=False)
+
+    def __post_init__(self) -> None:
+        for name in ("system_prompt", "prefill_response"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise InvalidRequest(f"[ChatConfig] {name}={value!r}, expected a text")
+        config = self.chat_template_config
+        if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
+            raise InvalidRequest(
+                f"[ChatConfig] chat_template_config={config!r}, expected keywords and values"
+            )
+        for name in sorted(_TEMPLATE_KEYWORDS & config.keys()):
+            hint = "give tools=[...]" if name == "tools" else "that is not for a user to set"
+            raise InvalidRequest(f"[ChatConfig] chat_template_config names {name!r}: {hint}")
+        if isinstance(self.tools, (str, bytes)) or not isinstance(self.tools, Seq):
+            raise InvalidRequest(f"[ChatConfig] tools={self.tools!r}, expected a list")
+
+    @classmethod
+    def of(cls, chat: bool | ChatConfig) -> ChatConfig:
+        """What ``chat=`` of the public functions means: True or False, or a config.
+
+        Raises:
+            InvalidRequest: anything else.
+        """
+        if isinstance(chat, bool):
+            return cls(texts=chat)
+        if not isinstance(chat, cls):
+            raise InvalidRequest(
+                f"[ChatConfig] chat={chat!r}, expected True, False or a ChatConfig"
+            )
+        return chat

@@ -104,7 +104,10 @@ class StepDone(NamedTuple):
     """One step of the engine, over all rows; a tuple because one is made at every step.
 
     Attributes:
-        time: when its tokens were there.
+        time: when its tokens were handed out.
+        began, ended: its share of the time in which requests held rows. It ends when the results
+            were read and begins where the step before it ended, or with the first admission
+            after a time without requests. Building the next step ahead falls into that one's.
         seconds: of the verify pass; 0 while only prompts were fed.
         prefill_seconds: spent on prompts before it.
         prompt_tokens: of the requests that began to be fed.
@@ -119,6 +122,8 @@ class StepDone(NamedTuple):
     """
 
     time: float
+    began: float
+    ended: float
     seconds: float
     prefill_seconds: float
     prompt_tokens: int

@@ -6,11 +6,12 @@ here into the engine's option objects. No mlx; may be imported by all.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
 
 TARGET, DRAFT = "demo", "demo-draft"
@@ -47,7 +48,10 @@ class Flags:
     dtype: str | None = None
     trust_remote_code: bool = False
     system_prompt: str | None = None
+    prefill_response: str | None = None
     ignore_chat_template: bool = False
+    chat_template_config: str | None = None
+    extra_eos_token: tuple[str, ...] = ()
     max_tokens: int = SamplingParams.max_tokens
     temp: float = SamplingParams.temperature
     top_p: float = SamplingParams.top_p
@@ -70,7 +74,7 @@ class Flags:
 
     def __post_init__(self) -> None:
         # The option objects check their own ranges; a mistake must not wait for the models.
-        for checked in (self.sampling, self.speculation, self.batches):
+        for checked in (self.sampling, self.speculation, self.batches, self._chat):
             assert checked is not None
         if self.enable_speculative and self.model is not None and self.draft_model is None:
             raise InvalidRequest("[flags] --enable-speculative needs a --draft-model")
@@ -99,6 +103,31 @@ class Flags:
             seed=self.seed,
             stop=self.stop,
             ignore_eos=self.ignore_eos,
+        )
+
+    def sampling_for(self, tokenizer: Any) -> SamplingParams:
+        """Sampling options with the ids of ``--extra-eos-token``.
+
+        Raises:
+            InvalidRequest: one of them is no token.
+        """
+        if not self.extra_eos_token:
+            return self.sampling
+        vocabulary = tokenizer.get_vocab()
+        ids = [_token_id(token, vocabulary) for token in self.extra_eos_token]
+        return replace(self.sampling, stop_token_ids=tuple(ids))
+
+    def chat(self, tokenizer: Any) -> ChatConfig:
+        """How prompts are templated: texts too, where there is a template and it is wanted."""
+        templated = bool(tokenizer.has_chat_template) and not self.ignore_chat_template
+        return replace(self._chat, texts=templated)
+
+    @cached_property
+    def _chat(self) -> ChatConfig:
+        return ChatConfig(
+            system_prompt=self.system_prompt,
+            prefill_response=self.prefill_response,
+            chat_template_config=_json_object(self.chat_template_config),
         )
 
     @cached_property
@@ -132,3 +161,31 @@ class Flags:
 def _bytes_or_share(limit: float | None) -> int | float | None:
     """A number above 1 is meant in bytes."""
     return limit if limit is None or limit <= 1 else int(limit)
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    """The keywords of a template, from the command line."""
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"[flags] --chat-template-config {text!r} is not JSON ({error}); "
+            """expected an object, such as '{"enable_thinking": false}'"""
+        ) from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(
+            f"[flags] --chat-template-config {text!r}, expected an object, such as "
+            """'{"enable_thinking": false}'"""
+        )
+    return value
+
+
+def _token_id(token: str, vocabulary: dict[str, int]) -> int:
+    """The id of a token given by its number, as for mlx-lm, or as text."""
+    if token.isascii() and token.isdigit() and int(token) in vocabulary.values():
+        return int(token)
+    if token in vocabulary:
+        return vocabulary[token]
+    raise InvalidRequest(f"[flags] --extra-eos-token {token!r} is no token of this model")

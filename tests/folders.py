@@ -35,13 +35,17 @@ def byte_vocabulary() -> dict[str, int]:
 
 
 def write_folder(
-    folder: Path, vocabulary: dict[str, int] | None = None, dtype: mx.Dtype = mx.float16
+    folder: Path,
+    vocabulary: dict[str, int] | None = None,
+    dtype: mx.Dtype = mx.float16,
+    **changes: Any,
 ) -> Path:
-    """A whole model folder: config, weights, tokenizer."""
+    """A whole model folder: config with ``changes``, weights, tokenizer."""
     folder.mkdir(parents=True)
-    config = {"model_type": "llama", "eos_token_id": 256, **_CONFIG}
+    settings = {**_CONFIG, **changes}
+    config = {"model_type": "llama", "eos_token_id": 256, **settings}
     (folder / "config.json").write_text(json.dumps(config))
-    model = make_model("llama", **_CONFIG)
+    model = make_model("llama", **settings)
     model.set_dtype(dtype)
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})

@@ -203,7 +203,7 @@ def test_the_context_ends_a_text_with_length(draft: bool) -> None:
 def test_prompts_that_fill_the_context_are_refused() -> None:
     """Stops a prompt that is cut, or that fails in the middle of the batch."""
     for length in (40, 41, 400):
-        with pytest.raises(PromptTooLong, match=rf"prompt 1 has {length} tokens.*context is 40"):
+        with pytest.raises(PromptTooLong, match=rf"prompt 2 of 2 has {length} .*context is 40"):
             batch_generate(model(40), None, [[1], [1] * length])
 
 

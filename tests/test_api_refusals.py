@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +17,7 @@ from mlx_spec import (
     stream_batch_generate,
     stream_generate,
 )
+from mlx_spec.batching.arguments import SamplingOptions
 from mlx_spec.errors import InvalidRequest, MlxSpecError, TokenizerMismatch
 from tests.api_support import (
     SIX,
@@ -32,17 +34,17 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("no prompts", lambda: batch([]), "0 prompts"),
     ("a text for a list", lambda: batch("def f"), "must be a list"),
     ("an iterator", lambda: batch(iter(["x"])), "must be a list"),
-    ("an empty text", lambda: batch(["x", ""]), "prompt 1 is empty"),
-    ("no ids", lambda: batch(["x", []]), "prompt 1 is empty"),
-    ("no messages", lambda: batch([()]), "prompt 0 is empty"),
-    ("a negative id", lambda: batch(["x", [5, -1, 5]]), "prompt 1 holds the token id -1"),
-    ("an id too large", lambda: batch(["x", [5, 2048]]), "prompt 1 holds the token id 2048"),
-    ("a huge id", lambda: batch([[2**70]]), "prompt 0 holds the token id"),
-    ("a float", lambda: batch([[1.0]]), "prompt 0 holds 1.0"),
-    ("a bool", lambda: batch([[3, True]]), "prompt 0 holds True"),
-    ("None among ids", lambda: batch([[3, None]]), "prompt 0 holds None"),
-    ("texts for ids", lambda: batch([["a", "b"]]), "prompt 0 holds 'a'"),
-    ("nested ids", lambda: batch([[[1, 2]]]), "prompt 0 holds"),
+    ("an empty text", lambda: batch(["x", ""]), "prompt 2 of 2 is empty"),
+    ("no ids", lambda: batch(["x", []]), "prompt 2 of 2 is empty"),
+    ("no messages", lambda: batch([()]), "the prompt is empty"),
+    ("a negative id", lambda: batch(["x", [5, -1, 5]]), "prompt 2 of 2 holds the token id -1"),
+    ("an id too large", lambda: batch(["x", [5, 2048]]), "prompt 2 holds the token id 2048"),
+    ("a huge id", lambda: batch([[2**70]]), "prompt.* holds the token id"),
+    ("a float", lambda: batch([[1.0]]), "prompt.* holds 1.0"),
+    ("a bool", lambda: batch([[3, True]]), "prompt.* holds True"),
+    ("None among ids", lambda: batch([[3, None]]), "prompt.* holds None"),
+    ("texts for ids", lambda: batch([["a", "b"]]), "prompt.* holds 'a'"),
+    ("nested ids", lambda: batch([[[1, 2]]]), "prompt.* holds"),
     ("too few options", lambda: batch(["x", "y"], sampling=[ONE]), "1 sampling options for 2"),
     ("too many options", lambda: batch(["x"], sampling=[ONE] * 2), "2 sampling options for 1"),
     ("text without tokenizer", lambda: batch_generate(model(), None, ["x"]), "needs a tokenizer"),
@@ -70,7 +72,6 @@ FOREIGN: list[tuple[str, Callable[[], Any]]] = [
     ("a set", lambda: batch([{1, 2}])),
     ("bytes", lambda: batch([b"def f"])),
     ("rows of ids in one array", lambda: batch([np.array([[1, 2], [3, 4]])])),
-    ("no options", lambda: batch(["x"], sampling=None)),
     ("options as a dictionary", lambda: batch(["x"], sampling={"max_tokens": 1})),
     ("a list of dictionaries", lambda: batch(["x"], sampling=[{"max_tokens": 1}])),
     ("the name of a draft", lambda: batch(["x"], draft_model="demo-draft")),
@@ -152,3 +153,42 @@ def test_no_model_is_asked_for_an_embedding_that_it_lacks(size: int, temperature
     assert result.stats.drafted > 0
     assert seen[0].largest < 2048
     assert 0 < seen[1].largest < size
+
+
+LIKELY: list[tuple[str, Callable[[], Any], str]] = [
+    ("names for models", lambda: generate("demo", "demo", "x"), r"model is the name 'demo'.*load"),
+    ("a pair for a model", lambda: generate(pair()[:2], pair()[1], "x"), "take it apart"),
+    ("a name for a tokenizer", lambda: generate(model(), "demo", "x"), "tokenizer is the name"),
+    ("swapped", lambda: generate(tokenizer(), model(), "x"), "are swapped"),
+    ("no model", lambda: generate(None, tokenizer(), "x"), "model is NoneType"),
+    ("mlx-lm's temp", lambda: generate(model(), tokenizer(), "x", temp=1), "called temperature"),
+    (
+        "mlx-lm's sampler",
+        lambda: generate(model(), tokenizer(), "x", sampler=1),
+        "temperature,",
+    ),
+    ("a typing error", lambda: generate(model(), tokenizer(), "x", max_token=1), "'max_tokens'"),
+    (
+        "an unknown word",
+        lambda: generate(model(), tokenizer(), "x", zebra=1),
+        "options of",
+    ),
+    ("chat's own", lambda: batch(["x"], system_prompt="x"), "ChatConfig"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), [c[1:] for c in LIKELY], ids=[c[0] for c in LIKELY])
+def test_likely_mistakes_get_a_helpful_word(call: Callable[[], Any], message: str) -> None:
+    """Stops an AttributeError from inside, or a bare TypeError, for what others' scripts write."""
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_of_sampling_may_be_given_as_keywords() -> None:
+    """As every script for mlx-lm does; they take the place of those of ``sampling``."""
+    short = generate(model(), tokenizer(), "x", max_tokens=3)
+    assert short.generation_tokens == 3
+    both = batch(["x", "y"], sampling=[SamplingParams(max_tokens=9, seed=1)] * 2, max_tokens=2)
+    assert [one.generation_tokens for one in both.results] == [2, 2]
+    assert set(SamplingOptions.__annotations__) == {f.name for f in fields(SamplingParams)}

@@ -163,7 +163,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "a path without a model": (["--model", "./nothing"], "no such folder"),
-    "an empty prompt": (["-p", ""], "prompt 1 of 1 is empty"),
+    "an empty prompt": (["-p", ""], "the prompt is empty"),
     "one empty prompt of two": (["-p", "a", "-p", ""], "prompt 2 of 2 is empty"),
     "a prompt that is no text": (["-p", "\udcff"], "not valid UTF-8"),
     "stdin twice": (["-p", "-", "-p", "-"], "given twice"),

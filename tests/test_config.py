@@ -51,8 +51,8 @@ def test_edges_are_allowed() -> None:
 
 
 def test_one_stop_text_may_be_a_plain_string() -> None:
-    assert SamplingParams(stop="\n\n").stop == ("\n\n",)  # type: ignore[arg-type]
-    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
+    assert SamplingParams(stop="\n\n").stop == ("\n\n",)
+    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
 
 
 @pytest.mark.parametrize("kind", [SamplingParams, SpeculationConfig, BatchingConfig])

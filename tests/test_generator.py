@@ -184,7 +184,7 @@ def test_who_saw_a_request_end_sees_it_in_the_statistics() -> None:
 
 def test_bad_requests_are_refused_with_the_numbers() -> None:
     with make_generator(2, max_batch_tokens=50, max_seq_len=40) as generator:
-        with pytest.raises(InvalidRequest, match="prompt 0 is empty"):
+        with pytest.raises(InvalidRequest, match="the prompt is empty"):
             generator.submit([])
         with pytest.raises(InvalidRequest, match="context is 40"):
             generator.submit([1] * 40)

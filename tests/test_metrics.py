@@ -50,7 +50,9 @@ def step(time: float, emitted: tuple[str, ...] = (), **fields: Any) -> StepDone:
         "accepted": 0,
         "memory": 100,
     }
-    return StepDone(time=time, emitted=emitted, **{**values, **fields})
+    values = {**values, **fields}
+    began = time - values["seconds"] - values["prefill_seconds"]
+    return StepDone(**{"time": time, "began": began, "ended": time, "emitted": emitted, **values})
 
 
 def finished(time: float, request_id: str, **fields: Any) -> RequestFinished:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_spec.metrics import plots
 from mlx_spec.metrics.log_reader import read_logs
-from mlx_spec.metrics.report import summarise
+from mlx_spec.metrics.summary import summarise
 from tests.test_report import HEADER, inference, request, write
 
 

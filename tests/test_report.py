@@ -16,7 +16,9 @@ from mlx_spec.events import ErrorHappened, StageDone
 from mlx_spec.metrics import PerformanceLog
 from mlx_spec.metrics.distribution import bucket
 from mlx_spec.metrics.log_reader import Problem, RunLog, read_logs
-from mlx_spec.metrics.report import Limits, print_report, summarise
+from mlx_spec.metrics.report import print_report
+from mlx_spec.metrics.summary import Limits, summarise
+from mlx_spec.metrics.terms import GROUPS, TERMS
 from tests.test_metrics import finished, step
 
 HEADER = {"kind": "header", "format": 1, "run": "x-1-ab", "part": 0, "started": "2026-01-02T03:04"}
@@ -61,9 +63,9 @@ def make_logs(folder: Path) -> None:
         log(ErrorHappened(12.0, "submit", "<script>alert(1)</script>"))
 
 
-def terminal(logs: list[RunLog], problems: list[Problem], limits: Limits = Limits()) -> str:  # noqa: B008
-    console = Console(file=StringIO(), width=160)
-    print_report(console, [summarise(log, limits) for log in logs], problems)
+def terminal(logs: list[RunLog], problems: list[Problem], width: int = 160) -> str:
+    console = Console(file=StringIO(), width=width)
+    print_report(console, [summarise(log, number=n) for n, log in enumerate(logs, 1)], problems)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert isinstance(text, str)
     return text
@@ -182,23 +184,28 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         {"kind": "event", "t": 1.0, "event": "preempted"},
     )
     (run,), _ = read_logs(tmp_path)
-    figures = summarise(run, Limits(ttft=0.1)).figures
-    assert figures["machine"] == "M9 (metal)"
-    assert figures["models"] == "big"
+    summary = summarise(run, Limits(ttft=0.1), 7)
+    figures = summary.figures
+    assert summary.machine == "M9 (metal)"
+    assert summary.models == "big"
+    assert summary.name == "7: big, 2026-01-02 03:04"
     assert figures["requests"] == "2 (1 cancelled, 1 stop)"
     assert figures["tokens"] == "80"
     assert figures["throughput"] == "80.0 tok/s"
     assert figures["acceptance"] == "75.0%"
     assert figures["tokens a pass"] == "2.00"
     # 20 row steps in 10 steps of 4 places, and 20 in 5 of 4.
-    assert figures["occupancy"] == "67%"
-    assert figures["TTFT p50 / p90 / p99"] == "100 / 100 / 100 ms"
-    low, middle, high = (float(v) for v in figures["ITL p50 / p90 / p99"][:-3].split(" / "))
+    assert figures["occupancy"] == "2.7 of 4 rows"
+    assert figures["TTFT"] == "100 / 100 / 100 ms"
+    low, middle, high = (float(v) for v in figures["ITL"][:-3].split(" / "))
     assert low == middle == high == pytest.approx(50, rel=0.0101)
     assert figures["peak memory"] == "2.000 GB"
     assert figures["goodput"] == "1.00 requests/s (100% within the limits)"
     assert figures["preempted"] == "1"
-    assert figures["closed"].startswith("no")
+    assert figures["log"] == "incomplete"
+    # Every figure stands in a table, and every word of a table that needs one has its sentence.
+    assert set(figures) == {label for labels in GROUPS.values() for label in labels}
+    assert set(figures) - {"requests", "errors"} <= set(TERMS)
 
 
 def test_a_header_of_nonsense_is_shown_as_unknown(tmp_path: Path) -> None:
@@ -213,6 +220,37 @@ def test_the_terminal_shows_figures_stages_and_problems(tmp_path: Path) -> None:
     text = terminal(*read_logs(tmp_path))
     for part in ("big<b> + small", "50.0%", "filter", "10.00", "notes.txt: not a performance log"):
         assert part in text
+
+
+def test_eighty_columns_hold_models_in_folders_far_down(tmp_path: Path) -> None:
+    """The folder's own name, whole; as many runs as fit, and the word of what is not shown."""
+    deep = "/home/somebody/models/of/all/kinds/SmolLM2-135M-Instruct"
+    for number in range(5):
+        header = {**HEADER, "run": f"r{number}", "started": f"2026-01-02T03:0{number}"}
+        notes = {"target": deep, "draft": "mlx-community/SmolLM2-60M"}
+        slow = request(1.0, ttft=12.5, tpot=1.25)
+        records = ({**header, "notes": notes}, inference(1.0), slow)
+        write(tmp_path / f"{number}.jsonl", *records)
+    text = terminal(*read_logs(tmp_path), width=80)
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+    assert "run 5  2026-01-02 03:04  SmolLM2-135M-Instruct + SmolLM2-60M" in text
+    assert "12.5 / 12.5 / 12.5 s" in text
+    assert "somebody" not in text
+    shown = text.count("  SmolLM2-135M-Instruct + SmolLM2-60M")
+    assert 2 <= shown < 5
+    assert f"{5 - shown} older run" in text
+    assert "so it may lie above TPOT" in " ".join(text.split())
+
+
+def test_a_log_s_reused_prompt_tokens_are_named(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.jsonl",
+        HEADER,
+        request(1.0, prompt_tokens=600, reused_tokens=512),
+        request(2.0, prompt_tokens=700, reused_tokens=512),
+    )
+    ((run,), _) = read_logs(tmp_path)
+    assert summarise(run).figures["prompt tokens"] == "1,300 (1,024 reused)"
 
 
 # --- the command ---

@@ -140,6 +140,8 @@ class Engine:
             self._forget(track)
             if self._teller:
                 self._teller.finished(track)
+                if not self.busy:
+                    self._teller.idle()
 
     def step(self, *, hurry: bool = False) -> list[tuple[Track, list[GenerationChunk]]]:
         """Admit who may run, advance every row, and return what each request gained.

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
 from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.batching.worker import Worker
 from mlx_spec.closing import Closing
-from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class BatchedMLXGenerator(Closing):
@@ -53,10 +57,12 @@ class BatchedMLXGenerator(Closing):
         tokenizer: Any,
         *,
         draft_model: DraftModel = None,
-        batching: BatchingConfig = BatchingConfig(),  # noqa: B008 (frozen)
-        speculation: SpeculationConfig = SpeculationConfig(),  # noqa: B008
+        batching: BatchingConfig | None = None,
+        speculation: SpeculationConfig | None = None,
         listeners: Seq[Listener] = (),
     ) -> None:
+        check_models(model, tokenizer, "BatchedMLXGenerator")
+        batching = batching or BatchingConfig()
         self._model, self._tokenizer, self._batching = model, tokenizer, batching
         draft = drafting_model(draft_model, tokenizer)
         _settle(model, draft)
@@ -66,7 +72,7 @@ class BatchedMLXGenerator(Closing):
                 model,
                 tokenizer,
                 draft_model=draft,
-                speculation=speculation,
+                speculation=speculation or SpeculationConfig(),
                 batching=batching,
                 listeners=listeners,
             )
@@ -77,16 +83,20 @@ class BatchedMLXGenerator(Closing):
         prompt: Prompt,
         sampling: SamplingParams | None = None,
         *,
+        chat: bool | ChatConfig = False,
         priority: int = 0,
         request_id: str | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> TokenStream:
         """Queue one request; returns at once.
 
         Args:
-            prompt: a text, token ids or chat messages.
+            prompt: a text, fed as it is, token ids, or chat messages, which are templated.
             sampling: how to choose tokens and when to stop.
+            chat: True makes a text a message of the user; ``ChatConfig`` says more.
             priority: higher goes first.
             request_id: a name for errors and logs.
+            options: fields of ``SamplingParams``, in the place of those of ``sampling``.
 
         Raises:
             InvalidRequest: a bad prompt, or a ``request_id`` that is in use.
@@ -97,8 +107,9 @@ class BatchedMLXGenerator(Closing):
             self._model,
             self._tokenizer,
             [prompt],
-            sampling or SamplingParams(),
+            with_options(sampling, options, "BatchedMLXGenerator.submit"),
             self._batching.max_seq_len,
+            ChatConfig.of(chat),
         )
         sequence.index = number
         stream = TokenStream(request_id or f"request-{number}", self._worker.cancel)
@@ -110,19 +121,26 @@ class BatchedMLXGenerator(Closing):
         prompts: Seq[Prompt],
         sampling: SamplingParams | Seq[SamplingParams] | None = None,
         *,
+        chat: bool | ChatConfig = False,
         timeout: float | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> list[GenerationResult]:
-        """Submit all prompts and wait for their results, in order."""
+        """Submit all prompts and wait for their results, in order; options as in ``submit``."""
         left = deadline(timeout)
-        return [stream.result(left()) for stream in self._submit_all(prompts, sampling)]
+        made = with_options(sampling, options, "BatchedMLXGenerator.generate")
+        return [stream.result(left()) for stream in self._submit_all(prompts, made, chat)]
 
     async def agenerate(
         self,
         prompts: Seq[Prompt],
         sampling: SamplingParams | Seq[SamplingParams] | None = None,
+        *,
+        chat: bool | ChatConfig = False,
+        **options: Unpack[SamplingOptions],
     ) -> list[GenerationResult]:
         """The same from a coroutine."""
-        return [await stream for stream in self._submit_all(prompts, sampling)]
+        made = with_options(sampling, options, "BatchedMLXGenerator.agenerate")
+        return [await stream for stream in self._submit_all(prompts, made, chat)]
 
     def stats(self) -> GeneratorStats:
         """The generator as it stood at the last step boundary."""
@@ -151,9 +169,10 @@ class BatchedMLXGenerator(Closing):
     def _submit_all(
         self,
         prompts: Seq[Prompt],
-        sampling: SamplingParams | Seq[SamplingParams] | None,
+        sampling: SamplingParams | Seq[SamplingParams],
+        chat: bool | ChatConfig,
     ) -> list[TokenStream]:
-        shared = sampling is None or isinstance(sampling, SamplingParams)
+        shared = isinstance(sampling, SamplingParams)
         options = [sampling] * len(prompts) if shared else list(sampling)  # type: ignore[arg-type]
         if len(options) != len(prompts):
             raise InvalidRequest(
@@ -161,7 +180,7 @@ class BatchedMLXGenerator(Closing):
                 f"{len(prompts)} prompts"
             )
         return [
-            self.submit(prompt, option)  # type: ignore[arg-type]
+            self.submit(prompt, option, chat=chat)  # type: ignore[arg-type]
             for prompt, option in zip(prompts, options, strict=True)
         ]
 

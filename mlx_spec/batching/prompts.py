@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
-from mlx_spec.config import SamplingParams
+from mlx_spec.batching.chat import RAW, text_ids, turns_ids
+from mlx_spec.batching.messages import check_text
+from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.model.loader import check_pair, context_length
 from mlx_spec.sequence import Sequence
@@ -25,8 +27,11 @@ def make_sequences(
     prompts: Seq[Prompt],
     sampling: SamplingParams | Seq[SamplingParams],
     longest: int | None = None,
+    chat: ChatConfig = RAW,
 ) -> list[Sequence]:
     """One checked sequence a prompt, in order; ``longest`` is a limit beside the context's.
+
+    ``chat`` says whether texts are messages, and how messages are templated.
 
     Raises:
         InvalidRequest: no prompts, an empty one, a text without a tokenizer, a token id outside
@@ -49,27 +54,42 @@ def make_sequences(
         )
     limits = [limit for limit in (context_length(model), longest) if limit is not None]
     context = min(limits, default=None)
-    return [
-        _make_sequence(encode(tokenizer, prompt, index), option, tokenizer, context, index)
-        for index, (prompt, option) in enumerate(zip(prompts, options, strict=True))
-    ]
+    made = []
+    for index, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
+        where = f"[generate] {prompt_name(index, len(prompts))}"
+        ids = encode(tokenizer, prompt, where, chat)
+        made.append(_make_sequence(ids, option, tokenizer, context, index, where))
+    return made
 
 
-def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
-    """Token ids of one prompt; ``index`` names it in errors.
+def prompt_name(index: int, count: int) -> str:
+    """What a prompt is called in errors, everywhere."""
+    return "the prompt" if count == 1 else f"prompt {index + 1} of {count}"
+
+
+def encode(
+    tokenizer: Any, prompt: Prompt, where: str = "[generate] the prompt", chat: ChatConfig = RAW
+) -> list[int]:
+    """Token ids of one prompt; ``where`` names it in errors, ``chat`` says how it is templated.
 
     Raises:
         InvalidRequest: an empty prompt, or one that needs a tokenizer or chat template that is
             not there.
     """
-    where = f"[generate] prompt {index}"
     if isinstance(prompt, str):
         if not prompt:
             raise InvalidRequest(f"{where} is empty")
         _need(tokenizer, f"{where} is text")
+        if chat.texts:
+            return text_ids(tokenizer, prompt, chat, where)
         # As mlx-lm: a prompt that already starts with the special tokens gets no second set.
         bare = tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token)
-        return list(tokenizer.encode(prompt, add_special_tokens=bare))
+        check_text(prompt, where)
+        try:
+            return list(tokenizer.encode(prompt, add_special_tokens=bare))
+        except Exception as error:  # a foreign tokenizer may raise anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise InvalidRequest(f"{where}: the tokenizer fails: {reason}") from error
     # Arrays of ids (mlx, numpy) are no sequences by their type, but say so by their length.
     if isinstance(prompt, (bytes, Mapping, Set)) or not hasattr(prompt, "__len__"):
         raise InvalidRequest(
@@ -79,11 +99,7 @@ def encode(tokenizer: Any, prompt: Prompt, index: int = 0) -> list[int]:
         raise InvalidRequest(f"{where} is empty")
     if isinstance(prompt[0], Mapping):
         _need(tokenizer, f"{where} is a list of chat messages")
-        if not tokenizer.has_chat_template:
-            raise InvalidRequest(
-                f"{where} is a list of chat messages, but the tokenizer has no chat template"
-            )
-        return list(tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True))
+        return turns_ids(tokenizer, cast("Seq[Mapping[str, Any]]", prompt), chat, where)
     return [_token_id(token, where) for token in prompt]
 
 
@@ -101,23 +117,28 @@ def _need(tokenizer: Any, what: str) -> None:
 
 
 def _make_sequence(
-    ids: list[int], option: SamplingParams, tokenizer: Any, context: int | None, index: int
+    ids: list[int],
+    option: SamplingParams,
+    tokenizer: Any,
+    context: int | None,
+    index: int,
+    where: str,
 ) -> Sequence:
     if not ids:
-        raise InvalidRequest(f"[generate] prompt {index} encodes to no tokens")
+        raise InvalidRequest(f"{where} encodes to no tokens")
     if min(ids) < 0:
-        raise InvalidRequest(f"[generate] prompt {index} holds the token id {min(ids)}")
-    if option.stop:
-        _need(tokenizer, f"[generate] request {index} has stop texts")
+        raise InvalidRequest(f"{where} holds the token id {min(ids)}")
+    if option.stop_texts:
+        _need(tokenizer, f"{where} has stop texts")
     room = option.max_tokens
     if context is not None:
         if len(ids) >= context:
             raise PromptTooLong(
-                f"[generate] prompt {index} has {len(ids)} tokens; the model's context is "
-                f"{context} and must hold at least one more"
+                f"{where} has {len(ids)} tokens; the model's context is {context} and must hold "
+                "at least one more"
             )
         room = min(room, context - len(ids))
-    stops = set(option.stop_token_ids)
+    stops = set(option.stop_ids)
     if tokenizer is not None and not option.ignore_eos:
         stops |= set(tokenizer.eos_token_ids)
     return Sequence(ids, option, room, frozenset(stops), index)

@@ -57,6 +57,8 @@ class _Step(NamedTuple):
     """What is noted of a step when it is done."""
 
     time: float
+    began: float
+    ended: float
     totals: Any
     running: int
     waiting: int
@@ -79,6 +81,7 @@ class Teller:
         self._clock = clock
         self._before = _totals(StepMeter())
         self._steps: list[_Step] = []  # noted, not told yet
+        self._since: float | None = None  # where the next step's time begins; None while idle
 
     def __bool__(self) -> bool:
         return bool(self._feed)
@@ -119,6 +122,8 @@ class Teller:
     def moved(self, preempted: Iterable[Track], admitted: Iterable[Track]) -> None:
         """Requests lost or got rows; asked before ``admitted`` times are set."""
         now = self._clock()
+        if self._since is None:
+            self._since = now
         for track in preempted:
             self._tell(RequestPreempted(now, track.request.request_id))
         for track in admitted:
@@ -140,10 +145,15 @@ class Teller:
 
         Only what will have changed by then is noted now; the events are made in bursts.
         """
-        now = self._clock()
+        now, ended_at = self._clock(), decoder.ready
+        began = ended_at if self._since is None else min(self._since, ended_at)
+        idle = not scheduler.active and not scheduler.backlog
+        self._since = None if idle else ended_at
         self._steps.append(
             _Step(
                 now,
+                began,
+                ended_at,
                 _totals(decoder.meter),
                 scheduler.active + ended,
                 scheduler.backlog,
@@ -185,6 +195,8 @@ class Teller:
         self._feed.tell(
             StepDone(
                 time=step.time,
+                began=step.began,
+                ended=step.ended,
                 seconds=seconds,
                 prefill_seconds=prefill_seconds,
                 prompt_tokens=prompt_tokens,
@@ -200,6 +212,10 @@ class Teller:
                 emitted=tuple(emitted),
             )
         )
+
+    def idle(self) -> None:
+        """No request is left, though no step ended: the last one was cancelled."""
+        self._since = None
 
     def finished(self, track: Track) -> None:
         """A request has ended, by itself or because it was cancelled."""

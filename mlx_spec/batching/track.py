@@ -32,7 +32,7 @@ class Track:
         self.first: float | None = None
         self.last: float | None = None
         self._text = TextStream(
-            make_detokenizer(tokenizer, sequence.prompt), sequence.sampling.stop
+            make_detokenizer(tokenizer, sequence.prompt), sequence.sampling.stop_texts
         )
         self._given: list[GenerationChunk] = []
 

@@ -35,7 +35,10 @@ PromptTemplate = Annotated[
 ]
 PromptField = Annotated[
     str | None,
-    typer.Option("--prompt-field", help="Field that is the prompt.  [default: prompt, else text]"),
+    typer.Option(
+        "--prompt-field",
+        help="Field that is the prompt.  [default: prompt, else text, else the chat in messages]",
+    ),
 ]
 MessagesField = Annotated[
     str | None, typer.Option("--messages-field", help="Field of chat messages.")

@@ -92,13 +92,13 @@ def generate(
 def run(job: Job) -> int:
     """Load, decode, show; returns the exit code."""
     target, draft = _load_models(job)
-    prompts = [_as_prompt(job, target[1], text) for text in job.prompts]
+    job = replace(job, sampling=_stopping(job, target[1]))
     _warn(job, target[1])
-    result, interrupted = _decode(job, target, draft, prompts)
+    result, interrupted = _decode(job, target, draft)
     _show_results(job, result)
     if interrupted:
         return 130
-    return _compare(job, target, prompts, result) if job.compare else 0
+    return _compare(job, target, result) if job.compare else 0
 
 
 def _seeded(sampling: SamplingParams, count: int) -> list[SamplingParams]:
@@ -128,23 +128,14 @@ def _load_models(job: Job) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     return target, draft
 
 
-def _as_prompt(job: Job, tokenizer: Any, text: str) -> str | list[dict[str, str]]:
-    """The text itself, or as chat messages where the tokenizer has a template for them."""
-    if not _chats(job, tokenizer):
-        return text
-    messages = [{"role": "user", "content": text}]
-    if job.flags.system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": job.flags.system_prompt})
-    return messages
-
-
-def _chats(job: Job, tokenizer: Any) -> bool:
-    """Whether the tokenizer's chat template is applied."""
-    return bool(tokenizer.has_chat_template) and not job.flags.ignore_chat_template
+def _stopping(job: Job, tokenizer: Any) -> list[SamplingParams]:
+    """The options with the ids of ``--extra-eos-token``, which only the tokenizer knows."""
+    ids = job.flags.sampling_for(tokenizer).stop_ids
+    return [replace(one, stop_token_ids=ids) for one in job.sampling]
 
 
 def _decode(
-    job: Job, target: tuple[Any, Any], draft: tuple[Any, Any] | None, prompts: list[Any]
+    job: Job, target: tuple[Any, Any], draft: tuple[Any, Any] | None
 ) -> tuple[BatchResult, bool]:
     """Decode while showing the text; what there is, and whether Ctrl-C cut it short."""
     from mlx_spec.api import stream_batch_generate
@@ -154,9 +145,10 @@ def _decode(
         stream: BatchStream = stack.enter_context(
             stream_batch_generate(
                 *target,
-                prompts,
+                job.prompts,
                 draft_model=draft,
                 sampling=job.sampling,
+                chat=job.flags.chat(target[1]),
                 speculation=job.flags.speculation,
                 batching=job.flags.batches,
                 listeners=listeners(job.performance_log, job.flags, stack),
@@ -187,15 +179,16 @@ def _show_results(job: Job, result: BatchResult) -> None:
     sys.stdout.flush()
 
 
-def _compare(job: Job, target: tuple[Any, Any], prompts: list[Any], result: BatchResult) -> int:
+def _compare(job: Job, target: tuple[Any, Any], result: BatchResult) -> int:
     """Decode again plainly; 1 if a token differs."""
     from mlx_spec.api import batch_generate
 
     with _status("the same without speculation"):
         plain = batch_generate(
             *target,
-            prompts,
+            job.prompts,
             sampling=job.sampling,
+            chat=job.flags.chat(target[1]),
             speculation=replace(job.flags.speculation, enabled=False),
             batching=job.flags.batches,
         )
@@ -214,8 +207,11 @@ def _warn(job: Job, tokenizer: Any) -> None:
     """What a user should know before the run, on stderr."""
     from mlx_spec.platform import BLAS_VARIABLE, blas_advice, ensure_blas
 
-    if job.flags.system_prompt is not None and not _chats(job, tokenizer):
-        _note("--system-prompt is ignored: no chat template is applied")
+    if not job.flags.chat(tokenizer).texts:
+        for name in ("system_prompt", "prefill_response", "chat_template_config"):
+            if getattr(job.flags, name) is not None:
+                option = name.replace("_", "-")
+                _note(f"--{option} is ignored: no chat template is applied")
     if BLAS_VARIABLE not in os.environ and blas_advice(ensure_blas()) is not None:
         _note("MLX runs slowly here, with its own BLAS; `mlx-spec doctor` says how to change that")
 

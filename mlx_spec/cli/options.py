@@ -65,6 +65,26 @@ PromptFile = Annotated[
     typer.Option("--prompt-file", help="One prompt a line; blank lines are skipped."),
 ]
 SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="For the chat template.")]
+PrefillResponse = Annotated[
+    str | None,
+    typer.Option(
+        "--prefill-response", metavar="TEXT", help="How the answer begins; the model goes on."
+    ),
+]
+ChatTemplateConfig = Annotated[
+    str | None,
+    typer.Option(
+        "--chat-template-config",
+        metavar="JSON",
+        help="""Keywords for the chat template: '{"enable_thinking": false}'.""",
+    ),
+]
+ExtraEosToken = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extra-eos-token", metavar="TOKEN", help="One more token that ends it; repeatable."
+    ),
+]
 IgnoreChatTemplate = Annotated[
     bool, typer.Option("--ignore-chat-template", help="Feed the prompts as they are.")
 ]
@@ -157,7 +177,9 @@ FLAGS: dict[str, Any] = {
     "dtype": Dtype,
     "trust_remote_code": TrustRemoteCode,
     "system_prompt": SystemPrompt,
+    "prefill_response": PrefillResponse,
     "ignore_chat_template": IgnoreChatTemplate,
+    "chat_template_config": ChatTemplateConfig,
     "max_tokens": MaxTokens,
     "temp": Temp,
     "top_p": TopP,
@@ -166,6 +188,7 @@ FLAGS: dict[str, Any] = {
     "seed": Seed,
     "stop": Stop,
     "ignore_eos": IgnoreEos,
+    "extra_eos_token": ExtraEosToken,
     "enable_speculative": EnableSpeculative,
     "num_draft_tokens": NumDraftTokens,
     "adaptive": Adaptive,
@@ -200,7 +223,8 @@ def take_flags(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def taking(**given: Any) -> None:
         flags = {name: given.pop(name) for name in FLAGS}
-        flags["stop"] = tuple(flags["stop"] or ())
+        for name in ("stop", "extra_eos_token"):
+            flags[name] = tuple(flags[name] or ())
         if flags["adapter_path"] is not None:
             flags["adapter_path"] = str(flags["adapter_path"])
         command(flags=Flags(**flags), **given)

@@ -30,13 +30,8 @@ def report(
     from rich.console import Console
 
     from mlx_spec.metrics.log_reader import read_logs
-    from mlx_spec.metrics.report import (
-        Limits,
-        check_extra,
-        print_report,
-        summarise,
-        write_report,
-    )
+    from mlx_spec.metrics.report import check_extra, print_report, write_report
+    from mlx_spec.metrics.summary import Limits, summarise
 
     if out is not None:
         check_extra()
@@ -44,7 +39,8 @@ def report(
     if not runs:
         left_out = f"; left out: {'; '.join(map(str, problems))}" if problems else ""
         raise InvalidRequest(f"[report] {logs} holds no performance logs{left_out}")
-    summaries = [summarise(run, Limits(ttft_limit, tpot_limit)) for run in runs]
+    limits = Limits(ttft_limit, tpot_limit)
+    summaries = [summarise(run, limits, number) for number, run in enumerate(runs, 1)]
     console = Console()
     print_report(console, summaries, problems)
     if out is not None:

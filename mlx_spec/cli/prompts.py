@@ -28,7 +28,7 @@ def read_prompts(options: Sequence[str], file: Path | None, default: str) -> lis
             raise InvalidRequest(f"[generate] --prompt-file {file}: no prompts in it")
     prompts = prompts if options or file is not None else [default]
     for number, prompt in enumerate(prompts, start=1):
-        _check(prompt, f"prompt {number} of {len(prompts)}")
+        _check(prompt, "the prompt" if len(prompts) == 1 else f"prompt {number} of {len(prompts)}")
     return prompts
 
 

@@ -112,6 +112,7 @@ class SpeculativeDecoder:
         self.meter = StepMeter()
         self.debug = debug
         self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
+        self.ready = 0.0  # when the last step's work was done (time.perf_counter)
         self._state = BatchState()
         self._flight: _Flight | None = None
         self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
@@ -204,7 +205,7 @@ class SpeculativeDecoder:
         highest = max(sequence.prompt)
         if highest >= self.runner.vocabulary:
             raise InvalidRequest(
-                f"[SpeculativeDecoder] prompt {sequence.index} holds the token id {highest}; "
+                f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
                 f"the model's vocabulary has {self.runner.vocabulary}"
             )
 
@@ -246,6 +247,7 @@ class SpeculativeDecoder:
             self._roster.change()
             joined = self._roster.fill()
             if not self._state.sequences:
+                self.ready = time.perf_counter()
                 return []
             self._launch(self._build(joined=joined))
         flight = self._flight
@@ -323,7 +325,8 @@ class SpeculativeDecoder:
         """Wait for a step, and hand each row the tokens it gained."""
         # The one place where the host waits for the device.
         results = cast("list[list[int]]", flight.packed.tolist())
-        seconds = time.perf_counter() - flight.launched
+        self.ready = time.perf_counter()
+        seconds = self.ready - flight.launched
         self.draft_length = max(flight.lengths)
         rows = self._state.sequences
         accepted = [result[0] for result in results]

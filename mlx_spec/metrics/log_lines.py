@@ -4,8 +4,9 @@ Kinds of lines, each with its ``kind`` and its time ``t`` in seconds since the l
 
 - ``header``: first line of every file: machine, versions, models, options, number of the file;
 - ``engine``: models and options of a further engine under the same log;
-- ``inference``: the steps of about half a second: tok/s, memory, acceptance, draft length, rows,
-  gaps between tokens (a histogram, see ``distribution``);
+- ``inference``: the steps of about half a second, its ``seconds`` until ``t``: tok/s (tokens /
+  ``seconds``), memory, acceptance, draft length, rows, gaps between tokens (a histogram, see
+  ``distribution``). They tile the time in which requests held rows (see ``window``);
 - ``request``: an ended request: TTFT, TPOT, queue time, tokens, acceptance;
 - ``stage``: a pipeline's stage: items/s, items, errors, time;
 - ``error``: what failed, and where; ``event``: a preemption;
@@ -50,6 +51,7 @@ class LogLines:
         self.header = {**header, "models": {}, "config": {}}
         self._origin, self._interval = origin, interval
         self._window: StepWindow | None = None
+        self._covered = float("-inf")  # until when windows were written
         self._gaps = Gaps()
         self._totals = {"requests": 0, "tokens": 0, "drafted": 0, "accepted": 0, "errors": 0}
         self._begun = False
@@ -84,18 +86,21 @@ class LogLines:
             yield self._line("end", now, {**self._totals, "lost": lost})
 
     def _step(self, step: StepDone) -> Iterator[Record]:
+        if self._window is not None and step.began - self._window.end >= self._interval:
+            yield from self._flush()  # a pause is no part of a window
         if self._window is None:
-            self._window = StepWindow(step)
+            self._window = StepWindow(step, self._covered)
         self._window.add(step, self._gaps.of(step))
         self._totals["tokens"] += step.tokens
         self._totals["drafted"] += step.drafted
         self._totals["accepted"] += step.accepted
-        if step.time - self._window.start >= self._interval:
+        if self._window.end - self._window.start >= self._interval:
             yield from self._flush()
 
     def _flush(self) -> Iterator[Record]:
         if self._window is not None:
-            line, self._window = self._window.line(self._origin), None
+            line, self._covered = self._window.line(self._origin), self._window.end
+            self._window = None
             self._begun = True
             yield line
 

@@ -108,7 +108,25 @@ def read_logs(path: Path) -> tuple[list[RunLog], list[Problem]]:
         run = runs.setdefault(header["run"], RunLog(header["run"], header))
         for record in records:
             run.add(record)
+    for run in runs.values():
+        _tile(run.inference)
     return list(runs.values()), problems
+
+
+def _tile(lines: list[Record]) -> None:
+    """Give each line its ``start``, never before the end of the line before it.
+
+    Lines written by older versions may overlap, and tell rates over less time than their steps
+    took; those come down to what can have been.
+    """
+    end = float("-inf")
+    for line in lines:
+        line["start"] = max(line["t"] - line["seconds"], end)
+        end = max(end, line["t"])
+        parts = (line.get("decode_seconds"), line.get("prefill_seconds"))
+        work = sum(part for part in parts if isinstance(part, (int, float)))
+        if work > line["seconds"]:
+            line["tok_s"] = min(line["tok_s"], line["tokens"] / work)
 
 
 def _read_file(path: Path, problems: list[Problem]) -> tuple[Record, list[Record]] | None:

@@ -22,11 +22,13 @@ from mlx_spec.metrics.distribution import Percentiles
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mlx_spec.metrics.report import RunSummary
+    from mlx_spec.metrics.summary import RunSummary
 
 MOST_RUNS = 6
 MINUTES_FROM = 600.0  # seconds
+NARROW = 40  # characters of a run's name, up to which two stand side by side
 SECONDS_FROM = 10.0  # where milliseconds become too many digits
+SHORTEST_PAUSE = 0.5  # seconds; the log counts shorter ones as part of a line
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Chart:
                     handles,
                     labels,
                     loc="outside lower center",
-                    ncols=2,
+                    ncols=1 if any(len(name) > NARROW for name in labels) else 2,
                     frameon=False,
                     labelcolor=ink,
                 )
@@ -126,7 +128,7 @@ def draw(summaries: list[RunSummary], theme: Theme = LIGHT) -> dict[str, bytes]:
 def _series(chart: Chart, field: str) -> str:
     """``field`` of the inference lines over time, one step a line; returns the axis' words.
 
-    A line of the log covers a stretch of time, and so it is drawn; where nothing ran is a gap.
+    A line of the log covers a stretch of time, and so it is drawn; a pause is a gap.
     """
     axes = chart.axes
     longest = max((line["t"] for run in chart.runs for line in run.log.inference), default=0.0)
@@ -136,11 +138,11 @@ def _series(chart: Chart, field: str) -> str:
         values: list[float] = []
         end = None
         for line in run.log.inference:
-            start = line["t"] - line["seconds"]
-            if end is not None and start - end > 2 * line["seconds"]:
+            start = line["start"]
+            if end is not None and start - end > SHORTEST_PAUSE:
                 times.append(end / scale)
                 values.append(float("nan"))
-            end = line["t"]
+            end = max(start, line["t"])
             times += [start / scale, end / scale]
             values += [line[field]] * 2
         axes.plot(times, values, color=colour, linewidth=1.8, label=run.name)

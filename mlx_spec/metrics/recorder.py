@@ -145,7 +145,7 @@ class MetricsRecorder:
         """Take one event."""
         with self._lock:
             if isinstance(event, StepDone):
-                self._note(event.time - event.seconds - event.prefill_seconds)
+                self._note(event.began)
                 self._sums.add(event)
                 self._itl.extend(self._gaps.of(event))
             elif isinstance(event, RequestFinished):

@@ -1,136 +1,115 @@
-"""From performance logs to a table on the terminal and a folder of charts with one HTML page.
+"""From a run's figures to a table on the terminal and a folder of charts with one HTML page.
 
-``summarise`` turns a run's lines into labelled figures; the terminal and the page show the same.
-The charts live in ``plots``; they need the extra ``report`` (matplotlib), the table does not.
+The figures are ``summary``'s, the words ``terms``', the charts ``plots``'; charts need the extra
+``report`` (matplotlib), the table does not.
 """
 
 from __future__ import annotations
 
 import base64
 import importlib.util
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_spec.errors import MlxSpecError
-from mlx_spec.metrics.distribution import Percentiles, bucket_value
-from mlx_spec.metrics.log_reader import Problem, RunLog
-from mlx_spec.metrics.recorder import Goodput
+from mlx_spec.metrics.log_reader import Problem
+from mlx_spec.metrics.summary import NONE, RunSummary
+from mlx_spec.metrics.terms import GROUPS, TERMS
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-NONE = "-"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request must meet to count as goodput, in seconds; None for no such limit."""
-
-    ttft: float | None = None
-    tpot: float | None = None
-
-    def __bool__(self) -> bool:
-        return self.ttft is not None or self.tpot is not None
+# Most runs side by side on a terminal, and the columns that its table's lines and edges take.
+_MOST_RUNS = 4
+_PADDING = 2
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """One run.
+def print_report(console: Console, summaries: list[RunSummary], problems: list[Problem]) -> None:
+    """Tables on a terminal: the latest runs side by side, their stages, the terms, the problems."""
+    from rich.text import Text
 
-    Attributes:
-        name: for charts and headings.
-        log: its lines.
-        ttft, itl, tpot, queue_time: percentiles, in seconds.
-        figures: label -> text, in the order in which to show them.
-        stages: one row a stage: name, items, items/s, errors, seconds.
-    """
-
-    name: str
-    log: RunLog
-    ttft: Percentiles
-    itl: Percentiles
-    tpot: Percentiles
-    queue_time: Percentiles
-    figures: dict[str, str]
-    stages: list[tuple[str, str, str, str, str]]
+    shown = _fitting(summaries, console.width)
+    if shown:
+        console.print(_heads(shown), _figures(shown), "", _terms(shown))
+    if len(shown) < len(summaries):
+        older = len(summaries) - len(shown)
+        console.print(
+            f"{older} older run{'s are' if older > 1 else ' is'} not shown; --out has all"
+        )
+    for summary in shown:
+        if summary.stages:
+            console.print(_stages(summary))
+    for problem in problems:
+        console.print(Text(f"left out: {problem}"), soft_wrap=True)
 
 
-def summarise(log: RunLog, limits: Limits = Limits()) -> RunSummary:
-    """A run's figures."""
-    latencies = {
-        name: Percentiles.of(r[name] for r in log.requests if r.get(name) is not None)
-        for name in ("ttft", "tpot", "queue_time")
-    }
-    gaps: Counter[float] = Counter()
-    for line in log.inference:
-        for number, count in line["itl"].items():
-            gaps[bucket_value(int(number))] += count
-    itl = Percentiles.of_counts(gaps)
-    figures = {
-        **_origin(log),
-        **_throughput(log),
-        **_drafting(log),
-        "TTFT p50 / p90 / p99": _times(latencies["ttft"]),
-        "ITL p50 / p90 / p99": _times(itl),
-        "TPOT p50 / p90 / p99": _times(latencies["tpot"]),
-        "queue time p50 / p90 / p99": _times(latencies["queue_time"]),
-    }
-    if limits:
-        figures["goodput"] = _goodput(log, limits)
-    figures["peak memory"] = f"{_most(log.inference, 'peak_memory') / 1e9:.3f} GB"
-    figures["preempted"] = str(log.preempted)
-    figures["errors"] = str(len(log.errors))
-    figures["closed"] = "yes" if log.end is not None else "no (killed, or still runs)"
-    return RunSummary(
-        _name(log),
-        log,
-        latencies["ttft"],
-        itl,
-        latencies["tpot"],
-        latencies["queue_time"],
-        figures,
-        _stages(log),
-    )
+def _fitting(summaries: list[RunSummary], width: int) -> list[RunSummary]:
+    """The latest runs whose figures stand beside each other in ``width`` columns; one at least."""
+    left = width - max(len(label) for label in TERMS) - 2 * _PADDING
+    count = 0
+    for summary in reversed(summaries[-_MOST_RUNS:]):
+        left -= max(len(text) for text in summary.figures.values()) + _PADDING
+        if left < 0 and count:
+            break
+        count += 1
+    return summaries[len(summaries) - count :]
 
 
-def print_report(
-    console: Console, summaries: list[RunSummary], problems: list[Problem], most: int = 4
-) -> None:
-    """Tables on a terminal: the latest ``most`` runs side by side, their stages, the problems."""
+def _heads(shown: list[RunSummary]) -> Table:
+    """What the columns are."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for summary in shown:
+        cells = (f"run {summary.number}", summary.started, summary.models, summary.machine)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _figures(shown: list[RunSummary]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = summaries[-most:]
-    table = Table(box=box.SIMPLE, title_justify="left")
+    table = Table(box=box.SIMPLE)
     table.add_column("")
     for summary in shown:
-        table.add_column(Text(summary.name), justify="right", overflow="fold")
-    for label in _labels(shown):
-        table.add_row(label, *(Text(s.figures.get(label, NONE)) for s in shown))
-    if shown:
-        console.print(table)
-    if len(shown) < len(summaries):
-        console.print(f"{len(summaries) - len(shown)} older runs are not shown; --out has them all")
-    for summary in shown:
-        if summary.stages:
-            stages = Table(
-                "stage",
-                "items",
-                "items/s",
-                "errors",
-                "seconds",
-                box=box.SIMPLE,
-                title=Text(f"stages of {summary.name}"),
-                title_justify="left",
-            )
-            for row in summary.stages:
-                stages.add_row(*(Text(cell) for cell in row))
-            console.print(stages)
-    for problem in problems:
-        console.print(Text(f"left out: {problem}"), soft_wrap=True)
+        table.add_column(f"run {summary.number}", justify="right", overflow="fold")
+    for title, labels in GROUPS.items():
+        if table.row_count:
+            table.add_row()
+        table.add_row(Text(title, "bold"))
+        for label in labels:
+            if any(label in s.figures for s in shown):
+                table.add_row(label, *(Text(s.figures.get(label, NONE)) for s in shown))
+    return table
+
+
+def _terms(shown: list[RunSummary]) -> Table:
+    """The words for what is shown."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for term, words in TERMS.items():
+        if " / " in term or any(term in s.figures for s in shown):
+            table.add_row(Text(term, "dim"), Text(words, "dim"))
+    return table
+
+
+def _stages(summary: RunSummary) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = ("stage", "items", "items/s", "errors", "seconds")
+    title = Text(f"stages of run {summary.number}")
+    table = Table(*columns, box=box.SIMPLE, title=title, title_justify="left")
+    for row in summary.stages:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
 
 
 def check_extra() -> None:
@@ -175,9 +154,13 @@ def _page(
 
     source = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True).from_string(source)
+    known = {label for summary in summaries for label in summary.figures}
     return template.render(
         summaries=summaries,
-        labels=_labels(summaries),
+        groups={
+            title: [label for label in labels if label in known] for title, labels in GROUPS.items()
+        },
+        terms={term: words for term, words in TERMS.items() if " / " in term or term in known},
         none=NONE,
         problems=problems,
         charts={
@@ -189,99 +172,3 @@ def _page(
 
 def _inline(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _labels(summaries: list[RunSummary]) -> list[str]:
-    """Every label that some run has, in order."""
-    return list(dict.fromkeys(label for summary in summaries for label in summary.figures))
-
-
-def _name(log: RunLog) -> str:
-    """Short and telling: when it began, and the end of its name, which is random."""
-    started = str(log.header.get("started", ""))[:19].replace("T", " ")
-    return f"{started} {log.run.rpartition('-')[2]}".strip()
-
-
-def _origin(log: RunLog) -> dict[str, str]:
-    header = log.header
-    machine = _mapping(header.get("machine"))
-    models = {**_mapping(header.get("models"))}
-    notes = _mapping(header.get("notes"))
-    known = {role: str(_mapping(model).get("type", "?")) for role, model in models.items()}
-    known.update({role: str(notes[role]) for role in ("target", "draft") if role in notes})
-    return {
-        "machine": f"{machine.get('device', '?')} ({machine.get('backend', '?')})",
-        "models": " + ".join(known.values()) or NONE,
-    }
-
-
-def _throughput(log: RunLog) -> dict[str, str]:
-    tokens = sum(line["tokens"] for line in log.inference)
-    seconds = sum(line["seconds"] for line in log.inference)
-    reasons = Counter(str(request.get("reason")) for request in log.requests)
-    ends = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    rows = sum(line["row_steps"] for line in log.inference)
-    places = sum(
-        line["row_steps"] / line["rows"] * line["batch_size"]
-        for line in log.inference
-        if line["rows"]
-    )
-    return {
-        "requests": f"{len(log.requests)} ({ends})" if ends else "0",
-        "tokens": f"{tokens:,}",
-        "busy": f"{seconds:.1f} s",
-        "throughput": f"{tokens / seconds:.1f} tok/s" if seconds else NONE,
-        "occupancy": f"{rows / places:.0%}" if places else NONE,
-    }
-
-
-def _drafting(log: RunLog) -> dict[str, str]:
-    drafted = sum(line["drafted"] for line in log.inference)
-    accepted = sum(line["accepted"] for line in log.inference)
-    rows = sum(line["row_steps"] for line in log.inference)
-    tokens = sum(line["tokens"] for line in log.inference)
-    return {
-        "acceptance": f"{accepted / drafted:.1%}" if drafted else NONE,
-        "tokens a pass": f"{tokens / rows:.2f}" if rows else NONE,
-    }
-
-
-def _goodput(log: RunLog, limits: Limits) -> str:
-    ended = [r for r in log.requests if r.get("reason") != "cancelled"]
-    seconds = sum(line["seconds"] for line in log.inference)
-    goodput = Goodput.of(
-        [(r.get("ttft"), r.get("tpot")) for r in ended], seconds, limits.ttft, limits.tpot
-    )
-    return f"{goodput.per_second:.2f} requests/s ({goodput.share:.0%} within the limits)"
-
-
-def _stages(log: RunLog) -> list[tuple[str, str, str, str, str]]:
-    rows = []
-    for name in dict.fromkeys(str(line.get("stage")) for line in log.stages):
-        lines = [line for line in log.stages if str(line.get("stage")) == name]
-        items, errors = sum(line["items"] for line in lines), sum(line["errors"] for line in lines)
-        seconds = sum(line["seconds"] for line in lines)
-        speed = f"{items / seconds:.2f}" if seconds else NONE
-        rows.append((name, f"{items:,}", speed, str(errors), f"{seconds:.1f}"))
-    return rows
-
-
-def _times(percentiles: Percentiles) -> str:
-    if percentiles.p50 is None or percentiles.p90 is None or percentiles.p99 is None:
-        return NONE
-    values = (percentiles.p50, percentiles.p90, percentiles.p99)
-    return " / ".join(_milliseconds(value) for value in values) + " ms"
-
-
-def _milliseconds(seconds: float) -> str:
-    value = seconds * 1e3
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _most(lines: list[dict[str, Any]], name: str) -> float:
-    return max((line[name] for line in lines), default=0)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    """A header's field as a mapping, whatever stands there."""
-    return value if isinstance(value, dict) else {}

@@ -28,6 +28,7 @@ from mlx.utils import tree_map_with_path
 from mlx_spec.errors import InvalidRequest, ModelLoadError, TokenizerMismatch
 from mlx_spec.model.catalog import embedded_path
 from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
+from mlx_spec.model.materialize import materialize
 
 # transformers tells users of mlx that torch is missing, and the like; a user's own setting stays.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -68,7 +69,8 @@ def load(
         revision: branch, tag or commit of a hub repository.
         trust_remote_code: let the model's folder bring Python code that is then run.
         tokenizer_config: further options for the tokenizer.
-        lazy: leave the weights unread until they are used.
+        lazy: leave the weights unread until they are used, by this thread: no other can read
+            them. Everything else is computed when it returns.
         kernels: Metal kernels of our own to bind into it: ``"auto"`` (those measured to win on
             this machine), ``"metal"`` (all) or ``"reference"`` (none); see ``kernel_binding``.
 
@@ -101,8 +103,7 @@ def load(
             **_trust(mlx_lm.load, trust_remote_code),
         )
         _cast(model, wanted)
-        if not lazy:
-            mx.eval(model.parameters())
+        materialize(model, parameters=not lazy)
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {path_or_repo}: {_reason(error, source)}") from error
     bind_operations(model, operations)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.batching.prompts import Prompt
 from mlx_spec.config import SamplingParams
 from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
@@ -84,27 +83,17 @@ class Generation:
     """
 
     def __init__(self, generator: BatchedMLXGenerator, tokenizer: Any, flags: Flags) -> None:
-        self._generator, self._tokenizer, self._flags = generator, tokenizer, flags
-        self._sampling: SamplingParams = flags.sampling
+        self._generator, self._chat = generator, flags.chat(tokenizer)
+        self._sampling: SamplingParams = flags.sampling_for(tokenizer)
 
     def submit(self, request: Generate, seed: int) -> Pending:
         """Queue one completion."""
-        prompt = as_chat(request.prompt, self._tokenizer, self._flags)
-        return self._generator.submit(prompt, replace(self._sampling, seed=seed))
+        sampling = replace(self._sampling, seed=seed)
+        return self._generator.submit(request.prompt, sampling, chat=self._chat)
 
     def stats(self) -> GenerationStats:
         """The generator's figures."""
         return self._generator.stats().generation
-
-
-def as_chat(prompt: Prompt, tokenizer: Any, flags: Flags) -> Prompt:
-    """A text as chat messages, where the tokenizer has a template for them."""
-    if not isinstance(prompt, str) or flags.ignore_chat_template:
-        return prompt
-    if not tokenizer.has_chat_template or not prompt:
-        return prompt
-    system = [] if flags.system_prompt is None else [("system", flags.system_prompt)]
-    return [{"role": role, "content": text} for role, text in [*system, ("user", prompt)]]
 
 
 @contextmanager

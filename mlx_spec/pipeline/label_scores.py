@@ -11,20 +11,22 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlx_spec.batching.prompts import encode
 from mlx_spec.decoding.scoring import Scorer
 from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.flags import Flags
 from mlx_spec.model.loader import context_length
 from mlx_spec.model.runner import ModelRunner
-from mlx_spec.pipeline.continuation import spellings, tokenise
+from mlx_spec.pipeline.continuation import Encode, spellings, tokenise
 from mlx_spec.pipeline.stage import Answer, Score
 from mlx_spec.results import GenerationStats
 
 # Requests that differ in more than their prompts are few, unless a template shows other fields.
 _PRIORS = 256
+WHERE = "[score] the prompt"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class _Row:
         return len(self.prompt) + max(len(one) for label in self.labels for one in label)
 
 
+@dataclass
+class _Prior:
+    """What labels score behind neutral prompts, as log-probabilities; empty until it is known."""
+
+    rows: list[_Row]
+    values: list[float] = field(default_factory=list)
+
+
 class Scoring:
     """Labels' probabilities, ``batch_size`` records at a time, in the caller's thread.
 
@@ -47,49 +57,61 @@ class Scoring:
     """
 
     def __init__(self, model: Any, tokenizer: Any, flags: Flags) -> None:
-        self._tokenizer, self._flags = tokenizer, flags
+        self._tokenizer, self._chat = tokenizer, flags.chat(tokenizer)
         self._rows = flags.batches.batch_size
         self._scorer = Scorer(ModelRunner(model, self._rows), flags.batches.prefill_step_size)
         self._context = context_length(model)
         self._queue: list[_Scored] = []
-        self._priors: dict[Score, list[float]] = {}
+        self._priors: dict[Score, _Prior] = {}
         self._tokens, self._seconds = 0, 0.0
 
     def submit(self, request: Score, seed: int) -> _Scored:
-        """Queue one record; it is scored, with others, when someone waits for it."""
-        pending = _Scored(self, request, self._row(request, request.prompt))
+        """Queue one record; it is scored, with others, when someone waits for it.
+
+        Raises:
+            InvalidRequest: its prompt, or one of the neutral ones, cannot be scored.
+        """
+        key = replace(request, prompt="")
+        if key not in self._priors:
+            if len(self._priors) >= _PRIORS:
+                self._priors.pop(next(iter(self._priors)))
+            self._priors[key] = _Prior([self._row(request, text) for text in request.neutral])
+        pending = _Scored(self, request, self._row(request, request.prompt), self._priors[key])
         self._queue.append(pending)
         return pending
 
     def advance(self) -> None:
         """Score the next batch of what is queued."""
         batch, self._queue = self._queue[: self._rows], self._queue[self._rows :]
-        priors = [self._prior(pending.request) for pending in batch]
-        scores = self._score([pending.row for pending in batch])
-        for pending, row, prior in zip(batch, scores, priors, strict=True):
-            values = [score - known for score, known in zip(row, prior, strict=True)]
-            pending.answer = dict(zip(pending.request.labels, values, strict=True))
+        try:
+            for pending in batch:
+                self._learn(pending.prior)
+            scores = self._score([pending.row for pending in batch])
+        except Exception as error:
+            for pending in batch:  # or they would be waited for, for ever
+                pending.error = error
+            return
+        for pending, row in zip(batch, scores, strict=True):
+            labels, prior = pending.request.labels, pending.prior.values or [0.0] * len(row)
+            pending.answer = {
+                label: value - known for label, value, known in zip(labels, row, prior, strict=True)
+            }
 
     def stats(self) -> GenerationStats:
         """Prompt figures only: nothing is generated."""
         return GenerationStats(prompt_tokens=self._tokens, prompt_time=self._seconds)
 
-    def _prior(self, request: Score) -> list[float]:
-        """What the labels score behind texts without content, as log-probabilities.
+    def _learn(self, prior: _Prior) -> None:
+        """What the labels score behind texts without content.
 
         Scored in batches of their own: what is beside a row decides the last bits of its scores,
         and these must be the same in a resumed run.
         """
-        key = replace(request, prompt="")
-        if key not in self._priors:
-            if len(self._priors) >= _PRIORS:
-                self._priors.pop(next(iter(self._priors)))
-            rows = [self._row(request, prompt) for prompt in request.neutral]
+        if prior.rows and not prior.values:
             scores: list[list[float]] = []
-            for first in range(0, len(rows), self._rows):
-                scores += self._score(rows[first : first + self._rows])
-            self._priors[key] = _mean(scores) if scores else [0.0] * len(request.labels)
-        return self._priors[key]
+            for first in range(0, len(prior.rows), self._rows):
+                scores += self._score(prior.rows[first : first + self._rows])
+            prior.values = _mean(scores)
 
     def _score(self, rows: Seq[_Row]) -> list[list[float]]:
         """Log-probability of each row's labels, their spellings summed."""
@@ -105,12 +127,8 @@ class Scoring:
             result.append([log_sum_exp(_take(each, len(label))) for label in row.labels])
         return result
 
-    def _row(self, request: Score, prompt: Any) -> _Row:
-        text, special = self._text(request, prompt)
-
-        def encode(whole: str) -> list[int]:
-            return list(self._tokenizer.encode(whole, add_special_tokens=special))
-
+    def _row(self, request: Score, prompt: str | Seq[Mapping[str, Any]]) -> _Row:
+        encode, text = self._opened(request, prompt)
         written = [spellings(label, text, request.variants) for label in request.labels]
         row = _Row(*tokenise(encode, text, written))
         if self._context is not None and row.longest > self._context:
@@ -120,34 +138,39 @@ class Scoring:
             )
         return row
 
-    def _text(self, request: Score, prompt: Any) -> tuple[str, bool]:
-        """The whole text before the label, and whether special tokens are added to it."""
-        tokenizer = self._tokenizer
-        chat = request.chat and tokenizer.has_chat_template and not self._flags.ignore_chat_template
-        if isinstance(prompt, str) and not chat:
-            return prompt, tokenizer.bos_token is None or not prompt.startswith(tokenizer.bos_token)
-        begun = ""
+    def _opened(self, request: Score, prompt: str | Seq[Mapping[str, Any]]) -> tuple[Encode, str]:
+        """How a prompt is encoded by its end, and that end, which the labels go on with.
+
+        The end of a plain text is all of it; of a chat, what the answer has begun with.
+        """
+        chat = self._chat
+        if isinstance(prompt, str) and not (request.chat and chat.texts):
+            return lambda end: encode(self._tokenizer, end, WHERE), prompt
+        asked, begun = prompt, chat.prefill_response or ""
         if isinstance(prompt, str):
-            # The prompt's last line, "Topic:", is where the answer begins.
-            asked, _, begun = prompt.rpartition("\n")
-            system = self._flags.system_prompt
-            before = [] if system is None else [{"role": "system", "content": system}]
-            prompt = [*before, {"role": "user", "content": asked.rstrip() or begun}]
-        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        return text + begun, False
+            # "Topic:", the last line, is where the answer begins.
+            question, line, begun = prompt.rpartition("\n")
+            asked, begun = (question.rstrip(), begun) if line else (prompt, "")
+
+        def templated(end: str) -> list[int]:
+            answering = replace(chat, prefill_response=end or None)
+            return encode(self._tokenizer, asked, WHERE, answering)
+
+        return templated, begun
 
 
 class _Scored:
     """A record in a scoring batch."""
 
-    def __init__(self, backend: Scoring, request: Score, row: _Row) -> None:
+    def __init__(self, backend: Scoring, request: Score, row: _Row, prior: _Prior) -> None:
         self._backend = backend
-        self.request, self.row = request, row
+        self.request, self.row, self.prior = request, row, prior
         self.answer: dict[str, float] | None = None
+        self.error: Exception | None = None
 
     @property
     def done(self) -> bool:
-        return self.answer is not None
+        return self.answer is not None or self.error is not None
 
     def result(self, timeout: float | None = None) -> Answer:
         """Log-probability of each label; scores this record's batch and those before it.
@@ -155,8 +178,11 @@ class _Scored:
         Raises:
             InvalidRequest: the model's scores are no numbers.
         """
-        while self.answer is None:
+        while not self.done:
             self._backend.advance()
+        if self.answer is None:
+            assert self.error is not None
+            raise self.error
         check_numbers(self.answer)
         return self.answer
 

@@ -71,12 +71,16 @@ class Align(ScoredStage):
         """The mode's: a question or a kind of text, or the order to rewrite."""
         return REWRITE if self.mode == "rewrite" else own_prompt(QUESTION, self.answers)
 
+    @property
+    def own_variables(self) -> dict[str, Any]:
+        """Policy and answers."""
+        return {"policy": self.policy, "answers": list(self.answers)}
+
     def prepare(self, fields: Mapping[str, Any]) -> Request:
         """The question, or the order to rewrite."""
-        own = {"policy": self.policy, "answers": list(self.answers)}
         if self.mode == "rewrite":
-            return Generate(self.render(fields, text_of(fields, self.field), **own))
-        return self.ask(fields, self.answers, variants=True, **own)
+            return Generate(self.render(fields, text_of(fields, self.field)))
+        return self.ask(fields, self.answers, variants=True)
 
     def complete(self, fields: Mapping[str, Any], answer: Any) -> Done:
         """The flag with its score, or the new text.

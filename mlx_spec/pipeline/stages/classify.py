@@ -40,9 +40,14 @@ class Classify(ScoredStage):
         """A topic."""
         return PROMPT
 
+    @property
+    def own_variables(self) -> dict[str, Any]:
+        """The labels."""
+        return {"labels": list(self.labels)}
+
     def prepare(self, fields: Mapping[str, Any]) -> Request:
         """The prompt, and the labels as words that follow it."""
-        return self.ask(fields, self.labels, labels=list(self.labels))
+        return self.ask(fields, self.labels)
 
     def complete(self, fields: Mapping[str, Any], answer: dict[str, float]) -> Done:
         """The best label and all scores."""

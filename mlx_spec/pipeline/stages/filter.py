@@ -68,6 +68,11 @@ class Filter(ScoredStage):
         """The question, or the kind of text."""
         return own_prompt("{{ question }}", self.answers)
 
+    @property
+    def own_variables(self) -> dict[str, Any]:
+        """Question and answers."""
+        return {"question": self.question, "answers": list(self.answers)}
+
     def prepare(self, fields: Mapping[str, Any]) -> Request:
         """The rules' verdict, or the question.
 
@@ -79,8 +84,7 @@ class Filter(ScoredStage):
             return Done({"keep": False, "reason": broken}, dropped=True)
         if not self.question:
             return Done({"keep": True, "reason": "all rules hold"})
-        own = {"question": self.question, "answers": list(self.answers)}
-        return self.ask(fields, self.answers, variants=True, **own)
+        return self.ask(fields, self.answers, variants=True)
 
     def complete(self, fields: Mapping[str, Any], answer: dict[str, float]) -> Done:
         """Keep, unless the model says no surely enough."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from mlx_spec.batching.messages import check_messages
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Generate, Request, Stage, text_of
 from mlx_spec.pipeline.templates import PromptTemplate
 from mlx_spec.results import GenerationResult
 
-_FIELDS = ("prompt", "text")
+_MESSAGES = "messages"
+_FIELDS = ("prompt", "text", _MESSAGES)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class GenerateText(Stage):
 
     Attributes:
         prompt_template: Jinja over the record's fields, or ``@file``.
-        prompt_field: a field that is the prompt; by default ``prompt``, else ``text``.
+        prompt_field: a field that is the prompt; by default ``prompt``, else ``text``, else
+            ``messages``, whichever a record has.
         messages_field: a field that holds a list of chat messages.
         output_field: where the completion goes.
     """
@@ -62,9 +65,12 @@ class GenerateText(Stage):
             return Generate(messages_of(fields, self.messages_field))
         if self._template is not None:
             return Generate(self._template.render(fields))
-        name = self.prompt_field
-        if name is None:
-            name = next((name for name in _FIELDS if name in fields), _FIELDS[0])
+        if self.prompt_field is not None:
+            return Generate(text_of(fields, self.prompt_field))
+        # A table has every column in every row, empty in some.
+        name = next((name for name in _FIELDS if fields.get(name) is not None), _FIELDS[0])
+        if name == _MESSAGES:
+            return Generate(messages_of(fields, name))
         return Generate(text_of(fields, name))
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
@@ -84,14 +90,9 @@ def messages_of(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
             value = json.loads(value)
         except ValueError as error:
             raise InvalidRequest(f"field {name!r} is text but not JSON ({error})") from error
-    good = isinstance(value, list) and all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
-        for message in value
-    )
-    if not value or not good:
+    if not isinstance(value, list) or not value:
         raise InvalidRequest(
             f"field {name!r} holds {str(value)[:40]!r}, expected chat messages: "
             '[{"role": ..., "content": ...}, ...]'
         )
-    messages: list[dict[str, Any]] = value
-    return messages
+    return check_messages(value, f"field {name!r}")

@@ -15,8 +15,9 @@ from mlx_spec.pipeline.templates import PromptTemplate
 CALIBRATIONS = ("content-free", "none")
 YES_NO = ("yes", "no")
 KIND = """\
-Text: {{ text }}
-Kind of text:"""
+{{ text }}
+
+This text is an example of"""
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,25 @@ class ScoredStage(Stage):
     def _template(self) -> PromptTemplate:
         return PromptTemplate(self.prompt_template or self.own_template, self.kind)
 
-    def render(self, fields: Mapping[str, Any], text: str, **own: Any) -> str:
+    @property
+    def own_variables(self) -> dict[str, Any]:
+        """What the template sees of the stage's options."""
+        raise NotImplementedError
+
+    def render(self, fields: Mapping[str, Any], text: str) -> str:
         """The prompt for a record whose text is ``text``."""
-        return self._template.render({**fields, self.field: text}, text=text, **own)
+        return self._template.render({**fields, self.field: text}, **self.own_variables, text=text)
 
     def ask(
-        self,
-        fields: Mapping[str, Any],
-        answers: tuple[str, ...],
-        *,
-        variants: bool = False,
-        **own: Any,
+        self, fields: Mapping[str, Any], words: tuple[str, ...], *, variants: bool = False
     ) -> Score:
-        """The request: which of ``answers`` goes on best; ``own`` are variables of the template."""
+        """The request: which of the words goes on best with the prompt."""
         texts = self.neutral if self.calibration != "none" else ()
+        neutral = [self.render(fields, text) for text in texts]
         return Score(
-            self.render(fields, text_of(fields, self.field), **own),
-            answers,
-            tuple(self.render(fields, text, **own) for text in texts),
+            self.render(fields, text_of(fields, self.field)),
+            words,
+            tuple(prompt for prompt in neutral if prompt.strip()),  # a bare "" cannot be fed
             variants=variants,
             chat=self.chat,
         )

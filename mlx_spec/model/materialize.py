@@ -1,0 +1,64 @@
+"""``materialize(model)``: compute every array that a model holds, in the thread that calls it.
+
+MLX computes an array only when it is needed, and on the stream of the thread that described it: an
+array left for later cannot be computed by another thread. ``mx.eval(model.parameters())`` leaves
+some, since what a module keeps under a private name (``_freqs`` of scaled rotations) is none of
+its parameters.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+_OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, str, bytes)
+
+
+def materialize(model: Any, *, parameters: bool = True) -> None:
+    """Compute what a model holds: its parameters, and the arrays that are none.
+
+    Call it in the thread that loaded or built the model, before another one runs it. What is
+    computed already costs nothing.
+
+    Args:
+        model: any module of MLX, or an object that holds some.
+        parameters: False leaves the parameters as they are (weights not read from disk yet).
+    """
+    left: set[int] = set()
+    if not parameters:
+        left = {id(array) for _, array in tree_flatten(model.parameters())}
+    mx.eval([array for array in held_arrays(model) if id(array) not in left])
+
+
+def held_arrays(holder: Any) -> list[mx.array]:
+    """Every array that an object reaches through its attributes and containers, each once."""
+    seen: set[int] = set()
+    arrays: list[mx.array] = []
+    waiting = [holder]
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, mx.array):
+            arrays.append(item)
+        else:
+            waiting.extend(_contents(item))
+    return arrays
+
+
+def _contents(item: Any) -> Iterator[Any]:
+    """What an object holds; modules are dicts that may have attributes as well."""
+    if isinstance(item, _OPAQUE):
+        return
+    if isinstance(item, dict):
+        yield from item.values()
+    elif isinstance(item, (list, tuple, set, frozenset)):
+        yield from item
+    attributes = getattr(item, "__dict__", None)
+    if isinstance(attributes, dict):
+        yield from attributes.values()
