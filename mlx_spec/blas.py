@@ -48,11 +48,13 @@ class BlasStatus:
         fast: whether a fast BLAS is in use (on Metal and CUDA none is needed: False).
         path: the library in use, as a path or as the name the loader found it by.
         reason: one sentence for ``mlx-spec doctor``: why this one, or why none.
+        too_late: mlx was imported first, so that none could take effect.
     """
 
     fast: bool
     path: str | None
     reason: str
+    too_late: bool = False
 
 
 def choose_blas() -> BlasStatus:
@@ -72,6 +74,7 @@ def choose_blas() -> BlasStatus:
             False,
             None,
             "the reference BLAS of MLX's wheel: mlx was imported first; import mlx_spec before mlx",
+            too_late=True,
         )
     if wish.lower() != "auto":
         return _load_wished(wish)
@@ -187,7 +190,17 @@ def blas_advice(status: BlasStatus) -> str | None:
         return None
     if os.environ.get(BLAS_VARIABLE, "").strip().lower() == "off":
         return f"unset {BLAS_VARIABLE}"
+    first = "import mlx_spec before mlx, mlx_lm and what imports them"
+    if status.too_late and _is_installed():
+        return first
     advice = "apt install libopenblas0-pthread (or your distribution's OpenBLAS)"
     if _platform.machine() == "x86_64":
         advice += ", or pip install 'mlx-spec[fast-cpu]'"
-    return advice
+    return f"{advice}; and {first}" if status.too_late else advice
+
+
+def _is_installed() -> bool:
+    """Whether a fast BLAS lies where the search looks, told without loading it."""
+    wish = os.path.expanduser(os.environ.get(BLAS_VARIABLE, "").strip())
+    paths = [path for path in [wish, *_candidates()] if os.sep in path]
+    return any(os.path.isfile(path) for path in paths)

@@ -5,7 +5,7 @@
     |   +-- PromptTooLong     the prompt does not fit the model's context
     +-- ModelLoadError        no model at that path or repository, or it cannot be read
     +-- UnsupportedModel      a model that loads but that this engine cannot run exactly
-    +-- TokenizerMismatch     draft and target do not share one token map
+    +-- TokenizerMismatch     draft and target do not share their ordinary tokens
     +-- CapacityError         slots or memory asked for that do not exist
     +-- OutputError           an output that exists, belongs to another run, or takes no more
     +-- GeneratorClosed       the generator was closed or its worker has failed
@@ -36,11 +36,11 @@ class ModelLoadError(MlxSpecError):
 
 
 class UnsupportedModel(MlxSpecError):
-    """The model loads, but its cache cannot be batched and rolled back by this engine."""
+    """The model loads, but this engine cannot run it, or not as its config says."""
 
 
 class TokenizerMismatch(MlxSpecError):
-    """The draft's token map differs from the target's, so its tokens mean something else."""
+    """The draft's ordinary tokens are not the target's, so it would guess in vain."""
 
 
 class CapacityError(MlxSpecError):

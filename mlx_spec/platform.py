@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform as _platform
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,6 +77,31 @@ def ensure_blas() -> BlasStatus:
         check_platform()
         _status = choose_blas()
     return _status
+
+
+_warned = False
+
+
+def warn_if_slow_blas(stacklevel: int = 2) -> None:
+    """Say once a process that a fast BLAS came too late; callers are about to run a model.
+
+    Warns:
+        RuntimeWarning: mlx was imported before mlx_spec and runs on the CPU, with its slow BLAS.
+    """
+    global _warned
+    status = ensure_blas()
+    if _warned or not status.too_late:
+        return
+    import mlx.core as mx
+
+    if _backend(mx) == "cpu":
+        _warned = True
+        warnings.warn(
+            f"models run some 20 times slower than need be, on {status.reason}; "
+            f"to mend it: {blas_advice(status)}",
+            RuntimeWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def describe() -> Machine:

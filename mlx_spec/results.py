@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -61,7 +62,7 @@ class GenerationResult:
     """
 
     text: str
-    token_ids: list[int]
+    token_ids: list[int] = field(repr=False)
     finish_reason: FinishReason
     prompt_tokens: int
     generation_tokens: int
@@ -162,17 +163,33 @@ class GenerationStats:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """The finished requests of :func:`mlx_spec.batch_generate`, in the order of the prompts."""
+    """The finished requests of :func:`mlx_spec.batch_generate`, in the order of the prompts.
+
+    Attributes:
+        results: one for each prompt.
+        stats: figures over all.
+        prompts: what each prompt is shown under: its text, its last message's, or its length.
+    """
 
     results: Sequence[GenerationResult]
     stats: GenerationStats
+    prompts: Sequence[str] = ()
 
     @property
     def texts(self) -> list[str]:
         """The completions, in the order of the prompts."""
         return [result.text for result in self.results]
 
-    def __rich__(self) -> Table:
+    def __repr__(self) -> str:
+        tokens = sum(result.generation_tokens for result in self.results)
+        return f"<BatchResult: {len(self.results)} results, {tokens} tokens>"
+
+    def __str__(self) -> str:
+        from mlx_spec.display import batch_lines
+
+        return batch_lines(self)
+
+    def __rich__(self) -> Group:
         from mlx_spec.display import rich_batch
 
         return rich_batch(self)

@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
@@ -22,6 +20,7 @@ from mlx_spec.closing import Closing
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
+from mlx_spec.model.materialize import materialize
 from mlx_spec.results import GenerationResult
 
 if TYPE_CHECKING:
@@ -65,7 +64,9 @@ class BatchedMLXGenerator(Closing):
         batching = batching or BatchingConfig()
         self._model, self._tokenizer, self._batching = model, tokenizer, batching
         draft = drafting_model(draft_model, tokenizer)
-        _settle(model, draft)
+        # In this thread, which may have described what the worker could not compute.
+        for held in (model, draft):
+            materialize(held)
         self._numbers = itertools.count()
         self._worker = Worker(
             lambda: Engine(
@@ -146,6 +147,11 @@ class BatchedMLXGenerator(Closing):
         """The generator as it stood at the last step boundary."""
         return self._worker.stats
 
+    def __repr__(self) -> str:
+        stats = self.stats()
+        state = f"{stats.running} running, {stats.waiting} waiting, {stats.finished} finished"
+        return f"<BatchedMLXGenerator: {state}>"
+
     def set_batch_size(self, rows: int) -> None:
         """Change the number of rows; requests beyond it wait and go on later, unharmed."""
         if not isinstance(rows, int) or rows < 1:
@@ -183,14 +189,3 @@ class BatchedMLXGenerator(Closing):
             self.submit(prompt, option, chat=chat)  # type: ignore[arg-type]
             for prompt, option in zip(prompts, options, strict=True)
         ]
-
-
-def _settle(*models: Any) -> None:
-    """Compute what the models left lazy (weights, rope frequencies).
-
-    An array that was not computed yet belongs to the stream of the thread that made it, and the
-    worker could not use it. One token through each model computes whatever a pass reads.
-    """
-    for model in models:
-        if model is not None:
-            mx.eval(model.parameters(), model(mx.zeros((1, 1), mx.int32)))

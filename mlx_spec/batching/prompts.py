@@ -11,7 +11,8 @@ from mlx_spec.batching.chat import RAW, text_ids, turns_ids
 from mlx_spec.batching.messages import check_text
 from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.model.loader import check_pair, context_length
+from mlx_spec.model.context import context_length
+from mlx_spec.model.pairing import check_pair
 from mlx_spec.sequence import Sequence
 
 Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]
@@ -65,6 +66,17 @@ def make_sequences(
 def prompt_name(index: int, count: int) -> str:
     """What a prompt is called in errors, everywhere."""
     return "the prompt" if count == 1 else f"prompt {index + 1} of {count}"
+
+
+def prompt_label(prompt: Prompt) -> str:
+    """What a person knows a prompt by: its text, or its last message's, or its length."""
+    if isinstance(prompt, str):
+        return prompt
+    last = prompt[-1]
+    if isinstance(last, Mapping):
+        content = last.get("content")
+        return content if isinstance(content, str) else f"{len(prompt)} messages"
+    return f"{len(prompt)} token ids"
 
 
 def encode(

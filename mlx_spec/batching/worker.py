@@ -8,9 +8,7 @@ step. However it ends, nobody is left waiting for it.
 from __future__ import annotations
 
 import atexit
-import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -132,7 +130,6 @@ class Worker:
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-            _outlive(self._thread)
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -237,21 +234,6 @@ class Worker:
         for stream in streams:
             stream.fail(error)
         self._started.set()
-
-
-def _outlive(thread: threading.Thread) -> None:
-    """Wait until a joined thread is gone for the operating system too.
-
-    ``join`` returns before the thread's C++ destructors have run; MLX's need the interpreter, and
-    one that is shutting down by then ends the process with an abort.
-    """
-    task = f"/proc/self/task/{thread.native_id}"
-    if not os.path.isdir("/proc/self/task"):
-        time.sleep(0.05)  # no such list here (macOS); they take about a millisecond
-        return
-    end = time.monotonic() + 1.0
-    while os.path.exists(task) and time.monotonic() < end:
-        time.sleep(0.001)
 
 
 # Those that were never closed must be, before the interpreter shuts down under their threads.

@@ -9,12 +9,14 @@ It imports no mlx: help must be instant.
 
 from __future__ import annotations
 
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
 from mlx_spec import __version__
 from mlx_spec.cli.batch import batch
+from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
 from mlx_spec.cli.performance_report import report
@@ -26,16 +28,17 @@ app = typer.Typer(
     name="mlx-spec",
     help="Lossless batched speculative decoding for any MLX model.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich's panels alone take longer than all the rest of --help
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    # As wide as the terminal, up to what is read well.
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.command()(generate)
-app.command()(doctor)
-app.command()(batch)
-app.command()(report)
+for command in (generate, batch):
+    app.command(cls=GroupedCommand)(command)
 app.add_typer(pipeline, name="pipeline")
+for command in (report, doctor):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:
@@ -47,7 +50,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Lossless batched speculative decoding for any MLX model."""
@@ -59,6 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code. Errors that are ours are one line on stderr, never a traceback.
     """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
     except MlxSpecError as error:
@@ -69,3 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as leaving:  # how typer reports its own errors, a full pipe included
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without the place in our sources that Python would name."""
+    note(f"warning: {' '.join(str(message).split())}")

@@ -10,12 +10,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec.closing import Closing
 
 if TYPE_CHECKING:
+    from mlx_spec.flags import Flags
     from mlx_spec.pipeline.runner import Tally
     from mlx_spec.results import GenerationStats
 
@@ -37,6 +39,22 @@ def say(line: str) -> None:
 def note(text: str) -> None:
     """One line for the user, with our name before it."""
     say(f"mlx-spec: {text}")
+
+
+def say_embedded(flags: Flags) -> None:
+    """Which models stand in where none was named."""
+    if flags.model is None:
+        names = filter(None, (flags.target, flags.drafter))
+        note(f"no --model given, using the embedded {' and '.join(names)}, toys that write Python")
+
+
+def status(text: str, quiet: bool = False) -> AbstractContextManager[Any]:
+    """A spinner beside ``text`` while something loads: on a terminal, and nothing elsewhere."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(f"{text} ...")
 
 
 class Progress(Closing):

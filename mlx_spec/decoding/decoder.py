@@ -32,6 +32,7 @@ from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.roster import Roster
 from mlx_spec.decoding.setup import make_drafter, make_policy
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
@@ -51,6 +52,15 @@ class StepOutput:
     tokens: list[int]
     drafted: int
     accepted: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Draft length of each row, before the drafter is asked, and host bounds on their lengths."""
+
+    lengths: list[int]
+    shortest: int
+    longest: int
 
 
 @dataclass
@@ -105,6 +115,7 @@ class SpeculativeDecoder:
     ) -> None:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
+        self.device = DeviceStream()
         self.runner = ModelRunner(model, self.batching.batch_size)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
         memory = PairMemory() if draft_model is None else recall(model, draft_model)
@@ -113,7 +124,8 @@ class SpeculativeDecoder:
         self.debug = debug
         self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
         self.ready = 0.0  # when the last step's work was done (time.perf_counter)
-        self._state = BatchState()
+        with self.device.work():
+            self._state = BatchState()
         self._flight: _Flight | None = None
         self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
 
@@ -164,12 +176,18 @@ class SpeculativeDecoder:
         """While nothing is left to do, give the memory of all slots back."""
         if self.busy:
             return
-        if self._flight is not None:
-            mx.eval(self._flight.packed)
-            self._flight = None
-        self._roster.change()
-        for runner in self.runners:
-            runner.pool.trim()
+        with self.device.work():
+            if self._flight is not None:
+                mx.eval(self._flight.packed)
+                self._flight = None
+            self._roster.change()
+            for runner in self.runners:
+                runner.pool.trim()
+
+    @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """Tokens read, and all tokens, of the prompts that are being read or were last."""
+        return self._roster.progress
 
     @property
     def free_rows(self) -> int:
@@ -240,22 +258,30 @@ class SpeculativeDecoder:
     def step(self) -> list[StepOutput]:
         """Feed a chunk of waiting prompts, then advance every decoding row by one verify pass.
 
+        Any thread may call it, one at a time.
+
         Returns:
             One output per row that emitted tokens, in row order; none while only prompts are fed.
         """
+        with self.device.work():
+            return self._step()
+
+    def _step(self) -> list[StepOutput]:
         if self._flight is None:
             self._roster.change()
             joined = self._roster.fill()
             if not self._state.sequences:
                 self.ready = time.perf_counter()
                 return []
-            self._launch(self._build(joined=joined))
+            self._launch(self._build(self._plan(), joined=joined))
         flight = self._flight
         assert flight is not None
-        settled = self._roster.settled
         lengths = self._state.lengths  # as the step in flight leaves them
-        before = self._snapshot() if settled else None
-        ahead = self._build(joined=False) if settled else None
+        before = ahead = None
+        if self._roster.settled:
+            plan = self._plan()
+            before = self._snapshot()
+            ahead = self._build(plan, joined=False)
         outputs = self._collect(flight)
         self._flight = None
         if ahead is not None and before is not None:
@@ -265,24 +291,37 @@ class SpeculativeDecoder:
                 # Until the references go, launching would copy the whole cache.
                 before.clear()
                 self._launch(ahead)
+                self.meter.ahead += 1
         if self.debug:
             check_lengths(lengths, self._state.sequences, self._roster.leaving)
             check_rows(self.runner, self._state.sequences, self._roster.leaving)
         return outputs
 
-    def _build(self, *, joined: bool) -> _Flight:
-        """The graph of the next step; nothing is computed yet."""
-        state = self._state
+    def _plan(self) -> _Plan:
+        """What the next step may take, with room made for it.
+
+        Asked before the snapshot: while that holds the old arrays of all layers, growing them
+        would keep old and new side by side.
+        """
+        sequences = self._state.sequences
         gained = self._flight.width if self._flight else 0
-        shortest = min(s.length for s in state.sequences) + (1 if gained else 0)
-        longest = max(s.length for s in state.sequences) + gained
+        shortest = min(s.length for s in sequences) + (1 if gained else 0)
+        longest = max(s.length for s in sequences) + gained
+        lengths = self.policy.choose(sequences)
+        positions = longest + max(lengths) + 1
+        for runner in self.runners:
+            runner.pool.reserve(positions)
+        self._state.reserve(positions)
+        return _Plan(lengths, shortest, longest)
+
+    def _build(self, plan: _Plan, *, joined: bool) -> _Flight:
+        """The graph of the next step; nothing is computed yet."""
+        state, shortest, longest = self._state, plan.shortest, plan.longest
         context = DraftContext(
             state.tokens, state.lengths, shortest, longest, state.sampling, self.runner.vocabulary
         )
-        lengths, read = self._draft_lengths(context)
+        lengths, read = self._draft_lengths(plan.lengths, context)
         count = max(lengths)
-        self.runner.pool.reserve(longest + count + 1)
-        state.reserve(longest + count + 1)
         positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
         noise = state.sampling.noise(positions, self.runner.vocabulary)
         draft = self.drafter.propose(replace(context, noise=noise), count)
@@ -302,9 +341,8 @@ class SpeculativeDecoder:
         # A plain step asks nothing of the drafter, whoever has just joined.
         return _Flight(lengths, packed, clean=not read and not (joined and count))
 
-    def _draft_lengths(self, context: DraftContext) -> tuple[list[int], int]:
+    def _draft_lengths(self, lengths: list[int], context: DraftContext) -> tuple[list[int], int]:
         """How far to guess for each row, and how many tokens the drafter reads before that."""
-        lengths = self.policy.choose(self._state.sequences)
         if max(lengths) == 0:
             return lengths, 0
         read = self.drafter.catch_up(context)
@@ -316,8 +354,10 @@ class SpeculativeDecoder:
         state = self._state
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = time.perf_counter()
+        # The drafter's caches too: nothing that a step emits may depend on what it has read.
+        pools = [runner.pool.state for runner in self.runners]
         mx.async_eval(  # type: ignore[no-untyped-call]
-            flight.packed, state.lengths, state.tokens, self.runner.pool.state
+            flight.packed, state.lengths, state.tokens, pools
         )
         self._flight = flight
 

@@ -49,6 +49,7 @@ class StepMeter:
     Attributes:
         prompt_tokens, prompt_seconds: fed prompts.
         steps, row_steps: verify passes, and the same counted per row.
+        ahead: steps that were built while the one before computed, and launched.
         tokens, seconds: emitted tokens and time of all steps.
         drafted, accepted: draft tokens verified, and accepted.
         draft_lengths: draft length -> steps that used it.
@@ -58,6 +59,7 @@ class StepMeter:
     prompt_seconds: float = 0.0
     steps: int = 0
     row_steps: int = 0
+    ahead: int = 0
     tokens: int = 0
     drafted: int = 0
     accepted: int = 0

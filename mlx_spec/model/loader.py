@@ -1,9 +1,7 @@
 """Load a model and its tokenizer, and say in one line why it cannot be loaded.
 
-On top of the public ``mlx_lm.load``: names of the embedded pair, float32 on the CPU, and errors
-that a person can act on. It also answers two questions about what was loaded: how long its
-context is, and whether a draft shares the target's token map. It never runs a model and never
-patches mlx-lm.
+On top of the public ``mlx_lm.load``: names of the embedded pair, float32 on the CPU, configs of
+transformers 5, and errors that a person can act on. It never runs a model and never patches mlx-lm.
 
 Example::
 
@@ -15,34 +13,43 @@ Example::
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_map_with_path
 
-from mlx_spec.errors import InvalidRequest, ModelLoadError, TokenizerMismatch
+from mlx_spec.errors import InvalidRequest, MlxSpecError, ModelLoadError
 from mlx_spec.model.catalog import embedded_path
+from mlx_spec.model.folder import check_adapter, check_folder
 from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
 from mlx_spec.model.materialize import materialize
+from mlx_spec.model.quantized import dequantize, on_cpu, warn_if_quantized
+from mlx_spec.model.rotation import check_rotation, old_form
+from mlx_spec.platform import warn_if_slow_blas
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 # transformers tells users of mlx that torch is missing, and the like; a user's own setting stays.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.tiktoken")
-_CONTEXT_NAMES = (
-    "max_position_embeddings",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-    "n_positions",
-    "n_ctx",
+# What mlx-lm takes from a repository.
+_HUB_FILES = (
+    "*.json",
+    "model*.safetensors",
+    "*.py",
+    "tokenizer.model",
+    "*.tiktoken",
+    "*.txt",
+    "*.jsonl",
+    "*.jinja",
 )
 
 
@@ -56,7 +63,7 @@ def load(
     tokenizer_config: dict[str, Any] | None = None,
     lazy: bool = False,
     kernels: str = "auto",
-) -> tuple[Any, Any]:
+) -> tuple[nn.Module, TokenizerWrapper]:
     """Load a model and its tokenizer, as ``mlx_lm.load`` does.
 
     Args:
@@ -64,8 +71,9 @@ def load(
             ``"demo-draft"``, the embedded pair.
         dtype: type of the floating weights: ``"float32"``, ``"float16"``, ``"bfloat16"`` or an
             ``mx.Dtype``. None keeps the file's, but takes float32 on the CPU, where products of
-            16-bit floats are some 50 times slower.
-        adapter_path: folder of LoRA adapters to apply.
+            16-bit floats are some 50 times slower. On the CPU ``"float32"`` also makes quantized
+            weights plain: the same values in several times the memory, and much faster there.
+        adapter_path: folder of LoRA adapters to apply, as ``mlx_lm.lora`` writes them.
         revision: branch, tag or commit of a hub repository.
         trust_remote_code: let the model's folder bring Python code that is then run.
         tokenizer_config: further options for the tokenizer.
@@ -79,80 +87,70 @@ def load(
 
     Raises:
         ModelLoadError: there is no model, or it cannot be read; the message says which.
+        UnsupportedModel: its config asks for positions that mlx-lm's class does not compute.
         InvalidRequest: an unknown ``dtype`` or ``kernels``, or Metal's where there is no Metal.
+
+    Warns:
+        RuntimeWarning: on the CPU, where something makes the model much slower than need be.
     """
     wanted = _parse_dtype(dtype)
     operations = choose_kernels(kernels)
     source = _source(path_or_repo)
-    if isinstance(source, Path):
-        _check_folder(source)
-    if adapter_path is not None and not Path(adapter_path).expanduser().is_dir():
-        raise ModelLoadError(f"[load] adapter {os.fspath(adapter_path)!r}: no such folder")
     options = dict(tokenizer_config or {})
     if trust_remote_code:
         options.setdefault("trust_remote_code", True)
     try:
-        import mlx_lm
-
-        model, tokenizer = mlx_lm.load(
-            str(source),
-            tokenizer_config=options,
-            adapter_path=os.path.expanduser(adapter_path) if adapter_path is not None else None,
-            lazy=True,  # cast first, so that only one copy of the weights is ever in memory
-            revision=revision,
-            **_trust(mlx_lm.load, trust_remote_code),
-        )
+        adapter = check_adapter(adapter_path) if adapter_path is not None else None
+        folder = source if isinstance(source, Path) else _fetch(source, revision)
+        check_folder(folder)
+        model, tokenizer = _load_folder(folder, options, adapter, trust_remote_code)
         _cast(model, wanted)
+        if dtype is not None and wanted == mx.float32 and on_cpu():
+            model = dequantize(model)
+            _cast(model, wanted)  # some kinds of quantization come out in a type of their own
         materialize(model, parameters=not lazy)
+    except MlxSpecError as error:
+        raise type(error)(f"[load] {_shown(path_or_repo)}: {error}") from error.__cause__
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
-        raise ModelLoadError(f"[load] {path_or_repo}: {_reason(error, source)}") from error
+        raise ModelLoadError(f"[load] {_shown(path_or_repo)}: {_reason(error, source)}") from error
     bind_operations(model, operations)
+    warn_if_slow_blas(stacklevel=2)
+    warn_if_quantized(model, stacklevel=2)
     return model, tokenizer
 
 
-def context_length(model: Any) -> int | None:
-    """The most tokens that the model's positions allow, or None where its config does not say."""
-    args = getattr(model, "args", None)
-    for record in (args, _field(args, "text_config")):
-        for name in _CONTEXT_NAMES:
-            value = _field(record, name)
-            if isinstance(value, int) and value > 0:
-                return value
-    return None
+def _load_folder(
+    folder: Path, options: dict[str, Any], adapter: Path | None, trusted: bool
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a checked folder, nothing of it computed yet."""
+    import mlx_lm
+    from mlx_lm.utils import load_config
 
-
-def check_pair(tokenizer: Any, draft_tokenizer: Any) -> None:
-    """Check that a draft's tokens mean what the target's mean.
-
-    The maps from token to id are compared, not their sizes: embeddings are often padded, and
-    equal sizes prove nothing. Which of the tokens ends a text may differ (a base model drafting
-    for its chat version): only the target's end tokens count.
-
-    Raises:
-        TokenizerMismatch: with how many tokens differ, and some of them.
-    """
-    target, draft = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
-    if target == draft:
-        return
-    tokens = target.keys() | draft.keys()
-    differing = [token for token in tokens if target.get(token) != draft.get(token)]
-    # The lowest ids first: the same few at every run, and mostly ordinary words.
-    differing.sort(key=lambda token: (target.get(token, len(target)), token))
-    shared = [token for token in differing if token in target and token in draft]
-    examples = ", ".join(_difference(token, target, draft) for token in (shared or differing)[:3])
-    raise TokenizerMismatch(
-        f"[check_pair] the draft's token map differs from the target's in {len(differing)} of "
-        f"{len(tokens)} tokens: {examples}"
+    config = load_config(folder)
+    changes, more = old_form(config), _trust(mlx_lm.load, trusted)
+    changes |= more.pop("model_config", {})
+    model, tokenizer = mlx_lm.load(
+        str(folder),
+        tokenizer_config=options,
+        model_config=changes,
+        adapter_path=os.fspath(adapter) if adapter is not None else None,
+        lazy=True,  # cast first, so that only one copy of the weights is ever in memory
+        **more,
     )
+    check_rotation(model, {**config, **changes})
+    return model, tokenizer
 
 
-def _difference(token: str, target: dict[str, int], draft: dict[str, int]) -> str:
-    """How one token differs, in words."""
-    if token not in draft:
-        return f"{token!r} ({target[token]}) is not in the draft"
-    if token not in target:
-        return f"{token!r} ({draft[token]}) is not in the target"
-    return f"{token!r} is {target[token]} in the target, {draft[token]} in the draft"
+def _fetch(repository: str, revision: str | None) -> Path:
+    """The folder of a hub repository, from the local cache or downloaded."""
+    import mlx_lm.utils
+
+    # Its own: where users have set it up for another hub, it asks that one.
+    return Path(
+        mlx_lm.utils.snapshot_download(
+            repository, revision=revision, allow_patterns=list(_HUB_FILES)
+        )
+    )
 
 
 def _trust(loader: Callable[..., Any], allowed: bool) -> dict[str, Any]:
@@ -169,8 +167,7 @@ def _trust(loader: Callable[..., Any], allowed: bool) -> dict[str, Any]:
 def _parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
     """The floating type asked for; on the CPU float32 if none is."""
     if dtype is None:
-        on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        return mx.float32 if on_cpu else None
+        return mx.float32 if on_cpu() else None
     if isinstance(dtype, str) and dtype in _DTYPES:
         return _DTYPES[dtype]
     if isinstance(dtype, mx.Dtype) and mx.issubdtype(dtype, mx.floating):
@@ -205,27 +202,9 @@ def _source(path_or_repo: str | os.PathLike[str]) -> Path | str:
     return text
 
 
-def _check_folder(folder: Path) -> None:
-    """Say what is missing in a folder before mlx-lm stumbles over it."""
-    if not folder.exists():
-        raise ModelLoadError(
-            f"[load] {folder}: no such folder; expected a model's folder, a hub id (org/name), "
-            "demo or demo-draft"
-        )
-    if not folder.is_dir():
-        raise ModelLoadError(f"[load] {folder}: is a file, expected a model's folder")
-    if not (folder / "config.json").is_file():
-        raise ModelLoadError(f"[load] {folder}: no config.json, so this is no model's folder")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"[load] {folder}: config.json cannot be read ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelLoadError(f"[load] {folder}: config.json names no model_type")
-    if not any(folder.glob("model*.safetensors")):
-        raise ModelLoadError(f"[load] {folder}: no weights (model*.safetensors)")
-    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
-        raise ModelLoadError(f"[load] {folder}: no tokenizer (tokenizer.json or tokenizer.model)")
+def _shown(path_or_repo: str | os.PathLike[str]) -> str:
+    """The name as the user wrote it (``Path`` would drop the ``./`` that says it is a folder)."""
+    return os.fspath(path_or_repo) or "''"
 
 
 def _reason(error: Exception, source: Path | str) -> str:
@@ -248,8 +227,3 @@ def _reason(error: Exception, source: Path | str) -> str:
     text = " ".join(str(error).split())
     text = text if len(text) <= 200 else f"{text[:200]}..."
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
-
-
-def _field(record: Any, name: str) -> Any:
-    """A field of a config record, which mlx-lm keeps as an object or as a dict."""
-    return record.get(name) if isinstance(record, dict) else getattr(record, name, None)

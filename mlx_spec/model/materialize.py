@@ -15,6 +15,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.device_stream import note_thread
+
 _OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, str, bytes)
 
 
@@ -27,11 +30,24 @@ def materialize(model: Any, *, parameters: bool = True) -> None:
     Args:
         model: any module of MLX, or an object that holds some.
         parameters: False leaves the parameters as they are (weights not read from disk yet).
+
+    Raises:
+        UnsupportedModel: it holds arrays that another thread described and did not compute.
     """
     left: set[int] = set()
     if not parameters:
         left = {id(array) for _, array in tree_flatten(model.parameters())}
-    mx.eval([array for array in held_arrays(model) if id(array) not in left])
+    note_thread()
+    try:
+        mx.eval([array for array in held_arrays(model) if id(array) not in left])
+    except RuntimeError as error:
+        if "in current thread" not in str(error):
+            raise
+        raise UnsupportedModel(
+            "[materialize] the model holds arrays that another thread described and did not "
+            "compute, and no other can: call mx.eval(model.parameters()) in that thread, or load "
+            "it without lazy=True"
+        ) from error
 
 
 def held_arrays(holder: Any) -> list[mx.array]:
