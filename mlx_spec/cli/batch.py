@@ -144,7 +144,7 @@ def _run(job: Job) -> int:
         records.import_parquet()
     output, total = _open(job)
     if total is not None:
-        total = min(records.expected(job.source, job.formats[0], total), job.limit or sys.maxsize)
+        total = min(total, job.limit or sys.maxsize)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress("batch", total, job.quiet))
         outcome = process(
@@ -176,10 +176,10 @@ def _report(job: Job, outcome: Outcome) -> int:
 
 
 def _open(job: Job) -> tuple[Output, int | None]:
-    """The checked output, and the number of lines of the input if it is known."""
+    """The checked output, and the number of records of the input if it is known."""
     from mlx_spec.pipeline.checkpoint import Checkpoint
     from mlx_spec.pipeline.process import identity
-    from mlx_spec.pipeline.records import STDIO, fingerprint
+    from mlx_spec.pipeline.records import STDIO, count, fingerprint
     from mlx_spec.pipeline.stdout import StdoutOutput
 
     source, out, seed = job.source, job.out, job.flags.seed
@@ -190,12 +190,13 @@ def _open(job: Job) -> tuple[Output, int | None]:
         )
     if source != STDIO and source.resolve() == out.resolve():
         raise InvalidRequest(f"[batch] {source} is both input and output")
-    digest, lines = (None, None) if source == STDIO else fingerprint(source)
+    digest = None if source == STDIO else fingerprint(source)
+    total = None if source == STDIO else count(source, job.formats[0])
     if out == STDIO:
-        return StdoutOutput(job.formats[1], seed), lines
+        return StdoutOutput(job.formats[1], seed), total
     mark = identity(job.stage, job.flags, digest)
     resume, overwrite = job.resume, job.overwrite
-    return Checkpoint(out, job.formats[1], mark, seed, resume=resume, overwrite=overwrite), lines
+    return Checkpoint(out, job.formats[1], mark, seed, resume=resume, overwrite=overwrite), total
 
 
 def closing_lines(outcome: Outcome, drafting: bool) -> list[str]:

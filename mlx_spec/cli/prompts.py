@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlx_spec.cli.progress import note
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.text_files import decode, read_text
 
 # mlx-lm's default, and one that suits the embedded models, which know Python only.
 DEFAULT_PROMPT = "hello"
@@ -31,15 +32,17 @@ def read_prompts(options: Sequence[str], file: Path | None) -> list[str]:
         raise InvalidRequest("[generate] --prompt - given twice; stdin can be read once")
     prompts = [_read_stdin() if text == "-" else text for text in options]
     if file is not None:
-        prompts += [line for line in _read_file(file).splitlines() if line.strip()]
+        prompts += _lines(read_text(file, f"[generate] --prompt-file {file}"))
         if not prompts:
             raise InvalidRequest(f"[generate] --prompt-file {file}: no prompts in it")
     if not options and file is None and is_piped():
         piped = _read_stdin()
         prompts = [piped] if piped.strip() else []
-    for number, prompt in enumerate(prompts, start=1):
-        _check(prompt, "the prompt" if len(prompts) == 1 else f"prompt {number} of {len(prompts)}")
-    return prompts
+    one = len(prompts) == 1
+    return [
+        _check(prompt, "the prompt" if one else f"prompt {number} of {len(prompts)}")
+        for number, prompt in enumerate(prompts, start=1)
+    ]
 
 
 def is_piped() -> bool:
@@ -51,22 +54,31 @@ def is_piped() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
 
-def _check(prompt: str, name: str) -> None:
+def _check(prompt: str, name: str) -> str:
     """Refuse a prompt that holds nothing or is not text."""
     if not prompt:
         raise InvalidRequest(f"[generate] {name} is empty")
     try:
-        prompt.encode("utf-8")
-    except UnicodeEncodeError as error:  # the shell's bytes that were no UTF-8
+        # In a locale without Unicode an argument's letters arrive as bytes in disguise.
+        return os.fsencode(prompt).decode("utf-8") if _disguised(prompt) else prompt
+    except UnicodeError as error:  # the shell's bytes that were no UTF-8
         raise InvalidRequest(f"[generate] {name} is not valid UTF-8") from error
 
 
+def _disguised(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _read_stdin() -> str:
+    if sys.stdin is None:  # closed by whoever started the process
+        raise InvalidRequest("[generate] stdin is closed; give the prompt with --prompt")
     _tell_who_waits()
-    try:
+    # Its bytes: the locale does not say how a piped text is encoded. (A notebook's has none.)
+    buffer = getattr(sys.stdin, "buffer", None)
+    if buffer is None:
         return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest("[generate] the prompt on stdin is not valid UTF-8") from error
+    text = decode(buffer.read(), "[generate] the prompt on stdin")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _tell_who_waits() -> None:
@@ -79,10 +91,8 @@ def _tell_who_waits() -> None:
         note("reading the prompt from stdin; -p gives one instead")
 
 
-def _read_file(path: Path) -> str:
-    try:
-        return path.expanduser().read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"[generate] --prompt-file {path} is not valid UTF-8") from error
-    except OSError as error:
-        raise InvalidRequest(f"[generate] --prompt-file {path}: {error.strerror}") from error
+def _lines(text: str) -> list[str]:
+    """Prompts of a file, one a line; only a line end is one, no form feed or U+2028."""
+    text = text.replace("\r\n", "\n")
+    lines = text.split("\n" if "\n" in text else "\r")
+    return [line for line in lines if line.strip()]

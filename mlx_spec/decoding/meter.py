@@ -51,6 +51,7 @@ class StepMeter:
         reused_tokens: of these, taken from the prefix cache.
         recomputed_tokens: fed again for rows that had been preempted.
         steps, row_steps: verify passes, and the same counted per row.
+        ahead: steps that were built while the one before computed, and launched.
         tokens, seconds: emitted tokens and time of all steps.
         drafted, accepted: draft tokens verified, and accepted.
         draft_lengths: draft length -> steps that used it.
@@ -62,6 +63,7 @@ class StepMeter:
     recomputed_tokens: int = 0
     steps: int = 0
     row_steps: int = 0
+    ahead: int = 0
     tokens: int = 0
     drafted: int = 0
     accepted: int = 0
