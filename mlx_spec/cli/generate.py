@@ -215,7 +215,7 @@ def _show_results(job: Job, result: BatchResult) -> None:
     if job.as_json:
         for index, one in enumerate(result.results):
             record = {"index": index, "prompt": job.prompts[index], **asdict(one)}
-            print(json.dumps(record | {"seed": job.sampling[index].seed}, ensure_ascii=False))
+            print(json.dumps(record, ensure_ascii=False))
     elif job.verbose:
         for line in statistics_lines(result.stats, job.flags.drafter is not None):
             print(line)
