@@ -16,7 +16,7 @@ import typer
 
 from mlx_spec.cli import options
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.progress import Progress, figures, note, say, say_embedded
+from mlx_spec.cli.progress import Progress, figures, note, say, say_embedded, status
 from mlx_spec.cli.report import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
@@ -153,7 +153,7 @@ def _run(job: Job) -> int:
             job.flags,
             _arriving(job),
             output,
-            Models(),
+            Models(lambda text: status(text, job.quiet)),
             limit=job.limit,
             watch=progress,
             listeners=listeners(job.performance_log, job.flags, stack),

@@ -291,6 +291,7 @@ class SpeculativeDecoder:
                 # Until the references go, launching would copy the whole cache.
                 before.clear()
                 self._launch(ahead)
+                self.meter.ahead += 1
         if self.debug:
             check_lengths(lengths, self._state.sequences, self._roster.leaving)
             check_rows(self.runner, self._state.sequences, self._roster.leaving)
