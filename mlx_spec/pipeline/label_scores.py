@@ -99,7 +99,11 @@ class Scoring:
 
     def stats(self) -> GenerationStats:
         """Prompt figures only: nothing is generated."""
-        return GenerationStats(prompt_tokens=self._tokens, prompt_time=self._seconds)
+        return GenerationStats(
+            prompt_tokens=self._tokens,
+            prompt_time=self._seconds,
+            reused_tokens=self._scorer.reused,
+        )
 
     def _learn(self, prior: _Prior) -> None:
         """What the labels score behind texts without content.
