@@ -164,6 +164,11 @@ class BatchedMLXGenerator(Closing):
         """The generator as it stood at the last step boundary."""
         return self._worker.stats
 
+    def __repr__(self) -> str:
+        stats = self.stats()
+        state = f"{stats.running} running, {stats.waiting} waiting, {stats.finished} finished"
+        return f"<BatchedMLXGenerator: {state}>"
+
     def set_batch_size(self, rows: int) -> None:
         """Change the number of rows; requests beyond it wait and go on later, unharmed."""
         if not isinstance(rows, int) or rows < 1:

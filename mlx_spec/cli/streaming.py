@@ -76,6 +76,7 @@ class OrderedPrinter:
 
     def _title(self) -> None:
         if self._framed and len(self._prompts) > 1:
-            title = " ".join(self._prompts[self._current].split())
+            # On one line, and yet as it is: where lines end is part of a prompt.
+            title = "\\n".join(self._prompts[self._current].splitlines())
             title = title if len(title) <= _TITLE_WIDTH else f"{title[:_TITLE_WIDTH]}..."
             self._out.write(f"[prompt {self._current + 1}/{len(self._prompts)}] {title}\n")

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_map_with_path
@@ -30,6 +30,10 @@ from mlx_spec.model.materialize import materialize
 from mlx_spec.model.quantized import dequantize, on_cpu, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
 from mlx_spec.platform import warn_if_slow_blas
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 # transformers tells users of mlx that torch is missing, and the like; a user's own setting stays.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -59,7 +63,7 @@ def load(
     tokenizer_config: dict[str, Any] | None = None,
     lazy: bool = False,
     kernels: str = "auto",
-) -> tuple[Any, Any]:
+) -> tuple[nn.Module, TokenizerWrapper]:
     """Load a model and its tokenizer, as ``mlx_lm.load`` does.
 
     Args:

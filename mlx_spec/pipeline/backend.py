@@ -6,9 +6,9 @@ Both take a request and hand back something to wait for; the runner knows nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -51,22 +51,28 @@ class Backend(Protocol):
 
 
 class Models:
-    """What was loaded, so that stages that share a model load it once."""
+    """What was loaded, so that stages that share a model load it once.
 
-    def __init__(self) -> None:
+    Args:
+        loading: entered, with a word on what is loaded, for as long as that takes.
+    """
+
+    def __init__(self, loading: Callable[[str], AbstractContextManager[Any]] = nullcontext) -> None:
         self._loaded: dict[tuple[Any, ...], Loaded] = {}
+        self._loading = loading
 
     def load(self, name: str, flags: Flags, *, adapter: str | None = None) -> Loaded:
         """The model and its tokenizer."""
         key = (name, flags.dtype, flags.trust_remote_code, flags.kernels, adapter)
         if key not in self._loaded:
-            self._loaded[key] = load(
-                name,
-                dtype=flags.dtype,
-                adapter_path=adapter,
-                trust_remote_code=flags.trust_remote_code,
-                kernels=flags.kernels,
-            )
+            with self._loading(f"loading {name}"):
+                self._loaded[key] = load(
+                    name,
+                    dtype=flags.dtype,
+                    adapter_path=adapter,
+                    trust_remote_code=flags.trust_remote_code,
+                    kernels=flags.kernels,
+                )
         return self._loaded[key]
 
     def pair(self, flags: Flags, *, drafting: bool) -> tuple[Loaded, Loaded | None]:
@@ -147,7 +153,11 @@ class Scoring:
 
     def stats(self) -> GenerationStats:
         """Prompt figures only: nothing is generated."""
-        return GenerationStats(prompt_tokens=self._tokens, prompt_time=self._seconds)
+        return GenerationStats(
+            prompt_tokens=self._tokens,
+            prompt_time=self._seconds,
+            reused_tokens=self._scorer.reused,
+        )
 
 
 class _Scored:
