@@ -16,12 +16,13 @@ import typer
 
 from mlx_spec.cli import options
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.progress import Progress, figures, note, say, say_embedded
+from mlx_spec.cli.progress import Progress, figures, note, say, say_embedded, status
 from mlx_spec.cli.report import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 
 if TYPE_CHECKING:
+    from mlx_spec.pipeline.live import Arrivals
     from mlx_spec.pipeline.process import Outcome, Output
     from mlx_spec.pipeline.stage import Stage
 
@@ -150,14 +151,23 @@ def _run(job: Job) -> int:
         outcome = process(
             job.stage,
             job.flags,
-            records.read_records(job.source, job.formats[0]),
+            _arriving(job),
             output,
-            Models(),
+            Models(lambda text: status(text, job.quiet)),
             limit=job.limit,
             watch=progress,
             listeners=listeners(job.performance_log, job.flags, stack),
         )
     return _report(job, outcome)
+
+
+def _arriving(job: Job) -> Arrivals:
+    """The input's records; of stdin, with word of when there is none yet."""
+    from mlx_spec.pipeline.live import arriving
+    from mlx_spec.pipeline.records import STDIO, read_records
+
+    found = read_records(job.source, job.formats[0])
+    return arriving(found) if job.source == STDIO else found
 
 
 def _report(job: Job, outcome: Outcome) -> int:
