@@ -10,7 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
@@ -19,6 +19,7 @@ from mlx_spec.pipeline.checkpoint import DROPPED, ERROR, FAILED, NUMBER
 from mlx_spec.pipeline.live import Arrivals
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.stage import Done, Stage
+from mlx_spec.pipeline.verdicts import Verdicts
 from mlx_spec.results import GenerationResult
 
 _OURS = {NUMBER, DROPPED, FAILED, "_finish_reason", "_prompt_tokens", "_generation_tokens"}
@@ -35,12 +36,13 @@ class Sink(Protocol):
 
 @dataclass
 class Tally:
-    """Records of one run: done before, written, with an error, dropped by the stage."""
+    """Records of one run: done before, written, with an error, dropped by the stage; verdicts."""
 
     skipped: int = 0
     written: int = 0
     failed: int = 0
     dropped: int = 0
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
 
 @dataclass
@@ -168,6 +170,8 @@ class StageRunner:
         if done is not None and done.dropped:
             line[DROPPED] = True
             self.tally.dropped += 1
+        if done is not None and done.verdict is not None:
+            self.tally.verdicts.add(done.verdict)
         self._sink.write(line)
         self.tally.written += 1
         self.tally.failed += error is not None
