@@ -107,6 +107,11 @@ def load(
         materialize(model, parameters=not lazy)
     except MlxSpecError as error:
         raise type(error)(f"[load] {_shown(path_or_repo)}: {error}") from error.__cause__
+    except SystemExit as error:  # as some of mlx-lm's modules end where a package is missing
+        raise ModelLoadError(
+            f"[load] {_shown(path_or_repo)}: mlx-lm's code of this model needs a package that is "
+            "not installed"
+        ) from error
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {_shown(path_or_repo)}: {_reason(error, source)}") from error
     bind_operations(model, operations)
