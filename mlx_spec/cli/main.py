@@ -9,6 +9,7 @@ It imports no mlx: help must be instant.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
 from mlx_spec.cli.performance_report import report
 from mlx_spec.cli.pipeline import pipeline
-from mlx_spec.cli.progress import note
+from mlx_spec.cli.progress import RED, marked, note
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
@@ -74,7 +75,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
     except MlxSpecError as error:
-        note(f"error: {' '.join(str(error).split())}")
+        note(f"{marked('error:', sys.stderr, RED)} {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mlx_spec.closing import Closing
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SCREEN, _LOG = 0.2, 10.0
 # Takes away the line that the cursor is in.
 ERASE = "\r\x1b[2K"
+BOLD, RED = 1, 31
 
 
 def say(line: str) -> None:
@@ -40,7 +41,14 @@ def say(line: str) -> None:
 
 def note(text: str) -> None:
     """One line for the user, with our name before it."""
-    say(f"mlx-spec: {text}")
+    say(f"{marked('mlx-spec:', sys.stderr)} {text}")
+
+
+def marked(text: str, out: TextIO | None, code: int = BOLD) -> str:
+    """``text`` in bold, or under another code of ECMA-48, where ``out`` is a terminal."""
+    if out is None or not out.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
 
 
 def say_embedded(flags: Flags) -> None:

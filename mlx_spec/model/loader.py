@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     import mlx.nn as nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-# transformers tells users of mlx that torch is missing, and the like; a user's own setting stays.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What mlx-lm takes from a repository.
