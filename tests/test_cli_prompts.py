@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 import mlx_spec
 from mlx_spec.cli.main import app, main
 from mlx_spec.cli.options import memory_size
-from mlx_spec.cli.progress import ERASE, marked, status
+from mlx_spec.cli.progress import status
 from mlx_spec.cli.prompts import DEMO_PROMPT, is_piped, read_prompts
 from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.streaming import FRAME
+from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.events import PromptProgress
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")

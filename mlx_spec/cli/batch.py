@@ -22,6 +22,7 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 
 if TYPE_CHECKING:
+    from mlx_spec.pipeline.live import Arrivals
     from mlx_spec.pipeline.process import Outcome, Output
     from mlx_spec.pipeline.stage import Stage
 
@@ -150,7 +151,7 @@ def _run(job: Job) -> int:
         outcome = process(
             job.stage,
             job.flags,
-            records.read_records(job.source, job.formats[0]),
+            _arriving(job),
             output,
             Models(lambda text: status(text, job.quiet)),
             limit=job.limit,
@@ -158,6 +159,15 @@ def _run(job: Job) -> int:
             listeners=listeners(job.performance_log, job.flags, stack),
         )
     return _report(job, outcome)
+
+
+def _arriving(job: Job) -> Arrivals:
+    """The input's records; of stdin, with word of when there is none yet."""
+    from mlx_spec.pipeline.live import arriving
+    from mlx_spec.pipeline.records import STDIO, read_records
+
+    found = read_records(job.source, job.formats[0])
+    return arriving(found) if job.source == STDIO else found
 
 
 def _report(job: Job, outcome: Outcome) -> int:

@@ -22,7 +22,8 @@ from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
 from mlx_spec.cli.performance_report import report
 from mlx_spec.cli.pipeline import pipeline
-from mlx_spec.cli.progress import RED, marked, note
+from mlx_spec.cli.progress import note
+from mlx_spec.cli.terminal import RED, marked, take_every_letter
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code. Errors that are ours are one line on stderr, never a traceback.
     """
+    take_every_letter()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return _run(arguments)

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.closing import Closing
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 # Seconds between two looks on a screen, and between two lines in a log.
 _SCREEN, _LOG = 0.2, 10.0
-# Takes away the line that the cursor is in.
-ERASE = "\r\x1b[2K"
-BOLD, RED = 1, 31
 
 
 def say(line: str) -> None:
@@ -42,13 +40,6 @@ def say(line: str) -> None:
 def note(text: str) -> None:
     """One line for the user, with our name before it."""
     say(f"{marked('mlx-spec:', sys.stderr)} {text}")
-
-
-def marked(text: str, out: TextIO | None, code: int = BOLD) -> str:
-    """``text`` in bold, or under another code of ECMA-48, where ``out`` is a terminal."""
-    if out is None or not out.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return f"\x1b[{code}m{text}\x1b[0m"
 
 
 def say_embedded(flags: Flags) -> None:

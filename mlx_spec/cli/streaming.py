@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from mlx_spec.cli.progress import marked
+from mlx_spec.cli.terminal import marked
 from mlx_spec.results import GenerationChunk
 
 FRAME = "=" * 10
