@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.engine import Engine
-from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
+from mlx_spec.batching.prompts import (
+    DraftModel,
+    Prompt,
+    drafting_model,
+    make_sequences,
+    prompt_label,
+)
 from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.events import Listener
@@ -86,7 +92,7 @@ def stream_batch_generate(
         batching=batching,
         listeners=listeners,
     )
-    return BatchStream(engine, sequences)
+    return BatchStream(engine, sequences, [prompt_label(prompt) for prompt in prompts])
 
 
 def batch_generate(

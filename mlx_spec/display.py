@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, TypeAlias
 from mlx_spec.results import BatchResult, GenerationResult, GenerationStats
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 Facts: TypeAlias = list[tuple[str, str]]
 
 MOST_ROWS = 50
 MOST_CHARACTERS = 300
+# A notebook gives text boxes a ground of their own and breaks words anywhere; neither here.
 _PRE = (
-    "white-space:pre-wrap;text-align:left;max-height:30em;overflow:auto;margin:0;"
+    "white-space:pre-wrap;word-break:normal;overflow-wrap:break-word;text-align:left;"
+    "max-height:30em;overflow:auto;margin:0;padding:0;border:0;background:none;color:inherit;"
     "font-family:monospace"
 )
 _CELL = "text-align:left;vertical-align:top"
+_PROMPT_WIDTH = 60
 
 
 # --- what there is to say ---
@@ -53,8 +57,9 @@ def result_facts(result: GenerationResult) -> Facts:
 
 def stats_facts(stats: GenerationStats) -> Facts:
     """A whole call."""
+    reused = f" ({stats.reused_tokens:,} reused)" if stats.reused_tokens else ""
     facts = [
-        ("prompts", f"{stats.prompt_tokens:,} tokens, {stats.prompt_tps:,.1f} tok/s"),
+        ("prompts", f"{stats.prompt_tokens:,} tokens{reused}, {stats.prompt_tps:,.1f} tok/s"),
         ("generation", f"{stats.generation_tokens:,} tokens, {stats.generation_tps:,.1f} tok/s"),
         ("steps", f"{stats.steps:,}"),
         ("peak memory", f"{stats.peak_memory / 1e9:.3f} GB"),
@@ -67,9 +72,13 @@ def stats_facts(stats: GenerationStats) -> Facts:
                 f"{stats.acceptance_rate:.1%} ({stats.accepted:,} of {stats.drafted:,})",
             ),
             ("tokens a verify pass", f"{stats.mean_acceptance_length:.2f}"),
-            ("draft lengths", ", ".join(f"{k}: {count:,} steps" for k, count in lengths)),
+            ("draft lengths", ", ".join(f"{k}: {_steps(count)}" for k, count in lengths)),
         ]
     return facts
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' if count != 1 else ''}"
 
 
 def seconds(value: float) -> str:
@@ -92,30 +101,39 @@ def html_table(facts: Facts, title: str = "") -> str:
 
 def result_html(result: GenerationResult) -> str:
     """The text, then the figures."""
-    return f'<pre style="{_PRE}">{escape(result.text)}</pre>{html_table(result_facts(result))}'
+    return f"{_boxed(result.text)}{html_table(result_facts(result))}"
 
 
 def batch_html(batch: BatchResult) -> str:
     """One row a request, then the figures over all."""
-    columns = ("", "text", "tokens", "finish", "time to first token")
+    columns = ("", "prompt", "text", "tokens", "finish", "time to first token")
     head = "".join(f'<th style="{_CELL}">{name}</th>' for name in columns)
     rows = []
     for index, result in enumerate(batch.results[:MOST_ROWS]):
         cells = (
             str(index),
-            "",
+            f'<div style="{_PRE}">{escape(prompt_of(batch, index))}</div>',
+            _boxed(shorten(result.text)),
             f"{result.generation_tokens:,}",
             result.finish_reason,
             seconds(result.ttft),
         )
-        marked = [f'<td style="{_CELL}">{escape(cell)}</td>' for cell in cells]
-        text = escape(shorten(result.text))
-        marked[1] = f'<td style="{_CELL}"><pre style="{_PRE}">{text}</pre></td>'
+        marked = [f'<td style="{_CELL}">{cell}</td>' for cell in cells]
         rows.append(f"<tr>{''.join(marked)}</tr>")
     more = len(batch.results) - len(rows)
     rest = f"<div>and {more:,} more</div>" if more else ""
     table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
     return f"<div>{table}{rest}</div>{html_table(stats_facts(batch.stats))}"
+
+
+def _boxed(text: str) -> str:
+    return f'<pre style="{_PRE}">{escape(text)}</pre>'
+
+
+def prompt_of(batch: BatchResult, index: int) -> str:
+    """What a request's prompt is shown as; nothing where it is not known."""
+    text = batch.prompts[index] if index < len(batch.prompts) else ""
+    return text if len(text) <= _PROMPT_WIDTH else f"{text[:_PROMPT_WIDTH]}..."
 
 
 def stream_html(name: str, state: str, result: GenerationResult | None) -> str:
@@ -144,19 +162,35 @@ def rich_table(facts: Facts) -> Table:
     return table
 
 
-def rich_batch(batch: BatchResult) -> Table:
-    """One row a request."""
+def rich_batch(batch: BatchResult) -> Group:
+    """One row a request, then the figures over all."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", "text", "tokens", "finish", box=box.SIMPLE)
+    table = Table("", "prompt", "text", "tokens", "finish", box=box.SIMPLE)
     for index, result in enumerate(batch.results[:MOST_ROWS]):
-        tokens = f"{result.generation_tokens:,}"
-        table.add_row(str(index), Text(shorten(result.text)), tokens, result.finish_reason)
+        table.add_row(
+            str(index),
+            Text(prompt_of(batch, index)),
+            Text(shorten(result.text)),
+            f"{result.generation_tokens:,}",
+            result.finish_reason,
+        )
     more = len(batch.results) - MOST_ROWS
     table.caption = f"and {more:,} more" if more > 0 else None
-    return table
+    return Group(table, rich_table(stats_facts(batch.stats)))
+
+
+def batch_lines(batch: BatchResult) -> str:
+    """Every text under its prompt, then the figures over all."""
+    parts = []
+    for index, result in enumerate(batch.results):
+        prompt = " ".join(prompt_of(batch, index).split())
+        title = f"[{index}] {prompt} ({result.finish_reason}, {result.generation_tokens:,} tokens)"
+        parts.append(f"{title}\n{result.text}\n")
+    return "\n".join([*parts, lines(stats_facts(batch.stats))])
 
 
 def lines(facts: Seq[tuple[str, str]]) -> str:

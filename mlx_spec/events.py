@@ -100,6 +100,22 @@ class RequestFinished:
         return (self.duration - self.ttft) / (self.generation_tokens - 1)
 
 
+@dataclass(frozen=True)
+class PromptProgress:
+    """Prompts are being read; told after every chunk of them, the last one included.
+
+    Attributes:
+        time: when.
+        fed: their tokens that are in the cache, reused ones included.
+        total: all their tokens. ``fed == total`` once nobody's prompt is being read any more; the
+            total grows where further requests get rows meanwhile.
+    """
+
+    time: float
+    fed: int
+    total: int
+
+
 class StepDone(NamedTuple):
     """One step of the engine, over all rows; a tuple because one is made at every step.
 
@@ -110,7 +126,7 @@ class StepDone(NamedTuple):
             after a time without requests. Building the next step ahead falls into that one's.
         seconds: of the verify pass; 0 while only prompts were fed.
         prefill_seconds: spent on prompts before it.
-        prompt_tokens: of the requests that began to be fed.
+        prompt_tokens: that were read, reused ones included.
         rows: rows that decoded.
         running, waiting: requests, those being fed included in ``running``.
         batch_size: most rows.
@@ -167,6 +183,7 @@ Event: TypeAlias = (
     | RequestAdmitted
     | RequestPreempted
     | FirstToken
+    | PromptProgress
     | RequestFinished
     | StepDone
     | StageDone

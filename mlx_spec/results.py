@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -58,10 +59,12 @@ class GenerationResult:
         verify_steps: target passes that this request took part in after its prompt.
         queue_time: time until it first got a row, in seconds.
         reused_tokens: prompt tokens whose K/V came from the prefix cache.
+        seed: what keyed the sampling, drawn or given: ``SamplingParams(seed=...)`` with it repeats
+            the text. Greedy texts do not depend on it.
     """
 
     text: str
-    token_ids: list[int]
+    token_ids: list[int] = field(repr=False)
     finish_reason: FinishReason
     prompt_tokens: int
     generation_tokens: int
@@ -72,6 +75,7 @@ class GenerationResult:
     verify_steps: int = 0
     queue_time: float = 0.0
     reused_tokens: int = 0
+    seed: int = 0
 
     @property
     def tpot(self) -> float:
@@ -98,7 +102,9 @@ class GenerationStats:
     """Figures of one call, over all its requests.
 
     Attributes:
-        prompt_tokens, generation_tokens: totals.
+        prompt_tokens, generation_tokens: totals; of prompts, what was read so far.
+        reused_tokens: prompt tokens that were not computed: their K/V came from the prefix cache.
+        recomputed_tokens: tokens computed again because their row was preempted meanwhile.
         prompt_time, generation_time: seconds spent in prefill, and in decoding steps.
         peak_memory: most memory MLX held, in bytes.
         steps: decoding steps (target passes over the batch).
@@ -127,11 +133,14 @@ class GenerationStats:
     plain_tps: float | None = None
     speculative_tps: float | None = None
     exactness: Literal["exact", "near-ties"] = "exact"
+    reused_tokens: int = 0
+    recomputed_tokens: int = 0
 
     @property
     def prompt_tps(self) -> float:
-        """Prompt tokens per second of prefill."""
-        return self.prompt_tokens / self.prompt_time if self.prompt_time else 0.0
+        """Computed tokens per second of prefill; reused ones do not count."""
+        computed = self.prompt_tokens - self.reused_tokens + self.recomputed_tokens
+        return computed / self.prompt_time if self.prompt_time else 0.0
 
     @property
     def generation_tps(self) -> float:
@@ -166,17 +175,33 @@ class GenerationStats:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """The finished requests of :func:`mlx_spec.batch_generate`, in the order of the prompts."""
+    """The finished requests of :func:`mlx_spec.batch_generate`, in the order of the prompts.
+
+    Attributes:
+        results: one for each prompt.
+        stats: figures over all.
+        prompts: what each prompt is shown under: its text, its last message's, or its length.
+    """
 
     results: Sequence[GenerationResult]
     stats: GenerationStats
+    prompts: Sequence[str] = ()
 
     @property
     def texts(self) -> list[str]:
         """The completions, in the order of the prompts."""
         return [result.text for result in self.results]
 
-    def __rich__(self) -> Table:
+    def __repr__(self) -> str:
+        tokens = sum(result.generation_tokens for result in self.results)
+        return f"<BatchResult: {len(self.results)} results, {tokens} tokens>"
+
+    def __str__(self) -> str:
+        from mlx_spec.display import batch_lines
+
+        return batch_lines(self)
+
+    def __rich__(self) -> Group:
         from mlx_spec.display import rich_batch
 
         return rich_batch(self)

@@ -1,16 +1,47 @@
 """Before any test module imports mlx: exactness is tested with the BLAS of MLX's own wheel.
 
 Its batched and single rows agree bit for bit, which a fast BLAS does not promise. Subprocesses
-inherit the choice; a test that wants a fast BLAS sets its own environment.
+inherit the choice; a test that wants a fast BLAS sets its own environment. Ctrl-C is Ctrl-C in
+them too: a shell that starts the suite in the background would have it ignored.
+
+``--quick`` leaves out the tests marked ``slow``, and of the many cases of a test marked ``cut``
+runs some.
 """
 
 import os
+import signal
+import threading
 
 os.environ["MLX_SPEC_BLAS"] = "off"
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="without the slow tests, in at most two minutes"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For ``--quick``: no slow tests, and of each test marked ``cut(n)`` every n-th case."""
+    if not config.getoption("--quick"):
+        return
+    seen: dict[str, int] = defaultdict(int)
+    kept, left_out = [], []
+    for item in items:
+        cut = item.get_closest_marker("cut")
+        name = item.nodeid.partition("[")[0]
+        turn, seen[name] = seen[name], seen[name] + 1
+        slow = item.get_closest_marker("slow") or (cut and turn % cut.args[0])
+        (left_out if slow else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(params=["simulator", pytest.param("metal", marks=pytest.mark.metal)])

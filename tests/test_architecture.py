@@ -2,8 +2,8 @@
 
     cli, server -> pipeline, metrics -> api -> batching -> decoding -> model -> cache, metal_kernels
 
-``errors, config, results, sequence, events, flags, display, closing, platform, blas`` import none
-of the folders and may be imported by all.
+``errors, config, results, sequence, events, flags, display, closing, text_files, platform, blas``
+import none of the folders and may be imported by all.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ COMMON = {
     "platform",
     "results",
     "sequence",
+    "text_files",
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # The Metal kernels are a package of their own beside ours: they know nothing of us.

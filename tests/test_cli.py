@@ -143,7 +143,10 @@ def test_version_and_help() -> None:
     assert runner.invoke(app, ["--version"]).output == f"mlx-spec {mlx_spec.__version__}\n"
     shown = runner.invoke(app, ["generate", "--help"]).output
     mlx_lm = "--model --draft-model --num-draft-tokens --prompt --max-tokens --temp --top-p --top-k"
-    for option in f"{mlx_lm} --min-p --seed --batch-size --batch-timeout --no-batching".split():
+    mlx_lm += " --min-p --seed --prefill-step-size --system-prompt --prefill-response"
+    mlx_lm += " --ignore-chat-template --chat-template-config --extra-eos-token --verbose"
+    mlx_lm += " --adapter-path --trust-remote-code"
+    for option in f"{mlx_lm} --temperature --batch-size --batch-timeout --no-batching".split():
         assert option in shown
 
 
@@ -184,6 +187,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a type that is none": (["--dtype", "int8"], "dtype='int8'"),
     "speculation without a draft": (["--model", "demo", "--enable-speculative"], "--draft-model"),
     "nothing to compare": (["--model", "demo", "--compare"], "--compare needs"),
+    "a truth value misspelt": (["--verbose", "Flase"], "--verbose 'Flase'"),
+    "many texts, all alike": (["-n", "2"], "give --temp"),
+    "keywords that are no JSON": (["--chat-template-config", "{a: 1}"], "is not JSON"),
+    "no such end token": (["--extra-eos-token", "<none>"], "is no token of this model"),
     "no adapter": (["--adapter-path", "/nothing"], "no such folder"),
 }
 
@@ -199,7 +206,7 @@ def test_bad_input_is_one_line_and_exit_2(
 
 def test_a_hub_id_without_network(tmp_path: Path) -> None:
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": ""}
-    command = [sys.executable, "-m", "mlx_spec", "generate", "--model", "org/name"]
+    command = [sys.executable, "-m", "mlx_spec", "generate", "--model", "org/name", "-p", "x"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 2
     assert run.stderr.startswith("mlx-spec: error: [load] org/name: it is not in the local cache")
@@ -271,7 +278,7 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.wait(timeout=60) == 1
     assert process.stderr is not None
     assert process.stderr.read().splitlines() == [
-        "mlx-spec: no --model given, using the embedded demo and demo-draft"
+        "mlx-spec: no --model given, using the embedded demo and demo-draft, toys that write Python"
     ]
 
 
@@ -327,7 +334,7 @@ def test_statistics_lines() -> None:
         "Acceptance rate: 50.0% (15 of 30 draft tokens)",
         "Mean acceptance length: 2.00 tokens per verify pass",
         "Draft lengths: K=0: 4 steps, K=3: 16 steps",
-        "Steps with a draft: 21.000 tokens-per-sec; without: too few",
+        "Steps with a draft: 21.000 tokens-per-sec; without: too few such steps to tell",
     ]
     assert statistics_lines(stats, drafting=False)[3:] == ["Speculation: off"]
 
@@ -348,6 +355,7 @@ def test_comparison_finds_the_first_difference(ours: list[int], verdict: str | N
     )
     assert equal is (verdict is None)
     assert (verdict or "all 3 identical") in lines[-1]
+    assert "3 tokens are too few to compare" in lines[0]
 
 
 def test_compare_exits_1_when_tokens_differ(

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.generator import GeneratorStats
+from mlx_spec.batching.prompts import prompt_label
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.display import MOST_CHARACTERS, MOST_ROWS, seconds
 from mlx_spec.results import BatchResult, GenerationResult, GenerationStats
@@ -137,6 +139,37 @@ def test_a_batch_shows_a_row_a_request() -> None:
     assert "<script>alert(1)</script>" in terminal
     assert "[bold]markup[/bold]" in terminal  # text, not rich's markup
     assert "second" in terminal
+    assert "tokens a verify pass" in terminal  # the statistics are there too
+
+
+def test_a_batch_shows_what_was_asked() -> None:
+    """Stops a table of answers without their questions, and dumps of token ids."""
+    batch = BatchResult([RESULT], STATS, ("Why is <b>the</b> sky blue?",))
+    for show in (shown, on_terminal, str):
+        assert "Why is <b>the</b> sky blue?" in show(batch)
+    assert repr(batch) == "<BatchResult: 1 results, 3 tokens>"
+    assert "token_ids" not in repr(RESULT)
+    assert "3 tokens" in str(batch)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "label"),
+    [
+        ("x", "x"),
+        ([1, 2, 3], "3 token ids"),
+        ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "b"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}]}], "1 messages"),
+    ],
+)
+def test_prompts_are_known_by_what_a_person_wrote(prompt: Any, label: str) -> None:
+    assert prompt_label(prompt) == label
+
+
+def test_text_boxes_look_like_the_table_that_they_are_in() -> None:
+    """Stops white boxes in striped rows, and words that are broken anywhere."""
+    html = BatchResult([RESULT], STATS)._repr_html_()
+    for style in ("background:none", "color:inherit", "word-break:normal"):
+        assert html.count(style) == 2
 
 
 def test_a_large_batch_is_cut_and_says_so() -> None:
@@ -150,12 +183,10 @@ def test_a_large_batch_is_cut_and_says_so() -> None:
 
 
 def test_a_stream_shows_how_it_stands() -> None:
-    def make() -> TokenStream:
-        return TokenStream("<b>r1</b>", lambda stream: None)
-
-    running, finished, failed = make(), make(), make()
-    finished.finish(RESULT)
-    failed.fail(ValueError("<i>planted</i>"))
+    buffers = [ChunkBuffer("<b>r1</b>", lambda _: None) for _ in range(3)]
+    running, finished, failed = map(TokenStream, buffers)
+    buffers[1].finish(RESULT)
+    buffers[2].fail(ValueError("<i>planted</i>"))
     assert "<b>r1</b>" in shown(running)
     assert "running, 0 chunks not read yet" in shown(running)
     assert EVIL in shown(finished)

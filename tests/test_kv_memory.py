@@ -14,6 +14,7 @@ from mlx_spec.cache.slot_cache import SlotKVCache
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.sequence import Sequence
+from tests.models import make_model
 from tests.scenario import noisy_draft, target
 
 # Of the tiny llama: layers, keys and values, heads, dims, float32.
@@ -173,3 +174,47 @@ def test_a_generator_shows_its_memory() -> None:
         stream.cancel()
         generator.drain(10)
         assert generator.stats().kv.bytes_held == 0
+
+
+def test_growing_between_steps_holds_one_layer_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops a snapshot for undoing a step from keeping the old arrays of all layers alive while
+    they grow: old and new side by side would be 1.67 times the limit, or more.
+    """
+    growths: list[tuple[int, int, int]] = []  # bytes before and after, and the most meanwhile
+    grow = KVCachePool._grow
+
+    def watched(pool: KVCachePool, slots: int, capacity: int) -> None:
+        mx.synchronize()
+        old, active = pool.nbytes, mx.get_active_memory()
+        mx.reset_peak_memory()
+        grow(pool, slots, capacity)
+        if old:
+            growths.append((old, pool.nbytes, old + mx.get_peak_memory() - active))
+
+    monkeypatch.setattr(KVCachePool, "_grow", watched)
+    model = make_model("llama", num_hidden_layers=8)
+    speculation = SpeculationConfig(num_draft_tokens=3, adaptive=False)
+    engine = Engine(model, None, draft_model=noisy_draft("llama"), speculation=speculation)
+    for row in range(8):
+        engine.submit(Sequence([1 + row] * 240, SamplingParams(max_tokens=60)))
+    while engine.busy:
+        engine.step(hurry=True)
+    assert len(growths) == 2  # target and draft
+    for (old, new, most), layers in zip(growths, (8, 2), strict=True):
+        assert new > old
+        assert most <= new + old / layers + SMALL_CHANGE
+
+
+def test_a_block_less_is_no_reason_to_copy_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest row leaves and the next longest may come to hold a little less."""
+    pool = KVCachePool(layers=1, max_slots=8)
+    pool.fit(SlotSize(4, 4, 512), needed=512)
+    pool.acquire(4)
+    fill(pool)
+    copies = count_copies(monkeypatch)
+    pool.keep([0, 1, 2])
+    pool.fit(SlotSize(3, 5, 496), needed=400)
+    assert copies == []
+    pool.fit(SlotSize(3, 4, 496), needed=400)  # no longer within the bytes that are allowed
+    assert copies == [4]
+    assert pool.slots * pool.capacity <= 4 * 496

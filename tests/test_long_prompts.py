@@ -5,20 +5,29 @@ What one step adds for it is counted in tokens: that bounds the pause in the run
 
 from __future__ import annotations
 
+import io
 import random
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.decoding import roster
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.draft_length import FixedDraftLength
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.model import MAX_RIDE, ModelDrafter
+from mlx_spec.events import Event, PromptProgress
+from mlx_spec.model import pace
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
-from tests.models import VOCABULARY
+from tests.models import VOCABULARY, make_model
 from tests.scenario import plain_alone, target
 
 INTERLEAVE, STEP_SIZE, ROWS = 24, 64, 4
@@ -32,13 +41,13 @@ class Fed:
     draft: list[int] = field(default_factory=list)
 
     def watch(self, runner: ModelRunner) -> None:
-        feed = runner.feed
+        begin = runner.begin
 
-        def counting(rows: Rows, step_size: int, *, wait: bool) -> None:
+        def counting(rows: Rows) -> None:
             self.target.append(rows.tokens.size)
-            feed(rows, step_size, wait=wait)
+            begin(rows)
 
-        runner.feed = counting  # type: ignore[method-assign]
+        runner.begin = counting  # type: ignore[method-assign]
 
 
 class CountingDrafter(ModelDrafter):
@@ -67,6 +76,18 @@ def make_decoder(fed: Fed, length: int = 3, rows: int = ROWS) -> SpeculativeDeco
     )
     fed.watch(decoder.runner)
     return decoder
+
+
+def operations(arrays: Seq[mx.array]) -> int:
+    """How many that these depend on nobody has asked MLX to compute yet."""
+    graph = io.StringIO()
+    mx.export_to_dot(graph, *arrays)
+    return graph.getvalue().count("shape=rectangle")
+
+
+def uncomputed(decoder: SpeculativeDecoder) -> int:
+    """The same of the caches of all models."""
+    return sum(operations(runner.pool.state) for runner in decoder.runners)
 
 
 def prompt(length: int, seed: int) -> list[int]:
@@ -139,6 +160,23 @@ def test_a_text_read_bit_by_bit_is_read_right(lengths: tuple[int, ...]) -> None:
     assert all(sequence.accepted == sequence.drafted > 0 for sequence in sequences)
 
 
+@pytest.mark.parametrize("lengths", [(400,), (400, 5, 300)])
+def test_what_is_read_in_a_step_is_computed_in_it(lengths: tuple[int, ...]) -> None:
+    """While no row is covered nothing that a step emits depends on what the drafter read: left
+    lazy, all of a long prompt would be computed in the one step that covers the row.
+    """
+    fed = Fed()
+    decoder = make_decoder(fed)
+    decoder.add([Sequence(prompt(n, n), SamplingParams(max_tokens=30)) for n in lengths])
+    uncovered = 0
+    while decoder.busy:
+        decoder.step()
+        assert uncomputed(decoder) == 0
+        uncovered += fed.draft[-1:] == [STEP_SIZE]
+    assert uncovered > 3
+    assert max(fed.draft) == STEP_SIZE
+
+
 def test_while_nobody_waits_more_is_read_at_once() -> None:
     fed = Fed()
     decoder = make_decoder(fed)
@@ -158,3 +196,109 @@ def test_rows_that_never_speculate_never_pay_for_the_draft() -> None:
         decoder.step()
     assert sum(fed.target) == 99
     assert fed.draft == []
+
+
+# --- where nobody decodes: everybody has a turn ------------------------------------------------
+
+
+def begun(count: int, rows: Rows) -> ModelRunner:
+    """A runner with one pass built."""
+    runner = ModelRunner(deep(), count)
+    runner.pool.acquire(count)
+    runner.pool.reserve(rows.limit)
+    runner.begin(rows)
+    return runner
+
+
+@cache
+def deep() -> Any:
+    return make_model("llama", num_hidden_layers=12)
+
+
+def test_a_pass_is_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops Ctrl-C, a cancel or a newcomer from waiting for a whole pass over a long prompt."""
+    monkeypatch.setattr(pace, "PIECE", 0.0)  # a fast machine would take all layers at once
+    tokens = mx.array([prompt(64, 1), prompt(64, 2)], mx.int32)
+    rows = Rows(tokens, mx.zeros(2, mx.int32), 64, uniform=True)
+    runner, whole = begun(2, rows), begun(2, rows)
+    for layer in range(12):
+        lazy = [operations(layer.state) > 0 for layer in runner.pool.layers]
+        assert lazy == [False] * layer + [True] * (12 - layer)
+        assert runner.unread == 128 * (12 - layer) // 12
+        assert runner.proceed(0.0) == (layer == 11)
+    mx.eval(whole.pool.state)
+    for ours, theirs in zip(runner.pool.state, whole.pool.state, strict=True):
+        assert mx.array_equal(ours, theirs)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine where the layer of a pass takes longer than anybody's turn."""
+    monkeypatch.setattr(pace, "PIECE", 0.0)
+    monkeypatch.setattr(roster, "TURN", 0.0)
+
+
+def alone(sequence: Sequence) -> bool:
+    return sequence.tokens == plain_alone(deep(), tuple(sequence.prompt), sequence.sampling)
+
+
+@pytest.mark.usefixtures("slow")
+def test_newcomers_and_cancels_have_their_turn_within_a_pass() -> None:
+    """They come and go between layers of others' prompts, and nobody's text suffers."""
+    batching = BatchingConfig(batch_size=4, prefill_step_size=32)
+    engine = Engine(deep(), None, batching=batching)
+    tracks = []
+    for step in range(40):
+        if step in (0, 5, 17, 23, 30):
+            sequence = Sequence(prompt(70 + step, step), SamplingParams(max_tokens=6))
+            tracks.append(engine.submit(sequence))
+        if step == 20:
+            engine.cancel(tracks[0])
+        engine.step(hurry=True)
+        fed, total = engine.decoder.prompt_progress
+        assert 0 <= fed <= total
+    while engine.busy:
+        engine.step(hurry=True)
+    assert [track.sequence.finish_reason for track in tracks] == ["cancelled"] + ["length"] * 4
+    assert all(alone(track.sequence) for track in tracks[1:])
+
+
+@pytest.mark.usefixtures("slow")
+def test_listeners_hear_how_far_prompts_are_read() -> None:
+    events: list[Event] = []
+    batching = BatchingConfig(batch_size=2, prefill_step_size=32)
+    engine = Engine(deep(), None, batching=batching, listeners=[events.append])
+    for _ in range(2):
+        engine.submit(Sequence(prompt(49, 3), SamplingParams(max_tokens=2)))
+    while engine.busy:
+        engine.step(hurry=True)
+    told = [(e.fed, e.total) for e in events if isinstance(e, PromptProgress)]
+    assert {total for _, total in told} == {96}
+    fed = [fed for fed, _ in told]
+    # Two rows, 16 tokens of each at once, computed layer by layer.
+    assert fed == sorted(fed)
+    assert fed[-1] == 96
+    assert len(fed) == len(set(fed)) > 30
+
+
+@pytest.mark.usefixtures("slow")
+def test_ctrl_c_is_heard_within_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the stream goes on, or ends, as its owner likes."""
+    evaluate, calls = mx.eval, 0
+
+    def interrupted(*arrays: Any) -> None:
+        nonlocal calls
+        calls += 1
+        evaluate(*arrays)
+        if calls == 7:
+            raise KeyboardInterrupt
+
+    sequence = Sequence(prompt(90, 3), SamplingParams(max_tokens=4))
+    stream = BatchStream(Engine(deep(), None), [sequence])
+    monkeypatch.setattr(pace.mx, "eval", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    monkeypatch.undo()
+    assert calls == 7
+    stream.close()
+    assert stream.result().results[0].finish_reason == "cancelled"

@@ -20,8 +20,12 @@ PROMPT, NEW = 150, 12
 BASE, PER_ROW = 64_000, 24_000
 
 
-def held(batch: int, draft: bool) -> tuple[int, int]:
-    """Most K/V bytes, and most bytes that MLX held beside the models, over a whole batch."""
+def held(batch: int, draft: bool, apart: int = 0) -> tuple[int, int]:
+    """Most K/V bytes, and most bytes that MLX held beside the models, over a whole batch.
+
+    Requests come ``apart`` steps after each other, each with longer texts than the one before, so
+    that slots grow in number and in length.
+    """
     gc.collect()
     mx.clear_cache()
     models = mx.get_active_memory()
@@ -32,12 +36,17 @@ def held(batch: int, draft: bool) -> tuple[int, int]:
         batching=BatchingConfig(batch_size=batch),
         speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
     )
-    for row in range(batch):
-        prompt = [(7 * place + row) % VOCABULARY for place in range(PROMPT)]
-        engine.submit(Sequence(prompt, SamplingParams(max_tokens=NEW), index=row))
-    kv = active = 0
-    while engine.busy:
+    rows = list(range(batch))
+    kv = active = steps = 0
+    while engine.busy or rows:
+        while rows and steps >= apart * rows[0]:
+            row = rows.pop(0)
+            length = PROMPT - (batch - 1 - row if apart else 0)
+            prompt = [(7 * place + row) % VOCABULARY for place in range(length)]
+            new = NEW + apart * 2 * batch  # the last one finds all of them there
+            engine.submit(Sequence(prompt, SamplingParams(max_tokens=new), index=row))
         engine.step(hurry=True)
+        steps += 1
         kv = max(kv, engine.kv_usage().bytes_held)
         active = max(active, mx.get_active_memory() - models)
     return kv, active
@@ -53,3 +62,15 @@ def test_a_row_more_costs_a_row_more(draft: bool) -> None:
         # A row's bytes for every row, and not one beside them.
         assert kv == batch * one
         assert kv <= active <= kv + BASE + batch * PER_ROW
+
+
+@pytest.mark.parametrize("draft", [False, True], ids=["plain", "drafted"])
+def test_rows_that_come_one_by_one_leave_nothing_behind(draft: bool) -> None:
+    """Slots grow in number and length; when all rows run, what was before is gone."""
+    batch = 8
+    target("llama"), noisy_draft("llama")
+    held(1, draft, 2)
+    together, _ = held(batch, draft)
+    kv, active = held(batch, draft, 2)
+    assert together < kv <= together * (PROMPT + NEW + 4 * batch) / PROMPT
+    assert kv <= active <= kv + BASE + batch * PER_ROW

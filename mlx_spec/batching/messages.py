@@ -40,6 +40,10 @@ def chat_ids(tokenizer: Any, messages: Seq[Any], where: str, **options: Any) -> 
         )
     good = check_messages(messages, where)
     keywords = {"add_generation_prompt": True, **without_nulls(options)}
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str) and template.startswith("\ufeff"):
+        # An editor's mark at the start of the file, which is no part of the prompt.
+        keywords.setdefault("chat_template", template[1:])
     try:
         ids = tokenizer.apply_chat_template(good, **keywords)
     except Exception as error:  # a foreign template over foreign data may raise anything

@@ -68,6 +68,17 @@ def prompt_name(index: int, count: int) -> str:
     return "the prompt" if count == 1 else f"prompt {index + 1} of {count}"
 
 
+def prompt_label(prompt: Prompt) -> str:
+    """What a person knows a prompt by: its text, or its last message's, or its length."""
+    if isinstance(prompt, str):
+        return prompt
+    last = prompt[-1]
+    if isinstance(last, Mapping):
+        content = last.get("content")
+        return content if isinstance(content, str) else f"{len(prompt)} messages"
+    return f"{len(prompt)} token ids"
+
+
 def encode(
     tokenizer: Any, prompt: Prompt, where: str = "[generate] the prompt", chat: ChatConfig = RAW
 ) -> list[int]:

@@ -29,13 +29,15 @@ class BatchStream(Iterator[GenerationChunk], Closing):
     Args:
         engine: runs the sequences; used by this stream alone.
         sequences: the requests, in the caller's order.
+        labels: what each is shown under in tables, if anything.
 
     Raises:
         InvalidRequest: a sequence that can never fit, or holds a token outside the vocabulary.
     """
 
-    def __init__(self, engine: Engine, sequences: Seq[Sequence]) -> None:
+    def __init__(self, engine: Engine, sequences: Seq[Sequence], labels: Seq[str] = ()) -> None:
         self._engine = engine
+        self._labels = tuple(labels)
         self._tracks = [engine.submit(sequence) for sequence in sequences]
         mx.reset_peak_memory()
         self._chunks: Generator[GenerationChunk, None, None] = self._run()
@@ -54,13 +56,18 @@ class BatchStream(Iterator[GenerationChunk], Closing):
 
     def result(self) -> BatchResult:
         """The requests as they stand, in the caller's order, and the statistics."""
-        return BatchResult([track.result() for track in self._tracks], self.stats)
+        return BatchResult([track.result() for track in self._tracks], self.stats, self._labels)
 
     @property
     def stats(self) -> GenerationStats:
         """Figures over all requests so far; tokens that were not handed out do not count."""
         given = sum(track.given for track in self._tracks)
         return replace(self._engine.stats(), generation_tokens=given)
+
+    def __repr__(self) -> str:
+        ended = sum(track.done for track in self._tracks)
+        tokens = sum(track.given for track in self._tracks)
+        return f"<BatchStream: {ended} of {len(self._tracks)} ended, {tokens} tokens given out>"
 
     def _run(self) -> Generator[GenerationChunk, None, None]:
         # On a Mac this keeps the weights resident; elsewhere it does nothing.

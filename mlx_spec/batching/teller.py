@@ -28,6 +28,7 @@ from mlx_spec.events import (
     EventFeed,
     FirstToken,
     Listener,
+    PromptProgress,
     RequestAdmitted,
     RequestFinished,
     RequestPreempted,
@@ -81,6 +82,7 @@ class Teller:
         self._clock = clock
         self._before = _totals(StepMeter())
         self._steps: list[_Step] = []  # noted, not told yet
+        self._progress = (0, 0)
         self._since: float | None = None  # where the next step's time begins; None while idle
 
     def __bool__(self) -> bool:
@@ -165,6 +167,10 @@ class Teller:
         )
         if ended or now - self._steps[0].time >= _BURST:
             self._flush()
+        progress = decoder.prompt_progress
+        if progress != self._progress:
+            self._progress = progress
+            self._tell(PromptProgress(now, *progress))
         if ended:
             for track, _ in gains:
                 if track.done:

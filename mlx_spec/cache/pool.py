@@ -130,6 +130,10 @@ class KVCachePool:
         slots = self._fitting(max(size.slots, self.used), size.most_slots)
         roomy = -(-needed // POSITION_STEP) * POSITION_STEP
         positions = max(needed, min(most, max(roomy, self.capacity)))
+        # A longest row that leaves makes ``most`` a little less: no reason to copy everything.
+        near = most < self.capacity <= most * 5 // 4
+        if near and slots * self.capacity <= size.most_slots * most:
+            positions = self.capacity
         if (slots, positions) != (self.slots, self.capacity):
             self._grow(slots, positions)
 

@@ -16,12 +16,13 @@ import typer
 
 from mlx_spec.cli import options
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.progress import Progress, figures, note, say
+from mlx_spec.cli.progress import Progress, figures, note, say, say_embedded, status
 from mlx_spec.cli.report import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 
 if TYPE_CHECKING:
+    from mlx_spec.pipeline.live import Arrivals
     from mlx_spec.pipeline.process import Outcome, Output
     from mlx_spec.pipeline.stage import Stage
 
@@ -117,8 +118,8 @@ def batch(
         messages_field=messages_field,
         output_field=output_field,
     )
-    if flags.model is None and not quiet:
-        note(f"no --model given, using the embedded {flags.target}")
+    if not quiet:
+        say_embedded(flags)
     job = Job(
         stage=stage,
         flags=replace(flags, unordered=unordered),
@@ -144,20 +145,29 @@ def _run(job: Job) -> int:
         records.import_parquet()
     output, total = _open(job)
     if total is not None:
-        total = min(records.expected(job.source, job.formats[0], total), job.limit or sys.maxsize)
+        total = min(total, job.limit or sys.maxsize)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress("batch", total, job.quiet))
         outcome = process(
             job.stage,
             job.flags,
-            records.read_records(job.source, job.formats[0]),
+            _arriving(job),
             output,
-            Models(),
+            Models(lambda text: status(text, job.quiet)),
             limit=job.limit,
             watch=progress,
             listeners=listeners(job.performance_log, job.flags, stack),
         )
     return _report(job, outcome)
+
+
+def _arriving(job: Job) -> Arrivals:
+    """The input's records; of stdin, with word of when there is none yet."""
+    from mlx_spec.pipeline.live import arriving
+    from mlx_spec.pipeline.records import STDIO, read_records
+
+    found = read_records(job.source, job.formats[0])
+    return arriving(found) if job.source == STDIO else found
 
 
 def _report(job: Job, outcome: Outcome) -> int:
@@ -176,10 +186,10 @@ def _report(job: Job, outcome: Outcome) -> int:
 
 
 def _open(job: Job) -> tuple[Output, int | None]:
-    """The checked output, and the number of lines of the input if it is known."""
+    """The checked output, and the number of records of the input if it is known."""
     from mlx_spec.pipeline.checkpoint import Checkpoint
     from mlx_spec.pipeline.process import identity
-    from mlx_spec.pipeline.records import STDIO, fingerprint
+    from mlx_spec.pipeline.records import STDIO, count, fingerprint
     from mlx_spec.pipeline.stdout import StdoutOutput
 
     source, out, seed = job.source, job.out, job.flags.seed
@@ -190,12 +200,13 @@ def _open(job: Job) -> tuple[Output, int | None]:
         )
     if source != STDIO and source.resolve() == out.resolve():
         raise InvalidRequest(f"[batch] {source} is both input and output")
-    digest, lines = (None, None) if source == STDIO else fingerprint(source)
+    digest = None if source == STDIO else fingerprint(source)
+    total = None if source == STDIO else count(source, job.formats[0])
     if out == STDIO:
-        return StdoutOutput(job.formats[1], seed), lines
+        return StdoutOutput(job.formats[1], seed), total
     mark = identity(job.stage, job.flags, digest)
     resume, overwrite = job.resume, job.overwrite
-    return Checkpoint(out, job.formats[1], mark, seed, resume=resume, overwrite=overwrite), lines
+    return Checkpoint(out, job.formats[1], mark, seed, resume=resume, overwrite=overwrite), total
 
 
 def closing_lines(outcome: Outcome, drafting: bool) -> list[str]:

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import sys
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,18 @@ import typer
 
 from mlx_spec.cli import options
 from mlx_spec.cli.listening import listeners
+from mlx_spec.cli.progress import note, say_embedded, status
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
+from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.report import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 from mlx_spec.results import BatchResult
+
+# Drawn seeds shown; --json shows all.
+_MOST_SEEDS = 8
 
 if TYPE_CHECKING:
     from mlx_spec.batching.stream import BatchStream
@@ -36,19 +41,23 @@ class Job:
     """One run of the command, its options checked.
 
     Attributes:
-        prompts: texts, none empty.
+        prompts: texts, none empty; each as often as texts of it are wanted.
+        samples: texts for each prompt.
         flags: models and options, as all commands take them.
-        sampling: one for each prompt.
+        sampling: one for each of ``prompts``.
         verbose: frames and statistics, or the bare text.
+        quiet: nothing but the text and errors.
         compare: run again without speculation.
         as_json: objects on stdout instead of text.
         performance_log: folder for figures of the run, or None.
     """
 
     prompts: list[str]
+    samples: int
     flags: Flags
     sampling: list[SamplingParams]
     verbose: bool
+    quiet: bool
     compare: bool
     as_json: bool
     performance_log: Path | None
@@ -60,32 +69,41 @@ def generate(
     prompt: options.Prompt = None,
     prompt_file: options.PromptFile = None,
     flags: Flags,
+    num_samples: options.NumSamples = 1,
     compare: options.Compare = False,
     verbose: options.Verbose = "True",
-    performance_log: options.PerformanceLog = None,
+    quiet: options.Quiet = False,
     as_json: options.AsJson = False,
+    performance_log: options.PerformanceLog = None,
 ) -> None:
     """Generate text for one or more prompts, decoded together.
 
-    With a draft model the text is the same, token for token, and comes sooner.
+    With a draft model the text is the same, token for token, and comes sooner. Without --model
+    the embedded toys write something like Python.
     """
     if compare and flags.drafter is None:
         raise InvalidRequest("[generate] --compare needs speculation: give a --draft-model")
-    default = DEFAULT_PROMPT if flags.model else DEMO_PROMPT
-    prompts = read_prompts(prompt or [], prompt_file, default)
-    sampling, count = flags.sampling, len(prompts)
+    if num_samples > 1 and not flags.temp:
+        raise InvalidRequest(
+            f"[generate] --num-samples {num_samples} of a greedy text are all the same; give --temp"
+        )
+    shown = options.truth(verbose) and not quiet
+    prompts = read_prompts(prompt or [], prompt_file)
+    if not quiet:
+        _say_defaults(flags, bool(prompts))
+    prompts = prompts or [_default_prompt(flags)]
+    repeated = [text for text in prompts for _ in range(num_samples)]
     job = Job(
-        prompts=prompts,
+        prompts=repeated,
+        samples=num_samples,
         flags=flags,
-        sampling=_seeded(sampling, count) if compare else [sampling] * count,
-        verbose=options.truth(verbose) and not as_json,
+        sampling=_seeded(flags.sampling, len(repeated), num_samples),
+        verbose=shown and not as_json,
+        quiet=quiet,
         compare=compare,
         as_json=as_json,
         performance_log=performance_log,
     )
-    if flags.model is None:
-        names = filter(None, (flags.target, flags.drafter))
-        _note(f"no --model given, using the embedded {' and '.join(names)}")
     raise typer.Exit(run(job))
 
 
@@ -93,7 +111,8 @@ def run(job: Job) -> int:
     """Load, decode, show; returns the exit code."""
     target, draft = _load_models(job)
     job = replace(job, sampling=_stopping(job, target[1]))
-    _warn(job, target[1])
+    if not job.quiet:
+        _warn(job, target[1])
     result, interrupted = _decode(job, target, draft)
     _show_results(job, result)
     if interrupted:
@@ -101,31 +120,46 @@ def run(job: Job) -> int:
     return _compare(job, target, result) if job.compare else 0
 
 
-def _seeded(sampling: SamplingParams, count: int) -> list[SamplingParams]:
-    """Options with a seed of its own for each prompt, so that a second run can repeat the first."""
-    if sampling.seed is not None:
+def _default_prompt(flags: Flags) -> str:
+    return DEFAULT_PROMPT if flags.model else DEMO_PROMPT
+
+
+def _say_defaults(flags: Flags, prompted: bool) -> None:
+    """What stands in for what was not given."""
+    say_embedded(flags)
+    if not prompted:
+        note(f"no --prompt given, using {_default_prompt(flags)!r}")
+
+
+def _seeded(sampling: SamplingParams, count: int, samples: int) -> list[SamplingParams]:
+    """Options for each text. A seed that was drawn is known, so that the text can be repeated."""
+    if not sampling.temperature:
         return [sampling] * count
-    return [replace(sampling, seed=secrets.randbits(32)) for _ in range(count)]
+    if sampling.seed is None:
+        return [replace(sampling, seed=secrets.randbits(32)) for _ in range(count)]
+    return [replace(sampling, seed=sampling.seed + index % samples) for index in range(count)]
 
 
 def _load_models(job: Job) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """The target pair and the draft pair (model, tokenizer)."""
-    from mlx_spec.model.loader import load
-    from mlx_spec.model.pairing import check_pair
-
     flags = job.flags
-    load_options: dict[str, Any] = {
+    options: dict[str, Any] = {
         "dtype": flags.dtype,
         "kernels": flags.kernels,
         "trust_remote_code": flags.trust_remote_code,
     }
-    with _status(f"loading {flags.target}"):
-        target = load(flags.target, adapter_path=flags.adapter_path, **load_options)
+    with status(f"loading {flags.target}", job.quiet):
+        from mlx_spec.model.loader import load  # which itself takes seconds
+        from mlx_spec.model.pairing import check_pair
+
+        target = load(flags.target, adapter_path=flags.adapter_path, **options)
     if flags.drafter is None:
         return target, None
-    with _status(f"loading {flags.drafter}"):
-        draft = load(flags.drafter, **load_options)
-    check_pair(target[1], draft[1])
+    with status(f"loading {flags.drafter}", job.quiet):
+        draft = load(flags.drafter, **options)
+    pairing = check_pair(target[1], draft[1])
+    if pairing.share < 1 and not job.quiet:
+        note(f"{pairing}; that changes no text, but is never guessed")
     return target, draft
 
 
@@ -135,6 +169,16 @@ def _stopping(job: Job, tokenizer: Any) -> list[SamplingParams]:
     return [replace(one, stop_token_ids=ids) for one in job.sampling]
 
 
+def _titles(job: Job) -> list[str]:
+    """What each text is shown under, where there are several."""
+    if job.samples == 1:
+        return job.prompts
+    return [
+        f"(seed {options.seed}) {prompt}"
+        for options, prompt in zip(job.sampling, job.prompts, strict=True)
+    ]
+
+
 def _decode(
     job: Job, target: tuple[Any, Any], draft: tuple[Any, Any] | None
 ) -> tuple[BatchResult, bool]:
@@ -142,7 +186,9 @@ def _decode(
     from mlx_spec.api import stream_batch_generate
 
     interrupted = False
+    reading = PromptLine(quiet=job.quiet)
     with ExitStack() as stack:
+        stack.callback(reading.end)
         stream: BatchStream = stack.enter_context(
             stream_batch_generate(
                 *target,
@@ -152,12 +198,13 @@ def _decode(
                 chat=job.flags.chat(target[1]),
                 speculation=job.flags.speculation,
                 batching=job.flags.batches,
-                listeners=listeners(job.performance_log, job.flags, stack),
+                listeners=[reading, *listeners(job.performance_log, job.flags, stack)],
             )
         )
-        printer = None if job.as_json else OrderedPrinter(job.prompts, sys.stdout, job.verbose)
+        printer = None if job.as_json else OrderedPrinter(_titles(job), sys.stdout, job.verbose)
         try:
             for chunk in stream:
+                reading.end()
                 if printer is not None:
                     printer.add(chunk)
         except KeyboardInterrupt:
@@ -177,6 +224,10 @@ def _show_results(job: Job, result: BatchResult) -> None:
     elif job.verbose:
         for line in statistics_lines(result.stats, job.flags.drafter is not None):
             print(line)
+        if job.flags.temp and job.flags.seed is None:
+            seeds = [str(one.seed) for one in result.results[:_MOST_SEEDS]]
+            more = ", ..." if len(result.results) > len(seeds) else ""
+            print(f"Seed, one a text: {', '.join(seeds)}{more} (drawn; --seed repeats a text)")
     sys.stdout.flush()
 
 
@@ -184,7 +235,7 @@ def _compare(job: Job, target: tuple[Any, Any], result: BatchResult) -> int:
     """Decode again plainly; 1 if a token differs."""
     from mlx_spec.api import batch_generate
 
-    with _status("the same without speculation"):
+    with status("the same without speculation", job.quiet):
         plain = batch_generate(
             *target,
             job.prompts,
@@ -197,7 +248,7 @@ def _compare(job: Job, target: tuple[Any, Any], result: BatchResult) -> int:
     for line in lines:
         print(line, file=sys.stdout if job.verbose else sys.stderr)
     if not equal:
-        _note(
+        note(
             "a fast BLAS or a GPU may round differently at each batch shape and flip a near-tie; "
             "in float32 on the CPU, with MLX_SPEC_BLAS=off, no token may differ"
         )
@@ -212,19 +263,6 @@ def _warn(job: Job, tokenizer: Any) -> None:
         for name in ("system_prompt", "prefill_response", "chat_template_config"):
             if getattr(job.flags, name) is not None:
                 option = name.replace("_", "-")
-                _note(f"--{option} is ignored: no chat template is applied")
+                note(f"--{option} is ignored: no chat template is applied")
     if BLAS_VARIABLE not in os.environ and blas_advice(ensure_blas()) is not None:
-        _note("MLX runs slowly here, with its own BLAS; `mlx-spec doctor` says how to change that")
-
-
-def _note(text: str) -> None:
-    print(f"mlx-spec: {text}", file=sys.stderr)
-
-
-def _status(text: str) -> AbstractContextManager[Any]:
-    """A spinner on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status(f"{text} ...")
+        note("MLX runs slowly here, with its own BLAS; `mlx-spec doctor` says how to change that")

@@ -9,6 +9,7 @@ It imports no mlx: help must be instant.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Annotated, Any
 
@@ -16,27 +17,30 @@ import typer
 
 from mlx_spec import __version__
 from mlx_spec.cli.batch import batch
+from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
 from mlx_spec.cli.performance_report import report
 from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.progress import note
+from mlx_spec.cli.terminal import RED, marked, take_every_letter
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
     name="mlx-spec",
     help="Lossless batched speculative decoding for any MLX model.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich's panels alone take longer than all the rest of --help
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    # As wide as the terminal, up to what is read well.
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.command()(generate)
-app.command()(doctor)
-app.command()(batch)
-app.command()(report)
+for command in (generate, batch):
+    app.command(cls=GroupedCommand)(command)
 app.add_typer(pipeline, name="pipeline")
+for command in (report, doctor):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:
@@ -48,7 +52,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Lossless batched speculative decoding for any MLX model."""
@@ -60,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code. Errors that are ours are one line on stderr, never a traceback.
     """
+    take_every_letter()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return _run(arguments)
@@ -69,7 +77,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
     except MlxSpecError as error:
-        note(f"error: {' '.join(str(error).split())}")
+        note(f"{marked('error:', sys.stderr, RED)} {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -15,38 +17,76 @@ from typing import Annotated, Any
 
 import typer
 
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
+
+# The groups of --help, in the order in which it shows them.
+_prompt = functools.partial(typer.Option, rich_help_panel="Prompts")
+_model = functools.partial(typer.Option, rich_help_panel="Models")
+_sampling = functools.partial(typer.Option, rich_help_panel="Sampling")
+_speculation = functools.partial(typer.Option, rich_help_panel="Speculation")
+_batching = functools.partial(typer.Option, rich_help_panel="Batching and memory")
+_output = functools.partial(typer.Option, rich_help_panel="Output")
+
+_UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"(?P<number>[\d.]+(?:e[+-]?\d+)?)\s*(?P<unit>%|(?:[kmgt]i?)?b?)", re.IGNORECASE)
 
 
 def truth(text: str) -> bool:
-    """mlx-lm's reading of a truth value: everything but "false" and "f" is true."""
-    return text.lower() not in ("false", "f")
+    """A truth value as mlx-lm takes it, True or T, False or F, in any case.
+
+    Raises:
+        InvalidRequest: another word.
+    """
+    word = text.lower()
+    if word not in ("true", "t", "yes", "1", "false", "f", "no", "0"):
+        raise InvalidRequest(f"[flags] --verbose {text!r}, expected True or False")
+    return word in ("true", "t", "yes", "1")
+
+
+def memory_size(text: str | float) -> float:
+    """``8GB``, ``8GiB``, ``50%``, a share up to 1, or bytes.
+
+    Raises:
+        BadParameter: none of these.
+    """
+    match = _SIZE.fullmatch(str(text).strip())
+    try:
+        number = float(match["number"]) if match else math.nan
+    except ValueError:  # two points
+        number = math.nan
+    if match is None or math.isnan(number):
+        raise typer.BadParameter(f"{text!r}, expected a size (8GB), a share (50%, 0.5) or bytes")
+    unit = match["unit"].lower()
+    if unit == "%":
+        return number / 100
+    size = number * _UNITS[unit.removesuffix("b")]
+    return float(int(size)) if unit else size
 
 
 Model = Annotated[
     str | None,
-    typer.Option(
+    _model(
         "--model",
         help="Folder, Hugging Face hub id, or demo. Without it the embedded pair is used.",
     ),
 ]
 DraftModel = Annotated[
     str | None,
-    typer.Option("--draft-model", help="Smaller model that guesses ahead; same tokenizer."),
+    _model("--draft-model", help="Smaller model that guesses ahead; same tokenizer."),
 ]
-AdapterPath = Annotated[
-    Path | None, typer.Option("--adapter-path", help="Folder of LoRA adapters.")
-]
+AdapterPath = Annotated[Path | None, _model("--adapter-path", help="Folder of LoRA adapters.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(
+    _model(
         "--dtype",
         help="float32, float16 or bfloat16. Default: as stored; float32 on the CPU.",
     ),
 ]
 Kernels = Annotated[
     str,
-    typer.Option(
+    _model(
         "--kernels",
         metavar="WHICH",
         help="Metal kernels of our own: auto (those measured to win here), metal (all) or "
@@ -54,26 +94,29 @@ Kernels = Annotated[
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+    bool, _model("--trust-remote-code", help="Run Python code that the model brings.")
 ]
 Prompt = Annotated[
     list[str] | None,
-    typer.Option("--prompt", "-p", metavar="TEXT", help="Repeatable; - reads stdin."),
+    _prompt(
+        "--prompt",
+        "-p",
+        metavar="TEXT",
+        help="Repeatable; - reads stdin, as does a pipe without any -p.",
+    ),
 ]
 PromptFile = Annotated[
     Path | None,
-    typer.Option("--prompt-file", help="One prompt a line; blank lines are skipped."),
+    _prompt("--prompt-file", help="One prompt a line; blank lines are skipped."),
 ]
-SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="For the chat template.")]
+SystemPrompt = Annotated[str | None, _prompt("--system-prompt", help="For the chat template.")]
 PrefillResponse = Annotated[
     str | None,
-    typer.Option(
-        "--prefill-response", metavar="TEXT", help="How the answer begins; the model goes on."
-    ),
+    _prompt("--prefill-response", metavar="TEXT", help="How the answer begins; the model goes on."),
 ]
 ChatTemplateConfig = Annotated[
     str | None,
-    typer.Option(
+    _prompt(
         "--chat-template-config",
         metavar="JSON",
         help="""Keywords for the chat template: '{"enable_thinking": false}'.""",
@@ -81,28 +124,28 @@ ChatTemplateConfig = Annotated[
 ]
 ExtraEosToken = Annotated[
     list[str] | None,
-    typer.Option(
+    _sampling(
         "--extra-eos-token", metavar="TOKEN", help="One more token that ends it; repeatable."
     ),
 ]
 IgnoreChatTemplate = Annotated[
-    bool, typer.Option("--ignore-chat-template", help="Feed the prompts as they are.")
+    bool, _prompt("--ignore-chat-template", help="Feed the prompts as they are.")
 ]
 MaxTokens = Annotated[
-    int, typer.Option("--max-tokens", "-m", help="Most tokens to generate, each prompt.")
+    int, _sampling("--max-tokens", "-m", help="Most tokens to generate, each prompt.")
 ]
-Temp = Annotated[float, typer.Option("--temp", help="Temperature; 0 is greedy.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Nucleus, in (0, 1].")]
-TopK = Annotated[int, typer.Option("--top-k", help="Most tokens to keep; 0 keeps all.")]
-MinP = Annotated[float, typer.Option("--min-p", help="Least share of the best token's.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same text, in any batch.")]
+Temp = Annotated[float, _sampling("--temp", "--temperature", help="Temperature; 0 is greedy.")]
+TopP = Annotated[float, _sampling("--top-p", help="Nucleus, in (0, 1].")]
+TopK = Annotated[int, _sampling("--top-k", help="Most tokens to keep; 0 keeps all.")]
+MinP = Annotated[float, _sampling("--min-p", help="Least share of the best token's.")]
+Seed = Annotated[int | None, _sampling("--seed", help="Same seed, same text, in any batch.")]
 Stop = Annotated[
-    list[str] | None, typer.Option("--stop", metavar="TEXT", help="Text that ends it; repeatable.")
+    list[str] | None, _sampling("--stop", metavar="TEXT", help="Text that ends it; repeatable.")
 ]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on past end-of-sequence tokens.")]
+IgnoreEos = Annotated[bool, _sampling("--ignore-eos", help="Go on past end-of-sequence tokens.")]
 EnableSpeculative = Annotated[
     bool | None,
-    typer.Option(
+    _speculation(
         "--enable-speculative/--no-speculative",
         help="Guess ahead with the draft model, which implies it.",
         show_default=False,
@@ -110,64 +153,75 @@ EnableSpeculative = Annotated[
 ]
 NumDraftTokens = Annotated[
     int,
-    typer.Option("--num-draft-tokens", help="Draft length; the maximum when adaptive."),
+    _speculation("--num-draft-tokens", help="Draft length; the maximum when adaptive."),
 ]
 Adaptive = Annotated[
     bool,
-    typer.Option(
+    _speculation(
         "--adaptive/--no-adaptive",
         help="Choose the draft length step by step, by measured cost and acceptance.",
     ),
 ]
 Compare = Annotated[
     bool,
-    typer.Option(
+    _speculation(
         "--compare",
         help="Run again without speculation: speeds of both; exit 1 if a token differs.",
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", help="Most prompts decoded together, in rows.")
+    int, _batching("--batch-size", help="Most prompts decoded together, in rows.")
 ]
 BatchTimeout = Annotated[
-    float, typer.Option("--batch-timeout", help="Longest wait for a batch, in seconds.")
+    float, _batching("--batch-timeout", help="Longest wait for a batch, in seconds.")
 ]
 Batching = Annotated[
-    bool, typer.Option("--batching/--no-batching", help="Together, or one at a time.")
+    bool, _batching("--batching/--no-batching", help="Together, or one at a time.")
 ]
 PrefillStepSize = Annotated[
-    int, typer.Option("--prefill-step-size", help="Most prompt tokens of a row a pass.")
+    int, _batching("--prefill-step-size", help="Most prompt tokens of a row a pass.")
 ]
 MemoryLimit = Annotated[
     float | None,
-    typer.Option(
+    _batching(
         "--memory-limit",
-        metavar="SHARE|BYTES",
-        help="Most memory for models and K/V: a share of the device's, up to 1, or bytes. "
+        metavar="SIZE|SHARE",
+        parser=memory_size,
+        help="Most memory for models and K/V: 8GB, bytes, or a share of the device's (50%, 0.5). "
         "Requests wait where it is reached. Default: 0.9.",
     ),
 ]
 PrefixCacheBytes = Annotated[
     int,
-    typer.Option(
+    _batching(
         "--prefix-cache-bytes",
         help="What prompts begin with is computed once and kept in so much memory; 0: never.",
     ),
 ]
 PerformanceLog = Annotated[
     Path | None,
-    typer.Option("--performance-log", metavar="DIR", help="Write figures there as JSON lines."),
+    _output("--performance-log", metavar="DIR", help="Write figures there as JSON lines."),
 ]
 Verbose = Annotated[
     str,
-    typer.Option(
+    _output(
         "--verbose",
         metavar="BOOL",
         help="Frames and statistics (True), or the bare text (False).",
     ),
 ]
+Quiet = Annotated[bool, _output("--quiet", "-q", help="The bare text and errors, nothing else.")]
+NumSamples = Annotated[
+    int,
+    _sampling(
+        "--num-samples",
+        "-n",
+        min=1,
+        help="Texts for each prompt, with the seeds SEED, SEED + 1, ...; needs --temp.",
+    ),
+]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON object a prompt on stdout, nothing else.")
+    bool, _output("--json", help="One JSON object a prompt on stdout, nothing else.")
 ]
 
 FLAGS: dict[str, Any] = {

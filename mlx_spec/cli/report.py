@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from mlx_spec.results import BatchResult, GenerationResult, GenerationStats
 
+# Below this many tokens of a text, its first steps decide how fast it seems.
+FEWEST_TOKENS = 32
+
 
 def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
     """mlx-lm's closing lines, then ours; ``drafting`` says whether speculation was on."""
@@ -17,6 +20,8 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         f"Generation: {stats.generation_tokens} tokens, {stats.generation_tps:.3f} tokens-per-sec",
         f"Peak memory: {stats.peak_memory / 1e9:.3f} GB",
     ]
+    if stats.reused_tokens:
+        lines.append(f"Reused prompt tokens: {stats.reused_tokens}, not in their rate")
     if not drafting:
         return [*lines, "Speculation: off"]
     return [
@@ -25,7 +30,8 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         f"({stats.accepted} of {stats.drafted} draft tokens)",
         f"Mean acceptance length: {stats.mean_acceptance_length:.2f} tokens per verify pass",
         f"Draft lengths: {_histogram(stats)}",
-        f"Steps with a draft: {_speed(stats.speculative_tps)}; without: {_speed(stats.plain_tps)}",
+        f"Steps with a draft: {_speed(stats.speculative_tps)}; "
+        f"without: {_speed(stats.plain_tps)}{_verdict(stats)}",
     ]
 
 
@@ -34,6 +40,9 @@ def comparison_lines(speculative: BatchResult, plain: BatchResult) -> tuple[list
     fast, slow = speculative.stats.generation_tps, plain.stats.generation_tps
     ratio = f" ({fast / slow:.2f}x)" if slow else ""
     lines = [f"With speculation: {_speed(fast)}; without: {_speed(slow)}{ratio}"]
+    longest = max(result.generation_tokens for result in plain.results)
+    if longest < FEWEST_TOKENS:
+        lines[0] += f"; {longest} tokens are too few to compare speeds"
     difference = _first_difference(speculative.results, plain.results)
     if difference is None:
         tokens = sum(len(result.token_ids) for result in plain.results)
@@ -57,8 +66,17 @@ def _first_difference(
 
 def _histogram(stats: GenerationStats) -> str:
     counts = sorted(stats.draft_lengths.items())
-    return ", ".join(f"K={length}: {steps} steps" for length, steps in counts) or "none"
+    words = [f"K={length}: {steps} step{'s' if steps != 1 else ''}" for length, steps in counts]
+    return ", ".join(words) or "none"
+
+
+def _verdict(stats: GenerationStats) -> str:
+    """A word where drafts cost more than they gave, so that nobody takes it for a fault."""
+    fast, slow = stats.speculative_tps, stats.plain_tps
+    return " (drafting does not pay here)" if fast and slow and fast < slow else ""
 
 
 def _speed(tokens_per_second: float | None) -> str:
-    return "too few" if tokens_per_second is None else f"{tokens_per_second:.3f} tokens-per-sec"
+    if tokens_per_second is None:
+        return "too few such steps to tell"
+    return f"{tokens_per_second:.3f} tokens-per-sec"

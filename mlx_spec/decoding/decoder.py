@@ -54,6 +54,15 @@ class StepOutput:
     accepted: int
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Draft length of each row, before the drafter is asked, and host bounds on their lengths."""
+
+    lengths: list[int]
+    shortest: int
+    longest: int
+
+
 @dataclass
 class _Flight:
     """A step that was built, and perhaps launched."""
@@ -176,6 +185,11 @@ class SpeculativeDecoder:
                 runner.pool.trim()
 
     @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """Tokens read, and all tokens, of the prompts that are being read or were last."""
+        return self._roster.progress
+
+    @property
     def free_rows(self) -> int:
         """Sequences that may still be added."""
         return max(0, self.max_rows - self._roster.staying - len(self._roster.waiting))
@@ -259,13 +273,15 @@ class SpeculativeDecoder:
             if not self._state.sequences:
                 self.ready = time.perf_counter()
                 return []
-            self._launch(self._build(joined=joined))
+            self._launch(self._build(self._plan(), joined=joined))
         flight = self._flight
         assert flight is not None
-        settled = self._roster.settled
         lengths = self._state.lengths  # as the step in flight leaves them
-        before = self._snapshot() if settled else None
-        ahead = self._build(joined=False) if settled else None
+        before = ahead = None
+        if self._roster.settled:
+            plan = self._plan()
+            before = self._snapshot()
+            ahead = self._build(plan, joined=False)
         outputs = self._collect(flight)
         self._flight = None
         if ahead is not None and before is not None:
@@ -275,24 +291,37 @@ class SpeculativeDecoder:
                 # Until the references go, launching would copy the whole cache.
                 before.clear()
                 self._launch(ahead)
+                self.meter.ahead += 1
         if self.debug:
             check_lengths(lengths, self._state.sequences, self._roster.leaving)
             check_rows(self.runner, self._state.sequences, self._roster.leaving)
         return outputs
 
-    def _build(self, *, joined: bool) -> _Flight:
-        """The graph of the next step; nothing is computed yet."""
-        state = self._state
+    def _plan(self) -> _Plan:
+        """What the next step may take, with room made for it.
+
+        Asked before the snapshot: while that holds the old arrays of all layers, growing them
+        would keep old and new side by side.
+        """
+        sequences = self._state.sequences
         gained = self._flight.width if self._flight else 0
-        shortest = min(s.length for s in state.sequences) + (1 if gained else 0)
-        longest = max(s.length for s in state.sequences) + gained
+        shortest = min(s.length for s in sequences) + (1 if gained else 0)
+        longest = max(s.length for s in sequences) + gained
+        lengths = self.policy.choose(sequences)
+        positions = longest + max(lengths) + 1
+        for runner in self.runners:
+            runner.pool.reserve(positions)
+        self._state.reserve(positions)
+        return _Plan(lengths, shortest, longest)
+
+    def _build(self, plan: _Plan, *, joined: bool) -> _Flight:
+        """The graph of the next step; nothing is computed yet."""
+        state, shortest, longest = self._state, plan.shortest, plan.longest
         context = DraftContext(
             state.tokens, state.lengths, shortest, longest, state.sampling, self.runner.vocabulary
         )
-        lengths, read = self._draft_lengths(context)
+        lengths, read = self._draft_lengths(plan.lengths, context)
         count = max(lengths)
-        self.runner.pool.reserve(longest + count + 1)
-        state.reserve(longest + count + 1)
         positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
         noise = state.sampling.noise(positions, self.runner.vocabulary)
         draft = self.drafter.propose(replace(context, noise=noise), count)
@@ -312,9 +341,8 @@ class SpeculativeDecoder:
         # A plain step asks nothing of the drafter, whoever has just joined.
         return _Flight(lengths, packed, clean=not read and not (joined and count))
 
-    def _draft_lengths(self, context: DraftContext) -> tuple[list[int], int]:
+    def _draft_lengths(self, lengths: list[int], context: DraftContext) -> tuple[list[int], int]:
         """How far to guess for each row, and how many tokens the drafter reads before that."""
-        lengths = self.policy.choose(self._state.sequences)
         if max(lengths) == 0:
             return lengths, 0
         read = self.drafter.catch_up(context)
@@ -326,8 +354,10 @@ class SpeculativeDecoder:
         state = self._state
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = time.perf_counter()
+        # The drafter's caches too: nothing that a step emits may depend on what it has read.
+        pools = [runner.pool.state for runner in self.runners]
         mx.async_eval(  # type: ignore[no-untyped-call]
-            flight.packed, state.lengths, state.tokens, self.runner.pool.state
+            flight.packed, state.lengths, state.tokens, pools
         )
         self._flight = flight
 

@@ -19,11 +19,14 @@ from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.batch_state import BatchState, upload
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.meter import StepMeter
-from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.pace import power_of_two
+from mlx_spec.model.runner import ModelRunner, Rows, pass_size
 from mlx_spec.sequence import Sequence
 
 # Room beyond a row's known tokens that the next steps may write to before it must grow.
 MARGIN = 2
+# Seconds of reading prompts after which cancelled requests, newcomers and closing have their turn.
+TURN = 0.5
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Roster:
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
         self._filling: list[Filling] = []
+        self._to_feed = 0  # tokens of all prompts fed since nobody's was
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowKV] = {}
         self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
@@ -88,6 +92,12 @@ class Roster:
         """Tokens that each row's slot holds, in slot order."""
         decoding = [sequence.length - 1 for sequence in self._state.sequences]
         return decoding + [group.fed for group in self._filling for _ in group.sequences]
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Tokens in the cache, and all tokens, of the prompts fed since nobody's was."""
+        missing = sum(max(0, s.length - 1 - g.fed) for g in self._filling for s in g.sequences)
+        return max(0, self._to_feed - missing - self._runner.unread), self._to_feed
 
     @property
     def settled(self) -> bool:
@@ -145,12 +155,12 @@ class Roster:
         """Feed prompts, up to one chunk; return whether rows joined the decoding ones.
 
         While rows decode a chunk is at most ``prefill_interleave`` tokens, or one a row where more
-        rows than that are fed together.
+        rows than that are fed together, and it is done when this returns. Else nobody waits for the
+        next step, but for a turn: this returns after ``TURN`` seconds, and goes on next time.
         """
-        config, started, fed, joined = self._batching, time.perf_counter(), 0, False
-        # Nobody waits for the next step while nothing decodes.
-        budget = config.prefill_interleave if self._state.sequences else config.prefill_step_size
-        while self._filling and fed < budget:
+        started, fed, joined = time.perf_counter(), 0, False
+        budget, turn = self._budget()
+        while self._filling and self._runner.proceed(turn) and fed < budget:
             if not self._filling[0].looked_up:
                 self._reuse()
             group = self._filling[0]
@@ -158,12 +168,19 @@ class Roster:
                 if fed and len(group.sequences) > budget - fed:
                     break  # not even a token a row
                 fed += self._feed(group, budget - fed)
+                if not self._runner.proceed(turn):
+                    break
             if group.missing <= 0:
                 self._join(self._filling.pop(0).sequences)
                 joined = True
-        if fed or joined:
-            self._meter.prefill(0, time.perf_counter() - started)
+        self._meter.prompt_seconds += time.perf_counter() - started
         return joined
+
+    def _budget(self) -> tuple[int, float | None]:
+        """Tokens of a chunk, and seconds until others have a turn (None: it must be done)."""
+        if self._state.sequences:
+            return self._runner.timely(self._batching.prefill_interleave), None
+        return pass_size(self._batching.prefill_step_size), TURN
 
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
@@ -191,6 +208,9 @@ class Roster:
         groups = self._group([s for s in self.waiting if s not in self._saved])
         new = [sequence for group in groups for sequence in group.sequences]
         self.waiting.clear()
+        if not self._filling:
+            self._to_feed = 0
+        self._to_feed += sum(sequence.length - 1 for sequence in back + new)
         pool = self._runner.pool
         first = pool.acquire(len(back) + len(new))
         pool.reserve(max(sequence.length for sequence in back + new) + MARGIN)
@@ -198,7 +218,6 @@ class Roster:
             pool.write(slot, 0, self._saved.pop(sequence))
             self._filling.append(Filling([sequence], sequence.length - 1, looked_up=True))
         self._filling += groups
-        self._meter.prefill(sum(sequence.length for sequence in new), 0.0)
 
     def _group(self, sequences: Seq[Sequence]) -> list[Filling]:
         """Who is fed together: neighbours of similar length waste little when padded alike.
@@ -237,19 +256,34 @@ class Roster:
             row = self._prefix.read(sequence.cached_tokens)
             if row is not None:
                 self._runner.pool.write(slot, 0, row)
-                sequence.reused = fed
+                read = _read_on(sequence, fed)
+                sequence.reused += read
+                self._meter.reused_tokens += read
+                self._meter.prompt_tokens += read
         group.fed = fed
 
     def _feed(self, group: Filling, budget: int) -> int:
-        """Feed one chunk of at most ``budget`` tokens (or one a row); return their number."""
+        """Begin a chunk of at most ``budget`` tokens (or one a row); return their number.
+
+        It ends at a multiple of a power of two: K/V of a prompt that is fed alone do not depend on
+        where the traffic happened to cut it.
+        """
         count = len(group.sequences)
         width = min(group.missing, max(1, budget // count))
+        over = (group.fed + width) % power_of_two(width)
+        if over < width < group.missing:
+            width -= over
         tokens, _ = upload(group.sequences, group.fed, group.fed + width)
         starts = mx.full((count,), group.fed, mx.int32)
         end = group.fed + width
         # The first group stands right behind the decoding rows.
         rows = Rows(tokens, starts, end, first=len(self._state), uniform=True)
-        self._runner.feed(rows, count * width, wait=True)
+        self._runner.begin(rows)
+        for sequence in group.sequences:
+            read = _read_on(sequence, end)
+            self._meter.prompt_tokens += read
+            computed = max(0, min(end, sequence.length - 1) - group.fed)
+            self._meter.recomputed_tokens += max(0, computed - read)
         group.fed = end
         return count * width
 
@@ -257,6 +291,8 @@ class Roster:
         """Rows whose prompts are in the cache begin to decode."""
         for slot, sequence in enumerate(sequences, start=len(self._state)):
             self._keep_prefix(slot, sequence)
+            # The last one is computed by the first step.
+            self._meter.prompt_tokens += _read_on(sequence, sequence.length, pending=0)
         self._state.rearrange(range(len(self._state)), sequences)
         longest = max(sequence.length for sequence in self._state.sequences) + MARGIN
         self._state.reserve(longest)
@@ -265,6 +301,13 @@ class Roster:
     def _keep_prefix(self, slot: int, sequence: Sequence) -> None:
         """Copy the whole blocks of a row into the prefix cache."""
         self._prefix.store(sequence.cached_tokens, self._runner.pool, slot)
+
+
+def _read_on(sequence: Sequence, end: int, pending: int = 1) -> int:
+    """Note that a row's tokens before ``end`` are in the cache; how many of its prompt are new."""
+    known = max(sequence.read, min(end, len(sequence.prompt) - pending))
+    new, sequence.read = known - sequence.read, known
+    return new
 
 
 def similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:

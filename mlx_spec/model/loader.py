@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_map_with_path
@@ -27,12 +27,14 @@ from mlx_spec.model.catalog import embedded_path
 from mlx_spec.model.folder import check_adapter, check_folder
 from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
 from mlx_spec.model.materialize import materialize
-from mlx_spec.model.quantized import dequantize, on_cpu, warn_if_quantized
+from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.quantized import dequantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
 from mlx_spec.platform import warn_if_slow_blas
 
-# transformers tells users of mlx that torch is missing, and the like; a user's own setting stays.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+if TYPE_CHECKING:
+    import mlx.nn as nn
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -59,7 +61,7 @@ def load(
     tokenizer_config: dict[str, Any] | None = None,
     lazy: bool = False,
     kernels: str = "auto",
-) -> tuple[Any, Any]:
+) -> tuple[nn.Module, TokenizerWrapper]:
     """Load a model and its tokenizer, as ``mlx_lm.load`` does.
 
     Args:

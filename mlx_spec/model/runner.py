@@ -7,16 +7,19 @@ neither sequences nor sampling.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.slot_cache import Window
 from mlx_spec.model.materialize import materialize
+from mlx_spec.model.pace import CPU_TOKENS, PACE, Pieces, on_cpu
 from mlx_spec.model.support import require
 
 
@@ -72,6 +75,8 @@ class ModelRunner:
         materialize(model)
         self.model = model
         self.pool = KVCachePool(len(make_prompt_cache(model)), max_slots)
+        self._pieces = Pieces(self.pool)
+        self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
     @cached_property
     def vocabulary(self) -> int:
@@ -85,6 +90,16 @@ class ModelRunner:
         probes = [_ShapeProbe() for _ in self.pool.layers]
         self.model(mx.zeros((1, 1), mx.int32), cache=probes)  # a graph only, never evaluated
         return sum(probe.nbytes for probe in probes)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in the model's weights; quantized ones count at four bits each."""
+        arrays = [array for _, array in tree_flatten(self.model.parameters())]
+        return sum(a.size * (8 if a.dtype == mx.uint32 else 1) for a in arrays)
+
+    def timely(self, most: int) -> int:
+        """Prompt tokens, over all rows, that may be fed while others wait; at most ``most``."""
+        return PACE.tokens(self.parameters, most)
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
@@ -103,27 +118,60 @@ class ModelRunner:
         logits: mx.array = self.model(rows.tokens, cache=self.pool.layers)
         return logits
 
+    def begin(self, rows: Rows) -> None:
+        """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
+        self.forward(rows)
+        self._pieces.start()
+        self._fed, self._seconds = rows.tokens.size, 0.0
+
+    def proceed(self, seconds: float | None = None) -> bool:
+        """Compute what :meth:`begin` built, for about ``seconds`` (None: to the end).
+
+        A few layers at a time, so that Ctrl-C is heard in between.
+
+        Returns:
+            Whether all of it is done.
+        """
+        started = time.perf_counter()
+        done = self._pieces.compute(seconds)
+        self._seconds += time.perf_counter() - started
+        if done and self._fed:
+            PACE.note(self.parameters, self._fed, self._seconds)
+            self._fed = 0
+        return done
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the begun pass that are not computed yet, about."""
+        return int(self._fed * self._pieces.left)
+
     def feed(self, rows: Rows, step_size: int, *, wait: bool) -> None:
         """Write the K/V of many tokens in chunks, computing no logits.
 
         Args:
             rows: as in :meth:`forward`.
             step_size: most tokens of one forward pass, over all rows.
-            wait: evaluate each chunk before the next (bounds the memory of a long prompt).
+            wait: compute each chunk before the next (bounds the memory of a long prompt).
         """
         count, width = rows.tokens.shape
-        chunk = max(1, step_size // count)
+        chunk = max(1, pass_size(step_size) // count)
         start = rows.limit - width
         for begin in range(0, width, chunk):
             end = min(begin + chunk, width)
-            self.forward(
-                Rows(
-                    rows.tokens[:, begin:end],
-                    rows.starts + begin,
-                    start + end,
-                    rows.first,
-                    rows.uniform,
-                )
+            part = Rows(
+                rows.tokens[:, begin:end],
+                rows.starts + begin,
+                start + end,
+                rows.first,
+                rows.uniform,
             )
             if wait:
-                mx.eval(self.pool.state)
+                self.begin(part)
+                self.proceed()
+            else:
+                self.forward(part)
+
+
+def pass_size(step_size: int) -> int:
+    """Prompt tokens of one pass, over all rows, where nobody waits for it."""
+    return min(step_size, CPU_TOKENS) if on_cpu() else step_size

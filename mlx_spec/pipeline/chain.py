@@ -19,6 +19,7 @@ from mlx_spec.pipeline import records
 from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.checkpoint import ERROR, FAILED, NUMBER, Checkpoint, StoredRecords
 from mlx_spec.pipeline.config import PipelineConfig, StageConfig
+from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.process import Outcome, Watch, identity, process
 from mlx_spec.pipeline.records import Record
 
@@ -46,8 +47,8 @@ class Chain:
             raise InvalidRequest(f"[pipeline] {config.input} is both input and output")
         if config.output.exists() and not config.output.is_file():
             raise OutputError(f"[pipeline] {config.output} is not a regular file")
-        digest, lines = records.fingerprint(config.input)
-        self._total = records.expected(config.input, self._format, lines)
+        digest = records.fingerprint(config.input)
+        self._total = records.count(config.input, self._format)
         begun = self._path(config.stages[0]).exists()
         if config.output.exists() and not overwrite and not (resume and begun):
             hint = "" if begun else f" (nothing in {config.work} goes on with it)"
@@ -112,7 +113,7 @@ class Chain:
         output = self._config.output
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            records.export(StoredRecords(last, dropped=False), output, self._out_format)
+            export(StoredRecords(last, dropped=False), output, self._out_format)
         except (OSError, OutputError) as error:
             raise OutputError(
                 f"[pipeline] {error}; all records are in {last}, --resume tries again"

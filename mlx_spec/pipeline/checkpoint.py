@@ -21,6 +21,7 @@ from typing import Any
 
 from mlx_spec.errors import OutputError
 from mlx_spec.pipeline import records
+from mlx_spec.pipeline.export import export
 
 NUMBER = "_record"
 DROPPED = "_dropped"
@@ -190,7 +191,7 @@ class Checkpoint:
         if self.complete or self.format == "jsonl":
             return
         try:
-            records.export(StoredRecords(self.work), self.out, self.format)
+            export(StoredRecords(self.work), self.out, self.format)
         except (OSError, OutputError) as error:
             raise OutputError(f"{error}; all records are in {self.work}") from error
         if complete:

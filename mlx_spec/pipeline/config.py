@@ -29,6 +29,7 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline.stage import Stage
 from mlx_spec.pipeline.stages import STAGES
+from mlx_spec.text_files import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,14 +66,11 @@ def read_config(path: Path) -> PipelineConfig:
     Raises:
         InvalidRequest: with file, table and key of the first mistake.
     """
-    try:
-        with path.open("rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise InvalidRequest(f"[config] {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"[config] {path}: not TOML: {error}") from error
     where = f"[config] {path}"
+    try:
+        table = tomllib.loads(read_text(path, where))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{where}: not TOML: {error}") from error
     _refuse_unknown(table, _TOP, f"{where}: top level")
     folder = path.parent
     source = _path(table, "input", folder, where)

@@ -1,4 +1,4 @@
-"""Records in and out: JSON lines, CSV, Parquet; files or stdin.
+"""Records in: JSON lines, CSV, Parquet; files or stdin. (``export`` writes them.)
 
 A reader yields every record with its number, and a bad one as a record that carries its error, so
 that one broken line never ends a run. Nothing here knows models or prompts; memory holds one
@@ -7,18 +7,21 @@ record (Parquet: one row group's slice) at a time.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlx_spec.errors import InvalidRequest, OutputError
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.csv_rows import read_rows
+from mlx_spec.pipeline.values import plain, to_json
+from mlx_spec.text_files import utf8_lines
 
 FORMATS = ("jsonl", "csv", "parquet")
 STDIO = Path("-")
@@ -29,10 +32,8 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_PARQUET_ROWS = 1024
+PARQUET_ROWS = 1024
 _SHOWN = 500  # characters kept of a line that could not be read
-# A field of a CSV file may be a whole document; the module's own limit is 128 KiB.
-csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -79,63 +80,79 @@ def read_records(path: Path, format: str) -> Iterator[Record]:
         elif path == STDIO:
             if sys.stdin is None:  # closed by whoever started the process
                 raise InvalidRequest("[records] stdin is closed; give a file")
-            yield from _READERS[format](sys.stdin.buffer)
+            yield from _READERS[format](_stdin(), _what(path))
         else:
             with path.open("rb") as file:
-                yield from _READERS[format](file)
+                yield from _READERS[format](file, _what(path))
     except OSError as error:
         raise InvalidRequest(f"[records] {path}: {error.strerror or error}") from error
 
 
-def fingerprint(path: Path) -> tuple[str, int]:
-    """A hash of the file's bytes and its number of lines, in one pass.
+def _stdin() -> BinaryIO:
+    """Its bytes, over a descriptor of their own.
+
+    A thread that waits for a pipe holds the lock of its reader; python aborts at exit if that is
+    ``sys.stdin``.
+    """
+    try:
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    except (AttributeError, OSError, ValueError):  # no real file: a notebook, a test
+        return sys.stdin.buffer
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of the file's bytes.
 
     Raises:
         InvalidRequest: it cannot be read.
     """
     if path.exists() and not path.is_file():
         raise InvalidRequest(f"[records] {path} is not a regular file; - reads stdin")
-    digest, lines, last = hashlib.blake2b(digest_size=16), 0, b"\n"
+    digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-                lines += block.count(b"\n")
-                last = block[-1:]
     except OSError as error:
         raise InvalidRequest(f"[records] {path}: {error.strerror}") from error
-    return digest.hexdigest(), lines + (last != b"\n")
+    return digest.hexdigest()
 
 
-def expected(path: Path, format: str, lines: int) -> int:
-    """About how many records a file of so many lines holds, for a progress bar."""
+def count(path: Path, format: str) -> int:
+    """How many records a file holds, bad ones included, for a progress bar.
+
+    Raises:
+        InvalidRequest: as :func:`read_records`; so a bad file is known before a model is loaded.
+    """
     if format == "parquet":
-        return int(import_parquet().read_metadata(path).num_rows)
-    return lines - 1 if format == "csv" else lines
+        with _parquet_errors(path):
+            return int(import_parquet().read_metadata(path).num_rows)
+    with path.open("rb") as file:
+        if format == "csv":
+            return sum(1 for _ in read_rows(file, _what(path)))
+        return sum(1 for line in utf8_lines(file, _what(path)) if line.strip())
 
 
 def to_line(record: dict[str, Any]) -> bytes:
-    """One JSON line. What JSON has no type for (dates of a Parquet file) becomes text."""
-    text = json.dumps(record, ensure_ascii=False, default=str)
-    try:
-        return text.encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON allows as an escape only
-        return json.dumps(record, default=str).encode() + b"\n"
+    """One line of strict JSON; see ``values`` for what JSON has no type for."""
+    return to_json(record).encode() + b"\n"
 
 
-def _read_jsonl(file: BinaryIO) -> Iterator[Record]:
-    for number, line in enumerate(file, start=1):
+def _read_jsonl(file: BinaryIO, what: str) -> Iterator[Record]:
+    for number, line in enumerate(utf8_lines(file, what), start=1):
         if line.strip():
             yield _parse_line(number, line)
 
 
 def _parse_line(number: int, line: bytes) -> Record:
     try:
-        value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        value = plain(json.loads(line.decode()))
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
         reason = f"not JSON ({error.msg}, column {error.colno})"
+    except InvalidRequest as error:
+        reason = str(error)
     except (ValueError, RecursionError) as error:
         reason = f"not JSON ({error})"
     else:
@@ -146,47 +163,14 @@ def _parse_line(number: int, line: bytes) -> Record:
     return Record(number, {"_input": start}, f"[records] line {number}: {reason}")
 
 
-def _read_csv(file: BinaryIO) -> Iterator[Record]:
-    # Bytes that are no UTF-8 travel as lone surrogates, so that they spoil one row only.
-    text = (line.decode("utf-8", "surrogateescape") for line in file)
-    rows = csv.reader(_without_mark(text), strict=True)
-    header = next(rows, None)
-    if not header:
-        return
-    if len(set(header)) != len(header) or not all(header):
-        raise InvalidRequest(f"[records] CSV header {header}: names must be unique and not empty")
-    number = 0
-    while True:
-        number += 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Record(number, {}, f"[records] row {number}: not CSV ({error})")
-            continue
-        if not row:  # a blank line
-            number -= 1
-            continue
-        yield _make_row(number, header, row)
+def _read_csv(file: BinaryIO, what: str) -> Iterator[Record]:
+    for number, (fields, reason) in enumerate(read_rows(file, what), start=1):
+        error = None if reason is None else f"[records] row {number}: {reason}"
+        yield Record(number, fields, error)
 
 
-def _without_mark(lines: Iterator[str]) -> Iterator[str]:
-    """The lines without the byte order mark that spreadsheets put first."""
-    first = next(lines, "")
-    yield first.removeprefix("\ufeff")
-    yield from lines
-
-
-def _make_row(number: int, header: list[str], row: list[str]) -> Record:
-    fields = dict(zip(header, row, strict=False))
-    if len(row) != len(header):
-        reason = f"{len(row)} fields, the header has {len(header)}"
-    elif any("\udc80" <= letter <= "\udcff" for value in row for letter in value):
-        reason = "not UTF-8"
-    else:
-        return Record(number, fields)
-    return Record(number, fields, f"[records] row {number}: {reason}")
+def _what(path: Path) -> str:
+    return f"[records] {'stdin' if path == STDIO else path}"
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:
@@ -194,13 +178,39 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         raise InvalidRequest("[records] Parquet cannot be read from stdin; give a file")
     parquet = import_parquet()
     numbers = itertools.count(1)
+    with _parquet_errors(path), parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(PARQUET_ROWS):
+            for fields in _to_microseconds(batch).to_pylist():
+                yield _plain_record(next(numbers), fields)
+
+
+def _plain_record(number: int, fields: Any) -> Record:
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_PARQUET_ROWS):
-                for fields in batch.to_pylist():
-                    yield Record(next(numbers), fields)
-    except ValueError as error:  # ArrowInvalid is one
-        raise InvalidRequest(f"[records] {path}: not Parquet ({error})") from error
+        return Record(number, plain(fields))
+    except InvalidRequest as error:
+        return Record(number, {}, str(error))
+
+
+def _to_microseconds(batch: Any) -> Any:
+    """pandas' times, which pyarrow gives out only where pandas is."""
+    import pyarrow
+
+    for index, column in enumerate(batch.schema):
+        if pyarrow.types.is_timestamp(column.type) and column.type.unit == "ns":
+            kind = pyarrow.timestamp("us", column.type.tz)
+            batch = batch.set_column(index, column.name, batch.column(index).cast(kind, safe=False))
+    return batch
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InvalidRequest:
+        raise
+    except (ValueError, OSError, NotImplementedError) as error:  # as ArrowInvalid and others are
+        known = getattr(error, "strerror", None)  # no such file, no right to read it
+        raise InvalidRequest(f"[records] {path}: {known or f'not Parquet ({error})'}") from error
 
 
 def import_parquet() -> Any:
@@ -215,70 +225,3 @@ def import_parquet() -> Any:
 
 
 _READERS = {"jsonl": _read_jsonl, "csv": _read_csv}
-
-
-def export(records: Iterable[dict[str, Any]], path: Path, format: str) -> None:
-    """Write records to a table file or JSON lines, whole or not at all.
-
-    ``records`` is walked twice for a table, whose columns are only known at its end; give
-    something that can be iterated again.
-    """
-    partial = path.with_name(f"{path.name}.tmp")
-    writer = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[format]
-    writer(records, partial)
-    os.replace(partial, path)
-
-
-def _write_jsonl(records: Iterable[dict[str, Any]], path: Path) -> None:
-    with path.open("wb") as file:
-        file.writelines(to_line(record) for record in records)
-
-
-def _columns(records: Iterable[dict[str, Any]]) -> list[str]:
-    names: dict[str, None] = {}
-    for record in records:
-        names.update(dict.fromkeys(record))
-    return list(names)
-
-
-def _write_csv(records: Iterable[dict[str, Any]], path: Path) -> None:
-    # errors: a lone surrogate cannot be written as UTF-8; its escape can.
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        rows = csv.DictWriter(file, _columns(records), lineterminator="\n")
-        rows.writeheader()
-        for record in records:
-            rows.writerow({name: _cell(value) for name, value in record.items()})
-
-
-def _cell(value: Any) -> Any:
-    """What a CSV cell holds: text and numbers as they are, nested values as JSON."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
-
-
-def _write_parquet(records: Iterable[dict[str, Any]], path: Path) -> None:
-    """Slice by slice; the columns and their types are those of all slices together."""
-    import_parquet()
-    import pyarrow
-    import pyarrow.parquet
-
-    names = _columns(records)
-
-    def tables() -> Iterator[Any]:
-        for rows in _slices(records, _PARQUET_ROWS):
-            yield pyarrow.table({name: [row.get(name) for row in rows] for name in names})
-
-    try:
-        schema = pyarrow.unify_schemas(
-            [table.schema for table in tables()], promote_options="permissive"
-        )
-        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-            for table in tables():
-                writer.write_table(table.cast(schema))
-    except pyarrow.ArrowException as error:
-        raise OutputError(f"[records] {path}: columns of mixed types ({error})") from error
-
-
-def _slices(records: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    iterator = iter(records)
-    while rows := list(itertools.islice(iterator, size)):
-        yield rows

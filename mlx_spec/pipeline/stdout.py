@@ -15,6 +15,7 @@ from typing import Any
 from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.pipeline import records
 from mlx_spec.pipeline.checkpoint import FAILED, StoredRecords
+from mlx_spec.pipeline.export import export
 
 
 class StdoutOutput:
@@ -69,7 +70,7 @@ class StdoutOutput:
         if self._folder is not None:
             self._rows.close()
             table = Path(self._folder.name) / "rows.csv"
-            records.export(StoredRecords(Path(self._rows.name)), table, "csv")
+            export(StoredRecords(Path(self._rows.name)), table, "csv")
             _show(table.read_bytes())
 
     def close(self) -> None:

@@ -114,7 +114,7 @@ class ModelDrafter:
         """Read of rows that lag far behind, the first ones first, up to the steady lag."""
         far = [lag > MAX_RIDE for lag in self._lag]
         # Rows that are covered have streams to keep alive; without them nobody waits.
-        budget = self._step_size if all(far) else self._interleave
+        budget = self.runner.timely(self._step_size if all(far) else self._interleave)
         shares = self._shares()
         waiting = {row for rows in shares.values() for row in rows}
         read = self._read_far(context, waiting, budget)
@@ -185,7 +185,6 @@ class ModelDrafter:
         starts = mx.maximum(context.lengths[rows] - lag, 0)
         tokens = self._span(context.tokens[rows], starts, width)
         limit = max(context.longest, lag) - lag + width
-        self.runner.pool.reserve(context.longest)
         self.runner.feed(Rows(tokens, starts, limit, rows.start), self._step_size, wait=False)
         self._lag[rows] = [min(own, lag - width) for own in lags]
         return count * width
@@ -195,7 +194,6 @@ class ModelDrafter:
         if count == 0:
             self._lag = [lag + 1 for lag in self._lag]
             return mx.zeros((context.lengths.shape[0], 0), mx.int32)
-        self.runner.pool.reserve(context.longest + count)
         # Rows that lag far behind ride along for nothing: what is written for them is garbage,
         # and written again when they are read.
         width = max(lag for lag in self._lag if lag <= MAX_RIDE)

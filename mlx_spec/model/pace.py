@@ -1,0 +1,111 @@
+"""How prompts are read so that nobody waits long: the size of a pass, and passes in pieces.
+
+A pass over 2,048 tokens is a blink on one machine and half a minute on another, and meanwhile
+Ctrl-C, a cancelled request, a newcomer and the next tokens of running streams would all wait.
+
+Where nothing decodes, a pass keeps the size that is read fastest and is *computed in pieces*: a few
+layers at a time (``Pieces``), with a turn for everybody between them. The numbers are the same.
+Where rows decode, their next step needs the whole pass, so it takes no more tokens than are read in
+about ``AIM`` seconds (``Pace``).
+"""
+
+from __future__ import annotations
+
+import time
+
+import mlx.core as mx
+
+from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.platform import ensure_blas
+
+AIM = 1.0  # seconds; a pass that others wait for
+FEWEST = 64  # tokens; a pass of fewer is read slowly, since every weight is read all the same
+PIECE = 0.25  # seconds that are computed between two looks at the clock
+# Of the CPU: larger passes are no faster there and take more memory (docs/LOG.md).
+CPU_TOKENS = 256
+# Multiplications and additions a second, on the safe side: what is really there shows at once.
+_GUESS = {"gpu": 2e12, "fast": 2e10, "slow": 1e9}
+# One pass may be the first of its kind (kernels are compiled then) or a lucky one.
+_LEAST_CHANGE, _MOST_CHANGE = 0.5, 4.0
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on the CPU by default."""
+    return bool(mx.default_device().type == mx.DeviceType.cpu)
+
+
+class Pace:
+    """The speed of this machine at reading prompts, over all models: one number.
+
+    Args:
+        operations: multiplications and additions a second; None guesses by the backend.
+    """
+
+    def __init__(self, operations: float | None = None) -> None:
+        self._operations = operations
+
+    def tokens(self, parameters: int, most: int) -> int:
+        """Tokens that one pass of a model of so many ``parameters`` may take, at most ``most``."""
+        fitting = int(AIM * self._speed / (2 * parameters))
+        return min(max(FEWEST, power_of_two(fitting)), most)
+
+    def note(self, parameters: int, tokens: int, seconds: float) -> None:
+        """Learn from a pass; a quick one says only what is possible at least."""
+        speed = 2 * parameters * tokens / max(seconds, 1e-6)
+        if speed > self._speed or seconds > AIM / 4:
+            low, high = _LEAST_CHANGE * self._speed, _MOST_CHANGE * self._speed
+            self._operations = min(max(speed, low), high)
+
+    @property
+    def _speed(self) -> float:
+        if self._operations is None:
+            kind = "gpu" if not on_cpu() else "fast" if ensure_blas().fast else "slow"
+            self._operations = _GUESS[kind]
+        return self._operations
+
+
+class Pieces:
+    """Computes what a pass left lazy in a pool's layers, a few of them at a time."""
+
+    def __init__(self, pool: KVCachePool) -> None:
+        self._pool = pool
+        self._next = len(pool.layers)
+        self._at_once = 1
+
+    @property
+    def left(self) -> float:
+        """The share of the pass that is not computed yet."""
+        layers = len(self._pool.layers)
+        return (layers - self._next) / max(1, layers)
+
+    def start(self) -> None:
+        """A pass was built."""
+        self._next = 0
+
+    def compute(self, seconds: float | None) -> bool:
+        """Go on, for about so many seconds (None: to the end); whether all of it is done."""
+        begun = started = time.perf_counter()
+        while self._next < len(self._pool.layers):
+            layers = self._pool.layers[self._next : self._next + self._at_once]
+            mx.eval([layer.state for layer in layers])
+            self._next += len(layers)
+            now = time.perf_counter()
+            fitting = int(self._at_once * PIECE / max(now - started, 1e-6))
+            self._at_once = max(1, min(fitting, 4 * self._at_once, len(self._pool.layers)))
+            if seconds is not None and now - begun >= seconds:
+                break
+            started = now
+        return self._next >= len(self._pool.layers)
+
+
+def power_of_two(number: int) -> int:
+    """The greatest one that is not above ``number``; 1 for less than that.
+
+    >>> power_of_two(100)
+    64
+    """
+    return 1 << (max(1, number).bit_length() - 1)
+
+
+# Of the process: what one engine has learnt of the machine holds for the next one.
+PACE = Pace()

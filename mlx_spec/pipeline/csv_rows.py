@@ -1,0 +1,112 @@
+"""CSV as spreadsheets and pandas write it: the delimiter, the index column, any line end.
+
+Rows come one at a time, a bad one with the reason, so that it does not end a run.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.text_files import utf8_lines
+
+# pandas writes its row numbers under no name.
+INDEX = "index"
+_DELIMITERS = ",;\t"
+# A field may be a whole document; the module's own limit is 128 KiB.
+csv.field_size_limit(2**31 - 1)
+
+Row: TypeAlias = tuple[dict[str, str], str | None]
+"""Fields by name, and why they are not to be trusted, or None."""
+
+
+def read_rows(blocks: Iterable[bytes], what: str) -> Iterator[Row]:
+    """Yield the rows under the header; blank lines are none.
+
+    Args:
+        blocks: an open binary file.
+        what: begins the errors of the whole file.
+
+    Raises:
+        InvalidRequest: a header whose names are no names, or an encoding that is none.
+    """
+    # Bytes that are no UTF-8 travel as lone surrogates, so that they spoil one row only.
+    lines = (line.decode("utf-8", "surrogateescape") for line in utf8_lines(blocks, what))
+    first = next(lines, "")
+    skipped = 0
+    if first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:  # for Excel's eyes
+        delimiter, first, skipped = first[4], next(lines, ""), 1
+    else:
+        delimiter = _delimiter(first)
+    rows = csv.reader(_chain(first, lines), delimiter=delimiter, strict=True)
+    header = _header(rows, what)
+    number = 0
+    while header:
+        begin = rows.line_num + skipped + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            number += 1
+            yield {}, _broken(str(error), begin, rows.line_num + skipped)
+            continue
+        if row:
+            number += 1
+            yield _make_row(header, row, what, number)
+
+
+def _delimiter(header: str) -> str:
+    """The one that cuts the header into most names; the comma where nothing does."""
+    return max(_DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+
+
+def _header(rows: Iterator[list[str]], what: str) -> list[str]:
+    try:
+        header = next(rows, [])
+    except csv.Error as error:
+        raise InvalidRequest(f"{what}: the header is not CSV ({error})") from error
+    if any(_damaged(name) for name in header):
+        raise InvalidRequest(f"{what}: the header is not UTF-8")
+    if len(header) > 1 and not header[0] and INDEX not in header:
+        header = [INDEX, *header[1:]]
+    named = [name for name in header if name]
+    if len(set(named)) != len(named) or (header and not named):
+        raise InvalidRequest(f"{what}: CSV header {header}: names must be unique and not empty")
+    return header
+
+
+def _make_row(header: list[str], row: list[str], what: str, number: int) -> Row:
+    fields = {name: value for name, value in zip(header, row, strict=False) if name}
+    # Spreadsheets write a delimiter for columns that once held something.
+    unnamed = [value for name, value in zip(header, row, strict=False) if not name]
+    if any(unnamed):
+        raise InvalidRequest(
+            f"{what}: CSV header {header}: names must be unique and not empty, and row {number} "
+            f"has {next(filter(None, unnamed))[:40]!r} in a column without one"
+        )
+    if len(row) < len(header) or any(row[len(header) :]):
+        return fields, f"{len(row)} fields, the header has {len(header)}"
+    if any(map(_damaged, row)):
+        return fields, "not UTF-8"
+    return fields, None
+
+
+def _broken(reason: str, begin: int, end: int) -> str:
+    """What is wrong with a row that cannot be cut up, and where."""
+    if "unexpected end of data" in reason:
+        swallowed = f", with {end - begin} more lines in it" if end > begin else ""
+        return f"not CSV (a quote is opened in line {begin} and never closed{swallowed})"
+    lines = f"line {begin}" if end <= begin else f"lines {begin} to {end}"
+    return f"not CSV ({reason}, {lines})"
+
+
+def _damaged(value: str) -> bool:
+    return any("\udc80" <= letter <= "\udcff" for letter in value)
+
+
+def _chain(first: str, rest: Iterable[str]) -> Iterator[str]:
+    yield first
+    yield from rest

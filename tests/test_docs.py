@@ -1,0 +1,63 @@
+"""What the documents name is there: options of the command line, public names, files."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import mlx_spec
+from mlx_spec.cli.main import app
+from mlx_spec.errors import MlxSpecError
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SNIPPETS = [text for language, text in BLOCKS if language == "python"]
+WEB = (ROOT / "examples" / "web.py").read_text(encoding="utf-8")
+
+
+def imported(source: str) -> list[str]:
+    """The names that a piece of Python takes from ``mlx_spec``."""
+    nodes = ast.walk(ast.parse(source))
+    ours = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "mlx_spec"]
+    return [alias.name for node in ours for alias in node.names]
+
+
+@pytest.mark.parametrize("source", [*SNIPPETS, WEB])
+def test_the_python_that_is_shown_imports_public_names(source: str) -> None:
+    names = imported(source)
+    assert names
+    assert set(names) <= set(mlx_spec.__all__)
+
+
+def test_every_option_that_is_shown_exists() -> None:
+    """In the README's commands, for the command that it is shown with."""
+    lines = "".join(text for language, text in BLOCKS if language == "sh").replace("\\\n", "")
+    shown = re.findall(r"mlx-spec (\w+(?: run)?)([^|\n#]*)", lines)
+    assert len(shown) > 8
+    runner = CliRunner()
+    for command, rest in shown:
+        options = runner.invoke(app, [*command.split(), "--help"]).output
+        known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", options))
+        rest = re.sub(r"'[^']*'|\"[^\"]*\"", "", rest)
+        assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)) <= known, command
+
+
+def test_the_api_page_names_all_there_is() -> None:
+    table = "\n".join(line for line in API.splitlines() if line.startswith("| `"))
+    named = set(re.findall(r"`(\w+)[`(]", table))
+    errors = {name for name in mlx_spec.__all__ if name != "MlxSpecError"}
+    assert errors <= named
+    assert issubclass(mlx_spec.PromptTooLong, mlx_spec.InvalidRequest)
+    assert issubclass(mlx_spec.InvalidRequest, (MlxSpecError, ValueError))
+
+
+@pytest.mark.parametrize("text", [README, API], ids=["README", "api"])
+def test_links_lead_to_files(text: str) -> None:
+    for target in re.findall(r"\]\(((?!http)[^)#]+)", text):
+        assert (ROOT / target).exists(), target
