@@ -57,8 +57,9 @@ def result_facts(result: GenerationResult) -> Facts:
 
 def stats_facts(stats: GenerationStats) -> Facts:
     """A whole call."""
+    reused = f" ({stats.reused_tokens:,} reused)" if stats.reused_tokens else ""
     facts = [
-        ("prompts", f"{stats.prompt_tokens:,} tokens, {stats.prompt_tps:,.1f} tok/s"),
+        ("prompts", f"{stats.prompt_tokens:,} tokens{reused}, {stats.prompt_tps:,.1f} tok/s"),
         ("generation", f"{stats.generation_tokens:,} tokens, {stats.generation_tps:,.1f} tok/s"),
         ("steps", f"{stats.steps:,}"),
         ("peak memory", f"{stats.peak_memory / 1e9:.3f} GB"),

@@ -126,7 +126,7 @@ class StepDone(NamedTuple):
             after a time without requests. Building the next step ahead falls into that one's.
         seconds: of the verify pass; 0 while only prompts were fed.
         prefill_seconds: spent on prompts before it.
-        prompt_tokens: of the requests that began to be fed.
+        prompt_tokens: that were read, reused ones included.
         rows: rows that decoded.
         running, waiting: requests, those being fed included in ``running``.
         batch_size: most rows.

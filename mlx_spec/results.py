@@ -59,6 +59,8 @@ class GenerationResult:
         verify_steps: target passes that this request took part in after its prompt.
         queue_time: time until it first got a row, in seconds.
         reused_tokens: prompt tokens whose K/V came from the prefix cache.
+        seed: what keyed the sampling, drawn or given: ``SamplingParams(seed=...)`` with it repeats
+            the text. Greedy texts do not depend on it.
     """
 
     text: str
@@ -73,6 +75,7 @@ class GenerationResult:
     verify_steps: int = 0
     queue_time: float = 0.0
     reused_tokens: int = 0
+    seed: int = 0
 
     @property
     def tpot(self) -> float:
@@ -99,7 +102,9 @@ class GenerationStats:
     """Figures of one call, over all its requests.
 
     Attributes:
-        prompt_tokens, generation_tokens: totals.
+        prompt_tokens, generation_tokens: totals; of prompts, what was read so far.
+        reused_tokens: prompt tokens that were not computed: their K/V came from the prefix cache.
+        recomputed_tokens: tokens computed again because their row was preempted meanwhile.
         prompt_time, generation_time: seconds spent in prefill, and in decoding steps.
         peak_memory: most memory MLX held, in bytes.
         steps: decoding steps (target passes over the batch).
@@ -110,6 +115,9 @@ class GenerationStats:
         plain_tps: decode speed of the steps without a draft, in tokens per second, as measured
             in this call (None if too few such steps ran at the usual batch).
         speculative_tps: the same for the steps with a draft.
+        exactness: ``exact``, or ``near-ties`` for a target that computes one new token in another
+            way than several: there a draft may let two tokens that are as good as equally likely
+            change places.
     """
 
     prompt_tokens: int = 0
@@ -124,11 +132,15 @@ class GenerationStats:
     draft_lengths: Mapping[int, int] = field(default_factory=dict)
     plain_tps: float | None = None
     speculative_tps: float | None = None
+    exactness: Literal["exact", "near-ties"] = "exact"
+    reused_tokens: int = 0
+    recomputed_tokens: int = 0
 
     @property
     def prompt_tps(self) -> float:
-        """Prompt tokens per second of prefill."""
-        return self.prompt_tokens / self.prompt_time if self.prompt_time else 0.0
+        """Computed tokens per second of prefill; reused ones do not count."""
+        computed = self.prompt_tokens - self.reused_tokens + self.recomputed_tokens
+        return computed / self.prompt_time if self.prompt_time else 0.0
 
     @property
     def generation_tps(self) -> float:

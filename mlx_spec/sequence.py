@@ -42,7 +42,8 @@ class Sequence:
         finish_reason: None while running.
         drafted, accepted: draft tokens the target verified, and accepted.
         steps: verify passes this sequence took part in.
-        reused: tokens whose K/V came from the prefix cache.
+        reused: prompt tokens whose K/V came from the prefix cache.
+        read: prompt tokens that were in the target's cache at some time, from the first on.
     """
 
     prompt: list[int]
@@ -56,6 +57,7 @@ class Sequence:
     accepted: int = 0
     steps: int = 0
     reused: int = 0
+    read: int = 0
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:

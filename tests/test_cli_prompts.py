@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -14,8 +17,12 @@ from typer.testing import CliRunner
 import mlx_spec
 from mlx_spec.cli.main import app, main
 from mlx_spec.cli.options import memory_size
+from mlx_spec.cli.progress import status
 from mlx_spec.cli.prompts import DEMO_PROMPT, is_piped, read_prompts
+from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.streaming import FRAME
+from mlx_spec.cli.terminal import ERASE, marked
+from mlx_spec.events import PromptProgress
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")
 
@@ -139,3 +146,61 @@ def test_completion_and_help_as_a_command() -> None:
     assert "--install-completion" in shown
     assert runner.invoke(app, ["help", "batch"]).output.startswith("Usage: ")
     assert runner.invoke(app, ["-V"]).output == f"mlx-spec {mlx_spec.__version__}\n"
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_prompt_shows_how_far_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops minutes of silence; the line goes away when text comes, and never comes back."""
+    monkeypatch.setattr("mlx_spec.cli.reading._PATIENCE", 0.0)
+    monkeypatch.setattr("mlx_spec.cli.reading._EVERY", 0.0)
+    out = Terminal()
+    line = PromptLine(out)
+    line(PromptProgress(0.0, 1024, 4096))
+    assert out.getvalue() == f"{ERASE}reading prompts: 25% of 4,096 tokens"
+    line.end()
+    line.end()
+    line(PromptProgress(0.0, 4096, 4096))
+    assert out.getvalue() == f"{ERASE}reading prompts: 25% of 4,096 tokens{ERASE}"
+
+
+def test_nothing_is_drawn_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stops control characters in logs and pipes."""
+    for line in (PromptLine(io.StringIO()), PromptLine(Terminal(), quiet=True)):
+        line(PromptProgress(0.0, 1, 2))
+        line.end()
+        assert line._out.getvalue() == ""  # type: ignore[attr-defined]
+    with status("loading"):
+        assert capsys.readouterr().err == ""
+
+
+def test_loading_is_said_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with status("loading x"):
+        assert terminal.getvalue() == "loading x ..."
+    assert terminal.getvalue() == f"loading x ...{ERASE}"
+
+
+def test_a_prompt_that_is_too_long_is_one_line() -> None:
+    """Stops transformers' own warning before it, which speaks of indexing errors."""
+    code = (
+        "import mlx_spec; mlx_spec.BatchStream\n"
+        "import transformers.utils.logging as l; print(l.get_verbosity() == l.ERROR)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_VERBOSITY"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "True\n"
+
+
+def test_marks_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert marked("x", io.StringIO()) == "x"
+    assert marked("x", Terminal()) == "\x1b[1mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert marked("x", Terminal()) == "x"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.generator import GeneratorStats
 from mlx_spec.batching.prompts import prompt_label
 from mlx_spec.batching.token_stream import TokenStream
@@ -182,12 +183,10 @@ def test_a_large_batch_is_cut_and_says_so() -> None:
 
 
 def test_a_stream_shows_how_it_stands() -> None:
-    def make() -> TokenStream:
-        return TokenStream("<b>r1</b>", lambda stream: None)
-
-    running, finished, failed = make(), make(), make()
-    finished.finish(RESULT)
-    failed.fail(ValueError("<i>planted</i>"))
+    buffers = [ChunkBuffer("<b>r1</b>", lambda _: None) for _ in range(3)]
+    running, finished, failed = map(TokenStream, buffers)
+    buffers[1].finish(RESULT)
+    buffers[2].fail(ValueError("<i>planted</i>"))
     assert "<b>r1</b>" in shown(running)
     assert "running, 0 chunks not read yet" in shown(running)
     assert EVIL in shown(finished)

@@ -12,9 +12,10 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Generate, Score
 from mlx_spec.pipeline.stages import STAGES
 from mlx_spec.pipeline.stages.align import Align
-from mlx_spec.pipeline.stages.classify import Classify, probabilities
+from mlx_spec.pipeline.stages.classify import Classify
 from mlx_spec.pipeline.stages.filter import Filter
 from mlx_spec.pipeline.stages.generate import GenerateText
+from mlx_spec.pipeline.stages.scored import probabilities
 from mlx_spec.pipeline.stages.structure import Structure
 from mlx_spec.pipeline.templates import PromptTemplate
 from tests.test_pipeline_runner import result
@@ -103,10 +104,10 @@ def test_classify_asks_for_labels_and_ranks_them() -> None:
     stage = Classify(labels=("code", "cooking"))
     request = stage.prepare(FIELDS)
     assert isinstance(request, Score)
-    assert request.labels == (" code", " cooking")
+    assert request.labels == ("code", "cooking")
     assert "Simmer the soup." in str(request.prompt)
     assert not str(request.prompt).endswith(" ")
-    done = stage.complete(FIELDS, {" code": -3.0, " cooking": -1.0})
+    done = stage.complete(FIELDS, {"code": -3.0, "cooking": -1.0})
     assert done.fields["label"] == "cooking"
     assert done.fields["scores"]["cooking"] == round(1 / (1 + math.exp(-2)), 4)
     assert sum(done.fields["scores"].values()) == pytest.approx(1, abs=1e-3)
@@ -124,15 +125,16 @@ def test_filter_rules_cost_no_model_and_say_why() -> None:
     for text, reason in cases.items():
         expected = Done({"keep": False, "reason": reason}, dropped=True)
         assert stage.prepare({"text": text}) == expected
-    assert stage.prepare({}) == Done(
-        {"keep": False, "reason": "too short: 0 characters, 5 wanted"}, dropped=True
-    )
+    for empty in ("", "  \n"):
+        assert stage.prepare({"text": empty}) == Done(
+            {"keep": False, "reason": "too short: 0 characters, 5 wanted"}, dropped=True
+        )
     assert isinstance(stage.prepare(FIELDS), Score)
     assert Filter(question="").prepare(FIELDS) == Done({"keep": True, "reason": "all rules hold"})
 
 
 def test_filter_follows_the_model_from_the_threshold_on() -> None:
-    even = {" yes": -1.0, " no": -1.0}
+    even = {"yes": -1.0, "no": -1.0}
     dropped = Filter(threshold=0.5).complete(FIELDS, even)
     assert dropped.dropped
     assert dropped.fields == {"keep": False, "reason": "model: p(no) 0.5000 >= 0.5"}
@@ -166,7 +168,7 @@ def test_align_flags_or_rewrites() -> None:
     flag = Align(policy="No orders.", drop=True)
     assert flag.uses == "score"
     assert "No orders." in str(flag.prepare(FIELDS).prompt)  # type: ignore[union-attr]
-    done = flag.complete(FIELDS, {" yes": -1.0, " no": -2.0})
+    done = flag.complete(FIELDS, {"yes": -1.0, "no": -2.0})
     assert done.dropped
     assert done.fields == {"flagged": True, "policy_score": 0.7311}
     rewrite = Align(policy="No orders.", mode="rewrite")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.results import GenerationChunk, GenerationResult
 
@@ -27,14 +29,18 @@ def result(count: int = 0) -> GenerationResult:
     return GenerationResult("", list(range(count)), "stop", 1, count, 0.0, 0.0)
 
 
-def make_stream(cancel: Callable[[TokenStream], None] = lambda stream: None) -> TokenStream:
-    return TokenStream("r1", cancel)
+def make_stream(
+    cancel: Callable[[ChunkBuffer], None] = lambda _: None,
+) -> tuple[TokenStream, ChunkBuffer]:
+    """What a reader holds, and what the worker writes."""
+    buffer = ChunkBuffer("r1", cancel)
+    return TokenStream(buffer), buffer
 
 
-def feed(stream: TokenStream, count: int) -> None:
+def feed(buffer: ChunkBuffer, count: int) -> None:
     for number in range(count):
-        stream.put(chunk(number))
-    stream.finish(result(count))
+        buffer.put(chunk(number))
+    buffer.finish(result(count))
 
 
 def in_thread(work: Callable[..., Any], *arguments: Any) -> threading.Thread:
@@ -44,8 +50,8 @@ def in_thread(work: Callable[..., Any], *arguments: Any) -> threading.Thread:
 
 
 def test_chunks_come_in_order_from_another_thread() -> None:
-    stream = make_stream()
-    thread = in_thread(feed, stream, 500)
+    stream, buffer = make_stream()
+    thread = in_thread(feed, buffer, 500)
     assert [c.token for c in stream] == list(range(500))
     assert stream.result(LONG).generation_tokens == 500
     thread.join(LONG)
@@ -54,9 +60,9 @@ def test_chunks_come_in_order_from_another_thread() -> None:
 
 
 def test_what_was_put_before_an_error_is_read_first() -> None:
-    stream = make_stream()
-    stream.put(chunk(0))
-    stream.fail(RuntimeError("planted"))
+    stream, buffer = make_stream()
+    buffer.put(chunk(0))
+    buffer.fail(RuntimeError("planted"))
     assert next(stream).token == 0
     for _ in range(2):
         with pytest.raises(RuntimeError, match="planted"):
@@ -66,21 +72,21 @@ def test_what_was_put_before_an_error_is_read_first() -> None:
 
 
 def test_only_the_first_end_counts() -> None:
-    stream = make_stream()
-    stream.finish(result(3))
-    stream.fail(RuntimeError("too late"))
-    stream.finish(result(7))
+    stream, buffer = make_stream()
+    buffer.finish(result(3))
+    buffer.fail(RuntimeError("too late"))
+    buffer.finish(result(7))
     assert stream.done
     assert stream.result(LONG).generation_tokens == 3
-    failed = make_stream()
-    failed.fail(RuntimeError("planted"))
-    failed.finish(result())
+    failed, buffer = make_stream()
+    buffer.fail(RuntimeError("planted"))
+    buffer.finish(result())
     with pytest.raises(RuntimeError, match="planted"):
         failed.result(LONG)
 
 
 def test_an_error_reaches_readers_that_wait_in_threads_and_loops() -> None:
-    stream = make_stream()
+    stream, buffer = make_stream()
     waiting = threading.Barrier(4)
 
     def iterate() -> None:
@@ -101,43 +107,43 @@ def test_an_error_reaches_readers_that_wait_in_threads_and_loops() -> None:
     with ThreadPoolExecutor(3) as pool:
         readers = [pool.submit(reader) for reader in (iterate, ask, await_it)]
         waiting.wait(LONG)
-        stream.fail(RuntimeError("planted"))
+        buffer.fail(RuntimeError("planted"))
         for reader in readers:
             assert isinstance(reader.exception(LONG), RuntimeError)
 
 
 def test_result_gives_up_after_its_timeout_and_may_be_asked_again() -> None:
-    stream = make_stream()
+    stream, buffer = make_stream()
     with pytest.raises(TimeoutError, match=r"r1: 0\.01 s passed"):
         stream.result(0.01)
-    stream.finish(result(2))
+    buffer.finish(result(2))
     assert stream.result(LONG).generation_tokens == 2
 
 
 def test_cancel_calls_back_and_ends_nothing_by_itself() -> None:
-    cancelled: list[TokenStream] = []
-    stream = make_stream(cancelled.append)
-    stream.put(chunk(0))
+    cancelled: list[ChunkBuffer] = []
+    stream, buffer = make_stream(cancelled.append)
+    buffer.put(chunk(0))
     stream.cancel()
     stream.cancel()
-    assert cancelled == [stream, stream]
+    assert cancelled == [buffer, buffer]
     assert not stream.done
     assert next(stream).token == 0
 
 
 def test_two_readers_in_threads_share_the_chunks() -> None:
     """Each chunk goes to one of them, and both see the end."""
-    stream = make_stream()
+    stream, buffer = make_stream()
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(lambda: [c.token for c in stream]) for _ in range(2)]
-        feed(stream, 300)
+        feed(buffer, 300)
         parts = [reader.result(LONG) for reader in readers]
     assert sorted(parts[0] + parts[1]) == list(range(300))
     assert all(part == sorted(part) for part in parts)
 
 
 def test_two_loops_read_one_stream() -> None:
-    stream = make_stream()
+    stream, buffer = make_stream()
 
     def read() -> list[int]:
         async def run() -> list[int]:
@@ -147,13 +153,13 @@ def test_two_loops_read_one_stream() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(read) for _ in range(2)]
-        feed(stream, 300)
+        feed(buffer, 300)
         parts = [reader.result(LONG) for reader in readers]
     assert sorted(parts[0] + parts[1]) == list(range(300))
 
 
 def test_a_loop_goes_on_with_other_work_while_it_waits() -> None:
-    stream = make_stream()
+    stream, buffer = make_stream()
 
     async def run() -> list[str]:
         seen: list[str] = []
@@ -165,10 +171,10 @@ def test_a_loop_goes_on_with_other_work_while_it_waits() -> None:
         async def other() -> None:
             for number in range(2):
                 seen.append(f"other {number}")
-                in_thread(stream.put, chunk(number)).join(LONG)
+                in_thread(buffer.put, chunk(number)).join(LONG)
                 while f"chunk {number}" not in seen:
                     await asyncio.sleep(0)
-            in_thread(stream.finish, result(2)).join(LONG)
+            in_thread(buffer.finish, result(2)).join(LONG)
 
         await asyncio.wait_for(asyncio.gather(read(), other()), LONG)
         return seen
@@ -177,7 +183,7 @@ def test_a_loop_goes_on_with_other_work_while_it_waits() -> None:
 
 
 def test_many_tasks_await_one_result() -> None:
-    stream = make_stream()
+    stream, buffer = make_stream()
 
     async def wait() -> GenerationResult:
         return await stream
@@ -185,7 +191,7 @@ def test_many_tasks_await_one_result() -> None:
     async def run() -> list[GenerationResult]:
         tasks = [asyncio.create_task(wait()) for _ in range(20)]
         await asyncio.sleep(0)
-        in_thread(feed, stream, 3)
+        in_thread(feed, buffer, 3)
         return await asyncio.wait_for(asyncio.gather(*tasks), LONG)
 
     assert {len(r.token_ids) for r in asyncio.run(run())} == {3}
@@ -193,7 +199,7 @@ def test_many_tasks_await_one_result() -> None:
 
 def test_a_reader_that_was_cancelled_disturbs_nobody() -> None:
     """Its future is done when the worker wakes it; the other reader must still hear."""
-    stream = make_stream()
+    stream, buffer = make_stream()
 
     async def wait() -> GenerationResult:
         return await stream
@@ -203,7 +209,7 @@ def test_a_reader_that_was_cancelled_disturbs_nobody() -> None:
         await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        in_thread(feed, stream, 1)
+        in_thread(feed, buffer, 1)
         return await asyncio.wait_for(staying, LONG)
 
     assert asyncio.run(run()).generation_tokens == 1
@@ -211,20 +217,20 @@ def test_a_reader_that_was_cancelled_disturbs_nobody() -> None:
 
 def test_a_loop_that_was_closed_does_not_stop_the_worker() -> None:
     """A reader's loop is gone, its wish to be woken is not."""
-    stream = make_stream()
+    stream, buffer = make_stream()
     loop = asyncio.new_event_loop()
     reader = loop.create_task(stream.__anext__())
     loop.run_until_complete(asyncio.sleep(0))
     reader.cancel()
     loop.run_until_complete(asyncio.gather(reader, return_exceptions=True))
     loop.close()
-    feed(stream, 2)
+    feed(buffer, 2)
     assert [c.token for c in stream] == [0, 1]
 
 
 def test_a_loop_that_closes_while_it_is_woken_does_not_stop_the_worker() -> None:
     """Between the look at the loop and the call into it, it may close: that must be survived."""
-    stream = make_stream()
+    stream, buffer = make_stream()
 
     class Closing:
         def is_closed(self) -> bool:
@@ -233,14 +239,14 @@ def test_a_loop_that_closes_while_it_is_woken_does_not_stop_the_worker() -> None
         def call_soon_threadsafe(self, *_: Any) -> None:
             raise RuntimeError("Event loop is closed")
 
-    stream._sleepers.append((Closing(), None))  # type: ignore[arg-type]
-    feed(stream, 2)
+    buffer._sleepers.append((Closing(), None))  # type: ignore[arg-type]
+    feed(buffer, 2)
     assert [c.token for c in stream] == [0, 1]
 
 
 def test_sleepers_that_were_cancelled_do_not_pile_up() -> None:
     """A reader that polls with a timeout leaves nothing behind for each time."""
-    stream = make_stream()
+    stream, buffer = make_stream()
 
     async def run() -> None:
         for _ in range(50):
@@ -248,13 +254,112 @@ def test_sleepers_that_were_cancelled_do_not_pile_up() -> None:
                 await asyncio.wait_for(stream.__anext__(), 0.0001)
 
     asyncio.run(run())
-    assert stream._sleepers == []
+    assert buffer._sleepers == []
 
 
 def test_it_says_how_it_stands() -> None:
-    stream = make_stream()
-    stream.put(chunk(0))
+    stream, buffer = make_stream()
+    buffer.put(chunk(0))
     assert repr(stream) == "<TokenStream r1: running, 1 chunks not read yet>"
     next(stream)
-    stream.finish(result())
+    buffer.finish(result())
     assert repr(stream) == "<TokenStream r1: stop, 0 chunks not read yet>"
+
+
+def test_who_was_overtaken_by_another_reader_waits_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between waking up and looking, the chunk may be gone; that is no end."""
+    stream, buffer = make_stream()
+    take, overtaken = buffer.take, [True, True]
+    monkeypatch.setattr(buffer, "take", lambda: None if overtaken and overtaken.pop() else take())
+    feed(buffer, 2)
+    buffer.outcome = None  # it still runs
+
+    async def read() -> GenerationChunk:
+        return await stream.__anext__()
+
+    assert asyncio.run(read()).token == 0
+    overtaken.append(True)
+    assert next(stream).token == 1
+
+
+def test_dropped_it_is_cancelled_once_and_ended_it_is_not() -> None:
+    cancelled: list[ChunkBuffer] = []
+    stream, buffer = make_stream(cancelled.append)
+    for _ in iter(stream) if buffer.readable else ():
+        break
+    del stream
+    assert cancelled == [buffer]
+    ended, buffer = make_stream(cancelled.append)
+    feed(buffer, 1)
+    ended.cancel()
+    del ended
+    assert len(cancelled) == 1
+
+
+@pytest.mark.parametrize("ending", ["close", "with", "async with", "aclose"])
+def test_every_way_to_close_it_cancels(ending: str) -> None:
+    cancelled: list[ChunkBuffer] = []
+    stream, buffer = make_stream(cancelled.append)
+
+    async def run() -> None:
+        if ending == "aclose":
+            await stream.aclose()
+        else:
+            async with stream:
+                pass
+
+    if ending == "close":
+        stream.close()
+    elif ending == "with":
+        with stream:
+            pass
+    else:
+        asyncio.run(run())
+    assert cancelled == [buffer]
+
+
+def test_awaited_and_given_up_it_is_cancelled_unless_another_waits() -> None:
+    cancelled: list[ChunkBuffer] = []
+    stream, buffer = make_stream(cancelled.append)
+
+    async def give_up() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(stream, 0.001)
+
+    async def beside_another() -> None:
+        other = asyncio.ensure_future(stream)
+        await asyncio.sleep(0)
+        await give_up()
+        assert not cancelled
+        buffer.put(chunk(0))
+        feed(buffer, 0)
+        await asyncio.wait_for(other, LONG)
+
+    async def beside_a_shield() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting := asyncio.ensure_future(stream)), 0.001)
+        assert not cancelled
+        feed(buffer, 0)
+        await asyncio.wait_for(waiting, LONG)
+
+    asyncio.run(beside_another())
+    stream, buffer = make_stream(cancelled.append)
+    asyncio.run(beside_a_shield())
+    stream, buffer = make_stream(cancelled.append)
+    asyncio.run(give_up())
+    assert cancelled == [buffer]
+
+
+def test_what_it_kept_alive_goes_with_the_end() -> None:
+    class Owner:
+        pass
+
+    owner = Owner()
+    buffer = ChunkBuffer("r1", lambda _: None, owner)
+    stream = TokenStream(buffer)
+    alive = weakref.ref(owner)
+    del owner
+    assert alive() is not None
+    buffer.fail(RuntimeError("planted"))
+    assert alive() is None
+    del stream

@@ -7,10 +7,14 @@ all MLX work; callers hold streams.
 from __future__ import annotations
 
 import itertools
+import weakref
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
+from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
@@ -22,13 +26,18 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
 from mlx_spec.model.materialize import materialize
 from mlx_spec.results import GenerationResult
+from mlx_spec.sequence import Sequence
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class BatchedMLXGenerator(Closing):
-    """Continuous batching with speculation; a context manager.
+    """Continuous batching with speculation; a context manager, also of ``async with``.
+
+    A request runs as long as somebody wants it: it is cancelled when its stream is closed, dropped
+    or given up (see ``TokenStream``). The generator ends when it is closed, or dropped together
+    with all streams that still run.
 
     Example::
 
@@ -78,6 +87,8 @@ class BatchedMLXGenerator(Closing):
                 listeners=listeners,
             )
         )
+        # The thread does not know the generator: dropped, it must not live on.
+        weakref.finalize(self, self._worker.stop).atexit = False
 
     def submit(
         self,
@@ -103,7 +114,6 @@ class BatchedMLXGenerator(Closing):
             InvalidRequest: a bad prompt, or a ``request_id`` that is in use.
             GeneratorClosed: the generator was closed, or its worker has failed.
         """
-        number = next(self._numbers)
         (sequence,) = make_sequences(
             self._model,
             self._tokenizer,
@@ -112,9 +122,7 @@ class BatchedMLXGenerator(Closing):
             self._batching.max_seq_len,
             ChatConfig.of(chat),
         )
-        sequence.index = number
-        stream = TokenStream(request_id or f"request-{number}", self._worker.cancel)
-        self._worker.submit(stream, sequence, priority)
+        (stream,) = self._start([sequence], priority, request_id)
         return stream
 
     def generate(
@@ -126,10 +134,18 @@ class BatchedMLXGenerator(Closing):
         timeout: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[GenerationResult]:
-        """Submit all prompts and wait for their results, in order; options as in ``submit``."""
+        """Submit all prompts and wait for their results, in order; options as in ``submit``.
+
+        None is left running, however it ends.
+
+        Raises:
+            TimeoutError: they did not all end within ``timeout`` seconds.
+            InvalidRequest: a prompt that can never be served; then none is.
+        """
         left = deadline(timeout)
         made = with_options(sampling, options, "BatchedMLXGenerator.generate")
-        return [stream.result(left()) for stream in self._submit_all(prompts, made, chat)]
+        with self._all(prompts, made, chat) as streams:
+            return [stream.result(left()) for stream in streams]
 
     async def agenerate(
         self,
@@ -139,9 +155,10 @@ class BatchedMLXGenerator(Closing):
         chat: bool | ChatConfig = False,
         **options: Unpack[SamplingOptions],
     ) -> list[GenerationResult]:
-        """The same from a coroutine."""
+        """The same from a coroutine; cancel it, or wait with ``asyncio.timeout``, to give up."""
         made = with_options(sampling, options, "BatchedMLXGenerator.agenerate")
-        return [await stream for stream in self._submit_all(prompts, made, chat)]
+        with self._all(prompts, made, chat) as streams:
+            return [await stream for stream in streams]
 
     def stats(self) -> GeneratorStats:
         """The generator as it stood at the last step boundary."""
@@ -172,20 +189,28 @@ class BatchedMLXGenerator(Closing):
         """Cancel what still runs and end the worker. Doing it twice does no harm."""
         self._worker.close()
 
-    def _submit_all(
-        self,
-        prompts: Seq[Prompt],
-        sampling: SamplingParams | Seq[SamplingParams],
-        chat: bool | ChatConfig,
+    def _start(
+        self, sequences: Seq[Sequence], priority: int = 0, request_id: str | None = None
     ) -> list[TokenStream]:
-        shared = isinstance(sampling, SamplingParams)
-        options = [sampling] * len(prompts) if shared else list(sampling)  # type: ignore[arg-type]
-        if len(options) != len(prompts):
-            raise InvalidRequest(
-                f"[BatchedMLXGenerator.generate] {len(options)} sampling options for "
-                f"{len(prompts)} prompts"
+        """Queue requests that were checked, all or none."""
+        buffers = []
+        for sequence in sequences:
+            sequence.index = next(self._numbers)
+            name = request_id or f"request-{sequence.index}"
+            buffers.append(ChunkBuffer(name, self._worker.cancel, self))
+        self._worker.submit(list(zip(buffers, sequences, strict=True)), priority)
+        return [TokenStream(buffer) for buffer in buffers]
+
+    @contextmanager
+    def _all(
+        self, prompts: Seq[Prompt], sampling: Any, chat: bool | ChatConfig
+    ) -> Iterator[list[TokenStream]]:
+        """Streams of all prompts, none of which outlives the block; all are checked first."""
+        sequences = []
+        if len(prompts):
+            longest = self._batching.max_seq_len
+            sequences = make_sequences(
+                self._model, self._tokenizer, prompts, sampling, longest, ChatConfig.of(chat)
             )
-        return [
-            self.submit(prompt, option, chat=chat)  # type: ignore[arg-type]
-            for prompt, option in zip(prompts, options, strict=True)
-        ]
+        with ExitStack() as held:
+            yield [held.enter_context(stream) for stream in self._start(sequences)]

@@ -103,6 +103,7 @@ class Track:
             verify_steps=sequence.steps,
             queue_time=self._since(self.admitted),
             reused_tokens=sequence.reused,
+            seed=sequence.seed if sequence.sampling.seed is None else sequence.sampling.seed,
         )
 
     def _since(self, moment: float | None) -> float:

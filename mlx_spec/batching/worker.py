@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import atexit
 import threading
+import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from typing import TypeAlias
 
-import mlx.core as mx
-
+from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats
-from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.batching.track import Track
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.sequence import Sequence
 
-Wish: TypeAlias = Callable[[Engine], None]
+Wish: TypeAlias = Callable[[Engine], object]
 
 
 class Worker:
@@ -39,8 +39,9 @@ class Worker:
     def __init__(self, make_engine: Callable[[], Engine]) -> None:
         self._inbox: list[Wish] = []
         self._changed = threading.Condition()
-        self._streams: dict[TokenStream, Track | None] = {}
-        self._readers: dict[Track, TokenStream] = {}  # the worker's own
+        self._buffers: dict[str, ChunkBuffer] = {}  # by request_id, those that have not ended
+        self._tracks: dict[ChunkBuffer, Track] = {}  # the worker's own, as is the next one
+        self._readers: dict[Track, ChunkBuffer] = {}
         self._counts = {"finished": 0, "cancelled": 0}
         self._closing = False
         self._error: BaseException | None = None
@@ -73,61 +74,77 @@ class Worker:
         with self._open():
             self._inbox.append(wish)
 
-    def submit(self, stream: TokenStream, sequence: Sequence, priority: int) -> None:
-        """Queue a sequence, whose chunks go to ``stream``.
+    def submit(self, requests: Seq[tuple[ChunkBuffer, Sequence]], priority: int = 0) -> None:
+        """Queue sequences, whose chunks go to their buffers; if one is refused, all are.
 
         Raises:
-            InvalidRequest: its name is in use.
-            GeneratorClosed: nobody is there to run it.
+            InvalidRequest: a name is in use.
+            GeneratorClosed: nobody is there to run them.
         """
+        buffers = [buffer for buffer, _ in requests]
 
         def start(engine: Engine) -> None:
+            tracks: list[Track] = []
             try:
-                track = engine.submit(sequence, priority=priority, request_id=stream.request_id)
-            except InvalidRequest as error:
-                self._streams.pop(stream, None)
-                stream.fail(error)
+                for buffer, sequence in requests:
+                    tracks.append(
+                        engine.submit(sequence, priority=priority, request_id=buffer.request_id)
+                    )
+            except Exception as error:  # a refusal, or foreign code: it is these requests' alone
+                for track in tracks:
+                    engine.cancel(track)
+                for buffer in buffers:
+                    buffer.fail(error)
+                self._drop(buffers)
             else:
-                self._streams[stream] = track
-                self._readers[track] = stream
+                self._tracks.update(zip(buffers, tracks, strict=True))
+                self._readers.update(zip(tracks, buffers, strict=True))
 
         with self._open():
-            if any(other.request_id == stream.request_id for other in self._streams):
-                raise InvalidRequest(
-                    f"[BatchedMLXGenerator.submit] request_id {stream.request_id!r} is in use"
-                )
-            self._streams[stream] = None
+            for buffer in buffers:
+                other = self._buffers.get(buffer.request_id)
+                if other is not None and not other.done:
+                    raise InvalidRequest(
+                        f"[BatchedMLXGenerator.submit] request_id {buffer.request_id!r} is in use"
+                    )
+            self._buffers.update((buffer.request_id, buffer) for buffer in buffers)
             self._inbox.append(start)
 
-    def cancel(self, stream: TokenStream) -> None:
-        """Stop a stream's request, unless it has ended."""
+    def cancel(self, buffer: ChunkBuffer) -> None:
+        """Stop a buffer's request, unless it has ended. Never waits, and never raises."""
 
         def stop(engine: Engine) -> None:
-            track = self._streams.get(stream)
-            if track is not None and not track.done:
+            track = self._tracks.get(buffer)
+            if track is not None:
                 engine.cancel(track)
-                self._end(engine, [(stream, track)], "cancelled")
+                self._end(engine, [(buffer, track)], "cancelled")
 
-        if not self._closing and self._error is None:
-            self.tell(stop)
+        with self._changed:
+            if not self._closing and self._error is None:
+                self._inbox.append(stop)
+                self._changed.notify_all()
 
     def drain(self, timeout: float | None) -> None:
-        """Wait until no stream is left.
+        """Wait until no request is left.
 
         Raises:
             TimeoutError: some were, after ``timeout`` seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._streams, timeout):
+            if not self._changed.wait_for(lambda: not self._buffers, timeout):
                 raise TimeoutError(
-                    f"[BatchedMLXGenerator.drain] {len(self._streams)} requests left"
+                    f"[BatchedMLXGenerator.drain] {len(self._buffers)} requests left"
                 )
 
-    def close(self) -> None:
-        """Cancel what still runs and end the thread. Doing it twice does no harm."""
+    def stop(self) -> None:
+        """Have the thread cancel what still runs and end; does not wait for it."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """The same, and wait until it has ended. Doing it twice does no harm."""
+        self.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -147,22 +164,22 @@ class Worker:
     # --- in the thread ---
 
     def _work(self, make_engine: Callable[[], Engine]) -> None:
+        engine: Engine | None = None
         try:
             engine = make_engine()
             self._observe(engine)
             self._started.set()
             while self._attend(engine):
                 self._step(engine)
-            left = [(stream, track) for stream, track in self._streams.items() if track is not None]
+            left = list(self._tracks.items())
             for _, track in left:
                 engine.cancel(track)
             self._end(engine, left, "cancelled")
         except BaseException as error:
             self._error = error
         finally:
-            # This thread's stream is its own: nobody else could wait for its work at exit.
-            mx.synchronize()
-            self._leave()
+            self._leave(engine)
+            engine = None
 
     def _attend(self, engine: Engine) -> bool:
         """Do what was asked for, wait while there is nothing to do; False when closing."""
@@ -187,24 +204,30 @@ class Worker:
     def _step(self, engine: Engine) -> None:
         ended = []
         for track, chunks in engine.step():
-            stream = self._readers[track]
+            buffer = self._readers[track]
             for chunk in chunks:
                 track.give(chunk)
-                stream.put(chunk)
+                buffer.put(chunk)
             if track.done:
-                ended.append((stream, track))
+                ended.append((buffer, track))
         self._end(engine, ended, "finished")
 
-    def _end(self, engine: Engine, ended: list[tuple[TokenStream, Track]], how: str) -> None:
+    def _end(self, engine: Engine, ended: list[tuple[ChunkBuffer, Track]], how: str) -> None:
         """Count first, tell then: who has seen a request end sees it in the statistics."""
         self._counts[how] += len(ended)
         self._observe(engine)
-        for stream, track in ended:
-            del self._readers[track]
-            stream.finish(track.result())
+        for buffer, track in ended:
+            del self._readers[track], self._tracks[buffer]
+            buffer.finish(track.result())
+        self._drop([buffer for buffer, _ in ended])
+
+    def _drop(self, buffers: Iterable[ChunkBuffer]) -> None:
+        """Forget requests that have ended, and tell who waits for that."""
         with self._changed:
-            for stream, _ in ended:
-                self._streams.pop(stream, None)
+            for buffer in buffers:
+                # Its name may be another's by now.
+                if self._buffers.get(buffer.request_id) is buffer:
+                    del self._buffers[buffer.request_id]
             self._changed.notify_all()
 
     def _observe(self, engine: Engine) -> None:
@@ -223,16 +246,27 @@ class Worker:
         with self._changed:
             self._snapshot = snapshot
 
-    def _leave(self) -> None:
-        """Nobody may be left waiting for a worker that is gone."""
+    def _leave(self, engine: Engine | None) -> None:
+        """Nobody may be left waiting for a worker that is gone, whatever the device says."""
+        try:
+            if engine is not None:
+                engine.decoder.device.synchronize()
+        except BaseException as late:
+            self._error = self._error or late
+        if self._error is not None:
+            # What failed may have been for want of memory: its frames must not hold the engine.
+            traceback.clear_frames(self._error.__traceback__)
         error = self._error or GeneratorClosed("[BatchedMLXGenerator] it was closed")
         with self._changed:
-            streams = list(self._streams)
-            self._streams.clear()
+            self._closing = True
+            buffers = list(self._buffers.values())
+            self._buffers.clear()
             self._inbox.clear()
             self._changed.notify_all()
-        for stream in streams:
-            stream.fail(error)
+        self._tracks.clear()
+        self._readers.clear()
+        for buffer in buffers:
+            buffer.fail(error)
         self._started.set()
 
 

@@ -21,6 +21,7 @@ from mlx_spec.cli import options
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.progress import note, say_embedded, status
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
+from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.report import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
 from mlx_spec.config import SamplingParams
@@ -141,22 +142,24 @@ def _seeded(sampling: SamplingParams, count: int, samples: int) -> list[Sampling
 
 def _load_models(job: Job) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """The target pair and the draft pair (model, tokenizer)."""
-    from mlx_spec.model.loader import load
-    from mlx_spec.model.pairing import check_pair
-
     flags = job.flags
-    load_options: dict[str, Any] = {
+    options: dict[str, Any] = {
         "dtype": flags.dtype,
         "kernels": flags.kernels,
         "trust_remote_code": flags.trust_remote_code,
     }
     with status(f"loading {flags.target}", job.quiet):
-        target = load(flags.target, adapter_path=flags.adapter_path, **load_options)
+        from mlx_spec.model.loader import load  # which itself takes seconds
+        from mlx_spec.model.pairing import check_pair
+
+        target = load(flags.target, adapter_path=flags.adapter_path, **options)
     if flags.drafter is None:
         return target, None
     with status(f"loading {flags.drafter}", job.quiet):
-        draft = load(flags.drafter, **load_options)
-    check_pair(target[1], draft[1])
+        draft = load(flags.drafter, **options)
+    pairing = check_pair(target[1], draft[1])
+    if pairing.share < 1 and not job.quiet:
+        note(f"{pairing}; that changes no text, but is never guessed")
     return target, draft
 
 
@@ -183,7 +186,9 @@ def _decode(
     from mlx_spec.api import stream_batch_generate
 
     interrupted = False
+    reading = PromptLine(quiet=job.quiet)
     with ExitStack() as stack:
+        stack.callback(reading.end)
         stream: BatchStream = stack.enter_context(
             stream_batch_generate(
                 *target,
@@ -193,12 +198,13 @@ def _decode(
                 chat=job.flags.chat(target[1]),
                 speculation=job.flags.speculation,
                 batching=job.flags.batches,
-                listeners=listeners(job.performance_log, job.flags, stack),
+                listeners=[reading, *listeners(job.performance_log, job.flags, stack)],
             )
         )
         printer = None if job.as_json else OrderedPrinter(_titles(job), sys.stdout, job.verbose)
         try:
             for chunk in stream:
+                reading.end()
                 if printer is not None:
                     printer.add(chunk)
         except KeyboardInterrupt:
@@ -214,13 +220,13 @@ def _show_results(job: Job, result: BatchResult) -> None:
     if job.as_json:
         for index, one in enumerate(result.results):
             record = {"index": index, "prompt": job.prompts[index], **asdict(one)}
-            print(json.dumps(record | {"seed": job.sampling[index].seed}, ensure_ascii=False))
+            print(json.dumps(record, ensure_ascii=False))
     elif job.verbose:
         for line in statistics_lines(result.stats, job.flags.drafter is not None):
             print(line)
         if job.flags.temp and job.flags.seed is None:
-            seeds = [str(one.seed) for one in job.sampling[:_MOST_SEEDS]]
-            more = ", ..." if len(job.sampling) > len(seeds) else ""
+            seeds = [str(one.seed) for one in result.results[:_MOST_SEEDS]]
+            more = ", ..." if len(result.results) > len(seeds) else ""
             print(f"Seed, one a text: {', '.join(seeds)}{more} (drawn; --seed repeats a text)")
     sys.stdout.flush()
 

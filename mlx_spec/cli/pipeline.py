@@ -11,7 +11,7 @@ import typer
 from mlx_spec.cli.batch import Limit, Overwrite, Quiet, Resume, closing_lines
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.options import PerformanceLog
-from mlx_spec.cli.progress import Progress, note, say
+from mlx_spec.cli.progress import Progress, note, say, status
 
 if TYPE_CHECKING:
     from mlx_spec.pipeline.config import PipelineConfig, StageConfig
@@ -53,7 +53,8 @@ def run(
             return shown[-1]
 
         told = listeners(performance_log, None, stack)
-        outcomes = chain.run(Models(), begin, limit=limit, listeners=told)
+        models = Models(lambda text: status(text, quiet))
+        outcomes = chain.run(models, begin, limit=limit, listeners=told)
     raise typer.Exit(_report(checked, outcomes, quiet))
 
 

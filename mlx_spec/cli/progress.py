@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.closing import Closing
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def say(line: str) -> None:
 
 def note(text: str) -> None:
     """One line for the user, with our name before it."""
-    say(f"mlx-spec: {text}")
+    say(f"{marked('mlx-spec:', sys.stderr)} {text}")
 
 
 def say_embedded(flags: Flags) -> None:
@@ -48,13 +49,20 @@ def say_embedded(flags: Flags) -> None:
         note(f"no --model given, using the embedded {' and '.join(names)}, toys that write Python")
 
 
-def status(text: str, quiet: bool = False) -> AbstractContextManager[Any]:
-    """A spinner beside ``text`` while something loads: on a terminal, and nothing elsewhere."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
+@contextmanager
+def status(text: str, quiet: bool = False) -> Iterator[None]:
+    """``text`` on a line that goes away at the end: on a terminal, and nothing elsewhere.
 
-    return Console(stderr=True).status(f"{text} ...")
+    It is there at once; importing what could turn a wheel beside it takes seconds of its own.
+    """
+    shown = not quiet and sys.stderr is not None and sys.stderr.isatty()
+    if shown:
+        print(f"{text} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print(ERASE, end="", file=sys.stderr, flush=True)
 
 
 class Progress(Closing):

@@ -20,6 +20,8 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         f"Generation: {stats.generation_tokens} tokens, {stats.generation_tps:.3f} tokens-per-sec",
         f"Peak memory: {stats.peak_memory / 1e9:.3f} GB",
     ]
+    if stats.reused_tokens:
+        lines.append(f"Reused prompt tokens: {stats.reused_tokens}, not in their rate")
     if not drafting:
         return [*lines, "Speculation: off"]
     return [
@@ -64,7 +66,8 @@ def _first_difference(
 
 def _histogram(stats: GenerationStats) -> str:
     counts = sorted(stats.draft_lengths.items())
-    return ", ".join(f"K={length}: {steps} steps" for length, steps in counts) or "none"
+    words = [f"K={length}: {steps} step{'s' if steps != 1 else ''}" for length, steps in counts]
+    return ", ".join(words) or "none"
 
 
 def _verdict(stats: GenerationStats) -> str:

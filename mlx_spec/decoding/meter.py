@@ -47,7 +47,9 @@ class StepMeter:
     """Totals over the life of a decoder.
 
     Attributes:
-        prompt_tokens, prompt_seconds: fed prompts.
+        prompt_tokens, prompt_seconds: fed prompts, each token once.
+        reused_tokens: of these, taken from the prefix cache.
+        recomputed_tokens: fed again for rows that had been preempted.
         steps, row_steps: verify passes, and the same counted per row.
         ahead: steps that were built while the one before computed, and launched.
         tokens, seconds: emitted tokens and time of all steps.
@@ -57,6 +59,8 @@ class StepMeter:
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
+    reused_tokens: int = 0
+    recomputed_tokens: int = 0
     steps: int = 0
     row_steps: int = 0
     ahead: int = 0
@@ -68,11 +72,6 @@ class StepMeter:
     _rates: dict[int, dict[bool, Rate]] = field(
         default_factory=lambda: defaultdict(lambda: {False: Rate(), True: Rate()})
     )
-
-    def prefill(self, tokens: int, seconds: float) -> None:
-        """Count fed prompt tokens."""
-        self.prompt_tokens += tokens
-        self.prompt_seconds += seconds
 
     def step(self, lengths: Seq[int], outputs: Seq[Emitted], seconds: float) -> None:
         """Count one step of ``len(lengths)`` rows."""
@@ -100,6 +99,8 @@ class StepMeter:
         plain, speculative = self.speeds()
         return GenerationStats(
             prompt_tokens=self.prompt_tokens,
+            reused_tokens=self.reused_tokens,
+            recomputed_tokens=self.recomputed_tokens,
             generation_tokens=self.tokens,
             prompt_time=self.prompt_seconds,
             generation_time=self.seconds,

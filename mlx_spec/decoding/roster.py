@@ -173,7 +173,7 @@ class Roster:
             if group.missing <= 0:
                 self._join(self._filling.pop(0).sequences)
                 joined = True
-        self._meter.prefill(0, time.perf_counter() - started)
+        self._meter.prompt_seconds += time.perf_counter() - started
         return joined
 
     def _budget(self) -> tuple[int, float | None]:
@@ -218,7 +218,6 @@ class Roster:
             pool.write(slot, 0, self._saved.pop(sequence))
             self._filling.append(Filling([sequence], sequence.length - 1, looked_up=True))
         self._filling += groups
-        self._meter.prefill(sum(sequence.length for sequence in new), 0.0)
 
     def _group(self, sequences: Seq[Sequence]) -> list[Filling]:
         """Who is fed together: neighbours of similar length waste little when padded alike.
@@ -257,7 +256,10 @@ class Roster:
             row = self._prefix.read(sequence.cached_tokens)
             if row is not None:
                 self._runner.pool.write(slot, 0, row)
-                sequence.reused = fed
+                read = _read_on(sequence, fed)
+                sequence.reused += read
+                self._meter.reused_tokens += read
+                self._meter.prompt_tokens += read
         group.fed = fed
 
     def _feed(self, group: Filling, budget: int) -> int:
@@ -277,6 +279,11 @@ class Roster:
         # The first group stands right behind the decoding rows.
         rows = Rows(tokens, starts, end, first=len(self._state), uniform=True)
         self._runner.begin(rows)
+        for sequence in group.sequences:
+            read = _read_on(sequence, end)
+            self._meter.prompt_tokens += read
+            computed = max(0, min(end, sequence.length - 1) - group.fed)
+            self._meter.recomputed_tokens += max(0, computed - read)
         group.fed = end
         return count * width
 
@@ -284,6 +291,8 @@ class Roster:
         """Rows whose prompts are in the cache begin to decode."""
         for slot, sequence in enumerate(sequences, start=len(self._state)):
             self._keep_prefix(slot, sequence)
+            # The last one is computed by the first step.
+            self._meter.prompt_tokens += _read_on(sequence, sequence.length, pending=0)
         self._state.rearrange(range(len(self._state)), sequences)
         longest = max(sequence.length for sequence in self._state.sequences) + MARGIN
         self._state.reserve(longest)
@@ -292,6 +301,13 @@ class Roster:
     def _keep_prefix(self, slot: int, sequence: Sequence) -> None:
         """Copy the whole blocks of a row into the prefix cache."""
         self._prefix.store(sequence.cached_tokens, self._runner.pool, slot)
+
+
+def _read_on(sequence: Sequence, end: int, pending: int = 1) -> int:
+    """Note that a row's tokens before ``end`` are in the cache; how many of its prompt are new."""
+    known = max(sequence.read, min(end, len(sequence.prompt) - pending))
+    new, sequence.read = known - sequence.read, known
+    return new
 
 
 def similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:

@@ -91,7 +91,7 @@ class Pieces:
             self._next += len(layers)
             now = time.perf_counter()
             fitting = int(self._at_once * PIECE / max(now - started, 1e-6))
-            self._at_once = max(1, min(fitting, 4 * self._at_once))
+            self._at_once = max(1, min(fitting, 4 * self._at_once, len(self._pool.layers)))
             if seconds is not None and now - begun >= seconds:
                 break
             started = now

@@ -5,25 +5,20 @@ Both take a request and hand back something to wait for; the runner knows nothin
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.batching.prompts import encode
 from mlx_spec.config import SamplingParams
-from mlx_spec.decoding.scoring import Scorer
-from mlx_spec.errors import PromptTooLong
 from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
-from mlx_spec.model.context import context_length
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
-from mlx_spec.model.runner import ModelRunner
-from mlx_spec.pipeline.stage import Answer, Generate, Score, Stage
+from mlx_spec.pipeline.label_scores import Scoring
+from mlx_spec.pipeline.stage import Answer, Generate, Stage
 from mlx_spec.results import GenerationStats
 
 Loaded = tuple[Any, Any]
@@ -51,22 +46,28 @@ class Backend(Protocol):
 
 
 class Models:
-    """What was loaded, so that stages that share a model load it once."""
+    """What was loaded, so that stages that share a model load it once.
 
-    def __init__(self) -> None:
+    Args:
+        loading: entered, with a word on what is loaded, for as long as that takes.
+    """
+
+    def __init__(self, loading: Callable[[str], AbstractContextManager[Any]] = nullcontext) -> None:
         self._loaded: dict[tuple[Any, ...], Loaded] = {}
+        self._loading = loading
 
     def load(self, name: str, flags: Flags, *, adapter: str | None = None) -> Loaded:
         """The model and its tokenizer."""
         key = (name, flags.dtype, flags.trust_remote_code, flags.kernels, adapter)
         if key not in self._loaded:
-            self._loaded[key] = load(
-                name,
-                dtype=flags.dtype,
-                adapter_path=adapter,
-                trust_remote_code=flags.trust_remote_code,
-                kernels=flags.kernels,
-            )
+            with self._loading(f"loading {name}"):
+                self._loaded[key] = load(
+                    name,
+                    dtype=flags.dtype,
+                    adapter_path=adapter,
+                    trust_remote_code=flags.trust_remote_code,
+                    kernels=flags.kernels,
+                )
         return self._loaded[key]
 
     def pair(self, flags: Flags, *, drafting: bool) -> tuple[Loaded, Loaded | None]:
@@ -100,79 +101,6 @@ class Generation:
     def stats(self) -> GenerationStats:
         """The generator's figures."""
         return self._generator.stats().generation
-
-
-class Scoring:
-    """Labels' probabilities, ``batch_size`` records at a time, in the caller's thread.
-
-    No generator may run on the same model meanwhile: MLX work of two threads would mix.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, flags: Flags) -> None:
-        self._tokenizer, self._flags = tokenizer, flags
-        self._rows = flags.batches.batch_size
-        self._scorer = Scorer(ModelRunner(model, self._rows), flags.batches.prefill_step_size)
-        self._context = context_length(model)
-        self._queue: list[_Scored] = []
-        self._tokens, self._seconds = 0, 0.0
-
-    def submit(self, request: Score, seed: int) -> Pending:
-        """Queue one record; it is scored, with others, when someone waits for it."""
-        prompt = encode(self._tokenizer, request.prompt, chat=self._flags.chat(self._tokenizer))
-        labels = [
-            list(self._tokenizer.encode(label, add_special_tokens=False))
-            for label in request.labels
-        ]
-        longest = len(prompt) + max(map(len, labels))
-        if self._context is not None and longest > self._context:
-            raise PromptTooLong(
-                f"[score] prompt and label have {longest} tokens; the model's context is "
-                f"{self._context}"
-            )
-        pending = _Scored(self, request.labels, prompt, labels)
-        self._queue.append(pending)
-        return pending
-
-    def advance(self) -> None:
-        """Score the next batch of what is queued."""
-        batch, self._queue = self._queue[: self._rows], self._queue[self._rows :]
-        started = time.perf_counter()
-        sums = self._scorer.score(
-            [pending.prompt for pending in batch], [pending.tokens for pending in batch]
-        )
-        self._seconds += time.perf_counter() - started
-        for pending, row in zip(batch, sums, strict=True):
-            self._tokens += len(pending.prompt) + sum(map(len, pending.tokens))
-            pending.answer = dict(zip(pending.labels, row, strict=True))
-
-    def stats(self) -> GenerationStats:
-        """Prompt figures only: nothing is generated."""
-        return GenerationStats(prompt_tokens=self._tokens, prompt_time=self._seconds)
-
-
-class _Scored:
-    """A record in a scoring batch."""
-
-    def __init__(
-        self,
-        backend: Scoring,
-        labels: tuple[str, ...],
-        prompt: list[int],
-        tokens: list[list[int]],
-    ) -> None:
-        self._backend = backend
-        self.labels, self.prompt, self.tokens = labels, prompt, tokens
-        self.answer: dict[str, float] | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.answer is not None
-
-    def result(self, timeout: float | None = None) -> Answer:
-        """Log-probability of each label; scores this record's batch and those before it."""
-        while self.answer is None:
-            self._backend.advance()
-        return self.answer
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from mlx_spec.events import EventFeed, Listener, StageDone
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Backend, Models, open_backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
+from mlx_spec.pipeline.live import Arrivals
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.runner import StageRunner, Tally
 from mlx_spec.pipeline.stage import Stage
@@ -45,6 +46,11 @@ class Outcome:
     seconds: float = 0.0
     interrupted: bool = False
 
+    @property
+    def warning(self) -> str | None:
+        """A word where nearly all records got the same verdict."""
+        return self.tally.verdicts.warning()
+
 
 def identity(stage: Stage, flags: Flags, source: Any) -> dict[str, Any]:
     """What must be equal for a resume: the input, the stage's options, those of the text."""
@@ -54,7 +60,7 @@ def identity(stage: Stage, flags: Flags, source: Any) -> dict[str, Any]:
 def process(
     stage: Stage,
     flags: Flags,
-    records: Iterable[Record],
+    records: Arrivals,
     output: Output,
     models: Models,
     *,
@@ -64,15 +70,16 @@ def process(
 ) -> Outcome:
     """Run what is not done yet; models are loaded only if there is any.
 
-    Listeners hear what the engine does, and at the end of the stage.
+    ``records`` may say None where the next one has not come yet (``live``). Listeners hear what
+    the engine does, and at the end of the stage.
 
     Raises:
         MlxSpecError: the input, a model or the output cannot be used.
     """
     outcome = Outcome()
-    left = iter(_remaining(itertools.islice(records, limit), output, outcome.tally))
+    left = iter(_remaining(records, output, outcome.tally, limit))
     try:
-        first = next(left, None)
+        first = next((record for record in left if record is not None), None)
         if first is None:
             output.begin()
         else:
@@ -94,7 +101,7 @@ def process(
 def _run(
     stage: Stage,
     flags: Flags,
-    records: Iterable[Record],
+    records: Arrivals,
     output: Output,
     backend: Backend,
     outcome: Outcome,
@@ -119,9 +126,19 @@ def _run(
     outcome.stats = backend.stats()
 
 
-def _remaining(records: Iterable[Record], output: Output, tally: Tally) -> Iterable[Record]:
+def _remaining(
+    records: Arrivals, output: Output, tally: Tally, limit: int | None
+) -> Iterator[Record | None]:
+    """Of the first ``limit`` records those that are not done."""
+    seen = 0
     for record in records:
+        if record is None:
+            yield None
+            continue
         if record.number in output:
             tally.skipped += 1
         else:
             yield record
+        seen += 1
+        if seen == limit:
+            return

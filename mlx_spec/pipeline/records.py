@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,12 +80,24 @@ def read_records(path: Path, format: str) -> Iterator[Record]:
         elif path == STDIO:
             if sys.stdin is None:  # closed by whoever started the process
                 raise InvalidRequest("[records] stdin is closed; give a file")
-            yield from _READERS[format](sys.stdin.buffer, _what(path))
+            yield from _READERS[format](_stdin(), _what(path))
         else:
             with path.open("rb") as file:
                 yield from _READERS[format](file, _what(path))
     except OSError as error:
         raise InvalidRequest(f"[records] {path}: {error.strerror or error}") from error
+
+
+def _stdin() -> BinaryIO:
+    """Its bytes, over a descriptor of their own.
+
+    A thread that waits for a pipe holds the lock of its reader; python aborts at exit if that is
+    ``sys.stdin``.
+    """
+    try:
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    except (AttributeError, OSError, ValueError):  # no real file: a notebook, a test
+        return sys.stdin.buffer
 
 
 def fingerprint(path: Path) -> str:

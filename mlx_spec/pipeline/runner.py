@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
 from mlx_spec.pipeline.backend import Backend, Pending
 from mlx_spec.pipeline.checkpoint import DROPPED, ERROR, FAILED, NUMBER
+from mlx_spec.pipeline.live import Arrivals
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.stage import Done, Stage
+from mlx_spec.pipeline.verdicts import Verdicts
 from mlx_spec.results import GenerationResult
 
 _OURS = {NUMBER, DROPPED, FAILED, "_finish_reason", "_prompt_tokens", "_generation_tokens"}
@@ -34,12 +36,13 @@ class Sink(Protocol):
 
 @dataclass
 class Tally:
-    """Records of one run: done before, written, with an error, dropped by the stage."""
+    """Records of one run: done before, written, with an error, dropped by the stage; verdicts."""
 
     skipped: int = 0
     written: int = 0
     failed: int = 0
     dropped: int = 0
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
 
 @dataclass
@@ -86,9 +89,18 @@ class StageRunner:
         self._watch = watch
         self._jobs: deque[_Job] = deque()
 
-    def run(self, records: Iterable[Record]) -> Tally:
-        """Run every record; returns when all are written."""
+    def run(self, records: Arrivals) -> Tally:
+        """Run every record; returns when all are written.
+
+        Where ``records`` says None, nothing has come yet: what is under way gets a moment.
+        """
         for record in records:
+            if record is None:
+                if self._jobs:  # else nothing changes, and nobody needs to hear of it
+                    self._wait(_POLL_ANY)
+                    self._write_ready()
+                    self._watch()
+                continue
             self._jobs.append(self._start(record))
             self._drain(self._look_ahead - 1)
         self._drain(0)
@@ -115,11 +127,15 @@ class StageRunner:
             self._watch()
             if len(self._jobs) <= most:
                 return
-            pending = self._jobs[0].pending
-            assert pending is not None
+            self._wait(_POLL_FIRST if self._ordered else _POLL_ANY)
+
+    def _wait(self, seconds: float) -> None:
+        """Until the first record under way has its answer, or so long."""
+        pending = self._jobs[0].pending if self._jobs else None
+        if pending is not None:
             # Not yet; or the record's own error, which is written in its turn.
             with suppress(TimeoutError, InvalidRequest):
-                pending.result(_POLL_FIRST if self._ordered else _POLL_ANY)
+                pending.result(seconds)
 
     def _write_ready(self) -> None:
         if self._ordered:
@@ -154,6 +170,8 @@ class StageRunner:
         if done is not None and done.dropped:
             line[DROPPED] = True
             self.tally.dropped += 1
+        if done is not None and done.verdict is not None:
+            self.tally.verdicts.add(done.verdict)
         self._sink.write(line)
         self.tally.written += 1
         self.tally.failed += error is not None

@@ -23,12 +23,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from mlx_spec.batching.prompts import Prompt
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.verdicts import Verdict
 from mlx_spec.results import GenerationResult
+
+if TYPE_CHECKING:  # which would import mlx, and a listing of options needs none
+    from mlx_spec.batching.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,23 @@ class Generate:
 
 @dataclass(frozen=True)
 class Score:
-    """Ask how probable each of ``labels`` is as the continuation of ``prompt``."""
+    """Ask how probable each of ``labels`` is as the continuation of ``prompt``.
 
-    prompt: Prompt
+    Attributes:
+        prompt: a text that ends where the label comes, or chat messages.
+        labels: words; the blank before one is added where the text needs it.
+        neutral: the prompt with texts that say nothing in place of the record's; what the labels
+            score there is taken off. Empty takes nothing off.
+        variants: a label counts in lower case, with a capital and without the blank, too.
+        chat: put the text into the tokenizer's chat template, if it has one; its last line then
+            begins the answer.
+    """
+
+    prompt: str | Seq[Mapping[str, Any]]
     labels: tuple[str, ...]
+    neutral: tuple[str, ...] = ()
+    variants: bool = False
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,17 +70,19 @@ class Done:
     Attributes:
         fields: what the stage adds to it.
         dropped: later stages do not see it.
+        verdict: what the model decided, for a warning where all records get the same.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     dropped: bool = False
+    verdict: Verdict | None = None
 
 
 Request: TypeAlias = Generate | Score | Done
 """What a stage asks for; ``Done`` if it needs no model for this record."""
 
 Answer: TypeAlias = GenerationResult | dict[str, float]
-"""A completion, or the probability of each label among the labels."""
+"""A completion, or the log-probability of each label (with ``neutral``: beyond its prior)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,11 @@ class Stage(ABC):
         """Which kind of request it makes; one stage makes one kind only."""
         return "generate"
 
+    @property
+    def drops(self) -> bool:
+        """Whether it may drop records, which then are not in the output."""
+        return False
+
     @abstractmethod
     def prepare(self, fields: Mapping[str, Any]) -> Request:
         """The request for one record.
@@ -96,8 +120,20 @@ class Stage(ABC):
         """What the answer adds to the record; errors as in :meth:`prepare`."""
 
 
-def text_of(fields: Mapping[str, Any], name: str) -> str:
-    """The text in a field.
+def option(default: Any, help: str, choices: tuple[str, ...] = (), *, words: bool = False) -> Any:
+    """A stage's option: its default, and what listings and the command line say of it.
+
+    Args:
+        default: its value where none is given.
+        help: what it means, in a sentence.
+        choices: all values; that it is one of them, the stage checks.
+        words: a list of words, which a command line may give with commas between them.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "words": words})
+
+
+def text_of(fields: Mapping[str, Any], name: str, *, blank: bool = False) -> str:
+    """The text in a field; ``blank`` lets through one without letters.
 
     Raises:
         InvalidRequest: there is no such field, or it holds no text.
@@ -106,6 +142,6 @@ def text_of(fields: Mapping[str, Any], name: str) -> str:
         names = ", ".join(map(str, fields)) or "none"
         raise InvalidRequest(f"no field {name!r}; the record's fields are: {names}")
     value = fields[name]
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not (blank or value.strip()):
         raise InvalidRequest(f"field {name!r} holds {str(value)[:40]!r}, expected text")
     return value

@@ -1,7 +1,7 @@
 """Filter: keep or drop a record, and say why.
 
 Plain rules first, since they cost nothing; then, if asked, the model: it drops where its
-probability of "no" to the question reaches a threshold. The reason always carries the numbers.
+probability of the second answer reaches a threshold. The reason always carries the numbers.
 """
 
 from __future__ import annotations
@@ -9,46 +9,45 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.stage import Done, Request, Score, Stage, text_of
-from mlx_spec.pipeline.stages.classify import probabilities
-from mlx_spec.pipeline.templates import PromptTemplate
-
-PROMPT = """\
-Text: {{ text }}
-
-Question: {{ question }}
-Answer (yes or no):"""
-YES, NO = "yes", "no"
+from mlx_spec.pipeline.stage import Done, Request, option, text_of
+from mlx_spec.pipeline.stages.scored import (
+    YES_NO,
+    ScoredStage,
+    check_threshold,
+    check_words,
+    own_prompt,
+    probabilities,
+)
+from mlx_spec.pipeline.verdicts import Verdict
 
 
 @dataclass(frozen=True)
-class Filter(Stage):
+class Filter(ScoredStage):
     """Adds ``keep`` and ``reason``; what is dropped does not reach later stages.
 
-    Attributes:
-        field: the text.
-        min_chars, max_chars: bounds of its length; max 0 for none.
-        must_match, must_not_match: regular expressions, searched for in the text.
-        question: asked about the text; empty asks no model.
-        threshold: probability of "no" from which a record is dropped.
-        prompt_template: sees the record's fields, ``text`` and ``question``; must end so that
-            " yes" or " no" is what comes next.
+    Its template also sees ``question`` and ``answers``.
     """
 
     kind: ClassVar[str] = "filter"
-    about: ClassVar[str] = "keep or drop, with a reason: rules, then the model's yes or no"
-    field: str = "text"
-    min_chars: int = 1
-    max_chars: int = 0
-    must_match: str = ""
-    must_not_match: str = ""
-    question: str = "Is this text clear, complete and useful?"
-    threshold: float = 0.5
-    prompt_template: str = PROMPT
+    about: ClassVar[str] = "keep or drop, with a reason: rules, then the model's answer"
+    min_chars: int = option(1, "Least length of the text.")
+    max_chars: int = option(0, "Most; 0 for no bound.")
+    must_match: str = option("", "Regular expression, searched for in the text.")
+    must_not_match: str = option("", "Likewise; what holds it is dropped.")
+    question: str = option(
+        "Is this text clear, complete and useful?",
+        "Asked about the text. Empty: rules alone, no model.",
+    )
+    answers: tuple[str, ...] = option(
+        YES_NO,
+        "Two words: the answer that keeps a record, and the one that drops it. Other words than "
+        "yes and no name two kinds of text, which small models tell apart far better.",
+        words=True,
+    )
+    threshold: float = option(0.5, "Probability of the second answer from which a record goes.")
 
     def __post_init__(self) -> None:
         if self.min_chars < 0 or self.max_chars < 0 or 0 < self.max_chars < self.min_chars:
@@ -56,44 +55,53 @@ class Filter(Stage):
                 f"[filter] min_chars={self.min_chars}, max_chars={self.max_chars}, expected "
                 "0 <= min_chars <= max_chars, or max_chars 0"
             )
-        if not 0 < self.threshold <= 1:
-            raise InvalidRequest(f"[filter] threshold={self.threshold}, expected one in (0, 1]")
+        check_threshold(self.kind, self.threshold)
+        check_words(self.kind, "answers", self.answers, 2)
         for name in ("must_match", "must_not_match"):
             try:
                 re.compile(getattr(self, name))
             except re.error as error:
                 raise InvalidRequest(f"[filter] {name}: {error}") from error
-        # Compiled now, so that a bad one shows at once; its text counts for a resume, not its file.
-        object.__setattr__(self, "prompt_template", self._template.source)
+        super().__post_init__()
 
     @property
-    def uses(self) -> Literal["generate", "score"]:
-        """The answers are scored."""
-        return "score"
+    def drops(self) -> bool:
+        """That is what it is for."""
+        return True
 
-    @cached_property
-    def _template(self) -> PromptTemplate:
-        return PromptTemplate(self.prompt_template, "filter")
+    @property
+    def own_template(self) -> str:
+        """The question, or the kind of text."""
+        return own_prompt("{{ question }}", self.answers)
+
+    @property
+    def own_variables(self) -> dict[str, Any]:
+        """Question and answers."""
+        return {"question": self.question, "answers": list(self.answers)}
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
-        """The rules' verdict, or the question."""
-        text = fields.get(self.field)
-        broken = self._broken_rule(text if isinstance(text, str) else "")
+        """The rules' verdict, or the question.
+
+        Raises:
+            InvalidRequest: there is no such field, or it holds no text.
+        """
+        broken = self._broken_rule(text_of(fields, self.field, blank=True))
         if broken is not None:
             return Done({"keep": False, "reason": broken}, dropped=True)
         if not self.question:
             return Done({"keep": True, "reason": "all rules hold"})
-        text = text_of(fields, self.field)
-        prompt = self._template.render({**fields, "text": text}, question=self.question)
-        return Score(prompt, (f" {YES}", f" {NO}"))
+        return self.ask(fields, self.answers, variants=True)
 
     def complete(self, fields: Mapping[str, Any], answer: dict[str, float]) -> Done:
         """Keep, unless the model says no surely enough."""
-        no = probabilities(answer)[NO]
+        word = self.answers[1].strip()
+        no = probabilities(answer)[word]
         dropped = no >= self.threshold
         sign = ">=" if dropped else "<"
-        reason = f"model: p(no) {no:.4f} {sign} {self.threshold}"
-        return Done({"keep": not dropped, "reason": reason}, dropped=dropped)
+        reason = f"model: p({word}) {no:.4f} {sign} {self.threshold}"
+        outcome = "dropped" if dropped else "kept"
+        verdict = Verdict(outcome, f"p({word})", no, "the question does", harmless=not dropped)
+        return Done({"keep": not dropped, "reason": reason}, dropped=dropped, verdict=verdict)
 
     def _broken_rule(self, text: str) -> str | None:
         size = len(text.strip())

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.stage import Done, Generate, Request, Stage, text_of
+from mlx_spec.pipeline.stage import Done, Generate, Request, Stage, option, text_of
 from mlx_spec.pipeline.templates import PromptTemplate
 from mlx_spec.results import GenerationResult
 
@@ -34,22 +34,23 @@ _MARK = "Response:"
 @dataclass(frozen=True)
 class Structure(Stage):
     """Adds ``instruction`` and ``response``.
-
-    Attributes:
-        field: the text.
-        mode: ``instruction``: the model writes the instruction and the text itself is the
-            response, so nothing in it can be invented; ``both``: the model writes both.
-        prompt_template: sees the record's fields and ``text``; empty takes the mode's own.
-        instruction_field, response_field: where they go.
+    The template sees the record's fields and ``text``.
     """
 
     kind: ClassVar[str] = "structure"
     about: ClassVar[str] = "text to an instruction/response record"
-    field: str = "text"
-    mode: str = "instruction"
-    prompt_template: str = ""
-    instruction_field: str = "instruction"
-    response_field: str = "response"
+    field: str = option("text", "Field that holds the text.")
+    mode: str = option(
+        "instruction",
+        "instruction: the model writes the instruction and the text itself is the response, so "
+        "nothing in it can be invented; both: the model writes both.",
+        MODES,
+    )
+    prompt_template: str = option(
+        "", "Jinja over the record's fields and text; @FILE reads it. Empty: the mode's own."
+    )
+    instruction_field: str = option("instruction", "Field for the instruction.")
+    response_field: str = option("response", "Field for the response.")
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -57,14 +58,19 @@ class Structure(Stage):
         # Compiled now, so that a bad one shows at once; its text counts for a resume, not its file.
         object.__setattr__(self, "prompt_template", self._template.source)
 
+    @property
+    def own_template(self) -> str:
+        """The mode's prompt."""
+        return PROMPTS[self.mode]
+
     @cached_property
     def _template(self) -> PromptTemplate:
-        return PromptTemplate(self.prompt_template or PROMPTS[self.mode], "structure")
+        return PromptTemplate(self.prompt_template or self.own_template, self.kind)
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
         """Ask for the instruction, or for both."""
         text = text_of(fields, self.field)
-        return Generate(self._template.render({**fields, "text": text}))
+        return Generate(self._template.render(fields, text=text))
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
         """Cut the answer up.

@@ -1,0 +1,44 @@
+"""What a terminal can do: marks and lines that go away, where there is one.
+
+A letter that a terminal or pipe does not take comes out as its escape (``\\u65e5``), which is
+readable in a text and means the same inside JSON.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from typing import TextIO
+
+# Takes away the line that the cursor is in.
+ERASE = "\r\x1b[2K"
+BOLD, RED = 1, 31
+
+_SUBSTITUTE = "mlx_spec.escape"
+
+
+def take_every_letter() -> None:
+    """From now on neither stdout nor stderr raises for a letter that its encoding lacks."""
+    codecs.register_error(_SUBSTITUTE, _escape)
+    for stream in (sys.stdout, sys.stderr):
+        # A notebook's stream, or a test's, has no encoding to speak of.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=_SUBSTITUTE)
+
+
+def marked(text: str, out: TextIO | None, code: int = BOLD) -> str:
+    """``text`` in bold, or under another code of ECMA-48, where ``out`` is a terminal."""
+    if out is None or not out.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """A codec's error handler: UTF-16 units, as JSON writes them."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    escaped = "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+    return escaped, error.end

@@ -1,0 +1,125 @@
+"""What the stages have in common that score words after a prompt: classify, filter, align."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.stage import Score, Stage, option, text_of
+from mlx_spec.pipeline.templates import PromptTemplate
+
+CALIBRATIONS = ("content-free", "none")
+YES_NO = ("yes", "no")
+KIND = """\
+{{ text }}
+
+This text is an example of"""
+
+
+@dataclass(frozen=True)
+class ScoredStage(Stage):
+    """A stage whose answer is one of some words, the one that goes on best with the prompt."""
+
+    field: str = option("text", "Field that holds the text.")
+    prompt_template: str = option(
+        "",
+        "Jinja over the record's fields, text and the stage's own options; @FILE reads it. The "
+        "answer is what comes right behind it. Empty: the stage's own.",
+    )
+    chat: bool = option(
+        False,
+        "Ask in the model's chat template; the prompt's last line begins the answer.",
+    )
+    calibration: str = option(
+        "content-free",
+        "content-free takes off what each answer scores behind texts that say nothing; none.",
+        CALIBRATIONS,
+    )
+    neutral: tuple[str, ...] = option(
+        ("N/A", "", "[text]"), "The texts that say nothing, for the calibration."
+    )
+
+    def __post_init__(self) -> None:
+        if self.calibration not in CALIBRATIONS:
+            raise InvalidRequest(
+                f"[{self.kind}] calibration={self.calibration!r}, expected one of {CALIBRATIONS}"
+            )
+        if self.calibration != "none" and not self.neutral:
+            raise InvalidRequest(f'[{self.kind}] no neutral texts; calibration = "none" needs none')
+        # Compiled now, so that a bad one shows at once; its text counts for a resume, not its file.
+        object.__setattr__(self, "prompt_template", self._template.source)
+
+    @property
+    def uses(self) -> Literal["generate", "score"]:
+        """Answers are scored."""
+        return "score"
+
+    @property
+    def own_template(self) -> str:
+        """The prompt where the user gives none."""
+        raise NotImplementedError
+
+    @cached_property
+    def _template(self) -> PromptTemplate:
+        return PromptTemplate(self.prompt_template or self.own_template, self.kind)
+
+    @property
+    def own_variables(self) -> dict[str, Any]:
+        """What the template sees of the stage's options."""
+        raise NotImplementedError
+
+    def render(self, fields: Mapping[str, Any], text: str) -> str:
+        """The prompt for a record whose text is ``text``."""
+        return self._template.render({**fields, self.field: text}, **self.own_variables, text=text)
+
+    def ask(
+        self, fields: Mapping[str, Any], words: tuple[str, ...], *, variants: bool = False
+    ) -> Score:
+        """The request: which of the words goes on best with the prompt."""
+        texts = self.neutral if self.calibration != "none" else ()
+        neutral = [self.render(fields, text) for text in texts]
+        return Score(
+            self.render(fields, text_of(fields, self.field)),
+            words,
+            tuple(prompt for prompt in neutral if prompt.strip()),  # a bare "" cannot be fed
+            variants=variants,
+            chat=self.chat,
+        )
+
+
+def own_prompt(question: str, answers: tuple[str, ...]) -> str:
+    """A template for two answers: a question for yes and no, else a kind of text to name."""
+    asks = {answer.strip().lower() for answer in answers} == set(YES_NO)
+    return f"Text: {{{{ text }}}}\n{question}\nAnswer:" if asks else KIND
+
+
+def check_threshold(kind: str, threshold: float) -> None:
+    """Refuse a threshold that is no probability."""
+    if not 0 < threshold <= 1:
+        raise InvalidRequest(f"[{kind}] threshold={threshold}, expected one in (0, 1]")
+
+
+def check_words(kind: str, name: str, words: tuple[str, ...], exactly: int | None = None) -> None:
+    """Refuse labels or answers that are too few, equal or empty."""
+    wanted = "at least two" if exactly is None else f"exactly {exactly}"
+    few = len(words) < 2 or exactly not in (None, len(words))
+    if few or len({word.strip() for word in words}) != len(words):
+        raise InvalidRequest(f"[{kind}] {name}={list(words)}, expected {wanted} different ones")
+    if not all(word.strip() for word in words):
+        raise InvalidRequest(f"[{kind}] {name}={list(words)}: one is empty")
+
+
+def probabilities(log_probs: Mapping[str, float]) -> dict[str, float]:
+    """Softmax of the answers' log-probabilities, to four places, blanks stripped.
+
+    Four places: the last bits of a float32 depend on what else is in the batch, and a resumed run
+    must write what an undisturbed one would.
+    """
+    top = max(log_probs.values())
+    weights = {label.strip(): math.exp(value - top) for label, value in log_probs.items()}
+    total = sum(weights.values())
+    return {label: round(weight / total, 4) for label, weight in weights.items()}

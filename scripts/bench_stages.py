@@ -1,0 +1,110 @@
+"""How often the stages that score are right, with a real model, on labelled texts.
+
+    python scripts/bench_stages.py                 # the table of docs/stages.md
+    python scripts/bench_stages.py --calibration none --chat
+    python scripts/bench_stages.py --sets tests/data/stages_dev.jsonl
+
+The formats that the stages use were chosen on ``stages_dev.jsonl``; the figures to report are those
+of ``stages_heldout.jsonl`` and of the examples' snippets, on which nothing was chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from real_model import smollm2  # loads the fast BLAS, before mlx
+
+from mlx_spec.flags import Flags
+from mlx_spec.pipeline.backend import Models
+from mlx_spec.pipeline.collect import collect
+from mlx_spec.pipeline.stage import Stage
+from mlx_spec.pipeline.stages.align import Align
+from mlx_spec.pipeline.stages.classify import Classify
+from mlx_spec.pipeline.stages.filter import Filter
+
+ROOT = Path(__file__).parent.parent
+SNIPPETS = ROOT / "examples" / "data" / "snippets.jsonl"
+HELD_OUT = ROOT / "tests" / "data" / "stages_heldout.jsonl"
+Row = dict[str, Any]
+Right = Callable[[Row], bool]
+
+
+def read(path: Path) -> list[Row]:
+    """Records with ``task``, ``label`` and ``text``; the snippets' four scraps are left out."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path == SNIPPETS:
+        return [{**row, "task": "snippets", "label": row["domain"]} for row in rows[:32]]
+    return rows
+
+
+def questions(task: str, labels: list[str]) -> list[tuple[str, type[Stage], Row, Right]]:
+    """Name, stage, options, and when an answer is right, for each thing to ask of a task."""
+    if task == "advert":
+        words = ("information", "advertisement")
+        question, policy = "Is this text an advertisement?", "No advertising."
+    elif task == "insult":
+        words = ("conversation", "insults")
+        question, policy = "Is this text an insult?", "No insults."
+    else:
+        right: Right = lambda row: row["label"] == row.get("given")  # noqa: E731
+        asked = Classify, {"labels": tuple(labels), "output_field": "given"}, right
+        return [(f"{len(labels)} labels", *asked)]
+
+    def kept(row: Row) -> bool:
+        return (row["label"] == "no") == row["keep"]
+
+    def asked_kept(row: Row) -> bool:
+        return (row["label"] == "yes") == row["keep"]
+
+    def flagged(row: Row) -> bool:
+        return (row["label"] == "yes") == row["flagged"]
+
+    return [
+        (f"answers {words[0]}, {words[1]}", Filter, {"answers": words}, kept),
+        (
+            f"answers {words[1]}, {words[0]}",
+            Align,
+            {"policy": policy, "answers": words[::-1]},
+            flagged,
+        ),
+        (f"yes/no: {question}", Filter, {"question": question}, asked_kept),
+        (f"yes/no: {policy}", Align, {"policy": policy}, flagged),
+    ]
+
+
+def main() -> None:
+    """Ask everything; one line each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", help="folder or hub id; SmolLM2-135M-Instruct without it")
+    parser.add_argument("--sets", nargs="+", type=Path, default=[SNIPPETS, HELD_OUT])
+    parser.add_argument("--calibration", default="content-free")
+    parser.add_argument("--chat", action="store_true")
+    parser.add_argument("--batch-size", type=int, default=16)
+    given = parser.parse_args()
+    flags = Flags(model=given.model or str(smollm2()), batch_size=given.batch_size)
+    models = Models()
+    print(
+        "| set | records | stage | asked | right | most common label |\n|---|---|---|---|---|---|"
+    )
+    for path in given.sets:
+        rows = read(path)
+        for task in dict.fromkeys(row["task"] for row in rows):
+            own = [row for row in rows if row["task"] == task]
+            counts = Counter(row["label"] for row in own)
+            most = max(counts.values()) / len(own)
+            for name, kind, options, right in questions(task, list(counts)):
+                stage = kind(**options, calibration=given.calibration, chat=given.chat)
+                share = sum(map(right, collect(stage, own, flags, models=models))) / len(own)
+                print(
+                    f"| {task} | {len(own)} | {stage.kind} | {name} | {share:.2f} | {most:.2f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
