@@ -37,6 +37,7 @@ COMMON = {
     "events",
     "flags",
     "platform",
+    "progress",
     "results",
     "sequence",
     "text_files",
