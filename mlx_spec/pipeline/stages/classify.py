@@ -27,7 +27,7 @@ class Classify(ScoredStage):
 
     kind: ClassVar[str] = "classify"
     about: ClassVar[str] = "one of given labels, with scores from the labels' log-probabilities"
-    labels: tuple[str, ...] = option((), "At least two, all different.")
+    labels: tuple[str, ...] = option((), "At least two, all different.", words=True)
     output_field: str = option("label", "Field for the label.")
     scores_field: str = option("scores", "Field for all scores.")
 

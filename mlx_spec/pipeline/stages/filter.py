@@ -45,6 +45,7 @@ class Filter(ScoredStage):
         YES_NO,
         "Two words: the answer that keeps a record, and the one that drops it. Other words than "
         "yes and no name two kinds of text, which small models tell apart far better.",
+        words=True,
     )
     threshold: float = option(0.5, "Probability of the second answer from which a record goes.")
 
@@ -62,6 +63,11 @@ class Filter(ScoredStage):
             except re.error as error:
                 raise InvalidRequest(f"[filter] {name}: {error}") from error
         super().__post_init__()
+
+    @property
+    def drops(self) -> bool:
+        """That is what it is for."""
+        return True
 
     @property
     def own_template(self) -> str:
