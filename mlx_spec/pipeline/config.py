@@ -112,8 +112,8 @@ def _stage(
     made = _foreign(kind, folder, place) if ":" in kind else STAGES.get(kind)
     if made is None:
         raise InvalidRequest(
-            f"{place}: kind={table.get('kind')!r}, expected one of {', '.join(STAGES)}, or module:Class for a "
-            "stage of your own"
+            f"{place}: kind={table.get('kind')!r}, expected one of {', '.join(STAGES)}, "
+            "or module:Class for a stage of your own"
         )
     place = f"{place} ({kind})"
     own, shared = _names(made), _names(Flags)
