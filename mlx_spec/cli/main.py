@@ -23,6 +23,7 @@ from mlx_spec.cli.generate import generate
 from mlx_spec.cli.performance_report import report
 from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.progress import note
+from mlx_spec.cli.stages import KINDS, StageCommand
 from mlx_spec.cli.terminal import RED, marked, take_every_letter
 from mlx_spec.errors import MlxSpecError
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     name="mlx-spec",
     help="Lossless batched speculative decoding for any MLX model.",
     no_args_is_help=True,
-    cls=Commands,
+    cls=Commands.including(StageCommand(kind) for kind in KINDS),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     # As wide as the terminal, up to what is read well.

@@ -8,6 +8,7 @@ Nothing is written to disk, so nothing can be resumed: for that there is ``proce
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Mapping, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -56,6 +57,9 @@ def collect(
         options: fields of ``Flags``, in the place of those of ``flags``: ``model="..."``,
             ``batch_size=8``.
 
+    Warns:
+        UserWarning: nearly all records got the same verdict, with the numbers.
+
     Raises:
         InvalidRequest: an option that does not exist, or a value outside its range.
         MlxSpecError: a model that cannot be used.
@@ -79,6 +83,8 @@ def collect(
             watch=partial(watch, tally, backend.stats),
         )
         runner.run(numbered)
+    if (warning := tally.verdicts.warning()) is not None:
+        warnings.warn(f"{stage.kind}: {warning}", stacklevel=2)
     return sink.rows
 
 
