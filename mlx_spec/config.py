@@ -66,7 +66,8 @@ class SamplingParams:
     """How one request's tokens are chosen and when it ends.
 
     The filters act as in mlx-lm, on untempered probabilities: top-p, min-p and top-k each keep
-    an upper part of the ranking and a token must be kept by all of them.
+    an upper part of the ranking and a token must be kept by all of them. Among equally probable
+    tokens the lower id ranks first.
 
     Attributes:
         max_tokens: most tokens to generate, >= 1.
@@ -172,8 +173,12 @@ class BatchingConfig:
 
     Attributes:
         batch_size: most sequences decoded together, in rows.
-        batch_timeout: while nothing runs, the longest wait for a batch to fill (with requests, or
-            with as many tokens as fit), in seconds.
+        batch_timeout: accumulation: while nothing runs, the longest wait for a batch to fill (with
+            requests, or with as many tokens as fit), in seconds of the first request's waiting. 0
+            starts at once: a request that comes later joins at the next step, so a lone one gains
+            nothing by waiting for company. More is for bursts that shall begin together. Only a
+            ``BatchedMLXGenerator`` waits; a closed list of prompts is complete and never does.
+            (The stages of a pipeline take ``Flags``, whose default is 0.1.)
         max_batch_tokens: most tokens that the running sequences may come to hold together,
             prompts and outputs; None for no such limit.
         max_seq_len: most tokens of one sequence, prompt and output; None for the model's context.
@@ -196,7 +201,7 @@ class BatchingConfig:
     """
 
     batch_size: int = 32
-    batch_timeout: float = 0.1
+    batch_timeout: float = 0.0
     max_batch_tokens: int | None = None
     max_seq_len: int | None = None
     memory_limit: int | float | None = None

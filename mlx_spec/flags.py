@@ -17,6 +17,8 @@ from mlx_spec.errors import InvalidRequest
 TARGET, DRAFT = "demo", "demo-draft"
 # Prompts of one run nearly always begin alike: a template, a system prompt.
 PREFIX_CACHE_BYTES = 2**28
+# Seconds; they come one by one, from a file or a pipe, and most are there within this.
+ACCUMULATION = 0.1
 # What may differ between a run and its continuation: exactness makes the text the same.
 _FREE = {
     "adaptive",
@@ -64,7 +66,7 @@ class Flags:
     num_draft_tokens: int = SpeculationConfig.num_draft_tokens
     adaptive: bool = True
     batch_size: int = BatchingConfig.batch_size
-    batch_timeout: float = BatchingConfig.batch_timeout
+    batch_timeout: float = ACCUMULATION
     batching: bool = True
     prefill_step_size: int = BatchingConfig.prefill_step_size
     memory_limit: float | None = None

@@ -19,6 +19,7 @@ from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import CapacityError, GeneratorClosed, InvalidRequest
+from mlx_spec.sequence import Sequence
 from tests.models import VOCABULARY
 from tests.scenario import make_jobs, noisy_draft, target
 
@@ -126,6 +127,25 @@ def test_idle_waits_for_the_timeout() -> None:
     sampling = SamplingParams(max_tokens=1)
     with make_generator(4, batch_timeout=0.2) as generator:
         assert generator.submit([1, 2], sampling).result(60).queue_time >= 0.2
+
+
+def test_a_lone_request_does_not_wait_unless_asked_to() -> None:
+    """Stops an idle server from adding its accumulation time to every first token."""
+    now = [100.0]  # a clock that stands still: whatever must wait would wait for ever
+    batching = BatchingConfig(batch_size=4)
+    engine = Engine(target("llama"), None, batching=batching, clock=lambda: now[0])
+    track = engine.submit(Sequence([1, 2], SamplingParams(max_tokens=1)))
+    engine.step()
+    assert track.done
+    patient = replace(batching, batch_timeout=0.5)
+    engine = Engine(target("llama"), None, batching=patient, clock=lambda: now[0])
+    tracks = [engine.submit(Sequence([1, 2], SamplingParams(max_tokens=1))) for _ in range(2)]
+    now[0] += 0.49
+    assert engine.step() == []
+    now[0] += 0.02
+    assert [track for track, _ in engine.step()] == tracks  # together
+    tracks += [engine.submit(Sequence([i, 2], SamplingParams(max_tokens=1))) for i in range(4)]
+    assert len(engine.step()) == 4  # full
 
 
 def test_a_full_batch_does_not_wait_for_the_timeout() -> None:

@@ -153,5 +153,5 @@ def test_a_pipe_that_stays_open_does_not_hold_up_the_exit() -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert process.stderr is not None
-    assert "interrupted after 1 records" in process.stderr.read()
+    assert process.stderr.read().startswith("mlx-spec: interrupted after")
     process.stdin.close()

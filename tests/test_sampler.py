@@ -285,6 +285,49 @@ def test_filters_keep_the_tokens_that_mlx_lm_keeps(option: dict[str, Any]) -> No
         assert any(kept)
 
 
+def ranked_kept(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
+    """The definition: one ranking, the lower id first among equals, and its first so many."""
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    before = np.concatenate([[0.0], np.cumsum([chances[token] for token in order])])
+    kept = [
+        place < (option.get("top_k") or len(order))
+        and (option.get("top_p", 1.0) >= 1 or before[place] < option["top_p"])
+        and chances[token] >= option.get("min_p", 0.0) * chances.max()
+        for place, token in enumerate(order)
+    ]
+    return [bool(kept[order.index(token)]) for token in range(len(logits))]
+
+
+@given(
+    logits=st.lists(st.integers(0, 3), min_size=2, max_size=12),
+    # Away from sums of the chances, where rounding decides.
+    option=st.sampled_from(
+        [
+            *({"top_k": k} for k in (1, 2, 3, 7, 12)),
+            *({"top_p": p} for p in (0.0123, 0.3217, 0.5771, 0.9371)),
+            *({"min_p": p} for p in (0.03, 0.2, 0.8)),
+            {"top_k": 3, "min_p": 0.2},
+            {"top_k": 5, "top_p": 0.7719},
+            {"top_k": 2, "top_p": 0.5771, "min_p": 0.03},
+        ]
+    ),
+)
+@settings(max_examples=150, deadline=None)
+def test_ties_are_broken_by_token_id(logits: list[int], option: dict[str, Any]) -> None:
+    """Stops a top-k that keeps more than k, in bfloat16 one time in ten."""
+    values = np.array(logits, np.float32)
+    assert kept_tokens({"temperature": 1.0, **option}, values) == ranked_kept(option, values)
+
+
+def test_top_k_of_one_is_greedy() -> None:
+    logits = mx.array(np.random.default_rng(2).integers(0, 3, (2, 40, 20)).astype(np.float32))
+    batch = batch_of([{"temperature": 1.5, "top_k": 1}, {"temperature": 1.0}])
+    positions = mx.broadcast_to(mx.arange(40), (2, 40))
+    chosen = batch.choose(logits, batch.noise(positions, 20))
+    assert chosen[0].tolist() == mx.argmax(logits[0], axis=-1).tolist()
+
+
 def test_a_top_k_beyond_the_vocabulary_keeps_all() -> None:
     """Stops an index past the last rank."""
     logits = np.random.default_rng(1).normal(0, 1, 9).astype(np.float32)

@@ -85,6 +85,11 @@ class Job:
     quiet: bool
     performance_log: Path | None
 
+    @property
+    def name(self) -> str:
+        """What it is called while it runs: the command."""
+        return "batch" if self.stage.kind == "generate" else self.stage.kind
+
 
 @options.take_flags
 def batch(
@@ -132,10 +137,10 @@ def batch(
         quiet=quiet,
         performance_log=performance_log,
     )
-    raise typer.Exit(_run(job))
+    raise typer.Exit(run_job(job))
 
 
-def _run(job: Job) -> int:
+def run_job(job: Job) -> int:
     """Check, run, report; returns the exit code."""
     from mlx_spec.pipeline import records
     from mlx_spec.pipeline.backend import Models
@@ -147,7 +152,7 @@ def _run(job: Job) -> int:
     if total is not None:
         total = min(total, job.limit or sys.maxsize)
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress("batch", total, job.quiet))
+        progress = stack.enter_context(Progress(job.name, total, job.quiet))
         outcome = process(
             job.stage,
             job.flags,
@@ -177,6 +182,8 @@ def _report(job: Job, outcome: Outcome) -> int:
     if not job.quiet:
         for line in closing_lines(outcome, job.flags.drafter is not None):
             say(line)
+    if outcome.warning is not None:
+        note(f"warning: {job.name}: {outcome.warning}")
     if outcome.interrupted:
         again = STDIO not in (job.source, job.out)
         hint = f"; go on with --resume: {job.out} keeps what is done" if again else ""
@@ -203,10 +210,18 @@ def _open(job: Job) -> tuple[Output, int | None]:
     digest = None if source == STDIO else fingerprint(source)
     total = None if source == STDIO else count(source, job.formats[0])
     if out == STDIO:
-        return StdoutOutput(job.formats[1], seed), total
+        return StdoutOutput(job.formats[1], seed, dropping=job.stage.drops), total
     mark = identity(job.stage, job.flags, digest)
-    resume, overwrite = job.resume, job.overwrite
-    return Checkpoint(out, job.formats[1], mark, seed, resume=resume, overwrite=overwrite), total
+    output = Checkpoint(
+        out,
+        job.formats[1],
+        mark,
+        seed,
+        resume=job.resume,
+        overwrite=job.overwrite,
+        dropping=job.stage.drops,
+    )
+    return output, total
 
 
 def closing_lines(outcome: Outcome, drafting: bool) -> list[str]:

@@ -90,19 +90,25 @@ class SamplingBatch:
     def _filter(self, logits: mx.array) -> mx.array:
         """Set what top-p, top-k and min-p drop to -inf; one sort serves all three.
 
-        Each keeps an upper set of the ranking, so together they are one threshold: the highest
-        of the three. Tokens equal to the threshold stay, however many.
+        Each keeps the first so many of one ranking, most probable first and the lower token id
+        first among equals, so together they keep the least of the three numbers.
         """
         vocabulary = logits.shape[-1]
-        ranked = -mx.sort(-logits, axis=-1)
+        ranked = mx.sort(logits, axis=-1)  # the best one last
         probabilities = mx.softmax(ranked, axis=-1, precise=True)
-        before = mx.cumsum(probabilities, axis=-1, inclusive=False)
+        before = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
         top_p = self.top_p[:, None, None]
         kept_by_p = mx.where(top_p < 1, (before < top_p).sum(axis=-1, keepdims=True), vocabulary)
         top_k = self.top_k[:, None, None]
         kept = mx.minimum(kept_by_p, mx.where(top_k > 0, top_k, vocabulary))
-        last = mx.clip(kept - 1, 0, vocabulary - 1).astype(mx.int32)
-        threshold = mx.take_along_axis(ranked, last, axis=-1)
+        kept = mx.clip(kept, 1, vocabulary).astype(mx.int32)
+        lowest = mx.take_along_axis(ranked, vocabulary - kept, axis=-1)
         # log(0) = -inf keeps everything: min_p = 0 switches the filter off.
-        threshold = mx.maximum(threshold, ranked[..., :1] + mx.log(self.min_p)[:, None, None])
-        return mx.where(logits < threshold, -mx.inf, logits)
+        probable = ranked[..., -1:] + mx.log(self.min_p)[:, None, None]
+        threshold = mx.maximum(lowest, probable)
+        # How many of those that equal the threshold stay: all that are as probable as min-p asks.
+        room = kept - (ranked > lowest).sum(axis=-1, keepdims=True)
+        room = mx.where(probable > lowest, vocabulary, room)
+        place = mx.cumsum(logits == threshold, axis=-1)  # among those, by id
+        kept_here = (logits > threshold) | ((logits == threshold) & (place <= room))
+        return mx.where(kept_here, logits, -mx.inf)

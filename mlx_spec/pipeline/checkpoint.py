@@ -6,7 +6,8 @@ seed. To resume is to cut off a half-written last line, to read the numbers of t
 to append. No other state exists that a crash could tear from the output.
 
 Tables (CSV, Parquet) cannot be appended to safely: their records collect as JSON lines in
-``OUT.part.jsonl`` and become the table at the end, in one rename.
+``OUT.part.jsonl`` and become the table at the end, in one rename. So do those of a stage that
+drops some, in ``OUT.all.jsonl``, which stays.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Checkpoint:
         identity: what must be equal for a resume, as JSON values: the input's hash, the options.
         seed: the user's, or None to draw one (a resume goes on with the one drawn).
         resume, overwrite: what to do with an output that exists.
+        dropping: leave out of the output what the stage dropped; all of it stays, with the
+            reasons, in ``OUT.all.jsonl``.
 
     Raises:
         OutputError: it exists and neither is given, or it is not this run's.
@@ -55,11 +58,15 @@ class Checkpoint:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        dropping: bool = False,
     ) -> None:
         if out.exists() and not out.is_file():
             raise OutputError(f"[batch] {out} is not a regular file; - writes to stdout")
         self.out, self.format = out, format
-        self.work = out if format == "jsonl" else out.with_name(f"{out.name}.part.jsonl")
+        self._dropping = dropping
+        # Where the lines collect, if the output is not just these lines.
+        beside = "all" if dropping else "part" if format != "jsonl" else None
+        self.work = out if beside is None else out.with_name(f"{out.name}.{beside}.jsonl")
         self._sidecar = out.with_name(f"{out.name}.run.json")
         # As it comes back from the file: tuples are lists there.
         self._identity = json.loads(json.dumps(identity))
@@ -114,7 +121,7 @@ class Checkpoint:
             raise OutputError(f"[resume] {self.out} belongs to another run: {'; '.join(differing)}")
         self.seed = stored
         # Of a whole table no lines are left to count; lines of JSON are asked themselves.
-        if self.format != "jsonl" and known.get("complete"):
+        if self.work != self.out and known.get("complete"):
             self.complete, self.failed = True, int(known.get("failed", 0))
 
     def _scan(self) -> None:
@@ -153,7 +160,8 @@ class Checkpoint:
             OutputError: another process writes to it, or it cannot be written.
         """
         if self.complete:
-            self.work.unlink(missing_ok=True)  # a crash may have left it beside the table
+            if not self._dropping:
+                self.work.unlink(missing_ok=True)  # a crash may have left it beside the table
             return
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -188,15 +196,17 @@ class Checkpoint:
 
     def finish(self, *, complete: bool) -> None:
         """Turn the lines into the table asked for; ``complete``: the input had no more records."""
-        if self.complete or self.format == "jsonl":
+        if self.complete or self.work == self.out:
             return
         try:
-            export(StoredRecords(self.work), self.out, self.format)
+            stored = StoredRecords(self.work, dropped=not self._dropping)
+            export(stored, self.out, self.format)
         except (OSError, OutputError) as error:
             raise OutputError(f"{error}; all records are in {self.work}") from error
         if complete:
             self._note(complete=True)
-            self.work.unlink()
+            if not self._dropping:
+                self.work.unlink()
 
     def close(self) -> None:
         """Let go of the file. Doing it twice does no harm."""

@@ -46,6 +46,11 @@ class Outcome:
     seconds: float = 0.0
     interrupted: bool = False
 
+    @property
+    def warning(self) -> str | None:
+        """A word where nearly all records got the same verdict."""
+        return self.tally.verdicts.warning()
+
 
 def identity(stage: Stage, flags: Flags, source: Any) -> dict[str, Any]:
     """What must be equal for a resume: the input, the stage's options, those of the text."""
