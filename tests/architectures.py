@@ -198,6 +198,14 @@ def names() -> list[str]:
     return [info.name for info in pkgutil.iter_modules(mlx_lm.models.__path__)]
 
 
+def config(name: str, **changes: Any) -> dict[str, Any]:
+    """The config of a tiny model of one architecture."""
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    fields = dataclasses.fields(module.ModelArgs)
+    known = {field.name: _TINY[field.name] for field in fields if field.name in _TINY}
+    return {"model_type": name, **known, **_OWN.get(name, {}), **changes}
+
+
 def build(name: str, seed: int = 0, **changes: Any) -> Any:
     """A tiny random float32 model of one architecture.
 
@@ -206,11 +214,8 @@ def build(name: str, seed: int = 0, **changes: Any) -> Any:
     """
     try:
         module = importlib.import_module(f"mlx_lm.models.{name}")
-        fields = dataclasses.fields(module.ModelArgs)
-        known = {field.name: _TINY[field.name] for field in fields if field.name in _TINY}
-        config = {"model_type": name, **known, **_OWN.get(name, {}), **changes}
         mx.random.seed(seed)
-        model = module.Model(module.ModelArgs.from_dict(config))
+        model = module.Model(module.ModelArgs.from_dict(config(name, **changes)))
     except (Exception, SystemExit) as error:
         raise NotBuilt(f"{name}: {type(error).__name__}: {error}") from error
     size = sum(value.size for _, value in tree_flatten(model.parameters()))

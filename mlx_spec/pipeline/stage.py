@@ -102,6 +102,11 @@ class Stage(ABC):
         """Which kind of request it makes; one stage makes one kind only."""
         return "generate"
 
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The templates that it uses where the user gives none, by when; for listings."""
+        return {}
+
     @property
     def drops(self) -> bool:
         """Whether it may drop records, which then are not in the output."""
