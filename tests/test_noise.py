@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from metal_kernels.noise import (
@@ -32,6 +35,11 @@ def uniform_words(seeds: list[int], positions: mx.array, tokens: int) -> list[np
     one, two = row_keys(words_of(seeds), positions)
     keys, words = Keys(one[..., None], two[..., None]), token_words(tokens)
     return [np.array(make(words, keys)) for make in (first_word, second_word)]
+
+
+def noise_of(seeds: list[int], positions: Any, tokens: int) -> np.ndarray:
+    """[B, N, tokens]."""
+    return np.array(gumbel_noise(words_of(seeds), mx.array(positions), tokens))
 
 
 # --- from words to Gumbel noise ---------------------------------------------------------------
@@ -173,3 +181,23 @@ def test_seeds_share_no_keys() -> None:
     one, two = row_keys(words_of(list(dict.fromkeys(seeds))), mx.arange(50)[None])
     keys = np.array(one).astype(np.uint64) << np.uint64(32) | np.array(two)
     assert len(np.unique(keys)) == keys.size
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_noise_depends_on_seed_position_and_token_only(data: st.DataObject) -> None:
+    """Stops noise by row, by place in the step, by its width, by company or by vocabulary."""
+    vocabulary = data.draw(st.integers(2, 40))
+    seeds = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
+    width = data.draw(st.integers(1, 5))
+    rows = len(seeds)
+    positions = [
+        data.draw(st.lists(st.integers(0, 10_000), min_size=width, max_size=width)) for _ in seeds
+    ]
+    whole = noise_of(seeds, positions, vocabulary)
+    order = data.draw(st.permutations(range(rows)))
+    moved = noise_of([seeds[i] for i in order], [positions[i] for i in order], vocabulary)
+    assert (moved == whole[list(order)]).all()
+    row, place = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, width - 1))
+    lone = noise_of([seeds[row]], [[positions[row][place]]], vocabulary + 9)
+    assert (lone[0, 0, :vocabulary] == whole[row, place]).all()

@@ -7,7 +7,6 @@ passes always.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -174,50 +173,7 @@ def test_decoder_samples_the_models_own_distribution(length: int) -> None:
             assert p_value(np.array(samples), exact(logits, **options[kind])) > LEAST_P_VALUE
 
 
-# --- (b) the noise ----------------------------------------------------------------------------
-
-
-def test_noise_is_gumbel_noise() -> None:
-    """Stops another distribution (uniform, normal), which no equality test would notice."""
-    noise = noise_of(range(3), mx.arange(30).reshape(3, 10), 331)
-    assert np.isfinite(noise).all()
-    assert stats.kstest(noise.reshape(-1), "gumbel_r").pvalue > LEAST_P_VALUE
-
-
-@given(data=st.data())
-@settings(max_examples=25, deadline=None)
-def test_noise_depends_on_seed_position_and_token_only(data: st.DataObject) -> None:
-    """Stops noise by row, by place in the step, by its width, by company or by vocabulary."""
-    vocabulary = data.draw(st.integers(2, 40))
-    seeds = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
-    width = data.draw(st.integers(1, 5))
-    rows = len(seeds)
-    positions = [
-        data.draw(st.lists(st.integers(0, 10_000), min_size=width, max_size=width)) for _ in seeds
-    ]
-    whole = noise_of(seeds, positions, vocabulary)
-    order = data.draw(st.permutations(range(rows)))
-    moved = noise_of([seeds[i] for i in order], [positions[i] for i in order], vocabulary)
-    assert (moved == whole[list(order)]).all()
-    row, place = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, width - 1))
-    lone = noise_of([seeds[row]], [[positions[row][place]]], vocabulary + 9)
-    assert (lone[0, 0, :vocabulary] == whole[row, place]).all()
-
-
-def test_noise_of_neighbours_differs_and_is_uncorrelated() -> None:
-    """Stops keys that collide (seed + position, or one of the two dropped)."""
-    vocabulary, seeds, places = (
-        4001,
-        [0, 1, 7, 2**31, 2**32, 2**63 + 1],
-        [0, 1, 2, 7, 255, 256, 70_000],
-    )
-    noise = noise_of(seeds, [places] * len(seeds), vocabulary)
-    flat = noise.reshape(-1, vocabulary)
-    correlation = np.abs(np.corrcoef(flat) - np.eye(len(flat)))
-    assert correlation.max() < 6 / vocabulary**0.5
-    # Nor may one be the other shifted by a place, as a sequential generator's would be.
-    for a, b in itertools.permutations(range(0, len(flat), 5), 2):
-        assert abs(np.corrcoef(flat[a, 1:], flat[b, :-1])[0, 1]) < 6 / vocabulary**0.5
+# --- (b) seeds and greedy rows (the noise itself: ``test_noise``) -------------------------------
 
 
 def test_seeds_beyond_32_bits_are_seeds_of_their_own() -> None:
