@@ -75,6 +75,9 @@ def ensure_blas() -> BlasStatus:
     global _status
     if _status is None:
         check_platform()
+        # transformers, which mlx-lm imports, tells that torch is missing and that long prompts
+        # will fail; it reads this once. A user's own setting stays.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         _status = choose_blas()
     return _status
 

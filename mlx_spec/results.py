@@ -115,6 +115,9 @@ class GenerationStats:
         plain_tps: decode speed of the steps without a draft, in tokens per second, as measured
             in this call (None if too few such steps ran at the usual batch).
         speculative_tps: the same for the steps with a draft.
+        exactness: ``exact``, or ``near-ties`` for a target that computes one new token in another
+            way than several: there a draft may let two tokens that are as good as equally likely
+            change places.
     """
 
     prompt_tokens: int = 0
@@ -129,6 +132,7 @@ class GenerationStats:
     draft_lengths: Mapping[int, int] = field(default_factory=dict)
     plain_tps: float | None = None
     speculative_tps: float | None = None
+    exactness: Literal["exact", "near-ties"] = "exact"
     reused_tokens: int = 0
     recomputed_tokens: int = 0
 

@@ -14,6 +14,7 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.failures import Failures
 from mlx_spec.pipeline.record_sampling import check_names, sampling_of
+from mlx_spec.pipeline.records import read_records
 
 TEMPLATE = "--prompt-template"
 
@@ -122,6 +123,26 @@ def test_a_retry_that_fails_again_or_stops_half_way_loses_nothing(
     write(source, RECORDS[:-1])
     assert run(source, out, *right, "--retry-failed") == 2
     assert "the input, or a stage before this one, was another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_a_stage_that_drops_takes_its_failed_records_again(format: str, tmp_path: Path) -> None:
+    records = [{"text": "long enough"}, {"body": "so is this"}, {"text": "no"}, {"body": "no"}]
+    source, out = write(tmp_path / "in.jsonl", records), tmp_path / f"out.{format}"
+    rules = [str(source), str(out), "-q", "--question", "", "--min-chars", "5"]
+    assert main(["filter", *rules]) == 1
+    assert main(["filter", *rules, "--field", "body", "--retry-failed"]) == 0
+    assert main(["filter", *rules, "--field", "body", "--retry-failed"]) == 0
+    everything = read(tmp_path / f"out.{format}.all.jsonl")
+    assert [(one["_record"], one["keep"]) for one in everything] == [
+        (1, True),
+        (2, True),
+        (3, False),
+        (4, False),
+    ]
+    kept = list(read_records(out, format))
+    assert [int(record.fields["_record"]) for record in kept] == [1, 2]
+    assert not any("error" in record.fields for record in kept)
 
 
 # --- a record's own options -----------------------------------------------------------------

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -15,10 +17,11 @@ from typer.testing import CliRunner
 import mlx_spec
 from mlx_spec.cli.main import app, main
 from mlx_spec.cli.options import memory_size
-from mlx_spec.cli.progress import ERASE, status
+from mlx_spec.cli.progress import status
 from mlx_spec.cli.prompts import DEMO_PROMPT, is_piped, read_prompts
 from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.streaming import FRAME
+from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.events import PromptProgress
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")
@@ -182,3 +185,22 @@ def test_loading_is_said_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None
     with status("loading x"):
         assert terminal.getvalue() == "loading x ..."
     assert terminal.getvalue() == f"loading x ...{ERASE}"
+
+
+def test_a_prompt_that_is_too_long_is_one_line() -> None:
+    """Stops transformers' own warning before it, which speaks of indexing errors."""
+    code = (
+        "import mlx_spec; mlx_spec.BatchStream\n"
+        "import transformers.utils.logging as l; print(l.get_verbosity() == l.ERROR)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_VERBOSITY"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.stdout == "True\n"
+
+
+def test_marks_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert marked("x", io.StringIO()) == "x"
+    assert marked("x", Terminal()) == "\x1b[1mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert marked("x", Terminal()) == "x"

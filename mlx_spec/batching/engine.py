@@ -176,7 +176,9 @@ class Engine:
 
     def stats(self) -> GenerationStats:
         """Figures over all requests so far."""
-        return self.decoder.meter.stats(mx.get_peak_memory())
+        ties = self.decoder.runner.support.verdict == "near-ties"
+        stats = self.decoder.meter.stats(mx.get_peak_memory())
+        return replace(stats, exactness="near-ties" if ties else "exact")
 
     def kv_usage(self) -> KVUsage:
         """The K/V memory now."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlx_spec.batching.detokenizers import make_detokenizer
 from mlx_spec.batching.scheduler import Request
-from mlx_spec.batching.text import TextStream, make_detokenizer
+from mlx_spec.batching.text import TextStream
 from mlx_spec.decoding.decoder import StepOutput
 from mlx_spec.results import FinishReason, GenerationChunk, GenerationResult
 from mlx_spec.sequence import Sequence

@@ -29,6 +29,8 @@ class Window:
         width: new tokens per row, N (right-padded: a row with fewer writes garbage past its end).
         limit: keys to read; at least every row's start + width.
         uniform: all starts equal ``limit - width``, so no per-row mask is needed.
+        grouped: masks get an axis more, for models that keep the query heads of one key head on an
+            axis of their own.
     """
 
     first: int
@@ -37,6 +39,7 @@ class Window:
     width: int
     limit: int
     uniform: bool = False
+    grouped: bool = False
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,14 +50,17 @@ class Window:
         self.lengths = self.starts + self.width
 
     def mask(self, window_size: int | None) -> mx.array:
-        """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position."""
+        """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position.
+
+        With ``grouped`` [count, 1, 1, N, limit].
+        """
         if window_size not in self._masks:
             keys = mx.arange(self.limit, dtype=mx.int32)
             queries = self.positions[:, None, :, None]
             mask = keys <= queries
             if window_size is not None:
                 mask = mask & (keys > queries - window_size)
-            self._masks[window_size] = mask
+            self._masks[window_size] = mask[:, :, None] if self.grouped else mask
         return self._masks[window_size]
 
     def made(self, mask: mx.array | str | None) -> bool:

@@ -101,6 +101,11 @@ class Job:
     quiet: bool
     performance_log: Path | None
 
+    @property
+    def name(self) -> str:
+        """What it is called while it runs: the command."""
+        return "batch" if self.stage.kind == "generate" else self.stage.kind
+
 
 @options.take_flags
 def batch(
@@ -152,14 +157,14 @@ def batch(
         quiet=quiet,
         performance_log=performance_log,
     )
-    raise typer.Exit(_run(job))
+    raise typer.Exit(run_job(job))
 
 
 def _names(given: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (given or "").split(",") if name.strip())
 
 
-def _run(job: Job) -> int:
+def run_job(job: Job) -> int:
     """Check, run, report; returns the exit code."""
     from mlx_spec.pipeline import records
     from mlx_spec.pipeline.backend import Models
@@ -171,7 +176,7 @@ def _run(job: Job) -> int:
     if total is not None:
         total = min(total, job.limit or sys.maxsize)
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress("batch", total, job.quiet))
+        progress = stack.enter_context(Progress(job.name, total, job.quiet))
         outcome = process(
             job.stage,
             job.flags,
@@ -204,6 +209,8 @@ def _report(job: Job, outcome: Outcome) -> int:
     elif outcome.failed:  # the exit code alone would say nothing
         for line in outcome.failures.lines():
             note(line)
+    if outcome.warning is not None:
+        note(f"warning: {job.name}: {outcome.warning}")
     if outcome.interrupted:
         again = STDIO not in (job.source, job.out)
         hint = f"; go on with --resume: {job.out} keeps what is done" if again else ""
@@ -230,10 +237,19 @@ def _open(job: Job) -> tuple[Output, int | None]:
     digest = None if source == STDIO else fingerprint(source)
     total = None if source == STDIO else count(source, job.formats[0])
     if out == STDIO:
-        return StdoutOutput(job.formats[1], seed), total
+        return StdoutOutput(job.formats[1], seed, dropping=job.stage.drops), total
     mark = identity(job.stage, job.flags, digest)
-    known = {"resume": job.resume, "overwrite": job.overwrite, "retry": job.retry}
-    return Checkpoint(out, job.formats[1], mark, seed, **known), total
+    output = Checkpoint(
+        out,
+        job.formats[1],
+        mark,
+        seed,
+        resume=job.resume,
+        overwrite=job.overwrite,
+        retry=job.retry,
+        dropping=job.stage.drops,
+    )
+    return output, total
 
 
 def closing_lines(outcome: Outcome, drafting: bool) -> list[str]:

@@ -5,7 +5,8 @@ Plain text on purpose: rich's panels alone take longer than all the rest of ``--
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
@@ -31,6 +32,18 @@ class GroupedCommand(TyperCommand):
 
 class Commands(TyperGroup):
     """The commands; ``mlx-spec help COMMAND`` is ``mlx-spec COMMAND --help``."""
+
+    extra: ClassVar[tuple[TyperCommand, ...]] = ()
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for command in self.extra:
+            self.add_command(command)
+
+    @classmethod
+    def including(cls, commands: Iterable[TyperCommand]) -> type[Commands]:
+        """The group with commands that are not made from functions."""
+        return type(cls.__name__, (cls,), {"extra": tuple(commands)})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is meant; for a name that begins several or one, they are named."""

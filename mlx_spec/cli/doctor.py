@@ -1,5 +1,5 @@
 """``mlx-spec doctor``: what this machine is, which BLAS and versions are in use, which models
-are at hand. It changes nothing and asks no network."""
+are at hand; with a model, what to expect of it. It changes nothing and reads no weights."""
 
 from __future__ import annotations
 
@@ -10,23 +10,62 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mlx_spec.model.catalog import FoundModel
+    from mlx_spec.model.inspection import ModelFacts
+    from mlx_spec.model.pairing import Pairing
     from mlx_spec.platform import Machine
+
+VERDICTS = {
+    "exact": "exact: drafts change no token where the device rounds alike",
+    "near-ties": "near-ties: drafts may swap tokens that are as good as equally likely",
+    "refused": "refused: this engine cannot run it",
+}
 
 
 def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Look at this model instead.")
+    ] = None,
+    draft_model: Annotated[
+        str | None, typer.Option("--draft-model", metavar="NAME", help="And at this draft for it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
-    """Show machine, backend, memory, BLAS, versions and the models found."""
-    from mlx_spec.model.catalog import find_models
+    """Show machine, backend, memory, BLAS, versions and the models found; or what to expect of
+    one model. Exit code 1 if it is refused."""
+    if model is not None or draft_model is not None:
+        _show_models(model or "demo", draft_model, as_json)
+        return
+    from mlx_spec.model.catalog import find_models, searched
     from mlx_spec.platform import describe
 
-    machine, models = describe(), find_models()
+    machine, models, places = describe(), find_models(), searched()
     if as_json:
-        record = asdict(machine) | {"models": [_record(model) for model in models]}
+        record = asdict(machine) | {"models": [_record(m) for m in models], "searched": places}
         print(json.dumps(record, indent=2))
     else:
-        _print_tables(machine, models)
+        _print_tables(machine, models, places)
+
+
+def _show_models(name: str, draft_name: str | None, as_json: bool) -> None:
+    from mlx_spec.model.inspection import inspect_model, inspect_pair
+
+    pairing = None
+    if draft_name is None:
+        facts = [inspect_model(name)]
+    else:
+        *facts, pairing = inspect_pair(name, draft_name)
+    if as_json:
+        record: dict[str, Any] = {"models": [asdict(each) for each in facts]}
+        if pairing is not None:
+            record["pairing"] = asdict(pairing) | {"share": pairing.share}
+        print(json.dumps(record, indent=2))
+    else:
+        _print_models(facts, pairing)
+    if any(each.verdict == "refused" for each in facts):
+        raise typer.Exit(1)
 
 
 def _record(model: FoundModel) -> dict[str, Any]:
@@ -49,21 +88,56 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
     return rows + [(name, version or "missing") for name, version in machine.versions.items()]
 
 
-def _print_tables(machine: Machine, models: list[FoundModel]) -> None:
+def _model_rows(facts: ModelFacts) -> list[tuple[str, str]]:
+    """The lines of a model's table."""
+    kind = f"{facts.bits}-bit" if facts.bits is not None else "plain"
+    rows = [
+        ("model", facts.name),
+        ("type", f"{facts.model_type}, {facts.layers} layers"),
+        ("weights", f"{kind}, {facts.bytes / 1e6:,.1f} MB in memory here"),
+        ("context", f"{facts.context:,} tokens" if facts.context else "not in its config"),
+        ("tokenizer", f"{facts.vocabulary:,} tokens, {'a' if facts.chat else 'no'} chat template"),
+        ("verdict", VERDICTS[facts.verdict]),
+    ]
+    if facts.reason:
+        rows.append(("  why", facts.reason))
+    return rows + ([("  faster", facts.advice)] if facts.advice is not None else [])
+
+
+def _facts_table(rows: list[tuple[str, str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text, not markup: a path may hold brackets.
+    table = Table(box=box.SIMPLE, show_header=False)
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+    return table
+
+
+def _print_models(models: list[ModelFacts], pairing: Pairing | None) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for facts in models:
+        console.print(_facts_table(_model_rows(facts)))
+    if pairing is not None:
+        console.print(_facts_table([("pair", str(pairing))]))
+
+
+def _print_tables(machine: Machine, models: list[FoundModel], places: list[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Text, not markup: a path may hold brackets.
-    facts = Table(box=box.SIMPLE, show_header=False)
-    for name, value in _rows(machine):
-        facts.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
     found = Table(box=box.SIMPLE, title="models found", title_justify="left")
     for column in ("name", "type", "weights"):
         found.add_column(column, overflow="fold")
     for model in models:
         found.add_row(Text(model.name), Text(model.model_type), f"{model.size / 1e6:,.1f} MB")
     console = Console()
-    console.print(facts)
+    console.print(_facts_table(_rows(machine)))
     console.print(found)
+    console.print(Text(f"  looked in: the package, {', '.join(places)}"))

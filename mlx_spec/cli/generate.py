@@ -150,12 +150,17 @@ def _load_models(job: Job) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     }
     with status(f"loading {flags.target}", job.quiet):
         from mlx_spec.model.loader import load  # which itself takes seconds
+        from mlx_spec.model.pairing import check_pair
 
         target = load(flags.target, adapter_path=flags.adapter_path, **options)
     if flags.drafter is None:
         return target, None
     with status(f"loading {flags.drafter}", job.quiet):
-        return target, load(flags.drafter, **options)
+        draft = load(flags.drafter, **options)
+    pairing = check_pair(target[1], draft[1])
+    if pairing.share < 1 and not job.quiet:
+        note(f"{pairing}; that changes no text, but is never guessed")
+    return target, draft
 
 
 def _stopping(job: Job, tokenizer: Any) -> list[SamplingParams]:
@@ -220,8 +225,8 @@ def _show_results(job: Job, result: BatchResult) -> None:
         for line in statistics_lines(result.stats, job.flags.drafter is not None):
             print(line)
         if job.flags.temp and job.flags.seed is None:
-            seeds = [str(one.seed) for one in job.sampling[:_MOST_SEEDS]]
-            more = ", ..." if len(job.sampling) > len(seeds) else ""
+            seeds = [str(one.seed) for one in result.results[:_MOST_SEEDS]]
+            more = ", ..." if len(result.results) > len(seeds) else ""
             print(f"Seed, one a text: {', '.join(seeds)}{more} (drawn; --seed repeats a text)")
     sys.stdout.flush()
 

@@ -9,6 +9,7 @@ It imports no mlx: help must be instant.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Annotated, Any
 
@@ -22,14 +23,15 @@ from mlx_spec.cli.generate import generate
 from mlx_spec.cli.performance_report import report
 from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.progress import note
-from mlx_spec.cli.terminal import take_every_letter
+from mlx_spec.cli.stages import KINDS, StageCommand
+from mlx_spec.cli.terminal import RED, marked, take_every_letter
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
     name="mlx-spec",
     help="Lossless batched speculative decoding for any MLX model.",
     no_args_is_help=True,
-    cls=Commands,
+    cls=Commands.including(StageCommand(kind) for kind in KINDS),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     # As wide as the terminal, up to what is read well.
@@ -76,7 +78,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
     except MlxSpecError as error:
-        note(f"error: {' '.join(str(error).split())}")
+        note(f"{marked('error:', sys.stderr, RED)} {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.closing import Closing
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 # Seconds between two looks on a screen, and between two lines in a log.
 _SCREEN, _LOG = 0.2, 10.0
-# Takes away the line that the cursor is in.
-ERASE = "\r\x1b[2K"
 
 
 def say(line: str) -> None:
@@ -40,7 +39,7 @@ def say(line: str) -> None:
 
 def note(text: str) -> None:
     """One line for the user, with our name before it."""
-    say(f"mlx-spec: {text}")
+    say(f"{marked('mlx-spec:', sys.stderr)} {text}")
 
 
 def say_embedded(flags: Flags) -> None:

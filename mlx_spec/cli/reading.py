@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from mlx_spec.cli.progress import ERASE
+from mlx_spec.cli.terminal import ERASE
 from mlx_spec.events import Event, PromptProgress
 
 # Seconds before anything is shown (short prompts need no word), and between two looks.

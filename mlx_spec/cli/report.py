@@ -66,7 +66,8 @@ def _first_difference(
 
 def _histogram(stats: GenerationStats) -> str:
     counts = sorted(stats.draft_lengths.items())
-    return ", ".join(f"K={length}: {steps} steps" for length, steps in counts) or "none"
+    words = [f"K={length}: {steps} step{'s' if steps != 1 else ''}" for length, steps in counts]
+    return ", ".join(words) or "none"
 
 
 def _verdict(stats: GenerationStats) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from mlx_spec.cli.terminal import marked
 from mlx_spec.results import GenerationChunk
 
 FRAME = "=" * 10
@@ -79,4 +80,5 @@ class OrderedPrinter:
             # On one line, and yet as it is: where lines end is part of a prompt.
             title = "\\n".join(self._prompts[self._current].splitlines())
             title = title if len(title) <= _TITLE_WIDTH else f"{title[:_TITLE_WIDTH]}..."
-            self._out.write(f"[prompt {self._current + 1}/{len(self._prompts)}] {title}\n")
+            head = f"[prompt {self._current + 1}/{len(self._prompts)}] {title}"
+            self._out.write(f"{marked(head, self._out)}\n")

@@ -1,13 +1,19 @@
-"""What the command writes when a terminal or pipe does not take every letter.
+"""What a terminal can do: marks and lines that go away, where there is one.
 
-Such a letter comes out as its escape (``\\u65e5``), which is readable in a text and means the same
-inside JSON.
+A letter that a terminal or pipe does not take comes out as its escape (``\\u65e5``), which is
+readable in a text and means the same inside JSON.
 """
 
 from __future__ import annotations
 
 import codecs
+import os
 import sys
+from typing import TextIO
+
+# Takes away the line that the cursor is in.
+ERASE = "\r\x1b[2K"
+BOLD, RED = 1, 31
 
 _SUBSTITUTE = "mlx_spec.escape"
 
@@ -20,6 +26,13 @@ def take_every_letter() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors=_SUBSTITUTE)
+
+
+def marked(text: str, out: TextIO | None, code: int = BOLD) -> str:
+    """``text`` in bold, or under another code of ECMA-48, where ``out`` is a terminal."""
+    if out is None or not out.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

@@ -39,10 +39,29 @@ def embedded_path(name: str | os.PathLike[str]) -> Path | None:
 
 
 def find_models() -> list[FoundModel]:
-    """The embedded pair, then what the local Hugging Face cache holds, by name."""
+    """The embedded pair, folders in the working directory, the local Hugging Face cache."""
     embedded = [_inspect(name, path) for name, path in EMBEDDED.items()]
     cached = sorted(_cached(), key=lambda model: model.name.lower())
-    return [model for model in [*embedded, *cached] if model is not None]
+    return [model for model in [*embedded, *_here(), *cached] if model is not None]
+
+
+def searched() -> list[str]:
+    """Where :func:`find_models` looks, in words, and what is not there."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    missing = "" if cache.is_dir() else " (not there)"
+    return [f"folders in {Path.cwd()}", f"the Hugging Face cache {cache}{missing}"]
+
+
+def _here() -> Iterator[FoundModel | None]:
+    """Models that lie as folders in the working directory, or in one of its folders."""
+    try:
+        configs = sorted([*Path().glob("*/config.json"), *Path().glob("*/*/config.json")])
+    except OSError:
+        return
+    for config in configs:
+        yield _inspect(f".{os.sep}{config.parent}", config.parent)
 
 
 def _cached() -> Iterator[FoundModel]:

@@ -27,16 +27,14 @@ from mlx_spec.model.catalog import embedded_path
 from mlx_spec.model.folder import check_adapter, check_folder
 from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
 from mlx_spec.model.materialize import materialize
-from mlx_spec.model.quantized import dequantize, on_cpu, warn_if_quantized
+from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.quantized import dequantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
 from mlx_spec.platform import warn_if_slow_blas
 
 if TYPE_CHECKING:
     import mlx.nn as nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
-
-# transformers tells users of mlx that torch is missing, and the like; a user's own setting stays.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -111,6 +109,11 @@ def load(
         materialize(model, parameters=not lazy)
     except MlxSpecError as error:
         raise type(error)(f"[load] {_shown(path_or_repo)}: {error}") from error.__cause__
+    except SystemExit as error:  # as some of mlx-lm's modules end where a package is missing
+        raise ModelLoadError(
+            f"[load] {_shown(path_or_repo)}: mlx-lm's code of this model needs a package that is "
+            "not installed"
+        ) from error
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {_shown(path_or_repo)}: {_reason(error, source)}") from error
     bind_operations(model, operations)

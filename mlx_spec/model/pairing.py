@@ -85,7 +85,7 @@ def _compare(tokenizer: Any, draft_tokenizer: Any) -> Pairing | str:
         examples = ", ".join(_difference(token, target, draft, by_id) for token in moved[:3])
         return (
             f"[check_pair] the draft's token map differs from the target's in {len(differing)} of "
-            f"{len(target)} tokens, of which {len(moved)} are ordinary ones: {examples}"
+            f"{len(target)} tokens; ordinary ones mean something else ({len(moved)}): {examples}"
         )
     examples = ", ".join(_difference(token, target, draft, by_id) for token in differing[:3])
     if shared < LEAST_SHARE * len(target):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
+
+from mlx_spec.model.pace import on_cpu
 
 
 def quantized_bits(model: Any) -> int | None:
@@ -30,11 +31,6 @@ def dequantize(model: Any) -> Any:
 
 def _is_quantized(module: Any) -> bool:
     return isinstance(module, nn.Module) and "scales" in module and hasattr(module, "bits")
-
-
-def on_cpu() -> bool:
-    """Whether models run on the CPU here."""
-    return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
 def warn_if_quantized(model: Any, stacklevel: int = 2) -> None:

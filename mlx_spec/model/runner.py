@@ -14,13 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.slot_cache import Window
-from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Pieces, on_cpu
+from mlx_spec.model.support import require
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,6 @@ class Rows:
     limit: int
     first: int = 0
     uniform: bool = False
-
-
-def check_cache_kinds(model: Any) -> int:
-    """Number of caches the model uses.
-
-    Raises:
-        UnsupportedModel: some layer's cache cannot roll back row by row (sliding window, SSM).
-    """
-    caches = make_prompt_cache(model)
-    foreign = sorted({type(cache).__name__ for cache in caches if type(cache) is not KVCache})
-    if foreign:
-        count = sum(type(cache) is not KVCache for cache in caches)
-        raise UnsupportedModel(
-            f"[ModelRunner] {count} of {len(caches)} layers of this "
-            f"{getattr(model, 'model_type', type(model).__name__)!r} model keep a "
-            f"{', '.join(foreign)}, which cannot be rolled back row by row yet; "
-            "only full-attention layers (KVCache) are supported"
-        )
-    return len(caches)
 
 
 class _ShapeProbe:
@@ -84,15 +65,16 @@ class ModelRunner:
         max_slots: most rows that run together.
 
     Raises:
-        UnsupportedModel: a cache kind that cannot roll back, or arrays that another thread left to
-            be computed.
+        UnsupportedModel: a model that this engine cannot run (``support.examine`` says why), or
+            arrays that another thread left to be computed.
     """
 
     def __init__(self, model: Any, max_slots: int) -> None:
+        self.support = require(model)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         self.model = model
-        self.pool = KVCachePool(check_cache_kinds(model), max_slots)
+        self.pool = KVCachePool(len(make_prompt_cache(model)), max_slots)
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -123,7 +105,15 @@ class ModelRunner:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
         count, width = rows.tokens.shape
         self.pool.set_window(
-            Window(rows.first, count, rows.starts, width, rows.limit, rows.uniform)
+            Window(
+                rows.first,
+                count,
+                rows.starts,
+                width,
+                rows.limit,
+                rows.uniform,
+                self.support.grouped_masks,
+            )
         )
         logits: mx.array = self.model(rows.tokens, cache=self.pool.layers)
         return logits

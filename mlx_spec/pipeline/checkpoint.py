@@ -6,7 +6,8 @@ seed. To resume is to cut off a half-written last line, to read the numbers of t
 to append. No other state exists that a crash could tear from the output.
 
 Tables (CSV, Parquet) cannot be appended to safely: their records collect as JSON lines in
-``OUT.part.jsonl`` and become the table at the end, in one rename.
+``OUT.part.jsonl`` and become the table at the end, in one rename. So do those of a stage that
+drops some, in ``OUT.all.jsonl``, which stays.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Checkpoint:
         resume, overwrite: what to do with an output that exists.
         retry: with ``resume``, records that failed count as not done. The options may then differ
             from the first run's, for them.
+        dropping: leave out of the output what the stage dropped; all of it stays, with the
+            reasons, in ``OUT.all.jsonl``.
 
     Raises:
         OutputError: it exists and neither is given, or it is not this run's.
@@ -59,11 +62,15 @@ class Checkpoint:
         resume: bool = False,
         overwrite: bool = False,
         retry: bool = False,
+        dropping: bool = False,
     ) -> None:
         if out.exists() and not out.is_file():
             raise OutputError(f"[batch] {out} is not a regular file; - writes to stdout")
         self.out, self.format = out, format
-        self.work = out if format == "jsonl" else out.with_name(f"{out.name}.part.jsonl")
+        self._dropping = dropping
+        # Where the lines collect, if the output is not just these lines.
+        beside = "all" if dropping else "part" if format != "jsonl" else None
+        self.work = out if beside is None else out.with_name(f"{out.name}.{beside}.jsonl")
         self._sidecar = out.with_name(f"{out.name}.run.json")
         # As it comes back from the file: tuples are lists there.
         self._identity = json.loads(json.dumps(identity))
@@ -84,10 +91,10 @@ class Checkpoint:
                 f"[batch] {out} exists; --resume goes on with it, --overwrite begins again"
             )
         self._check_identity(seed)
-        if self.complete and retry:
-            self._scan_table()
-        elif not self.complete:
+        if not self.complete:
             self._scan()
+        elif retry:
+            self._scan_whole()
 
     # --- looking ---
 
@@ -124,7 +131,7 @@ class Checkpoint:
         self.seed = stored
         self._retried = bool(known.get("retried"))
         # Of a whole table no lines are left to count; lines of JSON are asked themselves.
-        if self.format != "jsonl" and known.get("complete"):
+        if self.work != self.out and known.get("complete"):
             self.complete, self.failures.count = True, int(known.get("failed", 0))
 
     def _scan(self) -> None:
@@ -148,11 +155,14 @@ class Checkpoint:
                 self._look_at(number, record)
                 self._keep += len(line)
 
-    def _scan_table(self) -> None:
-        """Which records of a whole table are to run again; none leaves it as it is."""
-        self.failures = Failures()
-        for record in retries.table_results(self.out, self.format):
-            self._look_at(record[NUMBER], record)
+    def _scan_whole(self) -> None:
+        """Which records of a finished table are to run again; none leaves it as it is."""
+        self.failures, self.complete = Failures(), False
+        if self._dropping:  # its lines stay beside it
+            self._scan()
+        else:
+            for record in retries.table_results(self.out, self.format):
+                self._look_at(record[NUMBER], record)
         self.complete = not self._again
 
     def _look_at(self, number: int, record: dict[str, Any]) -> None:
@@ -177,7 +187,8 @@ class Checkpoint:
             OutputError: another process writes to it, or it cannot be written.
         """
         if self.complete:
-            self.work.unlink(missing_ok=True)  # a crash may have left it beside the table
+            if not self._dropping:
+                self.work.unlink(missing_ok=True)  # a crash may have left it beside the table
             return
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -233,15 +244,17 @@ class Checkpoint:
             return
         if self._retried and complete:
             retries.sort_lines(self.work)
-        if self.format == "jsonl":
+        if self.work == self.out:
             return
         try:
-            export(StoredRecords(self.work), self.out, self.format)
+            stored = StoredRecords(self.work, dropped=not self._dropping)
+            export(stored, self.out, self.format)
         except (OSError, OutputError) as error:
             raise OutputError(f"{error}; all records are in {self.work}") from error
         if complete:
             self._note(complete=True)
-            self.work.unlink()
+            if not self._dropping:
+                self.work.unlink()
 
     def close(self) -> None:
         """Let go of the file. Doing it twice does no harm."""

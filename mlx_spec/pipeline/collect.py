@@ -7,6 +7,7 @@ Nothing is written to disk, so nothing can be resumed: for that there is ``proce
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,9 @@ def collect(
         models: keeps what is loaded for the next call.
         watch: told how far it is, e.g. ``cli.progress.Progress``.
 
+    Warns:
+        UserWarning: nearly all records got the same verdict, with the numbers.
+
     Raises:
         MlxSpecError: a model that cannot be used.
     """
@@ -63,4 +67,6 @@ def collect(
             watch=lambda: watch(tally, backend.stats),
         )
         runner.run(numbered)
+    if (warning := tally.verdicts.warning()) is not None:
+        warnings.warn(f"{stage.kind}: {warning}", stacklevel=2)
     return sink.rows

@@ -154,7 +154,8 @@ class Scoring:
         if isinstance(prompt, str):
             # "Topic:", the last line, is where the answer begins.
             question, line, begun = prompt.rpartition("\n")
-            asked, begun = (question.rstrip(), begun) if line else (prompt, "")
+            # A neutral prompt may have nothing before it; no message is empty, though.
+            asked, begun = (question.rstrip() or " ", begun) if line else (prompt, "")
 
         def templated(end: str) -> list[int]:
             answering = replace(chat, prefill_response=end or None)

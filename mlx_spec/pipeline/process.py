@@ -52,6 +52,11 @@ class Outcome:
         """How many of them."""
         return self.failures.count
 
+    @property
+    def warning(self) -> str | None:
+        """A word where nearly all records got the same verdict."""
+        return self.tally.verdicts.warning()
+
 
 def identity(stage: Stage, flags: Flags, source: Any) -> dict[str, Any]:
     """What must be equal for a resume: the input, the stage's options, those of the text."""

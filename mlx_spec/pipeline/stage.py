@@ -108,6 +108,16 @@ class Stage(ABC):
         """Which kind of request it makes; one stage makes one kind only."""
         return "generate"
 
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The templates that it uses where the user gives none, by when; for listings."""
+        return {}
+
+    @property
+    def drops(self) -> bool:
+        """Whether it may drop records, which then are not in the output."""
+        return False
+
     @abstractmethod
     def prepare(self, fields: Mapping[str, Any]) -> Request:
         """The request for one record.
@@ -121,12 +131,16 @@ class Stage(ABC):
         """What the answer adds to the record; errors as in :meth:`prepare`."""
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+def option(default: Any, help: str, choices: tuple[str, ...] = (), *, words: bool = False) -> Any:
     """A stage's option: its default, and what listings and the command line say of it.
 
-    The check that a value is one of ``choices`` is the stage's.
+    Args:
+        default: its value where none is given.
+        help: what it means, in a sentence.
+        choices: all values; that it is one of them, the stage checks.
+        words: a list of words, which a command line may give with commas between them.
     """
-    return field(default=default, metadata={"help": help, "choices": choices})
+    return field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
 def text_of(fields: Mapping[str, Any], name: str, *, blank: bool = False) -> str:

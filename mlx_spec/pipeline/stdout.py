@@ -14,7 +14,7 @@ from typing import Any
 
 from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.pipeline import records
-from mlx_spec.pipeline.checkpoint import StoredRecords
+from mlx_spec.pipeline.checkpoint import DROPPED, StoredRecords
 from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.failures import Failures
 
@@ -25,18 +25,20 @@ class StdoutOutput:
     Args:
         format: jsonl or csv.
         seed: the user's, or None to draw one.
+        dropping: leave out what the stage dropped.
 
     Raises:
         InvalidRequest: a format that only a file can hold, or there is no stdout.
     """
 
-    def __init__(self, format: str, seed: int | None) -> None:
+    def __init__(self, format: str, seed: int | None, *, dropping: bool = False) -> None:
         if format == "parquet":
             raise InvalidRequest("[batch] Parquet cannot be written to stdout; give a file")
         if sys.stdout is None:  # closed by whoever started the process
             raise InvalidRequest("[batch] stdout is closed; give a file")
         self.seed = secrets.randbits(32) if seed is None else seed
         self.failures = Failures()
+        self._dropping = dropping
         self._table = format == "csv"
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -59,6 +61,8 @@ class StdoutOutput:
             OutputError: there is no room for it.
             BrokenPipeError: nobody reads any more.
         """
+        if self._dropping and record.get(DROPPED):
+            return
         line = records.to_line(record)
         if self._table:
             self._rows.write(line)

@@ -62,13 +62,16 @@ def _replacements(pretend_gpu: bool) -> list[tuple[Any, str, Any]]:
         (mx.metal, "is_available", lambda: True),
     ]
     if pretend_gpu:
-        real_stream = mx.new_stream
         gpu = mx.Device(mx.gpu)
         replaced.append((mx, "default_device", lambda: gpu))
-        replaced.append(
-            (mx, "new_stream", lambda device: real_stream(mx.cpu if device == mx.gpu else device))
-        )
+        for name in ("new_stream", "new_thread_unsafe_stream"):
+            replaced.append((mx, name, _on_the_cpu(getattr(mx, name))))
     return replaced
+
+
+def _on_the_cpu(make_stream: Any) -> Any:
+    """A function that makes streams, with the CPU in the place of a GPU that is none."""
+    return lambda device: make_stream(mx.cpu if device == mx.gpu else device)
 
 
 def fresh_module(name: str) -> ModuleType:

@@ -45,6 +45,7 @@ class Align(ScoredStage):
         YES_NO,
         "Two words: the answer that flags a record, and the other one. Other words than yes and "
         "no name two kinds of text, which small models tell apart far better.",
+        words=True,
     )
     threshold: float = option(
         0.5, "Probability of the first answer from which a record is flagged."
@@ -65,6 +66,20 @@ class Align(ScoredStage):
     def uses(self) -> Literal["generate", "score"]:
         """A flag is scored, a rewritten text generated."""
         return "score" if self.mode == "flag" else "generate"
+
+    @property
+    def drops(self) -> bool:
+        """If asked to."""
+        return self.drop
+
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {
+            "answers yes and no": own_prompt(QUESTION, YES_NO),
+            "other answers": own_prompt(QUESTION, ("", "")),
+            "mode = 'rewrite'": REWRITE,
+        }
 
     @property
     def own_template(self) -> str:

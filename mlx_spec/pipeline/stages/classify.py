@@ -27,13 +27,18 @@ class Classify(ScoredStage):
 
     kind: ClassVar[str] = "classify"
     about: ClassVar[str] = "one of given labels, with scores from the labels' log-probabilities"
-    labels: tuple[str, ...] = option((), "At least two, all different.")
+    labels: tuple[str, ...] = option((), "At least two, all different.", words=True)
     output_field: str = option("label", "Field for the label.")
     scores_field: str = option("scores", "Field for all scores.")
 
     def __post_init__(self) -> None:
         check_words(self.kind, "labels", self.labels)
         super().__post_init__()
+
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {"": PROMPT}
 
     @property
     def own_template(self) -> str:

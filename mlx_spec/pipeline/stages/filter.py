@@ -23,6 +23,8 @@ from mlx_spec.pipeline.stages.scored import (
 )
 from mlx_spec.pipeline.verdicts import Verdict
 
+QUESTION = "{{ question }}"
+
 
 @dataclass(frozen=True)
 class Filter(ScoredStage):
@@ -45,6 +47,7 @@ class Filter(ScoredStage):
         YES_NO,
         "Two words: the answer that keeps a record, and the one that drops it. Other words than "
         "yes and no name two kinds of text, which small models tell apart far better.",
+        words=True,
     )
     threshold: float = option(0.5, "Probability of the second answer from which a record goes.")
 
@@ -64,9 +67,22 @@ class Filter(ScoredStage):
         super().__post_init__()
 
     @property
+    def drops(self) -> bool:
+        """That is what it is for."""
+        return True
+
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {
+            "answers yes and no": own_prompt(QUESTION, YES_NO),
+            "other answers": own_prompt(QUESTION, ("", "")),
+        }
+
+    @property
     def own_template(self) -> str:
         """The question, or the kind of text."""
-        return own_prompt("{{ question }}", self.answers)
+        return own_prompt(QUESTION, self.answers)
 
     @property
     def own_variables(self) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""What one model is and what to expect of it here, without reading its weights."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from mlx.utils import tree_flatten
+
+from mlx_spec.model.context import context_length
+from mlx_spec.model.loader import load
+from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.pairing import Pairing, check_pair
+from mlx_spec.model.quantized import quantized_advice, quantized_bits
+from mlx_spec.model.support import Verdict, examine, model_name
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What :func:`inspect_model` found.
+
+    Attributes:
+        name: as it was asked for.
+        model_type: the architecture.
+        layers: layers of it.
+        parameters: numbers in its weights, quantized ones counted packed.
+        bytes: bytes of its weights as they would lie in memory here.
+        bits: bits of its quantized weights, None if they are plain.
+        context: most tokens that its positions allow, None if its config does not say.
+        vocabulary: tokens that its tokenizer knows.
+        chat: whether its tokenizer has a chat template.
+        verdict: ``exact``, ``near-ties`` or ``refused``.
+        reason: why, in words.
+        advice: what would make it faster here, or None.
+    """
+
+    name: str
+    model_type: str
+    layers: int
+    parameters: int
+    bytes: int
+    bits: int | None
+    context: int | None
+    vocabulary: int
+    chat: bool
+    verdict: Verdict
+    reason: str
+    advice: str | None
+
+
+def inspect_model(name: str | os.PathLike[str], **options: Any) -> ModelFacts:
+    """Look at a model; ``options`` are those of ``load``.
+
+    Raises:
+        ModelLoadError: there is no model, or it cannot be read.
+    """
+    return _facts(name, *_look(name, **options))
+
+
+def inspect_pair(
+    name: str | os.PathLike[str], draft: str | os.PathLike[str], **options: Any
+) -> tuple[ModelFacts, ModelFacts, Pairing]:
+    """Look at a target, at a draft for it, and at what they share.
+
+    Raises:
+        ModelLoadError: one of them is no model, or cannot be read.
+        TokenizerMismatch: their ordinary tokens differ.
+    """
+    target, drafter = (_look(each, **options) for each in (name, draft))
+    pairing = check_pair(target[1], drafter[1])
+    return _facts(name, *target), _facts(draft, *drafter), pairing
+
+
+def _look(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Any]:
+    """A model with its weights unread; what ``load`` would warn of is in the facts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return load(name, lazy=True, **options)
+
+
+def _facts(name: str | os.PathLike[str], model: Any, tokenizer: Any) -> ModelFacts:
+    weights = [value for _, value in tree_flatten(model.parameters())]
+    support, bits = examine(model), quantized_bits(model)
+    return ModelFacts(
+        name=os.fspath(name),
+        model_type=model_name(model),
+        layers=len(getattr(model, "layers", ())),
+        parameters=sum(value.size for value in weights),
+        bytes=sum(value.nbytes for value in weights),
+        bits=bits,
+        context=context_length(model),
+        vocabulary=len(tokenizer.get_vocab()),
+        chat=bool(tokenizer.has_chat_template),
+        verdict=support.verdict,
+        reason=support.reason,
+        advice=quantized_advice(bits) if bits is not None and on_cpu() else None,
+    )

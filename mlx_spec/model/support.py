@@ -1,0 +1,144 @@
+"""Whether this engine can run a model, and how exactly: asked once, before anything is generated.
+
+The engine runs rows of a batch at positions of their own and takes one or several new tokens a
+row. Most of mlx-lm's models do that unmodified. Some keep a state that cannot be rolled back, some
+take one position for all rows, and some compute one new token in another way than several, so that
+equal tokens may come out of numbers that differ in their last bits. Nothing is computed here: the
+pass is described as a graph and dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.slot_cache import Window
+from mlx_spec.errors import UnsupportedModel
+
+Verdict = Literal["exact", "near-ties", "refused"]
+
+# "if L == 1:" and the like, in the code of a layer: a branch for one new token.
+_ONE_TOKEN = re.compile(
+    r"\bif\s+(?:\w+\s+and\s+)?(?:L|S|T|N|length|seq_len|seqlen|\w+\.shape\[1\])\s*(?:==|>)\s*1\b"
+)
+
+
+@dataclass(frozen=True)
+class Support:
+    """What may be expected of a model here.
+
+    Attributes:
+        verdict: ``"exact"``: one new token and several are computed alike, so speculation changes
+            nothing where the device computes rows alike. ``"near-ties"``: they are not, so that
+            two tokens that are as good as equally likely may change places. ``"refused"``.
+        reason: why, in words; empty for ``"exact"``.
+        grouped_masks: attention masks need an axis for groups of query heads (``Window.grouped``).
+    """
+
+    verdict: Verdict
+    reason: str = ""
+    grouped_masks: bool = False
+
+
+def examine(model: Any) -> Support:
+    """The verdict on a model, without computing anything."""
+    name = model_name(model)
+    try:
+        caches = make_prompt_cache(model)
+    except Exception as error:
+        return Support("refused", f"{name}: it makes no cache ({_words(error)})")
+    foreign = sorted({type(cache).__name__ for cache in caches if type(cache) is not KVCache})
+    if foreign:
+        count = sum(type(cache) is not KVCache for cache in caches)
+        return Support(
+            "refused",
+            f"{count} of {len(caches)} layers of this {name!r} model keep a {', '.join(foreign)}, "
+            "which cannot be rolled back row by row yet; "
+            "only full-attention layers (KVCache) are supported",
+        )
+    grouped, trouble = False, _trouble(model, len(caches), grouped=False)
+    if trouble and not _trouble(model, len(caches), grouped=True):
+        grouped, trouble = True, None
+    if trouble:
+        return Support(
+            "refused",
+            f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
+            f"{trouble}",
+        )
+    apart = _apart(model)
+    if apart is not None:
+        return Support(
+            "near-ties",
+            f"{apart} computes one new token in another way than several, so that near-ties may "
+            "fall differently with drafts than without",
+            grouped,
+        )
+    return Support("exact", grouped_masks=grouped)
+
+
+def require(model: Any) -> Support:
+    """As :func:`examine`, for those who are about to run the model.
+
+    Raises:
+        UnsupportedModel: the verdict is ``"refused"``.
+    """
+    support = examine(model)
+    if support.verdict == "refused":
+        raise UnsupportedModel(f"[ModelRunner] {support.reason}")
+    return support
+
+
+def model_name(model: Any) -> str:
+    """The architecture that a model says it is, else the name of its class."""
+    return str(getattr(model, "model_type", type(model).__name__))
+
+
+def _trouble(model: Any, layers: int, *, grouped: bool) -> str | None:
+    """What keeps a model from running the passes of this engine, None if nothing does.
+
+    Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
+    two could be equal by chance, and the pass would be wrong without a word.
+    """
+    for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
+        pool = KVCachePool(layers, rows)
+        pool.acquire(rows)
+        pool.reserve(width + 1)
+        starts = mx.ones(rows, mx.int32) if uniform else mx.arange(rows, dtype=mx.int32) % 2
+        pool.set_window(Window(0, rows, starts, width, width + 1, uniform, grouped))
+        try:
+            logits = model(mx.zeros((rows, width), mx.int32), cache=pool.layers)
+        except Exception as error:  # whatever the code of a model raises
+            return _words(error)
+        if logits.ndim != 3 or logits.shape[:2] != (rows, width):
+            return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
+    return None
+
+
+def _apart(model: Any) -> str | None:
+    """The class of a layer that has a branch for one new token, if there is one."""
+    classes = {cls for _, module in model.named_modules() for cls in type(module).__mro__}
+    return min((cls.__name__ for cls in classes if _has_branch(cls)), default=None)
+
+
+@cache
+def _has_branch(cls: type) -> bool:
+    """Whether the code of a class asks whether there is one new token."""
+    if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
+        return False
+    try:
+        return _ONE_TOKEN.search(inspect.getsource(cls)) is not None
+    except (OSError, TypeError):
+        return False  # a builtin, or made without a source
+
+
+def _words(error: Exception) -> str:
+    """An exception of a model's code on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -1,0 +1,94 @@
+"""``doctor``: where it looks for models, and what it says of one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_spec.cli.main import main
+from mlx_spec.model.inspection import inspect_model
+from tests.architectures import build, config
+from tests.folders import CONTEXT, byte_vocabulary, write_folder
+
+
+def of_architecture(folder: Path, name: str) -> Path:
+    """A model's folder of another architecture."""
+    write_folder(folder)
+    model = build(name, vocab_size=272)
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config(name, vocab_size=272)))
+    return folder
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    assert main(["doctor", "--json", *arguments]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_it_says_where_it_looked_and_finds_folders_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    write_folder(tmp_path / "models" / "tiny")
+    write_folder(tmp_path / "other")
+    record = as_json(capsys)
+    names = [model["name"] for model in record["models"]]
+    assert names[2:] == ["./models/tiny", "./other"]
+    assert record["searched"] == [
+        f"folders in {tmp_path}",
+        f"the Hugging Face cache {tmp_path / 'cache'} (not there)",
+    ]
+    assert main(["doctor"]) == 0
+    assert "looked in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "words"),
+    [
+        ("llama", "exact", ""),
+        ("deepseek_v3", "near-ties", "one new token in another way than several"),
+        ("gpt_bigcode", "refused", "cannot run rows at different positions"),
+        ("mamba", "refused", "2 of 2 layers .* cannot be rolled back"),
+    ],
+)
+def test_it_says_what_to_expect_of_a_model(
+    name: str, verdict: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = of_architecture(tmp_path / "model", name)
+    code = int(verdict == "refused")
+    (facts,) = as_json(capsys, "--model", str(folder), code=code)["models"]
+    assert (facts["model_type"], facts["verdict"], facts["vocabulary"]) == (name, verdict, 257)
+    assert main(["doctor", "--model", str(folder)]) == code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"verdict {verdict}: " in shown
+    if words:
+        assert re.search(words, facts["reason"])
+        assert re.search(words, shown)
+
+
+def test_it_says_what_a_pair_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = write_folder(tmp_path / "target")
+    fewer = {token: number for token, number in byte_vocabulary().items() if number < 250}
+    draft = write_folder(tmp_path / "draft", fewer)
+    record = as_json(capsys, "--model", str(target), "--draft-model", str(draft))
+    assert record["pairing"]["share"] == pytest.approx(250 / 257)
+    assert main(["doctor", "--model", str(target), "--draft-model", str(draft)]) == 0
+    assert "the draft has 250 of the target's 257 tokens (97.28%; not: " in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["generate", "--model", str(target), "--draft-model", str(draft), "-p", "x"]) == 0
+    assert "mlx-spec: the draft has 250 of the target's 257 tokens" in capsys.readouterr().err
+
+
+def test_facts_need_no_weights(tmp_path: Path) -> None:
+    facts = inspect_model(write_folder(tmp_path / "model"))
+    assert (facts.layers, facts.context, facts.bits, facts.chat) == (2, CONTEXT, None, False)
+    assert facts.bytes == facts.parameters * (4 if mx.default_device() == mx.cpu else 2)

@@ -1,0 +1,141 @@
+"""The verdict on a model before it runs: over every architecture of mlx-lm that builds tiny."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_spec import SamplingParams, batch_generate
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.support import examine
+from tests.architectures import NotBuilt, build, names
+from tests.models import make_model
+from tests.scenario import mlx_lm_greedy
+
+# Refused for their code; all others that are refused keep another cache than keys and values.
+TAKES_ONE_POSITION = {"gpt_bigcode", "internlm2", "internlm3"}
+ASKS_MORE_OF_ITS_CACHE = {"afm7"}
+NEEDS_METAL = {"bitnet"}
+TEXTS = [[(11 * row + 7 * i) % 64 for i in range(10)] for row in range(5)]
+STARTS = [6, 2, 5, 0, 3]
+
+
+def ragged(model: Any, rows: int) -> float:
+    """How far rows at positions of their own are from lone ones, relative to the logits."""
+    runner = ModelRunner(model, rows)
+    runner.pool.acquire(rows)
+    runner.pool.reserve(16)
+    fed = mx.array([text[:6] for text in TEXTS[:rows]])
+    runner.feed(Rows(fed, mx.zeros(rows, mx.int32), 6, uniform=True), 64, wait=True)
+    starts = STARTS[:rows]
+    new = mx.array([text[s : s + 3] for text, s in zip(TEXTS, starts, strict=False)])
+    logits = runner.forward(Rows(new, mx.array(starts, mx.int32), 9))
+    furthest = 0.0
+    for row, start in enumerate(starts):
+        lone = model(mx.array([TEXTS[row][: start + 3]]), cache=make_prompt_cache(model))[0, start:]
+        furthest = max(furthest, float(mx.abs(lone - logits[row]).max() / mx.abs(lone).max()))
+    return furthest
+
+
+def one_token_as_several(model: Any) -> bool:
+    """Whether a token alone gives bit for bit what it gives before others."""
+    found = []
+    for new in ([9], [9, 10, 11]):
+        cache = make_prompt_cache(model)
+        model(mx.array([[1, 2, 3, 4, 5, 6, 7, 8]]), cache=cache)
+        found.append(model(mx.array([new]), cache=cache)[0, 0])
+    return bool(mx.array_equal(*found))
+
+
+def test_every_architecture_is_right_or_refused_in_words() -> None:
+    verdicts: dict[str, str] = {}
+    refused_for_code = set()
+    for name in names():
+        try:
+            model = build(name)
+        except NotBuilt:
+            continue
+        support = examine(model)
+        verdicts[name] = support.verdict
+        if support.verdict == "refused":
+            assert support.reason
+            assert "\n" not in support.reason
+            if "cannot be rolled back" not in support.reason:
+                refused_for_code.add(name)
+            continue
+        # 5 rows, and as many as there are key heads: what only fits by chance fits there.
+        assert max(ragged(model, rows) for rows in (2, 5)) < 1e-5, name
+        assert one_token_as_several(model) == (support.verdict == "exact"), name
+    assert len(verdicts) >= 75
+    assert refused_for_code - NEEDS_METAL == TAKES_ONE_POSITION | ASKS_MORE_OF_ITS_CACHE
+    near = {name for name, verdict in verdicts.items() if verdict == "near-ties"}
+    assert near >= {"deepseek_v3", "glm4_moe_lite"}
+
+
+@pytest.mark.parametrize("name", sorted(TAKES_ONE_POSITION | ASKS_MORE_OF_ITS_CACHE))
+def test_a_foreign_error_becomes_ours_before_anything_runs(name: str) -> None:
+    words = rf"mlx-lm's code of this '{name}' model cannot run rows at different positions: "
+    with pytest.raises(UnsupportedModel, match=words):
+        batch_generate(build(name), None, [[1, 2, 3], [4, 5]])
+    with pytest.raises(UnsupportedModel, match=words):
+        SpeculativeDecoder(make_model("llama"), draft_model=build(name))
+
+
+def test_near_ties_are_said_in_the_statistics() -> None:
+    options = {"sampling": SamplingParams(max_tokens=4)}
+    apart = batch_generate(build("deepseek_v3"), None, [[1, 2, 3], [4, 5]], **options)
+    alike = batch_generate(make_model("llama"), None, [[1, 2, 3]], **options)
+    assert (apart.stats.exactness, alike.stats.exactness) == ("near-ties", "exact")
+    assert "DeepseekV3Attention computes one new token" in examine(build("deepseek_v3")).reason
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_grouped_query_heads_get_masks_with_an_axis_for_groups(rows: int) -> None:
+    """With as many rows as key heads a mask without it fits by chance, and attends wrongly."""
+    model = build("gemma2")
+    assert examine(model).grouped_masks
+    assert not examine(make_model("llama")).grouped_masks
+    prompts = [text[: 3 + 2 * row] for row, text in enumerate(TEXTS[:rows])]
+    found = batch_generate(
+        model, None, prompts, draft_model=model, sampling=SamplingParams(max_tokens=12)
+    )
+    for prompt, result in zip(prompts, found.results, strict=True):
+        assert result.token_ids == mlx_lm_greedy(model, tuple(prompt), 12)
+
+
+def test_nothing_is_computed_for_a_verdict() -> None:
+    """The weights are those of another thread, which cannot be computed in this one."""
+
+    def unread() -> Any:
+        model = make_model("llama")
+        lazy = [(name, value + 0) for name, value in tree_flatten(model.parameters())]
+        model.update(tree_unflatten(lazy))
+        return model
+
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(unread).result(60)
+    assert examine(model).verdict == "exact"
+    with pytest.raises(RuntimeError, match="Stream"):
+        mx.eval(model.parameters())
+
+
+def test_odd_logits_are_refused() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = make_model("llama")
+            self.layers = self.inner.layers
+
+        def __call__(self, tokens: mx.array, cache: Any) -> mx.array:
+            logits: mx.array = self.inner(tokens, cache=cache)
+            return logits[:, -1]
+
+    assert "logits of shape (2, 64) for 2 rows of 3 tokens" in examine(Flat()).reason
