@@ -4,8 +4,8 @@ Its batched and single rows agree bit for bit, which a fast BLAS does not promis
 inherit the choice; a test that wants a fast BLAS sets its own environment. Ctrl-C is Ctrl-C in
 them too: a shell that starts the suite in the background would have it ignored.
 
-``--quick`` leaves out the tests marked ``slow``, and of the many cases of a test marked ``cut``
-runs some.
+``--quick`` leaves out what ``tests/quick.py`` names and the tests marked ``slow``, and of the many
+cases of a test marked ``cut`` runs some.
 """
 
 import os
@@ -21,6 +21,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.quick import NOT_QUICK
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -29,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For ``--quick``: no slow tests, and of each test marked ``cut(n)`` every n-th case."""
+    """For ``--quick``: what is quick, and of each test marked ``cut(n)`` every n-th case."""
     if not config.getoption("--quick"):
         return
     seen: dict[str, int] = defaultdict(int)
@@ -39,6 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         name = item.nodeid.partition("[")[0]
         turn, seen[name] = seen[name], seen[name] + 1
         slow = item.get_closest_marker("slow") or (cut and turn % cut.args[0])
+        slow = slow or name.removeprefix("tests/").startswith(NOT_QUICK)
         (left_out if slow else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)

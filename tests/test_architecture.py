@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import mlx_spec
+from tests.quick import NOT_QUICK
 
 ROOT = Path(mlx_spec.__file__).parent
 LAYERS = [
@@ -37,6 +38,7 @@ COMMON = {
     "events",
     "flags",
     "platform",
+    "progress",
     "results",
     "sequence",
     "text_files",
@@ -137,3 +139,12 @@ def test_help_needs_nothing_heavy() -> None:
             assert {name.split(".")[0] for name in names} <= allowed, path
             ours = {name.split(".")[1] for name in names if name.startswith("mlx_spec.")}
             assert ours <= {"cli", *COMMON, "__version__"}, path
+
+
+def test_what_quick_leaves_out_exists() -> None:
+    """A test that was renamed would run in ``--quick`` again, unseen."""
+    for name in NOT_QUICK:
+        file, _, test = name.partition("::")
+        paths = list(Path(__file__).parent.glob(f"{file}*"))
+        assert paths, name
+        assert any(f"\ndef {test}" in path.read_text(encoding="utf-8") for path in paths), name

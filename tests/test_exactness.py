@@ -83,6 +83,7 @@ def test_every_row_equals_the_target_alone(
             assert accepted > 0
 
 
+@pytest.mark.cut(2)
 @pytest.mark.parametrize("family", sorted(set(MODELS) - set(FAMILIES)))
 def test_more_families(family: str) -> None:
     """Biases, layer norms, fused projections, experts: unmodified, at one hard setting."""

@@ -13,18 +13,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlx_lm.utils import load_tokenizer
-from tokenizers import Tokenizer, decoders, models
 
 import mlx_spec
-from mlx_spec.batching.text import (
+from mlx_spec.batching.detokenizers import (
     Detokenizer,
-    FastDetokenizer,
     NoDetokenizer,
-    StopFinder,
-    TextStream,
+    PieceDetokenizer,
+    StreamDetokenizer,
     WrapperDetokenizer,
     make_detokenizer,
 )
+from mlx_spec.batching.text import StopFinder, TextStream
 
 TEXTS = (
     "def read_config(path: str) -> dict:\n    with open(path) as file:\n        return {}\n",
@@ -140,7 +139,8 @@ def test_rows_have_detokenizers_of_their_own() -> None:
     backend = tokenizer().backend_tokenizer
     for first, second in (
         (WrapperDetokenizer(tokenizer()), WrapperDetokenizer(tokenizer())),
-        (FastDetokenizer(backend, [5]), FastDetokenizer(backend, [5])),
+        (StreamDetokenizer(backend, [5]), StreamDetokenizer(backend, [5])),
+        (make_detokenizer(tokenizer(), [5]), make_detokenizer(tokenizer(), [5])),
     ):
         rows: tuple[list[str], list[str]] = ([], [])
         for a, b in zip(encode("A😀 one two"), encode("Bé three four"), strict=False):
@@ -159,70 +159,10 @@ def test_the_detokenizer_fits_the_tokenizer() -> None:
     class WithoutBackend:
         detokenizer = tokenizer().detokenizer
 
-    assert isinstance(make_detokenizer(tokenizer(), [1]), FastDetokenizer)
+    assert isinstance(make_detokenizer(tokenizer(), [1]), PieceDetokenizer)
     assert isinstance(make_detokenizer(WithoutBackend(), [1]), WrapperDetokenizer)
     assert isinstance(make_detokenizer(None, [1]), NoDetokenizer)
     assert run(make_detokenizer(None, [1]), [5, 6]) == ["", "", ""]
-
-
-# --- byte-fallback tokenizers (Llama 2, Mistral, Gemma) ----------------------------------------
-
-WORDS = ["▁", "▁▁", "a", "▁b", "▁the", "ing", "é", ".", "\n"]
-
-
-@cache
-def byte_fallback() -> Tokenizer:
-    """A small tokenizer of that family: words with a mark for the space, and single bytes."""
-    vocabulary = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), *WORDS]
-    model = models.BPE(
-        {piece: i for i, piece in enumerate(vocabulary)}, [], byte_fallback=True, unk_token="<unk>"
-    )
-    made = Tokenizer(model)
-    made.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return made
-
-
-def byte_tokens(data: bytes) -> list[int]:
-    return [2 + byte for byte in data]
-
-
-@given(
-    parts=st.lists(st.sampled_from([*WORDS, "😀", "日", "ü"]), min_size=1, max_size=15),
-    prompt=st.lists(st.sampled_from(["a", "▁b", "😀"]), max_size=9),
-)
-@settings(max_examples=60, deadline=None)
-def test_byte_fallback_pieces_join_to_the_text(parts: list[str], prompt: list[str]) -> None:
-    """Stops spaces lost at the start of a piece (such decoders strip one) and split characters."""
-
-    def ids(pieces: list[str]) -> list[int]:
-        return [
-            token
-            for piece in pieces
-            for token in (
-                [258 + WORDS.index(piece)] if piece in WORDS else byte_tokens(piece.encode())
-            )
-        ]
-
-    pieces = run(FastDetokenizer(byte_fallback(), [1, *ids(prompt)]), ids(parts))
-    assert "".join(pieces) == "".join(parts).replace("▁", " ")
-    assert not any("\ufffd" in piece for piece in pieces)
-
-
-def test_broken_bytes_after_a_character_do_not_end_the_batch() -> None:
-    """Stops an exception in the middle of a batch: such a decoder turns all bytes next to a broken
-    one into replacement characters, those of a character that was already given out too.
-    """
-    tokens = [*byte_tokens("😀".encode()), *byte_tokens(b"\xe5"), 258 + WORDS.index("a")]
-    pieces = run(FastDetokenizer(byte_fallback(), [1]), [*tokens, 258 + WORDS.index("ing")])
-    assert "".join(pieces).startswith("😀")
-    assert "".join(pieces).endswith("aing")
 
 
 # --- stop texts -------------------------------------------------------------------------------

@@ -1,106 +1,15 @@
-"""From tokens to text, one request at a time: incremental, and with stop texts.
+"""The text of one request, as its tokens come: certain, and ended by stop texts.
 
-Text is given out only when it is certain: never half a character (the ``tokenizers`` library's
-``DecodeStream`` holds incomplete bytes back), and never the beginning of what may become a stop
-text. Stop texts are found wherever they fall, across token boundaries or inside an accepted run.
+Text is given out only when it is certain: never half a character (``detokenizers`` hold those
+back), and never the beginning of what may become a stop text. Stop texts are found wherever they
+fall, across token boundaries or inside an accepted run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import Any, Protocol
 
-from tokenizers.decoders import DecodeStream
-
-# Enough of the prompt to decode the first token as a continuation (spaces, open characters).
-CONTEXT_TOKENS = 8
-
-
-class Detokenizer(Protocol):
-    """Turns tokens into text as they come."""
-
-    def add(self, token: int) -> str:
-        """The text that this token makes certain, perhaps none."""
-        ...
-
-    def finish(self) -> str:
-        """What was held back."""
-        ...
-
-
-class FastDetokenizer:
-    """Over the Rust tokenizer that backs most Hugging Face tokenizers."""
-
-    def __init__(self, backend: Any, prompt: Seq[int]) -> None:
-        self._backend = backend
-        context = list(prompt[-CONTEXT_TOKENS:])
-        # A context that ends within a character would come out again with the first token.
-        if backend.decode(context, skip_special_tokens=False).endswith("\ufffd"):
-            context = []
-        self._stream = self._open(context)
-        self._good = context  # tokens whose text was given out
-        self._pending: list[int] = []
-
-    @staticmethod
-    def _open(context: list[int]) -> DecodeStream:
-        return DecodeStream(ids=context, skip_special_tokens=False)
-
-    def add(self, token: int) -> str:
-        """The text that this token makes certain, perhaps none."""
-        self._pending.append(token)
-        try:
-            text = self._stream.step(self._backend, token) or ""
-        except Exception:  # the library's own type, raised for bytes that are no text
-            # One row's broken bytes must not end the batch: they are dropped.
-            self._stream = self._open(self._good)
-            text = self._stream.step(self._backend, token) or ""
-            self._pending = [token]
-        if text:
-            self._good = (self._good + self._pending)[-CONTEXT_TOKENS:]
-            self._pending = []
-        return text
-
-    def finish(self) -> str:
-        """Nothing: bytes of an incomplete character are no text."""
-        return ""
-
-
-class WrapperDetokenizer:
-    """Over mlx-lm's streaming detokenizer, for tokenizers without a Rust backend."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._detokenizer = tokenizer.detokenizer
-        self._detokenizer.reset()
-
-    def add(self, token: int) -> str:
-        """The text that this token makes certain, perhaps none."""
-        self._detokenizer.add_token(token)
-        return str(self._detokenizer.last_segment)
-
-    def finish(self) -> str:
-        """What the detokenizer held back."""
-        self._detokenizer.finalize()
-        return str(self._detokenizer.last_segment)
-
-
-class NoDetokenizer:
-    """Without a tokenizer there are tokens only."""
-
-    def add(self, token: int) -> str:
-        """No text."""
-        return ""
-
-    def finish(self) -> str:
-        """No text."""
-        return ""
-
-
-def make_detokenizer(tokenizer: Any, prompt: Seq[int]) -> Detokenizer:
-    """The best detokenizer for ``tokenizer`` (None: no text)."""
-    if tokenizer is None:
-        return NoDetokenizer()
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return FastDetokenizer(backend, prompt) if backend else WrapperDetokenizer(tokenizer)
+from mlx_spec.batching.detokenizers import Detokenizer
 
 
 class StopFinder:

@@ -264,25 +264,53 @@ def take_flags(command: Callable[..., None]) -> Callable[..., None]:
     """
     # A list that nobody gave is None.
     defaults = {item.name: None if item.default == () else item.default for item in fields(Flags)}
+
+    @functools.wraps(command)
+    def taking(**given: Any) -> None:
+        flags = {name: given.pop(name) for name in FLAGS}
+        command(flags=Flags(**_plain(flags)), **given)
+
+    return _with_options(taking, command, "flags", defaults)
+
+
+def take_given(command: Callable[..., None]) -> Callable[..., None]:
+    """As :func:`take_flags`, but the parameter is ``given``: only what the user gave, by name."""
+
+    @functools.wraps(command)
+    def taking(**options: Any) -> None:
+        flags = {name: options.pop(name) for name in FLAGS}
+        given = {name: value for name, value in flags.items() if value not in (None, [])}
+        command(given=_plain(given), **options)
+
+    return _with_options(taking, command, "given", dict.fromkeys(FLAGS))
+
+
+def _plain(flags: dict[str, Any]) -> dict[str, Any]:
+    """Values of the types that ``Flags`` has."""
+    for name in ("stop", "extra_eos_token"):
+        if name in flags:
+            flags[name] = tuple(flags[name] or ())
+    if flags.get("adapter_path") is not None:
+        flags["adapter_path"] = str(flags["adapter_path"])
+    return flags
+
+
+def _with_options(
+    taking: Callable[..., None],
+    command: Callable[..., None],
+    place: str,
+    defaults: dict[str, Any],
+) -> Callable[..., None]:
+    """``taking`` with the signature of ``command``, ``FLAGS`` in the place of one parameter."""
     parameters: list[inspect.Parameter] = []
     for own in inspect.signature(command, eval_str=True).parameters.values():
-        if own.name == "flags":
+        if own.name == place:
             parameters += [
                 own.replace(name=name, default=defaults[name], annotation=kind)
                 for name, kind in FLAGS.items()
             ]
         else:
             parameters.append(own)
-
-    @functools.wraps(command)
-    def taking(**given: Any) -> None:
-        flags = {name: given.pop(name) for name in FLAGS}
-        for name in ("stop", "extra_eos_token"):
-            flags[name] = tuple(flags[name] or ())
-        if flags["adapter_path"] is not None:
-            flags["adapter_path"] = str(flags["adapter_path"])
-        command(flags=Flags(**flags), **given)
-
     taking.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     taking.__annotations__ = {own.name: own.annotation for own in parameters}
     return taking

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlx_spec.cli.batch import Limit, Overwrite, Quiet, Resume, closing_lines
+from mlx_spec.cli.commands import GroupedCommand
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.options import PerformanceLog
+from mlx_spec.cli.options import PerformanceLog, take_given
 from mlx_spec.cli.progress import Progress, note, say, status
 
 if TYPE_CHECKING:
@@ -23,9 +24,12 @@ pipeline = typer.Typer(
 Config = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Input, output and stages.")]
 
 
-@pipeline.command()
+@pipeline.command(cls=GroupedCommand)
+@take_given
 def run(
     config: Config,
+    *,
+    given: dict[str, Any],
     resume: Resume = False,
     overwrite: Overwrite = False,
     limit: Limit = None,
@@ -34,14 +38,14 @@ def run(
 ) -> None:
     """Run the stages of a config one after another.
 
-    Every stage's output stays in the work folder; after a crash, --resume goes on where it
-    stopped.
+    What is given here goes before what the config says, for every stage. Every stage's output
+    stays in the work folder; after a crash, --resume goes on where it stopped.
     """
     from mlx_spec.pipeline.backend import Models
     from mlx_spec.pipeline.chain import Chain
     from mlx_spec.pipeline.config import read_config
 
-    checked = read_config(config)
+    checked = read_config(config, given)
     chain = Chain(checked, resume=resume, overwrite=overwrite)
     shown: list[Progress] = []
     with ExitStack() as stack:
@@ -49,7 +53,8 @@ def run(
         def begin(entry: StageConfig, total: int | None) -> Progress:
             for bar in shown:
                 bar.close()
-            shown.append(stack.enter_context(Progress(entry.name, total, quiet)))
+            place = f"stage {len(shown) + 1} of {len(checked.stages)}, {entry.stage.kind}"
+            shown.append(stack.enter_context(Progress(place, total, quiet)))
             return shown[-1]
 
         told = listeners(performance_log, None, stack)
@@ -59,34 +64,40 @@ def run(
 
 
 def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int:
-    """Each stage's statistics; returns the exit code."""
+    """Each stage's statistics, and where the output is; returns the exit code."""
     for entry, outcome in zip(config.stages, outcomes, strict=False):
         if not quiet:
             say(f"[{entry.name}]")
             for line in closing_lines(outcome, entry.flags.drafter is not None):
                 say(line)
+        if outcome.warning is not None:
+            note(f"warning: {entry.name}: {outcome.warning}")
     last = outcomes[-1]
     if last.interrupted:
         name = config.stages[len(outcomes) - 1].name
         note(f"interrupted in {name}; go on with --resume: {config.work} keeps what is done")
         return 130
+    if not quiet:
+        note(f"output in {config.output}; each stage's, with what it dropped, in {config.work}")
     return 1 if last.failed else 0
 
 
 @pipeline.command()
 def stages() -> None:
-    """List the stages and their options."""
-    from dataclasses import MISSING, fields
+    """List the stages, their options and their prompts."""
+    from dataclasses import fields
 
     from mlx_spec.pipeline.stages import STAGES
 
     for kind, stage in STAGES.items():
         print(f"{kind}: {stage.about}")
         for option in fields(stage):
-            default = "" if option.default is MISSING else f" = {_shown(option.default)}"
-            print(f"  {option.name}{default}")
-
-
-def _shown(value: object) -> str:
-    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+            default = list(option.default) if isinstance(option.default, tuple) else option.default
+            choices = " | ".join(option.metadata.get("choices", ()))
+            print(f"  {option.name} = {default!r}{f'  ({choices})' if choices else ''}")
+            if "help" in option.metadata:
+                print(f"      {option.metadata['help']}")
+        for name, prompt in stage.prompts().items():
+            print(f"  prompt{f', {name}' if name else ''}:")
+            print("".join(f"      | {line}\n" for line in prompt.splitlines()), end="")
+        print()

@@ -9,7 +9,7 @@
     batch_size = 8
 
     [[stage]]
-    kind = "classify"              # one of `mlx-spec pipeline stages`
+    kind = "classify"              # one of `mlx-spec pipeline stages`, or module:Class, your own
     labels = ["code", "cooking"]   # the stage's own options
     batch_size = 16                # flags, for this stage
 
@@ -19,6 +19,8 @@ An error names file, table and key.
 from __future__ import annotations
 
 import difflib
+import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -60,8 +62,12 @@ class PipelineConfig:
     stages: tuple[StageConfig, ...]
 
 
-def read_config(path: Path) -> PipelineConfig:
+def read_config(path: Path, given: Mapping[str, Any] | None = None) -> PipelineConfig:
     """Read and check a config.
+
+    Args:
+        path: the file.
+        given: flags that go before what it says, for all stages.
 
     Raises:
         InvalidRequest: with file, table and key of the first mistake.
@@ -85,28 +91,56 @@ def read_config(path: Path) -> PipelineConfig:
     if not isinstance(stages, list) or not stages:
         raise InvalidRequest(f"{where}: no [[stage]] in it, expected at least one")
     made = tuple(
-        _stage(number, one, options, folder, where) for number, one in enumerate(stages, start=1)
+        _stage(number, one, options, given or {}, folder, where)
+        for number, one in enumerate(stages, start=1)
     )
     return PipelineConfig(source, output, work, made)
 
 
 def _stage(
-    number: int, table: Any, options: Mapping[str, Any], folder: Path, where: str
+    number: int,
+    table: Any,
+    options: Mapping[str, Any],
+    given: Mapping[str, Any],
+    folder: Path,
+    where: str,
 ) -> StageConfig:
     place = f"{where}: [[stage]] {number}"
     if not isinstance(table, dict):
         raise InvalidRequest(f"{place} is no table")
-    kind = table.get("kind")
-    if kind not in STAGES:
-        raise InvalidRequest(f"{place}: kind={kind!r}, expected one of {', '.join(STAGES)}")
+    kind = str(table.get("kind"))
+    made = _foreign(kind, folder, place) if ":" in kind else STAGES.get(kind)
+    if made is None:
+        raise InvalidRequest(
+            f"{place}: kind={table.get('kind')!r}, expected one of {', '.join(STAGES)}, "
+            "or module:Class for a stage of your own"
+        )
     place = f"{place} ({kind})"
-    own, shared = _names(STAGES[kind]), _names(Flags)
+    own, shared = _names(made), _names(Flags)
     values = {key: _located(key, value, folder) for key, value in table.items() if key != "kind"}
     _refuse_unknown(values, (*own, *shared), place)
     base = {key: _located(key, value, folder) for key, value in options.items()}
     flags = base | {key: value for key, value in values.items() if key in shared}
-    stage = _make(STAGES[kind], {k: v for k, v in values.items() if k in own}, place)
-    return StageConfig(f"{number}-{kind}", stage, _make(Flags, flags, place))
+    stage = _make(made, {k: v for k, v in values.items() if k in own}, place)
+    return StageConfig(f"{number}-{made.kind}", stage, _make(Flags, {**flags, **given}, place))
+
+
+def _foreign(kind: str, folder: Path, place: str) -> type[Stage]:
+    """The user's own stage, from a module beside the config or one that is installed."""
+    module, _, name = kind.partition(":")
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever a foreign module raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InvalidRequest(f"{place}: kind={kind!r} cannot be imported: {reason}") from error
+    finally:
+        sys.path.remove(str(folder.resolve()))
+    if not isinstance(found, type) or not issubclass(found, Stage):
+        raise InvalidRequest(f"{place}: kind={kind!r} is no class that derives from Stage")
+    if not re.fullmatch(r"[\w-]+", found.kind):
+        raise InvalidRequest(f"{place}: {name}.kind={found.kind!r}, expected a word")
+    return found
 
 
 def _located(key: str, value: Any, folder: Path) -> Any:

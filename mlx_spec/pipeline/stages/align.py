@@ -72,6 +72,15 @@ class Align(ScoredStage):
         """If asked to."""
         return self.drop
 
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {
+            "answers yes and no": own_prompt(QUESTION, YES_NO),
+            "other answers": own_prompt(QUESTION, ("", "")),
+            "mode = 'rewrite'": REWRITE,
+        }
+
     @property
     def own_template(self) -> str:
         """The mode's: a question or a kind of text, or the order to rewrite."""

@@ -35,6 +35,11 @@ class Classify(ScoredStage):
         check_words(self.kind, "labels", self.labels)
         super().__post_init__()
 
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {"": PROMPT}
+
     @property
     def own_template(self) -> str:
         """A topic."""

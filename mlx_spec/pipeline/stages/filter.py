@@ -23,6 +23,8 @@ from mlx_spec.pipeline.stages.scored import (
 )
 from mlx_spec.pipeline.verdicts import Verdict
 
+QUESTION = "{{ question }}"
+
 
 @dataclass(frozen=True)
 class Filter(ScoredStage):
@@ -69,10 +71,18 @@ class Filter(ScoredStage):
         """That is what it is for."""
         return True
 
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {
+            "answers yes and no": own_prompt(QUESTION, YES_NO),
+            "other answers": own_prompt(QUESTION, ("", "")),
+        }
+
     @property
     def own_template(self) -> str:
         """The question, or the kind of text."""
-        return own_prompt("{{ question }}", self.answers)
+        return own_prompt(QUESTION, self.answers)
 
     @property
     def own_variables(self) -> dict[str, Any]:

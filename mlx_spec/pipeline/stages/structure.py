@@ -58,6 +58,11 @@ class Structure(Stage):
         # Compiled now, so that a bad one shows at once; its text counts for a resume, not its file.
         object.__setattr__(self, "prompt_template", self._template.source)
 
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {f"mode = {mode!r}": prompt for mode, prompt in PROMPTS.items()}
+
     @property
     def own_template(self) -> str:
         """The mode's prompt."""

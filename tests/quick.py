@@ -1,0 +1,31 @@
+"""What ``scripts/test --quick`` leaves out: files, or tests of a file, as node ids begin.
+
+Whoever changes one of these areas runs its file; CI runs everything.
+"""
+
+from __future__ import annotations
+
+NOT_QUICK = (
+    # Processes of their own, two seconds each only to import: signals, pipes, exits, kill -9.
+    "test_cli_batch.py::test_ctrl_c",
+    "test_cli_batch.py::test_kill_9",
+    "test_cli_batch.py::test_progress_is_a_bar_on_a_terminal",
+    "test_cli_pipeline.py",
+    "test_cli_streams.py",
+    "test_examples.py",
+    "test_generator.py::test_a_process",
+    "test_performance_log.py::test_a_kill",
+    "test_platform.py::test_a_process",
+    "test_platform.py::test_a_public_name",
+    # Faults planted into our own code, to see that the other tests find them.
+    "test_kernels_mutants.py",
+    "test_mutants.py",
+    "test_scheduler_mutants.py",
+    # Metal in the simulator; off by default, changed with its own tests at hand.
+    "test_bench_kernels.py",
+    "test_kernels_attention.py",
+    "test_kernels_norm_rope.py",
+    "test_metal_sim",
+    # Long runs.
+    "test_soak.py",
+)
