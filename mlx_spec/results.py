@@ -27,7 +27,8 @@ class GenerationChunk:
         text: new text, possibly empty while a character or a stop text is incomplete.
         token: the token id.
         from_draft: whether the drafter proposed it (the target would have chosen it anyway).
-        finish_reason: set on the request's last chunk, else None.
+        finish_reason: set on the request's last chunk, else None; a request that is cancelled or
+            ends with an error has no last chunk.
         prompt_tokens: tokens of the prompt.
         generation_tokens: tokens emitted so far, this one included.
     """
@@ -49,7 +50,7 @@ class GenerationResult:
         text: the completion (empty without a tokenizer).
         token_ids: the emitted tokens, a final stop token included.
         finish_reason: ``stop`` (a stop token or text), ``length`` (max_tokens or the context is
-            full), ``cancelled`` or ``error``.
+            full), ``cancelled`` or ``error`` (of this request alone, see ``error``).
         prompt_tokens: tokens of the prompt.
         generation_tokens: tokens emitted.
         ttft: time from the start of the call to the first token, in seconds.
@@ -61,6 +62,7 @@ class GenerationResult:
         reused_tokens: prompt tokens whose K/V came from the prefix cache.
         seed: what keyed the sampling, drawn or given: ``SamplingParams(seed=...)`` with it repeats
             the text. Greedy texts do not depend on it.
+        error: what ended it, where that is the finish reason; text and tokens are those before.
     """
 
     text: str
@@ -76,6 +78,7 @@ class GenerationResult:
     queue_time: float = 0.0
     reused_tokens: int = 0
     seed: int = 0
+    error: str | None = None
 
     @property
     def tpot(self) -> float:

@@ -36,6 +36,7 @@ class Sequence:
         index: the request's place in the caller's list.
         tokens: the emitted tokens.
         finish_reason: None while running.
+        error: why it failed, where that is how it ended.
         drafted, accepted: draft tokens the target verified, and accepted.
         steps: verify passes this sequence took part in.
         reused: prompt tokens whose K/V came from the prefix cache.
@@ -49,6 +50,7 @@ class Sequence:
     index: int = 0
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    error: str | None = None
     drafted: int = 0
     accepted: int = 0
     steps: int = 0
@@ -99,3 +101,8 @@ class Sequence:
         """Keep the first ``length`` emitted tokens and finish: a stop text ended there."""
         del self.tokens[length:]
         self.finish_reason = "stop"
+
+    def fail(self, error: str, length: int | None = None) -> None:
+        """End it alone, for this reason; keep the first ``length`` emitted tokens (None: all)."""
+        del self.tokens[len(self.tokens) if length is None else length :]
+        self.finish_reason, self.error = "error", error

@@ -38,6 +38,7 @@ COMMON = {
     "events",
     "flags",
     "platform",
+    "progress",
     "results",
     "sequence",
     "text_files",

@@ -172,8 +172,10 @@ def test_a_preempted_request_is_told_of() -> None:
     ) as generator:
         long = generator.submit([1, 2, 3], sampling, request_id="long")
         next(long)
-        generator.submit([4], SamplingParams(max_tokens=2), priority=9, request_id="urgent")
+        short = SamplingParams(max_tokens=2)
+        urgent = generator.submit([4], short, priority=9, request_id="urgent")
         long.result(60)
+        urgent.result(60)
     assert [e.request_id for e in events if isinstance(e, RequestPreempted)] == ["long"]
     admitted = [(e.request_id, e.again) for e in events if isinstance(e, RequestAdmitted)]
     assert admitted == [("long", False), ("urgent", False), ("long", True)]

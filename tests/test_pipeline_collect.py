@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from mlx_spec.cli.progress import NotebookLine
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
+from mlx_spec.pipeline import collect
 from mlx_spec.pipeline.backend import Models
-from mlx_spec.pipeline.collect import collect
 from mlx_spec.pipeline.runner import Tally
 from mlx_spec.pipeline.stages import Classify, GenerateText
+from mlx_spec.progress import NotebookLine
 from mlx_spec.results import GenerationStats
 from tests.folders import write_folder
 
@@ -36,6 +37,32 @@ def test_results_are_in_order_and_a_bad_record_costs_itself_only(tmp_path: Path)
     # The same again, and the records were not changed.
     assert collect(GenerateText(), records, flags, models=models) == rows
     assert records[0] == {"text": "record 0", "n": 0}
+
+
+def test_options_may_be_given_as_keywords_and_progress_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a notebook writes, with public names only."""
+    monkeypatch.setattr("mlx_spec.progress._LOG", 0.0)
+    model = str(write_folder(tmp_path / "model"))
+    records = [{"text": "x"}, {"text": "y"}]
+    rows = collect(GenerateText(), records, model=model, max_tokens=3, progress=True)
+    assert [row["_generation_tokens"] for row in rows] == [3, 3]
+    assert "mlx-spec: generate: 2/2 records" in capsys.readouterr().err
+    with pytest.raises(InvalidRequest, match=r"'max_token'.*did you mean 'max_tokens'"):
+        collect(GenerateText(), records, max_token=3)
+    with pytest.raises(InvalidRequest, match="num_draft_tokens=-1"):
+        collect(GenerateText(), records, num_draft_tokens=-1)
+
+
+def test_the_public_names_of_pipelines() -> None:
+    import mlx_spec.pipeline as public
+
+    assert list(public.__all__) == sorted(public.__all__)
+    for name in public.__all__:
+        assert getattr(public, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        public.nothing  # noqa: B018
 
 
 def test_a_stage_that_scores(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder, StepOutput
 from mlx_spec.decoding.roster import MARGIN
-from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence
@@ -107,13 +106,13 @@ class Engine:
         """
         tokens = len(sequence.prompt) + sequence.max_new_tokens + self._margin
         request = Request(request_id or f"prompt-{sequence.index}", tokens, priority, self.clock())
+        track = Track(sequence, request, self._tokenizer)
         try:
             self.decoder.check(sequence)
             self.scheduler.submit(request)
-        except InvalidRequest as error:
-            self._teller.failed("submit", error, request.request_id)
+        except Exception as error:
+            self._teller.failed("submit", repr(error), request.request_id)
             raise
-        track = Track(sequence, request, self._tokenizer)
         self._tracks[sequence] = self._by_request[request] = track
         if self._teller:
             self._teller.submitted(track)
@@ -146,6 +145,8 @@ class Engine:
             if track.done:
                 self.scheduler.finish(track.request)
                 self._forget(track)
+                if track.sequence.error is not None:
+                    self._teller.failed("step", track.sequence.error, track.request.request_id)
             self._discount(output, len(chunks))
             emitted.append((track, chunks))
         ended = live - len(self._tracks)
@@ -187,7 +188,7 @@ class Engine:
         try:
             return self.decoder.step()
         except Exception as error:
-            self._teller.failed("step", error)
+            self._teller.failed("step", repr(error))
             raise
 
     def _admit(self, hurry: bool) -> None:

@@ -100,7 +100,7 @@ class BatchedMLXGenerator(Closing):
         request_id: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> TokenStream:
-        """Queue one request; returns at once.
+        """Queue one request; returns at once. Hold the stream: dropped, its request is cancelled.
 
         Args:
             prompt: a text, fed as it is, token ids, or chat messages, which are templated.

@@ -132,9 +132,9 @@ class Teller:
             again = track.admitted is not None
             self._tell(RequestAdmitted(now, track.request.request_id, again))
 
-    def failed(self, where: str, error: BaseException, request_id: str | None = None) -> None:
+    def failed(self, where: str, error: str, request_id: str | None = None) -> None:
         """Something went wrong; whoever called hears of it by the exception itself."""
-        self._tell(ErrorHappened(self._clock(), where, repr(error), request_id))
+        self._tell(ErrorHappened(self._clock(), where, error, request_id))
 
     def stepped(
         self,
@@ -195,7 +195,7 @@ class Teller:
         for track, chunks in step.gains:
             request_id = track.request.request_id
             emitted.append(request_id)
-            if chunks[0].generation_tokens == 1:
+            if chunks and chunks[0].generation_tokens == 1:
                 ttft = (track.first or step.time) - track.submitted
                 self._feed.tell(FirstToken(step.time, request_id, ttft))
         self._feed.tell(

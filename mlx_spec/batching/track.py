@@ -32,9 +32,8 @@ class Track:
         self.admitted: float | None = None
         self.first: float | None = None
         self.last: float | None = None
-        self._text = TextStream(
-            make_detokenizer(tokenizer, sequence.prompt), sequence.sampling.stop_texts
-        )
+        self._tokenizer = tokenizer
+        self._opened: TextStream | None = None
         self._given: list[GenerationChunk] = []
 
     @property
@@ -48,27 +47,49 @@ class Track:
         return len(self._given)
 
     def emit(self, output: StepOutput, now: float) -> list[GenerationChunk]:
-        """Chunks of one step's run of tokens, cut off where a stop text ends it."""
+        """Chunks of one step's run of tokens, cut off where a stop text ends it.
+
+        What the tokenizer raises ends this request, at the token before, and nothing else.
+        """
         sequence = self.sequence
+        if not output.tokens:
+            return []
         self.first = now if self.first is None else self.first
         self.last = now
         before = len(sequence.tokens) - len(output.tokens)
         chunks = []
         for place, token in enumerate(output.tokens):
-            # A stop token ends the text and is no part of it.
-            text = "" if token in sequence.stop_ids else self._text.add(token)
-            if self._text.stopped:
-                sequence.cut(before + place + 1)
-            last = before + place + 1 == len(sequence.tokens)
-            reason = sequence.finish_reason if last else None
-            if reason:
-                text += self._text.finish()
-            chunks.append(
-                self._chunk(text, token, before + place + 1, place < output.accepted, reason)
-            )
+            count = before + place + 1
+            try:
+                text = self._add(token, count)
+            except Exception as error:  # foreign code
+                sequence.fail(f"[TextStream] the text of token {token}: {error!r}", count - 1)
+                break
+            reason = sequence.finish_reason if count == len(sequence.tokens) else None
+            chunks.append(self._chunk(text, token, count, place < output.accepted, reason))
             if reason:
                 break
         return chunks
+
+    def _add(self, token: int, count: int) -> str:
+        """The text that the token makes certain; it is the ``count``-th of the sequence."""
+        sequence = self.sequence
+        stream = self._text
+        # A stop token ends the text and is no part of it.
+        text = "" if token in sequence.stop_ids else stream.add(token)
+        if stream.stopped:
+            sequence.cut(count)
+        if sequence.finish_reason and count == len(sequence.tokens):
+            text += stream.finish()
+        return text
+
+    @property
+    def _text(self) -> TextStream:
+        """Opened with the first token, where what it raises is this request's alone."""
+        if self._opened is None:
+            detokenizer = make_detokenizer(self._tokenizer, self.sequence.prompt)
+            self._opened = TextStream(detokenizer, self.sequence.sampling.stop_texts)
+        return self._opened
 
     def _chunk(
         self, text: str, token: int, count: int, from_draft: bool, reason: FinishReason | None
@@ -91,6 +112,8 @@ class Track:
         """The request as the caller has seen it; one that did not end counts as cancelled."""
         sequence = self.sequence
         ended = self._given[-1].finish_reason if self._given else None
+        if sequence.error is not None:
+            ended = "error"
         return GenerationResult(
             text="".join(chunk.text for chunk in self._given),
             token_ids=[chunk.token for chunk in self._given],
@@ -105,6 +128,7 @@ class Track:
             queue_time=self._since(self.admitted),
             reused_tokens=sequence.reused,
             seed=sequence.seed if sequence.sampling.seed is None else sequence.sampling.seed,
+            error=sequence.error,
         )
 
     def _since(self, moment: float | None) -> float:

@@ -188,6 +188,11 @@ class KVCachePool:
         for layer, (keys, values) in zip(self.layers, row, strict=True):
             layer.put(slot, begin, keys, values)
 
+    def wipe(self, slot: int, begin: int) -> None:
+        """Zero what a row's slot holds from position ``begin`` on. For what is no number."""
+        for layer in self.layers:
+            layer.wipe(slot, begin)
+
     def share(self, source: int, slots: Seq[int], count: int) -> None:
         """Copy a row's first ``count`` positions to other rows, lazily: part of the next pass."""
         for layer in self.layers:

@@ -13,7 +13,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -112,7 +112,7 @@ class PrefixCache:
         self._make_room((len(keys) - have) * size * source.token_bytes)
         if have < len(keys):
             blocks = source.read_blocks(slot, have * size, len(keys) * size, size)
-            for key, block in zip(keys[have:], blocks, strict=True):
+            for key, block in zip(keys[have:], blocks[: _sound(blocks)], strict=False):
                 self._add(key, block)
             self._touch(keys)
 
@@ -147,3 +147,15 @@ class PrefixCache:
         nbytes = sum(part.nbytes for layer in row for part in layer)
         self._blocks[key] = _Block(row, nbytes)
         self.nbytes += nbytes
+
+
+def _sound(blocks: Seq[RowKV]) -> int:
+    """How many of the first blocks hold numbers: what comes before NaN in a pass is spoilt too.
+
+    Whatever a layer cannot bear, the last one shows.
+    """
+    # By the reach of their values: that makes no array as large as a block.
+    last = [block[-1][-1] for block in blocks]
+    spans = mx.stack([values.max() - values.min() for values in last])
+    sound: Any = mx.isfinite(spans).tolist()
+    return sound.index(False) if False in sound else len(blocks)

@@ -124,6 +124,11 @@ class SlotKVCache:
         self.keys[slot : slot + 1, :, begin:end] = keys
         self.values[slot : slot + 1, :, begin:end] = values
 
+    def wipe(self, slot: int, begin: int) -> None:
+        """Zero one row from position ``begin`` on, outside any forward pass."""
+        for buffer in self.state:
+            buffer[slot : slot + 1, :, begin:] = 0
+
     def share(self, source: int, slots: Seq[int], count: int) -> None:
         """Copy the first ``count`` positions of one row to other rows, lazily."""
         if self.keys is not None and self.values is not None:

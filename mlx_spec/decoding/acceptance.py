@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+# In the place of a row's accepted count: its logits are no numbers, so it emits nothing.
+NO_NUMBERS = -1
+
 
 def count_accepted(draft: mx.array, samples: mx.array, lengths: mx.array | None) -> mx.array:
     """Length of each row's leading run of accepted draft tokens.
@@ -29,3 +32,12 @@ def count_accepted(draft: mx.array, samples: mx.array, lengths: mx.array | None)
     if lengths is not None:
         agree = agree & (mx.arange(width) < lengths[:, None])
     return mx.cumprod(agree.astype(mx.int32), axis=1).sum(axis=1)
+
+
+def refuse_nan(accepted: mx.array, logits: mx.array) -> mx.array:
+    """``accepted`` [B], or ``NO_NUMBERS`` for rows with NaN or infinity in logits [B, N, V].
+
+    One maximum per position, which NaN passes through; -inf alone may be a model's own mask.
+    """
+    sound = mx.isfinite(logits.max(axis=-1)).all(axis=1)
+    return mx.where(sound, accepted, NO_NUMBERS)

@@ -21,7 +21,7 @@ import mlx.core as mx
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
-from mlx_spec.decoding.acceptance import count_accepted
+from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.draft_length import DraftLengthPolicy
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
@@ -31,6 +31,7 @@ from mlx_spec.decoding.memory import PairMemory, recall
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.roster import Roster
 from mlx_spec.decoding.setup import make_drafter, make_policy
+from mlx_spec.decoding.suspects import Suspects
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -68,7 +69,7 @@ class _Flight:
     """A step that was built, and perhaps launched."""
 
     lengths: list[int]
-    packed: mx.array  # [B, K + 2] int32: accepted count, then the target's samples
+    packed: mx.array  # [B, K + 2] int32: accepted count or NO_NUMBERS, the target's samples
     clean: bool  # its time tells what such a step costs
     launched: float = 0.0
 
@@ -127,6 +128,7 @@ class SpeculativeDecoder:
         with self.device.work():
             self._state = BatchState()
         self._flight: _Flight | None = None
+        self._suspects = Suspects()
         self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
 
     @property
@@ -270,6 +272,7 @@ class SpeculativeDecoder:
         if self._flight is None:
             self._roster.change()
             joined = self._roster.fill()
+            self._suspects.clear_slots(self._state, self.runner.pool)
             if not self._state.sequences:
                 self.ready = time.perf_counter()
                 return []
@@ -285,7 +288,7 @@ class SpeculativeDecoder:
         outputs = self._collect(flight)
         self._flight = None
         if ahead is not None and before is not None:
-            if self._roster.leaving:
+            if self._roster.leaving or self._suspects:
                 self._restore(before)
             else:
                 # Until the references go, launching would copy the whole cache.
@@ -308,6 +311,8 @@ class SpeculativeDecoder:
         shortest = min(s.length for s in sequences) + (1 if gained else 0)
         longest = max(s.length for s in sequences) + gained
         lengths = self.policy.choose(sequences)
+        if self._suspects:
+            lengths = [0] * len(lengths)
         positions = longest + max(lengths) + 1
         for runner in self.runners:
             runner.pool.reserve(positions)
@@ -335,7 +340,7 @@ class SpeculativeDecoder:
         )
         samples = state.sampling.choose(logits, noise)
         caps = None if min(lengths) == count else mx.array(lengths, mx.int32)
-        accepted = count_accepted(draft, samples, caps)
+        accepted = refuse_nan(count_accepted(draft, samples, caps), logits)
         state.append(samples, accepted)
         packed = mx.concatenate([accepted[:, None], samples], axis=1)
         # A plain step asks nothing of the drafter, whoever has just joined.
@@ -369,13 +374,15 @@ class SpeculativeDecoder:
         seconds = self.ready - flight.launched
         self.draft_length = max(flight.lengths)
         rows = self._state.sequences
-        accepted = [result[0] for result in results]
+        accepted = [max(0, result[0]) for result in results]
         outputs = []
         for sequence, (count, *samples), drafted in zip(rows, results, flight.lengths, strict=True):
             if sequence in self._roster.leaving:
                 continue
+            if not self._suspects.judge(sequence, count):
+                continue
             tokens = sequence.extend(samples[: count + 1])
-            kept = min(count, len(tokens))
+            kept = max(0, min(count, len(tokens)))
             if sequence.finish_reason:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))

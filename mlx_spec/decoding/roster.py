@@ -188,7 +188,7 @@ class Roster:
         for slot, sequence in enumerate(decoding):
             if sequence in self._saving:
                 self._saved[sequence] = self._runner.pool.read(slot, 0, sequence.length - 1)
-            elif sequence in self.leaving and sequence.finish_reason:
+            elif sequence in self.leaving and sequence.finish_reason and not sequence.error:
                 self._keep_prefix(slot, sequence)  # a chat goes on where it ended
         self._saving.clear()
         rows = len(decoding)

@@ -1,23 +1,28 @@
 """``collect``: one stage over records in memory, for notebooks and scripts.
 
-    rows = collect(Classify(labels=("code", "soup")), [{"text": "def read_"}])
+    rows = collect(Classify(labels=("code", "soup")), [{"text": "def read_"}], model=name)
 
 Nothing is written to disk, so nothing can be resumed: for that there is ``process``.
 """
 
 from __future__ import annotations
 
+import difflib
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sized
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models, open_backend
 from mlx_spec.pipeline.process import Watch
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.runner import StageRunner, Tally
 from mlx_spec.pipeline.stage import Stage
+from mlx_spec.progress import Progress
 
 
 @dataclass
@@ -33,10 +38,12 @@ class _Rows:
 def collect(
     stage: Stage,
     records: Iterable[Mapping[str, Any]],
-    flags: Flags = Flags(),  # noqa: B008 (frozen)
+    flags: Flags | None = None,
     *,
     models: Models | None = None,
-    watch: Watch = lambda tally, stats: None,
+    progress: bool = False,
+    watch: Watch | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Run a stage and return its results, in order; a record that fails carries ``error``.
 
@@ -45,17 +52,26 @@ def collect(
         records: their fields.
         flags: models, sampling and batching, as for ``mlx-spec batch``.
         models: keeps what is loaded for the next call.
-        watch: told how far it is, e.g. ``cli.progress.Progress``.
+        progress: show how far it is: a line in a notebook, a bar on a terminal.
+        watch: told how far it is.
+        options: fields of ``Flags``, in the place of those of ``flags``: ``model="..."``,
+            ``batch_size=8``.
 
     Warns:
         UserWarning: nearly all records got the same verdict, with the numbers.
 
     Raises:
+        InvalidRequest: an option that does not exist, or a value outside its range.
         MlxSpecError: a model that cannot be used.
     """
+    flags = _with_options(flags or Flags(), options)
     sink, tally = _Rows(), Tally()
-    numbered = (Record(number, dict(fields)) for number, fields in enumerate(records, start=1))
-    with open_backend(stage, flags, models or Models()) as backend:
+    total = len(records) if isinstance(records, Sized) else None
+    numbered = (Record(number, dict(record)) for number, record in enumerate(records, start=1))
+    with ExitStack() as stack:
+        if watch is None:
+            watch = stack.enter_context(Progress(stage.kind, total, quiet=not progress))
+        backend = stack.enter_context(open_backend(stage, flags, models or Models()))
         runner = StageRunner(
             stage,
             backend,
@@ -64,9 +80,19 @@ def collect(
             seed=flags.seed or 0,
             look_ahead=flags.look_ahead,
             ordered=not flags.unordered,
-            watch=lambda: watch(tally, backend.stats),
+            watch=partial(watch, tally, backend.stats),
         )
         runner.run(numbered)
     if (warning := tally.verdicts.warning()) is not None:
         warnings.warn(f"{stage.kind}: {warning}", stacklevel=2)
     return sink.rows
+
+
+def _with_options(flags: Flags, options: Mapping[str, Any]) -> Flags:
+    known = [one.name for one in fields(Flags)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise InvalidRequest(f"[collect] unknown option {name!r}: {hint}")
+    return replace(flags, **options)
