@@ -95,7 +95,7 @@ class Generation:
 
     def submit(self, request: Generate, seed: int) -> Pending:
         """Queue one completion."""
-        sampling = replace(self._sampling, seed=seed)
+        sampling = replace(self._sampling, **{"seed": seed, **request.sampling})
         return self._generator.submit(request.prompt, sampling, chat=self._chat)
 
     def stats(self) -> GenerationStats:

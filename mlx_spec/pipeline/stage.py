@@ -37,9 +37,15 @@ if TYPE_CHECKING:  # which would import mlx, and a listing of options needs none
 
 @dataclass(frozen=True)
 class Generate:
-    """Ask for a completion of ``prompt``: a text, token ids or chat messages."""
+    """Ask for a completion of ``prompt``: a text, token ids or chat messages.
+
+    Attributes:
+        prompt: the same.
+        sampling: options of ``SamplingParams`` that are this record's own.
+    """
 
     prompt: Prompt
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
