@@ -61,8 +61,8 @@ def _about(stage: type[Stage]) -> str:
 
 def _help(stage: type[Stage]) -> str:
     return (
-        f'{_about(stage)}\n\nA record that fails gets an "error" field and the run goes on. After a '
-        "crash, --resume goes on where it stopped."
+        f'{_about(stage)}\n\nA record that fails gets an "error" field and the run goes on. After '
+        "a crash, --resume goes on where it stopped."
     )
 
 
