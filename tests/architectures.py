@@ -108,7 +108,7 @@ _TINY: dict[str, Any] = {
     "block_size": 256,
     "layer_types": ["full_attention", "full_attention"],
     "no_rope_layers": [1, 1],
-    "sliding_window_pattern": "LLLG",
+    "sliding_window_pattern": "LG",
     "num_kv_reuse_layers": 1,
     "num_shared_expert": 1,
     "use_mixed_mlp_moe": True,

@@ -44,7 +44,7 @@ def test_all_options_of_the_stage_and_of_batch_are_there(
     assert main(["batch", "--help"]) == 0
     shown = capsys.readouterr().out.split()
     common = {word.strip("[],/") for word in shown if word.startswith("--")}
-    common -= {"--prompt-field", "--messages-field", "--output-field"}
+    common -= {"--prompt-field", "--messages-field", "--output-field", "--sampling-fields"}
     assert {"--batch-size", "--resume", "--performance-log", "--draft-model"} <= common
     for kind in KINDS:
         assert main([kind, "-h"]) == 0

@@ -15,6 +15,7 @@ import pytest
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models
+from mlx_spec.pipeline.failures import Failures
 from mlx_spec.pipeline.live import arriving
 from mlx_spec.pipeline.process import process
 from mlx_spec.pipeline.records import Record
@@ -76,7 +77,7 @@ def test_labels_are_scored_without_waiting_for_more() -> None:
     pipe, results = Pipe(), Results()
 
     class Output(Results):
-        seed, failed = 0, 0
+        seed, failures = 0, Failures()
 
         def __contains__(self, number: int) -> bool:
             return number == 1  # done by an earlier run

@@ -15,6 +15,7 @@ from mlx_spec.errors import ModelLoadError, PromptTooLong, UnsupportedModel
 from mlx_spec.model.context import context_length
 from mlx_spec.model.loader import load
 from mlx_spec.model.rotation import check_rotation, old_form
+from tests.architectures import NotBuilt, build, config, names
 from tests.folders import write_folder
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
@@ -204,3 +205,49 @@ def test_dynamic_scaling_is_taken_out_of_every_writing() -> None:
     assert changes == {"rope_scaling": None, "max_position_embeddings": 32}
     alpha = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}  # a base of its own, not by length
     assert old_form({"rope_scaling": alpha})["rope_scaling"]["alpha"] == 1000.0
+
+
+def turned(name: str, changes: dict[str, Any]) -> mx.array | None:
+    """What an architecture says under a changed config, or None if it is refused."""
+    try:
+        settings = {**config(name), **changes}
+        settings |= old_form(settings)
+        model = build(name, **settings)
+        check_rotation(model, settings)
+    except (NotBuilt, UnsupportedModel):
+        return None
+    logits: mx.array = model(mx.array([[(5 * i) % 64 for i in range(40)]]))
+    return logits
+
+
+def test_every_architecture_turns_as_its_config_says_or_is_refused() -> None:
+    """A setting in either writing has one effect, and never none without a word."""
+    right = set()
+    for name in names():
+        try:
+            theta = "rotary_emb_base" if "rotary_emb_base" in config(name) else "rope_theta"
+            settings = config(name)
+        except (Exception, SystemExit):
+            continue
+        if theta not in settings or settings.get("rope_scaling") or name == "bitnet":
+            continue
+        plain = turned(name, {})
+        old = turned(name, {theta: 50.0})
+        if plain is None or old is None or mx.array_equal(plain, old):
+            continue  # not built, or without rotations in the layers that are
+        rope = {"rope_theta": 50.0, "rope_type": "default"}
+        new = turned(name, {theta: None, "rope_parameters": rope})
+        assert new is not None, name
+        assert mx.array_equal(new, old), name
+        scaled = [
+            turned(name, {"rope_scaling": dict(YARN)}),
+            turned(name, {"rope_parameters": {"rope_theta": 10000.0, **YARN}}),
+        ]
+        if scaled[0] is None or scaled[1] is None:
+            assert scaled == [None, None], name
+        elif name != "deepseek_v41":  # which keeps other caches and is refused for them
+            assert mx.array_equal(*scaled), name
+            assert not mx.array_equal(scaled[0], plain), name
+            right.add(name)
+    assert right >= {"llama", "qwen2", "qwen3", "olmo2", "deepseek_v3", "granite"}
+    assert "qwen3_moe" not in right  # its class has no place for a scaling

@@ -51,6 +51,21 @@ Unordered = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where an interrupted run stopped; else begin.")
 ]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="As --resume, and run again what has an error; other options may be new.",
+    ),
+]
+SamplingFields = Annotated[
+    str | None,
+    typer.Option(
+        "--sampling-fields",
+        metavar="NAMES",
+        help="Fields that are a record's own options, e.g. max_tokens,temperature,stop.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin again if OUT exists.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N records.")]
 Format = Annotated[
@@ -68,7 +83,7 @@ class Job:
         stage, flags: what is done with each record, and by which models.
         source, out: the files; ``-`` is stdin or stdout.
         formats: of ``source`` and ``out``.
-        resume, overwrite: what to do where ``out`` exists.
+        resume, overwrite, retry: what to do where ``out`` exists.
         limit: only the first so many records; None for all.
         quiet: no progress, no statistics.
         performance_log: folder for figures of the run, or None.
@@ -81,6 +96,7 @@ class Job:
     formats: tuple[str, str]
     resume: bool
     overwrite: bool
+    retry: bool
     limit: int | None
     quiet: bool
     performance_log: Path | None
@@ -102,7 +118,9 @@ def batch(
     messages_field: MessagesField = None,
     output_field: OutputField = "output",
     unordered: Unordered = False,
+    sampling_fields: SamplingFields = None,
     resume: Resume = False,
+    retry_failed: RetryFailed = False,
     overwrite: Overwrite = False,
     limit: Limit = None,
     format: Format = None,
@@ -122,6 +140,7 @@ def batch(
         prompt_field=prompt_field,
         messages_field=messages_field,
         output_field=output_field,
+        sampling_fields=_names(sampling_fields),
     )
     if not quiet:
         say_embedded(flags)
@@ -131,13 +150,18 @@ def batch(
         source=source,
         out=out,
         formats=(format_of(source, format), format_of(out, format)),
-        resume=resume,
+        resume=resume or retry_failed,
         overwrite=overwrite,
+        retry=retry_failed,
         limit=limit,
         quiet=quiet,
         performance_log=performance_log,
     )
     raise typer.Exit(run_job(job))
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (given or "").split(",") if name.strip())
 
 
 def run_job(job: Job) -> int:
@@ -182,6 +206,9 @@ def _report(job: Job, outcome: Outcome) -> int:
     if not job.quiet:
         for line in closing_lines(outcome, job.flags.drafter is not None):
             say(line)
+    elif outcome.failed:  # the exit code alone would say nothing
+        for line in outcome.failures.lines():
+            note(line)
     if outcome.warning is not None:
         note(f"warning: {job.name}: {outcome.warning}")
     if outcome.interrupted:
@@ -219,6 +246,7 @@ def _open(job: Job) -> tuple[Output, int | None]:
         seed,
         resume=job.resume,
         overwrite=job.overwrite,
+        retry=job.retry,
         dropping=job.stage.drops,
     )
     return output, total
@@ -234,8 +262,12 @@ def closing_lines(outcome: Outcome, drafting: bool) -> list[str]:
         counts.append(f"{tally.dropped} dropped")
     if outcome.failed:
         counts.append(f"{outcome.failed} with an error")
-    speed = f" ({figures(tally, outcome.stats, outcome.seconds)})" if tally.written else ""
+    # mlx-lm's rates, above, are of the time spent decoding or reading prompts.
+    speed = figures(tally, outcome.stats, outcome.seconds)
+    speed = f" ({speed}; by the clock)" if tally.written else ""
     lines = [f"Records: {', '.join(counts)}{speed}"]
     if outcome.stats.generation_tokens:
         lines = [*statistics_lines(outcome.stats, drafting), *lines]
-    return lines
+    if tally.cut:
+        lines.append(f"Length: {tally.cut} of {tally.written} cut at --max-tokens")
+    return [*lines, *outcome.failures.lines()]

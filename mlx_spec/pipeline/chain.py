@@ -17,9 +17,10 @@ from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.events import Listener
 from mlx_spec.pipeline import records
 from mlx_spec.pipeline.backend import Models
-from mlx_spec.pipeline.checkpoint import ERROR, FAILED, NUMBER, Checkpoint, StoredRecords
+from mlx_spec.pipeline.checkpoint import Checkpoint, StoredRecords
 from mlx_spec.pipeline.config import PipelineConfig, StageConfig
 from mlx_spec.pipeline.export import export
+from mlx_spec.pipeline.failures import ERROR, FAILED, NUMBER
 from mlx_spec.pipeline.process import Outcome, Watch, identity, process
 from mlx_spec.pipeline.records import Record
 

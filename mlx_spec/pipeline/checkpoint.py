@@ -22,12 +22,13 @@ from typing import Any
 
 from mlx_spec.errors import OutputError
 from mlx_spec.pipeline import records
+from mlx_spec.pipeline import retry as retries
 from mlx_spec.pipeline.export import export
+from mlx_spec.pipeline.failures import FAILED, NUMBER, Failures
 
-NUMBER = "_record"
 DROPPED = "_dropped"
-FAILED = "_failed"
-ERROR = "error"
+# Of the identity: what no failed record is run again with another of.
+_FOR_ALL = ("input", "stage")
 
 
 class Checkpoint:
@@ -42,6 +43,8 @@ class Checkpoint:
         identity: what must be equal for a resume, as JSON values: the input's hash, the options.
         seed: the user's, or None to draw one (a resume goes on with the one drawn).
         resume, overwrite: what to do with an output that exists.
+        retry: with ``resume``, records that failed count as not done. The options may then differ
+            from the first run's, for them.
         dropping: leave out of the output what the stage dropped; all of it stays, with the
             reasons, in ``OUT.all.jsonl``.
 
@@ -58,6 +61,7 @@ class Checkpoint:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        retry: bool = False,
         dropping: bool = False,
     ) -> None:
         if out.exists() and not out.is_file():
@@ -72,10 +76,12 @@ class Checkpoint:
         self._identity = json.loads(json.dumps(identity))
         self._fd: int | None = None
         self.complete = False
-        self.failed = 0
+        self.failures = Failures()
         self._done = bytearray()
         self._keep = 0
-        self._overwrite = overwrite
+        self._overwrite, self._retry = overwrite, retry
+        # Failed records that are to run again; and whether lines were, so that order is to mend.
+        self._again, self._retried = 0, False
         self._fresh = overwrite or not self._exists()
         self.seed = secrets.randbits(32) if seed is None else seed
         if self._fresh:
@@ -87,6 +93,8 @@ class Checkpoint:
         self._check_identity(seed)
         if not self.complete:
             self._scan()
+        elif retry:
+            self._scan_whole()
 
     # --- looking ---
 
@@ -114,15 +122,17 @@ class Checkpoint:
             _difference(name, identity.get(name), self._identity.get(name))
             for name in sorted(identity.keys() | self._identity.keys())
             if identity.get(name) != self._identity.get(name)
+            and (name in _FOR_ALL or not self._retry)
         ]
         if seed is not None and seed != stored:
             differing.append(f"seed was {stored}, now {seed}")
         if differing:
             raise OutputError(f"[resume] {self.out} belongs to another run: {'; '.join(differing)}")
         self.seed = stored
+        self._retried = bool(known.get("retried"))
         # Of a whole table no lines are left to count; lines of JSON are asked themselves.
         if self.work != self.out and known.get("complete"):
-            self.complete, self.failed = True, int(known.get("failed", 0))
+            self.complete, self.failures.count = True, int(known.get("failed", 0))
 
     def _scan(self) -> None:
         """Which records are done, and how much of the file is whole lines."""
@@ -142,9 +152,26 @@ class Checkpoint:
                     ) from error
                 if number in self:
                     raise OutputError(f"[resume] {self.work} line {place}: record {number} twice")
-                self._mark(number)
-                self.failed += bool(record.get(FAILED))
+                self._look_at(number, record)
                 self._keep += len(line)
+
+    def _scan_whole(self) -> None:
+        """Which records of a finished table are to run again; none leaves it as it is."""
+        self.failures, self.complete = Failures(), False
+        if self._dropping:  # its lines stay beside it
+            self._scan()
+        else:
+            for record in retries.table_results(self.out, self.format):
+                self._look_at(record[NUMBER], record)
+        self.complete = not self._again
+
+    def _look_at(self, number: int, record: dict[str, Any]) -> None:
+        """Count one record of an earlier run as done, or as one to run again."""
+        if self._retry and record.get(FAILED):
+            self._again += 1
+            return
+        self._mark(number)
+        self.failures.add(record)
 
     def _mark(self, number: int) -> None:
         if number >= len(self._done):
@@ -167,6 +194,8 @@ class Checkpoint:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.work, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._again:
+                self._take_out_failed()
             if self._fresh and not self._overwrite and os.fstat(self._fd).st_size:
                 raise OutputError(f"[batch] {self.work} was written meanwhile by another process")
             os.ftruncate(self._fd, self._keep)
@@ -180,6 +209,21 @@ class Checkpoint:
         except OSError as error:
             raise OutputError(f"[batch] {self.work}: {error.strerror}") from error
 
+    def _take_out_failed(self) -> None:
+        """Leave the lines of good records only, in a new file that is locked as the old one."""
+        self._retried, old = True, self._fd
+        self._note(complete=False)
+        if self.work != self.out and not os.path.getsize(self.work):
+            lines = retries.good_table_lines(self.out, self.format)
+        else:
+            lines = retries.good_lines(self.work)
+        retries.rewrite(self.work, lines)
+        self._fd = os.open(self.work, os.O_RDWR | os.O_APPEND)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._keep = os.fstat(self._fd).st_size
+        assert old is not None
+        os.close(old)
+
     def write(self, record: dict[str, Any]) -> None:
         """Append one record, which carries its number."""
         assert self._fd is not None
@@ -192,11 +236,15 @@ class Checkpoint:
                 f"[batch] {self.work}: {error.strerror}; what is done stays, --resume goes on"
             ) from error
         self._mark(record[NUMBER])
-        self.failed += bool(record.get(FAILED))
+        self.failures.add(record)
 
     def finish(self, *, complete: bool) -> None:
         """Turn the lines into the table asked for; ``complete``: the input had no more records."""
-        if self.complete or self.work == self.out:
+        if self.complete:
+            return
+        if self._retried and complete:
+            retries.sort_lines(self.work)
+        if self.work == self.out:
             return
         try:
             stored = StoredRecords(self.work, dropped=not self._dropping)
@@ -221,7 +269,8 @@ class Checkpoint:
             "identity": self._identity,
             "seed": self.seed,
             "complete": complete,
-            "failed": self.failed,
+            "failed": self.failures.count,
+            "retried": self._retried,
         }
         partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, self._sidecar)

@@ -16,6 +16,7 @@ from mlx_spec.events import EventFeed, Listener, StageDone
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Backend, Models, open_backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
+from mlx_spec.pipeline.failures import Failures
 from mlx_spec.pipeline.live import Arrivals
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.runner import StageRunner, Tally
@@ -34,17 +35,22 @@ class Outcome:
 
     Attributes:
         tally: counts of this run.
-        failed: records with an error in the whole output, earlier runs' included.
+        failures: records with an error in the whole output, earlier runs' included.
         stats: the model's figures.
         seconds: from the first record to the last, models loaded.
         interrupted: Ctrl-C ended it; what is done stays.
     """
 
     tally: Tally = field(default_factory=Tally)
-    failed: int = 0
+    failures: Failures = field(default_factory=Failures)
     stats: GenerationStats = field(default_factory=GenerationStats)
     seconds: float = 0.0
     interrupted: bool = False
+
+    @property
+    def failed(self) -> int:
+        """How many of them."""
+        return self.failures.count
 
     @property
     def warning(self) -> str | None:
@@ -94,7 +100,7 @@ def process(
             output.finish(complete=limit is None)
     finally:
         output.close()
-    outcome.failed = output.failed
+    outcome.failures = output.failures
     return outcome
 
 

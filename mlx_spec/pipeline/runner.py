@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
 from mlx_spec.pipeline.backend import Backend, Pending
-from mlx_spec.pipeline.checkpoint import DROPPED, ERROR, FAILED, NUMBER
+from mlx_spec.pipeline.checkpoint import DROPPED
+from mlx_spec.pipeline.failures import ERROR, FAILED, NUMBER
 from mlx_spec.pipeline.live import Arrivals
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.stage import Done, Stage
@@ -36,12 +37,14 @@ class Sink(Protocol):
 
 @dataclass
 class Tally:
-    """Records of one run: done before, written, with an error, dropped by the stage; verdicts."""
+    """Records of one run: done before, written, with an error, dropped by the stage, cut at
+    max_tokens; verdicts."""
 
     skipped: int = 0
     written: int = 0
     failed: int = 0
     dropped: int = 0
+    cut: int = 0
     verdicts: Verdicts = field(default_factory=Verdicts)
 
 
@@ -158,6 +161,7 @@ class StageRunner:
                 error = _reason(refused)
             else:
                 done, error = self._complete(job.record, answer)
+                self.tally.cut += getattr(answer, "finish_reason", None) == "length"
         fields = clean(job.record.fields)
         line: dict[str, Any] = {**fields, **(done.fields if done is not None else {})}
         if error is not None:
@@ -177,6 +181,8 @@ class StageRunner:
         self.tally.failed += error is not None
 
     def _complete(self, record: Record, answer: Any) -> tuple[Done | None, str | None]:
+        if isinstance(answer, GenerationResult) and answer.error is not None:
+            return None, answer.error
         try:
             return self._stage.complete(record.fields, answer), None
         except Exception as error:  # what a stage cannot make sense of is the record's error

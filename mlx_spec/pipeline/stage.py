@@ -37,9 +37,15 @@ if TYPE_CHECKING:  # which would import mlx, and a listing of options needs none
 
 @dataclass(frozen=True)
 class Generate:
-    """Ask for a completion of ``prompt``: a text, token ids or chat messages."""
+    """Ask for a completion of ``prompt``: a text, token ids or chat messages.
+
+    Attributes:
+        prompt: the same.
+        sampling: options of ``SamplingParams`` that are this record's own.
+    """
 
     prompt: Prompt
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,8 @@ class Stage(ABC):
     about: ClassVar[str] = ""
 
     @property
-    def uses(self) -> Literal["generate", "score"]:
-        """Which kind of request it makes; one stage makes one kind only."""
+    def uses(self) -> Literal["generate", "score", "nothing"]:
+        """Which kind of request it makes; one stage makes one kind only. Nothing: no model."""
         return "generate"
 
     @classmethod

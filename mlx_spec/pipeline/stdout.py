@@ -14,8 +14,9 @@ from typing import Any
 
 from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.pipeline import records
-from mlx_spec.pipeline.checkpoint import DROPPED, FAILED, StoredRecords
+from mlx_spec.pipeline.checkpoint import DROPPED, StoredRecords
 from mlx_spec.pipeline.export import export
+from mlx_spec.pipeline.failures import Failures
 
 
 class StdoutOutput:
@@ -36,7 +37,7 @@ class StdoutOutput:
         if sys.stdout is None:  # closed by whoever started the process
             raise InvalidRequest("[batch] stdout is closed; give a file")
         self.seed = secrets.randbits(32) if seed is None else seed
-        self.failed = 0
+        self.failures = Failures()
         self._dropping = dropping
         self._table = format == "csv"
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -67,7 +68,7 @@ class StdoutOutput:
             self._rows.write(line)
         else:
             _show(line)
-        self.failed += bool(record.get(FAILED))
+        self.failures.add(record)
 
     def finish(self, *, complete: bool) -> None:
         """Show the table."""

@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlx_spec.batching.messages import check_messages
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.record_sampling import check_names, sampling_of
 from mlx_spec.pipeline.stage import Done, Generate, Request, Stage, text_of
 from mlx_spec.pipeline.templates import PromptTemplate
 from mlx_spec.results import GenerationResult
+
+if TYPE_CHECKING:
+    from mlx_spec.batching.prompts import Prompt
 
 _MESSAGES = "messages"
 _FIELDS = ("prompt", "text", _MESSAGES)
@@ -28,6 +31,8 @@ class GenerateText(Stage):
             ``messages``, whichever a record has.
         messages_field: a field that holds a list of chat messages.
         output_field: where the completion goes.
+        sampling_fields: fields that are sampling options of their record (``max_tokens``,
+            ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``seed``, ``stop``).
     """
 
     kind: ClassVar[str] = "generate"
@@ -36,6 +41,7 @@ class GenerateText(Stage):
     prompt_field: str | None = None
     messages_field: str | None = None
     output_field: str = "output"
+    sampling_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         given = [
@@ -50,6 +56,7 @@ class GenerateText(Stage):
                 f"[generate] output field {self.output_field!r}, expected a name without a "
                 "leading underscore"
             )
+        check_names(self.sampling_fields)
         if self._template is not None:  # its text counts for a resume, not its file
             object.__setattr__(self, "prompt_template", self._template.source)
 
@@ -60,18 +67,20 @@ class GenerateText(Stage):
         return PromptTemplate(self.prompt_template, "prompt-template")
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
-        """The prompt."""
+        """The prompt, and the record's own sampling options."""
+        return Generate(self._prompt(fields), sampling_of(fields, self.sampling_fields))
+
+    def _prompt(self, fields: Mapping[str, Any]) -> Prompt:
         if self.messages_field is not None:
-            return Generate(messages_of(fields, self.messages_field))
+            return messages_of(fields, self.messages_field)
         if self._template is not None:
-            return Generate(self._template.render(fields))
+            return self._template.render(fields)
         if self.prompt_field is not None:
-            return Generate(text_of(fields, self.prompt_field))
+            return text_of(fields, self.prompt_field)
         # A table has every column in every row, empty in some.
-        name = next((name for name in _FIELDS if fields.get(name) is not None), _FIELDS[0])
-        if name == _MESSAGES:
-            return Generate(messages_of(fields, name))
-        return Generate(text_of(fields, name))
+        filled = (name for name in _FIELDS if fields.get(name) not in (None, ""))
+        name = next(filled, _FIELDS[0])
+        return messages_of(fields, name) if name == _MESSAGES else text_of(fields, name)
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
         """The completion."""
@@ -84,6 +93,9 @@ def messages_of(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     Raises:
         InvalidRequest: there is no such field, or it holds something else.
     """
+    # Only here: a listing of the stages' options must not import mlx.
+    from mlx_spec.batching.messages import check_messages
+
     value = fields.get(name)
     if isinstance(value, str):
         try:
