@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import SamplingParams
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
 from mlx_spec.model.loader import load
@@ -103,11 +104,32 @@ class Generation:
         return self._generator.stats().generation
 
 
+class NoModel:
+    """For stages that ask nothing."""
+
+    def submit(self, request: Any, seed: int) -> Pending:
+        """There is nobody to answer.
+
+        Raises:
+            InvalidRequest: always.
+        """
+        raise InvalidRequest(
+            f"[pipeline] {type(request).__name__} asked, but the stage uses nothing"
+        )
+
+    def stats(self) -> GenerationStats:
+        """Nothing was done."""
+        return GenerationStats()
+
+
 @contextmanager
 def open_backend(
     stage: Stage, flags: Flags, models: Models, listeners: Seq[Listener] = ()
 ) -> Iterator[Backend]:
     """What answers this stage; models are loaded here, threads end with the block."""
+    if stage.uses == "nothing":
+        yield NoModel()
+        return
     target, draft = models.pair(flags, drafting=stage.uses == "generate")
     if stage.uses == "score":
         yield Scoring(*target, flags)

@@ -104,8 +104,8 @@ class Stage(ABC):
     about: ClassVar[str] = ""
 
     @property
-    def uses(self) -> Literal["generate", "score"]:
-        """Which kind of request it makes; one stage makes one kind only."""
+    def uses(self) -> Literal["generate", "score", "nothing"]:
+        """Which kind of request it makes; one stage makes one kind only. Nothing: no model."""
         return "generate"
 
     @classmethod
