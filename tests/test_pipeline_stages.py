@@ -195,6 +195,13 @@ def test_filter_follows_the_model_from_the_threshold_on() -> None:
 
 def test_structure_makes_instruction_and_response() -> None:
     one = Structure()
+    # The examples are no chat; an order of the user's own is.
+    asked = one.prepare(FIELDS)
+    assert isinstance(asked, Generate)
+    assert asked.raw
+    assert str(asked.prompt).endswith("\n\nText: Simmer the soup.\nQuestion:")
+    for chat in (Structure(mode="both"), Structure(prompt_template="{{ text }}?")):
+        assert not chat.prepare(FIELDS).raw  # type: ignore[union-attr]
     assert one.complete(FIELDS, result(" Say how to cook.\nMore")).fields == {
         "instruction": "Say how to cook.",
         "response": "Simmer the soup.",

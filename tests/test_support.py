@@ -139,3 +139,9 @@ def test_odd_logits_are_refused() -> None:
             return logits[:, -1]
 
     assert "logits of shape (2, 64) for 2 rows of 3 tokens" in examine(Flat()).reason
+
+
+def test_the_passes_show_sizes() -> None:
+    support = examine(make_model("llama", vocab_size=70))
+    # 2 layers of keys and values, 2 heads of 8 floats each.
+    assert (support.vocabulary, support.bytes_per_token) == (70, 2 * 2 * 2 * 8 * 4)
