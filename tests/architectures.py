@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
+
+from tests.folders import write_folder
 
 VOCABULARY = 64
 LARGEST = 2_000_000  # parameters; a model whose sizes have other names is built at full size
@@ -229,6 +233,16 @@ def build(name: str, seed: int = 0, **changes: Any) -> Any:
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
+
+
+def write_architecture(folder: Path, name: str, **changes: Any) -> Path:
+    """A whole model folder of one architecture; ``changes`` of its config."""
+    write_folder(folder)
+    settings = config(name, vocab_size=272, **changes)
+    weights = dict(tree_flatten(build(name, **settings).parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def _unit_rows(like: mx.array) -> mx.array:

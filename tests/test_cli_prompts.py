@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mlx_spec
+from mlx_spec.cli.commands import ORDER
 from mlx_spec.cli.main import app, main
 from mlx_spec.cli.options import memory_size
 from mlx_spec.cli.progress import status
@@ -144,6 +145,8 @@ def test_completion_and_help_as_a_command() -> None:
     runner = CliRunner()
     shown = runner.invoke(app, ["help"]).output
     assert "--install-completion" in shown
+    names = re.findall(r"^  ([a-z]+)  +[A-Z]", shown.split("Commands:")[1], re.MULTILINE)
+    assert names == list(ORDER)
     assert runner.invoke(app, ["help", "batch"]).output.startswith("Usage: ")
     assert runner.invoke(app, ["-V"]).output == f"mlx-spec {mlx_spec.__version__}\n"
 

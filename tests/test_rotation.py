@@ -15,7 +15,7 @@ from mlx_spec.errors import ModelLoadError, PromptTooLong, UnsupportedModel
 from mlx_spec.model.context import context_length
 from mlx_spec.model.loader import load
 from mlx_spec.model.rotation import check_rotation, old_form
-from tests.architectures import NotBuilt, build, config, names
+from tests.architectures import NotBuilt, build, config, names, write_architecture
 from tests.folders import write_folder
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
@@ -79,6 +79,33 @@ def test_prompts_up_to_the_lengthened_context_run_exactly() -> None:
         assert result.token_ids == mlx_lm_greedy(model, tuple(prompt), count)
     with pytest.raises(PromptTooLong, match="256"):
         batch_generate(model, None, [[1, 2], [3] * 256])
+
+
+def test_a_context_that_the_class_leaves_out_still_holds(tmp_path: Path) -> None:
+    model, _ = load(write_architecture(tmp_path / "model", "mixtral", max_position_embeddings=48))
+    assert context_length(build("mixtral")) is None
+    assert context_length(model) == 48
+    with pytest.raises(PromptTooLong, match="48"):
+        batch_generate(model, None, [[1] * 48])
+
+
+@pytest.mark.parametrize("name", ["internlm2", "internlm3"])
+def test_a_model_with_dynamic_scaling_runs_up_to_its_context(name: str, tmp_path: Path) -> None:
+    folder = write_architecture(tmp_path / "model", name)
+    assert json.loads((folder / "config.json").read_text())["rope_scaling"]["type"] == "dynamic"
+    model, _ = load(folder)
+    prompts = [[1, 2, 3], [(3 * i) % 250 for i in range(90)]]
+    options = {"draft_model": model, "sampling": SamplingParams(max_tokens=8)}
+    found = batch_generate(model, None, prompts, **options).results
+    for prompt, result in zip(prompts, found, strict=True):
+        assert result.token_ids == mlx_lm_greedy(build_alike(name, model), tuple(prompt), 8)
+
+
+def build_alike(name: str, model: Any) -> Any:
+    """The model as mlx-lm builds it from its config: with the scaling, for one row at a time."""
+    scaled = build(name, vocab_size=272)
+    scaled.update(model.parameters())
+    return scaled
 
 
 def rewrite(folder: Path, **changes: Any) -> Path:
