@@ -34,7 +34,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     draft = load(os.environ["DRAFT"]) if "DRAFT" in os.environ else None
     batching = BatchingConfig(batch_size=16, prefix_cache_bytes=2**28)
     generator = BatchedMLXGenerator(model, tokenizer, draft_model=draft, batching=batching)
-    with generator:
+    async with generator:
         app.state.generator = generator
         yield
 

@@ -2,9 +2,10 @@
 
 What MLX's own operations cannot do, or do in several passes over the same bytes: attention over
 slots by length instead of a mask, the residual add fused with the norm after it, and the norms of
-queries and keys fused with their rotation. Every operation is an :class:`Operation`: called
-plainly it takes whichever implementation :func:`use` says, and ``.reference`` and ``.kernel`` are
-the two with one signature. All are batched, with a position or length of its own for each row.
+queries and keys fused with their rotation; and sampling without a sort or an array of noise. Every
+operation is an :class:`Operation`: called plainly it takes whichever implementation :func:`use`
+says, and ``.reference`` and ``.kernel`` are the two with one signature. All are batched, with a
+position or length of its own for each row.
 
 A leaf package: it imports mlx and nothing of ``mlx_spec``. Which kernel is on by default is
 decided by measurement on the user's kind of Mac (``defaults.json``), never by hope.
@@ -24,6 +25,8 @@ from metal_kernels.attention_inputs import Lengths
 from metal_kernels.attention_plan import AttentionConfig, MemoryEstimate
 from metal_kernels.rms_norm import add_rms_norm, rms_norm
 from metal_kernels.rope import norm_rope, rope
+from metal_kernels.sample import Sampled, sample
+from metal_kernels.sample_rows import SampleRows
 
 __all__ = [
     "Attention",
@@ -31,12 +34,15 @@ __all__ = [
     "Lengths",
     "MemoryEstimate",
     "Operation",
+    "SampleRows",
+    "Sampled",
     "add_rms_norm",
     "attention",
     "available",
     "norm_rope",
     "rms_norm",
     "rope",
+    "sample",
     "use",
     "wins",
 ]

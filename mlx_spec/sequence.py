@@ -6,8 +6,8 @@ beside it. It knows no tensors and imports no mlx.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-import zlib
 from dataclasses import dataclass, field
 
 from mlx_spec.config import SamplingParams
@@ -16,12 +16,16 @@ from mlx_spec.results import FinishReason
 
 
 def seed_word(seed: int | None) -> int:
-    """Fold a seed into the 32-bit word that keys the sampling noise; None draws a fresh one."""
+    """Fold a seed into the 64 bits that key the sampling noise; None draws a fresh one.
+
+    A drawn seed has 53 bits, which every reader of JSON keeps.
+    """
     if seed is None:
-        return secrets.randbits(32)
-    if seed < 2**32:
+        return secrets.randbits(53)
+    if seed < 2**64:
         return seed
-    return zlib.crc32(seed.to_bytes((seed.bit_length() + 7) // 8, "big"))
+    digest = hashlib.blake2b(seed.to_bytes((seed.bit_length() + 7) // 8, "big"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
 
 
 @dataclass(eq=False)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
+
+from tests.folders import write_folder
 
 VOCABULARY = 64
 LARGEST = 2_000_000  # parameters; a model whose sizes have other names is built at full size
@@ -108,7 +112,7 @@ _TINY: dict[str, Any] = {
     "block_size": 256,
     "layer_types": ["full_attention", "full_attention"],
     "no_rope_layers": [1, 1],
-    "sliding_window_pattern": "LLLG",
+    "sliding_window_pattern": "LG",
     "num_kv_reuse_layers": 1,
     "num_shared_expert": 1,
     "use_mixed_mlp_moe": True,
@@ -229,6 +233,16 @@ def build(name: str, seed: int = 0, **changes: Any) -> Any:
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
+
+
+def write_architecture(folder: Path, name: str, **changes: Any) -> Path:
+    """A whole model folder of one architecture; ``changes`` of its config."""
+    write_folder(folder)
+    settings = config(name, vocab_size=272, **changes)
+    weights = dict(tree_flatten(build(name, **settings).parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def _unit_rows(like: mx.array) -> mx.array:

@@ -7,15 +7,14 @@ that no check can know of is the reason for the values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
 from metal_kernels import AttentionConfig, add_rms_norm, attention, norm_rope, rms_norm
-from tests.kernel_support import Attend, error, normal
+from tests import kernel_mutants_sample
+from tests.kernel_support import Attend, Mutant, error, normal
 
 
 def run_norm() -> float:
@@ -63,27 +62,10 @@ def worst(errors: Any) -> float:
     return max(math.inf if math.isnan(one) else one for one in errors)
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One planted bug.
-
-    Attributes:
-        file: of ``metal_kernels``.
-        name: what is wrong.
-        before, after: the change in its text; every occurrence.
-        caught: kinds of findings, and ``value``, that notice.
-        run: the case that must notice; gives the error of the values.
-    """
-
-    file: str
-    name: str
-    before: str
-    after: str
-    caught: str
-    run: Callable[[], float]
-
-
-CASES = (run_norm, run_add, run_turn, run_attention, run_window, run_split)
+CASES = (
+    *(run_norm, run_add, run_turn, run_attention, run_window, run_split),
+    *kernel_mutants_sample.CASES,
+)
 
 _norm = partial(Mutant, "rms_norm.metal", run=run_norm)
 _turn = partial(Mutant, "rope.metal", run=run_turn)
@@ -284,4 +266,5 @@ MUTANTS = [
         "unwritten value",
         run=run_split,
     ),
+    *kernel_mutants_sample.MUTANTS,
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,3 +91,23 @@ class Attend:
             reference = metal_kernels.attention.reference(*arguments, **options)
             mx.eval(reference)
         return error(operation.kernel(*arguments, **options), reference)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted bug.
+
+    Attributes:
+        file: of ``metal_kernels``.
+        name: what is wrong.
+        before, after: the change in its text; every occurrence.
+        caught: kinds of findings, and ``value``, that notice.
+        run: the case that must notice; gives the error of the values.
+    """
+
+    file: str
+    name: str
+    before: str
+    after: str
+    caught: str
+    run: Callable[[], float]

@@ -59,7 +59,7 @@ def test_both_limits_hold_and_a_refusal_names_the_one_that_was_broken(
         assert budget.explain(rows) == f"{sum(rows)} tokens, {together} allowed (max_batch_tokens)"
     elif not within_bytes:
         text = budget.explain(rows)
-        assert f"need {budget.kv.nbytes(rows)} bytes" in text
+        assert f"need {budget.kv.nbytes(rows)} bytes of K/V and of a step" in text
         assert f"{limit} are there (memory_limit)" in text
 
 

@@ -9,22 +9,11 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
 
 from mlx_spec.cli.main import main
 from mlx_spec.model.inspection import inspect_model
-from tests.architectures import build, config
+from tests.architectures import write_architecture
 from tests.folders import CONTEXT, byte_vocabulary, write_folder
-
-
-def of_architecture(folder: Path, name: str) -> Path:
-    """A model's folder of another architecture."""
-    write_folder(folder)
-    model = build(name, vocab_size=272)
-    weights = dict(tree_flatten(model.parameters()))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(config(name, vocab_size=272)))
-    return folder
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
@@ -62,7 +51,7 @@ def test_it_says_where_it_looked_and_finds_folders_here(
 def test_it_says_what_to_expect_of_a_model(
     name: str, verdict: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = of_architecture(tmp_path / "model", name)
+    folder = write_architecture(tmp_path / "model", name)
     code = int(verdict == "refused")
     (facts,) = as_json(capsys, "--model", str(folder), code=code)["models"]
     assert (facts["model_type"], facts["verdict"], facts["vocabulary"]) == (name, verdict, 257)

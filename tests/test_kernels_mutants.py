@@ -13,7 +13,8 @@ import pytest
 
 from metal_kernels import _runtime
 from tests import metal_sim
-from tests.kernel_mutants import CASES, MUTANTS, Mutant
+from tests.kernel_mutants import CASES, MUTANTS
+from tests.kernel_support import Mutant
 
 DOCS = Path(__file__).parent.parent / "docs" / "kernels.md"
 VALUE = "value"
@@ -51,5 +52,7 @@ def test_without_a_bug_nothing_is_caught(run: Callable[[], float]) -> None:
 
 
 def test_the_table_of_the_docs_is_this_one() -> None:
-    rows = re.findall(r"^\| ((?:norm|add|attention)[^|]*) \| ([^|]*) \|$", DOCS.read_text(), re.M)
+    rows = re.findall(
+        r"^\| ((?:norm|add|attention|sample)[^|]*) \| ([^|]*) \|$", DOCS.read_text(), re.M
+    )
     assert rows == [(mutant.name, ", ".join(mutant.caught.split())) for mutant in MUTANTS]

@@ -8,6 +8,7 @@ tokens (a lost bonus token, all-or-nothing acceptance) are caught by counting pa
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import mlx.core as mx
@@ -133,23 +134,23 @@ def rows_stay_after_leave(patch: Patch) -> None:
 
 def noise_by_row(patch: Patch) -> None:
     """The noise depends on the row a request happens to sit in."""
-    right = SamplingBatch.noise
+    right = SamplingBatch.choose
 
-    def wrong(self: SamplingBatch, positions: mx.array, vocabulary: int) -> Any:
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array) -> mx.array:
         rows = mx.arange(positions.shape[0])[:, None]
-        return right(self, positions + 1000 * rows, vocabulary)
+        return right(self, logits, positions + 1000 * rows)
 
-    patch.setattr(SamplingBatch, "noise", wrong)
+    patch.setattr(SamplingBatch, "choose", wrong)
 
 
 def noise_by_place_in_step(patch: Patch) -> None:
     """The noise depends on the place within the verify pass, not on the position."""
-    right = SamplingBatch.noise
+    right = SamplingBatch.choose
 
-    def wrong(self: SamplingBatch, positions: mx.array, vocabulary: int) -> Any:
-        return right(self, positions - positions[:, :1], vocabulary)
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array) -> mx.array:
+        return right(self, logits, positions - positions[:, :1])
 
-    patch.setattr(SamplingBatch, "noise", wrong)
+    patch.setattr(SamplingBatch, "choose", wrong)
 
 
 def options_of_the_first_row(patch: Patch) -> None:
@@ -157,11 +158,10 @@ def options_of_the_first_row(patch: Patch) -> None:
     right = SamplingBatch.of.__func__  # type: ignore[attr-defined]
 
     def wrong(cls: type, sequences: Any) -> SamplingBatch:
-        made: SamplingBatch = right(cls, sequences)
-        if len(sequences):
-            for name in ("temperature", "top_p", "top_k", "min_p"):
-                array = getattr(made, name)
-                object.__setattr__(made, name, mx.broadcast_to(array[:1], array.shape))
+        same = [copy(sequence) for sequence in sequences]
+        for sequence in same:
+            sequence.sampling = same[0].sampling
+        made: SamplingBatch = right(cls, same)
         return made
 
     patch.setattr(SamplingBatch, "of", classmethod(wrong))

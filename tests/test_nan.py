@@ -6,21 +6,26 @@ among what is known fails, and nobody else does, whatever the drafter proposes.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from mlx_spec import BatchedMLXGenerator, batch_generate
+from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.acceptance import NO_NUMBERS, refuse_nan
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.model.loader import load
 from mlx_spec.model.runner import ModelRunner
 from tests.fakes import CyclingPolicy, RaggedPolicy
+from tests.folders import write_folder
 from tests.models import make_model
 from tests.scenario import Job, make_jobs, noisy_draft, run_jobs
 
@@ -127,7 +132,7 @@ def test_what_counts_as_no_numbers(kind: str) -> None:
     assert accepted.tolist() == [2, NO_NUMBERS, NO_NUMBERS, NO_NUMBERS, 2, NO_NUMBERS]
 
 
-def test_the_result_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_says_why() -> None:
     speculation = SpeculationConfig(num_draft_tokens=2, adaptive=False)
     result = batch_generate(
         broken(),
@@ -141,3 +146,38 @@ def test_the_result_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert (failed.finish_reason, failed.token_ids, failed.text) == ("error", [], "")
     assert "logits are not numbers after 2 tokens" in str(failed.error)
     assert (sound.finish_reason, sound.error, len(sound.token_ids)) == ("length", None, 8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder whose weights are broken for the letter X."""
+    made = write_folder(tmp_path / "broken")
+    weights = mx.load(str(made / "model.safetensors"))
+    letter = load(made)[1].encode("X")[-1]
+    name = next(name for name in weights if name.endswith("embed_tokens.weight"))
+    weights[name][letter] = mx.nan
+    mx.save_safetensors(str(made / "model.safetensors"), weights)
+    return made
+
+
+def test_the_command_says_it_in_a_line_and_exits_with_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(folder), "-m", "3", "-q"]
+    assert main(["generate", "-p", "aXb", "-p", "ab", *options]) == 1
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if "failed" in line]
+    assert "prompt 1 of 2 failed: " in line
+    assert "logits are not numbers" in line
+    assert main(["generate", "-p", "ab", *options]) == 0
+
+
+def test_a_batch_writes_it_into_the_record(folder: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(f'{{"prompt": "{text}"}}\n' for text in ("ab", "aXb", "ba", "X")))
+    assert main(["batch", str(source), str(out), "--model", str(folder), "-m", "3", "-q"]) == 1
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    errors = [record.get("error") or "" for record in records]
+    assert ["logits are not numbers" in error for error in errors] == [False, True, False, True]
+    assert [record["_finish_reason"] for record in records] == ["length", "error"] * 2
+    assert [record["_generation_tokens"] for record in records] == [3, 0] * 2

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.stage import Done, Generate, Score
+from mlx_spec.flags import Flags
+from mlx_spec.pipeline import collect
+from mlx_spec.pipeline.stage import Done, Generate, Score, Stage
 from mlx_spec.pipeline.stages import STAGES
 from mlx_spec.pipeline.stages.align import Align
 from mlx_spec.pipeline.stages.classify import Classify
@@ -114,6 +116,54 @@ def test_classify_asks_for_labels_and_ranks_them() -> None:
     assert probabilities({" a": -5000.0, " b": -1000.0}) == {"a": 0.0, "b": 1.0}
 
 
+def test_what_is_neutral_is_the_prompt_with_other_texts() -> None:
+    """The record's text is in none of them, wherever the template takes it from."""
+    template = "{{ lang }}: {{ record['body'] }}/{{ body }}/{{ text }} Topic:"
+    stage = Classify(labels=("a", "b"), field="body", prompt_template=template, neutral=("N/A", ""))
+    request = stage.prepare({"body": "soup", "text": "other", "lang": "en"})
+    assert request == Score(
+        "en: soup/soup/soup Topic:",
+        ("a", "b"),
+        ("en: N/A/N/A/N/A Topic:", "en: // Topic:"),
+    )
+    assert Classify(labels=("a", "b"), calibration="none").prepare(FIELDS).neutral == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        (Filter(question="Is it clear?"), "question"),
+        (Filter(question="Is it clear?"), "answers"),
+        (Classify(labels=("a", "b"), prompt_template="{{ labels }} {{ text }}:"), "labels"),
+        (Align(policy="Be kind."), "policy"),
+        (Align(policy="Be kind.", mode="rewrite"), "policy"),
+    ],
+)
+def test_a_record_s_own_field_does_not_take_a_variable_s_place(stage: Stage, name: str) -> None:
+    assert stage.prepare({**FIELDS, name: "something else"}) == stage.prepare(FIELDS)
+
+
+def test_two_kinds_are_named_and_yes_or_no_is_asked() -> None:
+    asked = Filter(question="Is it clear?", answers=("No", "Yes")).prepare(FIELDS)
+    assert isinstance(asked, Score)
+    assert asked.prompt == "Text: Simmer the soup.\nIs it clear?\nAnswer:"
+    assert asked.labels == ("No", "Yes")
+    assert asked.variants
+    kinds = Align(policy="No ads.", answers=("advertisement", "recipe"))
+    named = kinds.prepare(FIELDS)
+    assert isinstance(named, Score)
+    assert named.prompt == "Simmer the soup.\n\nThis text is an example of"
+    scores = {"advertisement": -1.0, "recipe": -2.0}
+    assert kinds.complete(FIELDS, scores).fields == {"flagged": True, "policy_score": 0.7311}
+    dropped = Filter(answers=("recipe", "advertisement")).complete(FIELDS, scores)
+    assert dropped.fields["reason"] == "model: p(advertisement) 0.7311 >= 0.5"
+
+
+def test_rules_alone_load_no_model() -> None:
+    rows = collect(Filter(question="", min_chars=5), [FIELDS], Flags(model="/no/such/model"))
+    assert rows[0]["keep"] is True
+
+
 def test_filter_rules_cost_no_model_and_say_why() -> None:
     stage = Filter(min_chars=5, max_chars=20, must_match="[a-z]", must_not_match="http")
     cases = {
@@ -145,6 +195,13 @@ def test_filter_follows_the_model_from_the_threshold_on() -> None:
 
 def test_structure_makes_instruction_and_response() -> None:
     one = Structure()
+    # The examples are no chat; an order of the user's own is.
+    asked = one.prepare(FIELDS)
+    assert isinstance(asked, Generate)
+    assert asked.raw
+    assert str(asked.prompt).endswith("\n\nText: Simmer the soup.\nQuestion:")
+    for chat in (Structure(mode="both"), Structure(prompt_template="{{ text }}?")):
+        assert not chat.prepare(FIELDS).raw  # type: ignore[union-attr]
     assert one.complete(FIELDS, result(" Say how to cook.\nMore")).fields == {
         "instruction": "Say how to cook.",
         "response": "Simmer the soup.",
@@ -188,6 +245,9 @@ def test_align_flags_or_rewrites() -> None:
         ("filter", {"threshold": 0}, "threshold=0"),
         ("filter", {"min_chars": 9, "max_chars": 3}, "max_chars=3"),
         ("filter", {"must_match": "("}, "must_match: missing"),
+        ("filter", {"answers": ("yes",)}, "expected exactly 2"),
+        ("classify", {"labels": ("a", "b"), "calibration": "batch"}, "calibration='batch'"),
+        ("classify", {"labels": ("a", "b"), "neutral": ()}, "no neutral texts"),
         ("structure", {"mode": "x"}, "mode='x'"),
         ("align", {}, "policy is empty"),
         ("align", {"policy": "p", "mode": "x"}, "mode='x'"),

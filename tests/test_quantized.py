@@ -102,6 +102,6 @@ def test_the_command_line_says_it_on_one_line(
 ) -> None:
     command = ["generate", "--model", str(folder), "-p", "abc", "-m", "2", "--verbose", "False"]
     assert main(command) == 0
-    assert capsys.readouterr().err.startswith("mlx-spec: warning: 4-bit weights run many times")
+    assert capsys.readouterr().err.startswith("mlx-spec: warning: 4-bit weights read prompts")
     assert main([*command, "--dtype", "float32"]) == 0
     assert capsys.readouterr().err == ""

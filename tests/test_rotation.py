@@ -15,6 +15,7 @@ from mlx_spec.errors import ModelLoadError, PromptTooLong, UnsupportedModel
 from mlx_spec.model.context import context_length
 from mlx_spec.model.loader import load
 from mlx_spec.model.rotation import check_rotation, old_form
+from tests.architectures import NotBuilt, build, config, names, write_architecture
 from tests.folders import write_folder
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
@@ -78,6 +79,33 @@ def test_prompts_up_to_the_lengthened_context_run_exactly() -> None:
         assert result.token_ids == mlx_lm_greedy(model, tuple(prompt), count)
     with pytest.raises(PromptTooLong, match="256"):
         batch_generate(model, None, [[1, 2], [3] * 256])
+
+
+def test_a_context_that_the_class_leaves_out_still_holds(tmp_path: Path) -> None:
+    model, _ = load(write_architecture(tmp_path / "model", "mixtral", max_position_embeddings=48))
+    assert context_length(build("mixtral")) is None
+    assert context_length(model) == 48
+    with pytest.raises(PromptTooLong, match="48"):
+        batch_generate(model, None, [[1] * 48])
+
+
+@pytest.mark.parametrize("name", ["internlm2", "internlm3"])
+def test_a_model_with_dynamic_scaling_runs_up_to_its_context(name: str, tmp_path: Path) -> None:
+    folder = write_architecture(tmp_path / "model", name)
+    assert json.loads((folder / "config.json").read_text())["rope_scaling"]["type"] == "dynamic"
+    model, _ = load(folder)
+    prompts = [[1, 2, 3], [(3 * i) % 250 for i in range(90)]]
+    options = {"draft_model": model, "sampling": SamplingParams(max_tokens=8)}
+    found = batch_generate(model, None, prompts, **options).results
+    for prompt, result in zip(prompts, found, strict=True):
+        assert result.token_ids == mlx_lm_greedy(build_alike(name, model), tuple(prompt), 8)
+
+
+def build_alike(name: str, model: Any) -> Any:
+    """The model as mlx-lm builds it from its config: with the scaling, for one row at a time."""
+    scaled = build(name, vocab_size=272)
+    scaled.update(model.parameters())
+    return scaled
 
 
 def rewrite(folder: Path, **changes: Any) -> Path:
@@ -204,3 +232,49 @@ def test_dynamic_scaling_is_taken_out_of_every_writing() -> None:
     assert changes == {"rope_scaling": None, "max_position_embeddings": 32}
     alpha = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}  # a base of its own, not by length
     assert old_form({"rope_scaling": alpha})["rope_scaling"]["alpha"] == 1000.0
+
+
+def turned(name: str, changes: dict[str, Any]) -> mx.array | None:
+    """What an architecture says under a changed config, or None if it is refused."""
+    try:
+        settings = {**config(name), **changes}
+        settings |= old_form(settings)
+        model = build(name, **settings)
+        check_rotation(model, settings)
+    except (NotBuilt, UnsupportedModel):
+        return None
+    logits: mx.array = model(mx.array([[(5 * i) % 64 for i in range(40)]]))
+    return logits
+
+
+def test_every_architecture_turns_as_its_config_says_or_is_refused() -> None:
+    """A setting in either writing has one effect, and never none without a word."""
+    right = set()
+    for name in names():
+        try:
+            theta = "rotary_emb_base" if "rotary_emb_base" in config(name) else "rope_theta"
+            settings = config(name)
+        except (Exception, SystemExit):
+            continue
+        if theta not in settings or settings.get("rope_scaling") or name == "bitnet":
+            continue
+        plain = turned(name, {})
+        old = turned(name, {theta: 50.0})
+        if plain is None or old is None or mx.array_equal(plain, old):
+            continue  # not built, or without rotations in the layers that are
+        rope = {"rope_theta": 50.0, "rope_type": "default"}
+        new = turned(name, {theta: None, "rope_parameters": rope})
+        assert new is not None, name
+        assert mx.array_equal(new, old), name
+        scaled = [
+            turned(name, {"rope_scaling": dict(YARN)}),
+            turned(name, {"rope_parameters": {"rope_theta": 10000.0, **YARN}}),
+        ]
+        if scaled[0] is None or scaled[1] is None:
+            assert scaled == [None, None], name
+        elif name != "deepseek_v41":  # which keeps other caches and is refused for them
+            assert mx.array_equal(*scaled), name
+            assert not mx.array_equal(scaled[0], plain), name
+            right.add(name)
+    assert right >= {"llama", "qwen2", "qwen3", "olmo2", "deepseek_v3", "granite"}
+    assert "qwen3_moe" not in right  # its class has no place for a scaling

@@ -7,13 +7,20 @@ the caller's thread, ``BatchedMLXGenerator`` in a thread of its own. It owns no 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
+from mlx_spec.batching.memory import (
+    LEDGER,
+    STEP_COPIES,
+    memory_room,
+)
+from mlx_spec.batching.memory import TokenBudget as TokenBudget
 from mlx_spec.batching.scheduler import Request, Scheduler
 from mlx_spec.batching.teller import Teller
 from mlx_spec.batching.track import Track
@@ -23,37 +30,14 @@ from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder, StepOutput
 from mlx_spec.decoding.roster import MARGIN
-from mlx_spec.errors import CapacityError
 from mlx_spec.events import Listener
-from mlx_spec.platform import recommended_memory
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence
 
 # As mlx-lm does: give unused buffers back now and then, since lengths and so sizes change.
 CLEAR_CACHE_EVERY = 256
-DEFAULT_MEMORY_SHARE = 0.9
 # Most of the memory beside the models that repeated beginnings may take from running rows.
 PREFIX_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class TokenBudget:
-    """Bytes of K/V, and the number of tokens together if that is limited."""
-
-    kv: KVBudget
-    most_tokens: int | None
-
-    def fits(self, tokens: Seq[int]) -> bool:
-        """Whether rows that may come to hold ``tokens`` each fit together."""
-        if self.most_tokens is not None and sum(tokens) > self.most_tokens:
-            return False
-        return self.kv.fits(tokens)
-
-    def explain(self, tokens: Seq[int]) -> str:
-        """The numbers behind a refusal."""
-        if self.most_tokens is not None and sum(tokens) > self.most_tokens:
-            return f"{sum(tokens)} tokens, {self.most_tokens} allowed (max_batch_tokens)"
-        return self.kv.explain(tokens)
 
 
 class Engine:
@@ -80,7 +64,7 @@ class Engine:
     ) -> None:
         self.speculation = speculation or SpeculationConfig()
         batching = batching or BatchingConfig()
-        room = memory_room(batching.memory_limit)
+        room = memory_room(batching.memory_limit, model, draft_model)
         self.batching = _with_prefix_share(batching, room, models=1 if draft_model is None else 2)
         self.clock = clock
         self.decoder = SpeculativeDecoder(
@@ -88,8 +72,10 @@ class Engine:
         )
         self._tokenizer = tokenizer
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
-        kv = KVBudget(self.decoder.bytes_per_token, room, self.batching.block_size)
-        self.budget = TokenBudget(kv, self.batching.max_batch_tokens)
+        kv = KVBudget(
+            self.decoder.bytes_per_token, room, self.batching.block_size, self._step_bytes
+        )
+        self.budget = TokenBudget(kv, self.batching.max_batch_tokens, weakref.ref(self))
         self.scheduler = Scheduler(
             self.batching.batch_size,
             self.batching.batch_timeout,
@@ -187,6 +173,12 @@ class Engine:
         return self.decoder.kv_usage(self.budget.kv.limit)
 
     @property
+    def _step_bytes(self) -> int:
+        """Bytes that choosing tokens takes for each row of a step, beside its K/V."""
+        width = self.speculation.num_draft_tokens + 1
+        return width * self.decoder.runner.vocabulary * 4 * STEP_COPIES
+
+    @property
     def _margin(self) -> int:
         """Positions that a row's last step may write past its end."""
         # A step in the air and the one built on it: a draft and a bonus token each.
@@ -237,11 +229,19 @@ class Engine:
             most = min(self.scheduler.rows, aside.most_rows(max(tokens)))
             positions = -(-max(tokens) // size) * size
             self.decoder.size_slots(SlotSize(len(tokens), max(len(tokens), most), positions))
+        self._promise()
+
+    def _promise(self) -> None:
+        """Tell other engines what rows may come to hold, so that they leave it alone."""
+        usage = self.kv_usage()
+        rows = self.budget.kv.nbytes([request.tokens for request in self.scheduler.running])
+        kept = usage.bytes_saved + usage.bytes_prefix
+        LEDGER.note(self, max(rows, usage.bytes_held) + kept, usage.total)
 
     def _give_back(self) -> None:
         """Where most of what is held was for requests that have ended, hold less."""
         tokens = [request.tokens for request in self.scheduler.running]
-        if self.decoder.kv_usage().bytes_held > 4 * self.budget.kv.nbytes(tokens):
+        if self.decoder.kv_usage().bytes_held > 4 * self.budget.kv.slot_bytes(tokens):
             self._size_slots()
 
     def _discount(self, output: StepOutput, given: int) -> None:
@@ -258,28 +258,7 @@ class Engine:
         del self._tracks[track.sequence], self._by_request[track.request]
         if not self._tracks:
             self.decoder.trim()
-
-
-def memory_room(wish: int | float | None) -> int:
-    """Bytes that a memory limit leaves beside the models, for K/V and prefix caches.
-
-    Args:
-        wish: bytes (an int), a share of what the device recommends (a float), or None.
-
-    Raises:
-        CapacityError: the models alone take all of it.
-    """
-    if wish is None or isinstance(wish, float):
-        limit = int(recommended_memory() * (wish or DEFAULT_MEMORY_SHARE))
-    else:
-        limit = wish
-    models = mx.get_active_memory()
-    if limit <= models:
-        raise CapacityError(
-            f"[Engine] memory_limit is {limit} bytes and the models hold {models}, "
-            "so none are left for K/V"
-        )
-    return limit - models
+            self._promise()
 
 
 def _with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:

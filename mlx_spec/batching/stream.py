@@ -11,9 +11,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import mlx.core as mx
-from mlx_lm.generate import wired_limit
 
 from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.memory import LEDGER, wired_memory
 from mlx_spec.closing import Closing
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence
@@ -39,7 +39,8 @@ class BatchStream(Iterator[GenerationChunk], Closing):
         self._engine = engine
         self._labels = tuple(labels)
         self._tracks = [engine.submit(sequence) for sequence in sequences]
-        mx.reset_peak_memory()
+        if LEDGER.alone(engine):  # the peak is the process's: others' is not to be forgotten
+            mx.reset_peak_memory()
         self._chunks: Generator[GenerationChunk, None, None] = self._run()
         self._turn = threading.RLock()  # a generator refuses two threads at once
 
@@ -71,8 +72,7 @@ class BatchStream(Iterator[GenerationChunk], Closing):
 
     def _run(self) -> Generator[GenerationChunk, None, None]:
         # On a Mac this keeps the weights resident; elsewhere it does nothing.
-        decoder = self._engine.decoder
-        with wired_limit(decoder.runner.model, [decoder.device.stream]):
+        with wired_memory(self._engine.decoder.device.synchronize):
             while self._engine.busy:
                 for track, chunks in self._engine.step(hurry=True):
                     for chunk in chunks:

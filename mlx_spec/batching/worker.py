@@ -19,6 +19,7 @@ from typing import TypeAlias
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats
+from mlx_spec.batching.memory import wired_memory
 from mlx_spec.batching.track import Track
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.sequence import Sequence
@@ -169,8 +170,9 @@ class Worker:
             engine = make_engine()
             self._observe(engine)
             self._started.set()
-            while self._attend(engine):
-                self._step(engine)
+            with wired_memory(engine.decoder.device.synchronize):
+                while self._attend(engine):
+                    self._step(engine)
             left = list(self._tracks.items())
             for _, track in left:
                 engine.cancel(track)

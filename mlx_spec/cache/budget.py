@@ -19,14 +19,20 @@ class KVBudget:
         bytes_per_token: K/V bytes of one token, target and draft together.
         limit: most bytes.
         block_size: tokens that are accounted together.
+        row_bytes: bytes that a row takes beside its K/V, while a step runs.
     """
 
     bytes_per_token: int
     limit: int
     block_size: int = 16
+    row_bytes: int = 0
 
     def nbytes(self, tokens: Seq[int]) -> int:
-        """Bytes of slots for rows that may come to hold ``tokens`` each."""
+        """Bytes of rows that may come to hold ``tokens`` each: slots, and what a step takes."""
+        return self.slot_bytes(tokens) + len(tokens) * self.row_bytes
+
+    def slot_bytes(self, tokens: Seq[int]) -> int:
+        """Bytes of their slots alone."""
         if not tokens:
             return 0
         blocks = -(-max(tokens) // self.block_size)
@@ -47,6 +53,6 @@ class KVBudget:
     def explain(self, tokens: Seq[int]) -> str:
         """The numbers behind a refusal."""
         return (
-            f"{max(tokens)} tokens need {self.nbytes(tokens)} bytes of K/V, "
+            f"{max(tokens)} tokens need {self.nbytes(tokens)} bytes of K/V and of a step, "
             f"{self.limit} are there (memory_limit)"
         )

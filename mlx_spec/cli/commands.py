@@ -10,6 +10,18 @@ from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
+ORDER = (
+    "generate",
+    "batch",
+    "filter",
+    "structure",
+    "classify",
+    "align",
+    "pipeline",
+    "report",
+    "doctor",
+)
+
 
 class GroupedCommand(TyperCommand):
     """A command whose help lists its options under the names of their groups."""
@@ -44,6 +56,10 @@ class Commands(TyperGroup):
     def including(cls, commands: Iterable[TyperCommand]) -> type[Commands]:
         """The group with commands that are not made from functions."""
         return type(cls.__name__, (cls,), {"extra": tuple(commands)})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names in the order in which a user meets them; those not foreseen at the end."""
+        return sorted(self.commands, key=lambda name: (*ORDER, name).index(name))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is meant; for a name that begins several or one, they are named."""

@@ -117,6 +117,11 @@ def run(job: Job) -> int:
     _show_results(job, result)
     if interrupted:
         return 130
+    failed = [(index, one.error) for index, one in enumerate(result.results) if one.error]
+    for index, error in failed:
+        note(f"prompt {index + 1} of {len(job.prompts)} failed: {error}")
+    if failed:
+        return 1
     return _compare(job, target, result) if job.compare else 0
 
 

@@ -81,7 +81,8 @@ Dtype = Annotated[
     str | None,
     _model(
         "--dtype",
-        help="float32, float16 or bfloat16. Default: as stored; float32 on the CPU.",
+        help="float32, float16 or bfloat16. Default: as stored; float32 on the CPU, where "
+        "float32 makes quantized weights plain, and fast.",
     ),
 ]
 Kernels = Annotated[

@@ -34,7 +34,7 @@ class StageCommand(GroupedCommand):
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """What it does, for the list of commands."""
-        return _stage(str(self.name)).about
+        return _about(_stage(str(self.name)))
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         """The whole command's."""
@@ -54,11 +54,15 @@ def _stage(kind: str) -> type[Stage]:
     return STAGES[kind]
 
 
+def _about(stage: type[Stage]) -> str:
+    """What it does, as a sentence."""
+    return f"{stage.about[0].upper()}{stage.about[1:]}."
+
+
 def _help(stage: type[Stage]) -> str:
-    about = f"{stage.about[0].upper()}{stage.about[1:]}."
     return (
-        f'{about}\n\nA record that fails gets an "error" field and the run goes on. After a crash, '
-        "--resume goes on where it stopped."
+        f'{_about(stage)}\n\nA record that fails gets an "error" field and the run goes on. After '
+        "a crash, --resume goes on where it stopped."
     )
 
 

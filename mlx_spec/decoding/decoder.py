@@ -328,8 +328,7 @@ class SpeculativeDecoder:
         lengths, read = self._draft_lengths(plan.lengths, context)
         count = max(lengths)
         positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
-        noise = state.sampling.noise(positions, self.runner.vocabulary)
-        draft = self.drafter.propose(replace(context, noise=noise), count)
+        draft = self.drafter.propose(context, count)
         logits = self.runner.forward(
             Rows(
                 mx.concatenate([state.pending(), draft], axis=1),
@@ -338,7 +337,7 @@ class SpeculativeDecoder:
                 uniform=shortest == longest,
             )
         )
-        samples = state.sampling.choose(logits, noise)
+        samples = state.sampling.choose(logits, positions)
         caps = None if min(lengths) == count else mx.array(lengths, mx.int32)
         accepted = refuse_nan(count_accepted(draft, samples, caps), logits)
         state.append(samples, accepted)

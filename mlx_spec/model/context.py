@@ -35,6 +35,25 @@ def context_length(model: Any) -> int | None:
     return None
 
 
+def note_context(model: Any, config: dict[str, Any]) -> None:
+    """Write the context into a model's ``args`` where mlx-lm's class left it out of them.
+
+    Args:
+        model: as mlx-lm built it.
+        config: what it was built from.
+    """
+    args = getattr(model, "args", None)
+    if args is None or context_length(model) is not None:
+        return
+    for record in (config, config.get("text_config")):
+        for name in _NAMES:
+            value = _field(record, name)
+            if isinstance(value, int) and value > 0:
+                scaled_later = _field(args, "rope_scaling") is not None
+                args.max_position_embeddings = value if scaled_later else _lengthened(record, value)
+                return
+
+
 def _lengthened(record: Any, context: int) -> int:
     """The context by the scaling in the same record."""
     scaling = _field(record, "rope_scaling") or _field(record, "rope_parameters")

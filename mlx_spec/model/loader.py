@@ -24,6 +24,7 @@ from mlx.utils import tree_map_with_path
 
 from mlx_spec.errors import InvalidRequest, MlxSpecError, ModelLoadError
 from mlx_spec.model.catalog import embedded_path
+from mlx_spec.model.context import note_context
 from mlx_spec.model.folder import check_adapter, check_folder
 from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
 from mlx_spec.model.materialize import materialize
@@ -140,7 +141,9 @@ def _load_folder(
         lazy=True,  # cast first, so that only one copy of the weights is ever in memory
         **more,
     )
-    check_rotation(model, {**config, **changes})
+    config |= changes
+    check_rotation(model, config)
+    note_context(model, config)
     return model, tokenizer
 
 

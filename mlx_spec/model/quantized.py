@@ -47,7 +47,7 @@ def warn_if_quantized(model: Any, stacklevel: int = 2) -> None:
 def quantized_advice(bits: int) -> str:
     """What quantized weights cost on the CPU, and how to do without."""
     return (
-        f"{bits}-bit weights run many times slower than float32 on the CPU; "
+        f"{bits}-bit weights read prompts some ten times slower than float32 on the CPU; "
         'load(..., dtype="float32") or --dtype float32 makes them plain (the same values, '
         f"about {32 // bits} times the memory)"
     )

@@ -68,6 +68,8 @@ def _changes(config: dict[str, Any]) -> dict[str, Any]:
         return {}
     if by_layer_type(rope):
         return _from_layers(config, {k: v for k, v in rope.items() if isinstance(v, dict)})
+    if scaling and isinstance(parameters, dict) and not by_layer_type(parameters):
+        rope = {**{key: parameters[key] for key in _APART if key in parameters}, **rope}
     return _from_one(config, rope)
 
 
@@ -160,7 +162,7 @@ def check_rotation(model: Any, config: dict[str, Any]) -> None:
             if not _scaled(turns, kind, scaling.get("factor")):
                 raise UnsupportedModel(
                     f"config.json asks for positions scaled by {kind}, which mlx-lm's {name} "
-                    "does not do"
+                    "does not do; without rope_scaling it runs, up to its original context"
                 )
         parameters = level.get("rope_parameters")
         if isinstance(parameters, dict) and isinstance(parameters.get("rope_theta"), (int, float)):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import SamplingParams
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
 from mlx_spec.model.loader import load
@@ -96,11 +97,30 @@ class Generation:
     def submit(self, request: Generate, seed: int) -> Pending:
         """Queue one completion."""
         sampling = replace(self._sampling, **{"seed": seed, **request.sampling})
-        return self._generator.submit(request.prompt, sampling, chat=self._chat)
+        chat = replace(self._chat, texts=self._chat.texts and not request.raw)
+        return self._generator.submit(request.prompt, sampling, chat=chat)
 
     def stats(self) -> GenerationStats:
         """The generator's figures."""
         return self._generator.stats().generation
+
+
+class NoModel:
+    """For stages that ask nothing."""
+
+    def submit(self, request: Any, seed: int) -> Pending:
+        """There is nobody to answer.
+
+        Raises:
+            InvalidRequest: always.
+        """
+        raise InvalidRequest(
+            f"[pipeline] {type(request).__name__} asked, but the stage uses nothing"
+        )
+
+    def stats(self) -> GenerationStats:
+        """Nothing was done."""
+        return GenerationStats()
 
 
 @contextmanager
@@ -108,6 +128,9 @@ def open_backend(
     stage: Stage, flags: Flags, models: Models, listeners: Seq[Listener] = ()
 ) -> Iterator[Backend]:
     """What answers this stage; models are loaded here, threads end with the block."""
+    if stage.uses == "nothing":
+        yield NoModel()
+        return
     target, draft = models.pair(flags, drafting=stage.uses == "generate")
     if stage.uses == "score":
         yield Scoring(*target, flags)

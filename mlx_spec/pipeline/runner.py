@@ -181,8 +181,8 @@ class StageRunner:
         self.tally.failed += error is not None
 
     def _complete(self, record: Record, answer: Any) -> tuple[Done | None, str | None]:
-        if isinstance(answer, GenerationResult) and answer.finish_reason == "error":
-            return None, f"[generate] {getattr(answer, 'error', None) or 'the request failed'}"
+        if isinstance(answer, GenerationResult) and answer.error is not None:
+            return None, answer.error
         try:
             return self._stage.complete(record.fields, answer), None
         except Exception as error:  # what a stage cannot make sense of is the record's error

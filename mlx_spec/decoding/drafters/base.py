@@ -28,8 +28,6 @@ class DraftContext:
         shortest, longest: host bounds on ``lengths`` over all rows.
         sampling: the rows' options.
         vocabulary: size of the target's; it has no embedding for tokens past it.
-        noise: [B, K + 1, V] Gumbel noise of positions ``lengths ..``; None when all are greedy,
-            and before K is known.
     """
 
     tokens: mx.array
@@ -38,7 +36,6 @@ class DraftContext:
     longest: int
     sampling: SamplingBatch
     vocabulary: int
-    noise: mx.array | None = None
 
 
 class Drafter(Protocol):

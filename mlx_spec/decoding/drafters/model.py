@@ -210,9 +210,9 @@ class ModelDrafter:
         return mx.concatenate(draft, axis=1)
 
     def _choose(self, context: DraftContext, logits: mx.array, step: int) -> mx.array:
-        noise = None if context.noise is None else context.noise[:, step : step + 1]
+        positions = context.lengths[:, None] + step
         # A draft whose embeddings are padded to more must not propose what the target lacks.
-        return context.sampling.choose(logits[..., : context.vocabulary], noise)
+        return context.sampling.choose(logits[..., : context.vocabulary], positions)
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Request, option, text_of
@@ -65,6 +65,11 @@ class Filter(ScoredStage):
             except re.error as error:
                 raise InvalidRequest(f"[filter] {name}: {error}") from error
         super().__post_init__()
+
+    @property
+    def uses(self) -> Literal["generate", "score", "nothing"]:
+        """Answers are scored, if there is a question."""
+        return "score" if self.question else "nothing"
 
     @property
     def drops(self) -> bool:

@@ -54,7 +54,7 @@ class ScoredStage(Stage):
         object.__setattr__(self, "prompt_template", self._template.source)
 
     @property
-    def uses(self) -> Literal["generate", "score"]:
+    def uses(self) -> Literal["generate", "score", "nothing"]:
         """Answers are scored."""
         return "score"
 

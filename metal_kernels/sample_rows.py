@@ -1,0 +1,178 @@
+"""The options of a batch's rows, as the host knows them and as the device reads them.
+
+The host must know which rows are greedy and which filter, so that neither pays for the other; so
+options come as Python numbers, once for as long as the batch stays the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import mlx.core as mx
+
+# Probabilities are ranked by their distance to the largest, in units of 2**-KEY_BITS octaves.
+KEY_BITS = 19
+LARGEST_KEY = 2**24 - 1
+_LEAST_TEMPERATURE = 1e-38  # its inverse is still a float32
+_UNLIMITED = 2**31 - 1
+_TOP_P_ONE = 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How rows sample, on the device; of shape [b], or [R, 1] where positions are rows too.
+
+    Attributes:
+        inverse_temperature: float32.
+        top_p: int64 in units of 2**-31; more than one where the filter is off.
+        top_k: int32, 2**31 - 1 where the filter is off.
+        lowest: uint32, the last key that min-p keeps.
+        filters: whether these rows filter.
+        by_mass, by_rank: some row has a top-p; some row has a top-p or a top-k.
+    """
+
+    inverse_temperature: mx.array
+    top_p: mx.array
+    top_k: mx.array
+    lowest: mx.array
+    filters: bool
+    by_mass: bool
+    by_rank: bool
+
+    def spread(self, places: int) -> Options:
+        """Each row's options for as many neighbours: [b * places, 1]."""
+        return self._each(lambda array: mx.repeat(array, places)[:, None])
+
+    def part(self, rows: slice) -> Options:
+        """Those of some rows."""
+        return self._each(lambda array: array[rows])
+
+    def _each(self, change: Callable[[mx.array], mx.array]) -> Options:
+        return replace(
+            self,
+            inverse_temperature=change(self.inverse_temperature),
+            top_p=change(self.top_p),
+            top_k=change(self.top_k),
+            lowest=change(self.lowest),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Group(Options):
+    """Sampling rows of a batch that are handled together.
+
+    Attributes:
+        rows: their numbers, ascending.
+        index: [b] int32, the same on the device.
+        seeds: [b, 2] uint32, low and high word.
+    """
+
+    rows: tuple[int, ...]
+    index: mx.array
+    seeds: mx.array
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """How each row of a batch samples.
+
+    Attributes:
+        batch: number of rows.
+        greedy: rows of temperature 0.
+        groups: the others, those without filters apart from those with: none, one or two.
+    """
+
+    batch: int
+    greedy: tuple[int, ...]
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(
+        cls,
+        seeds: Sequence[int],
+        temperature: Sequence[float],
+        top_p: Sequence[float] | None = None,
+        top_k: Sequence[int] | None = None,
+        min_p: Sequence[float] | None = None,
+    ) -> SampleRows:
+        """Collect options, one of each kind for each row.
+
+        Args:
+            seeds: 0 .. 2**64 - 1.
+            temperature: 0 is greedy: the row's other options do not matter then.
+            top_p: 1 or more is off.
+            top_k: 0 is off.
+            min_p: 0 is off.
+
+        Raises:
+            ValueError: another number of them than of seeds, or values outside these bounds.
+        """
+        rows = len(seeds)
+        options = _Options(
+            tuple(seeds),
+            tuple(temperature),
+            tuple([1.0] * rows if top_p is None else top_p),
+            tuple([0] * rows if top_k is None else top_k),
+            tuple([0.0] * rows if min_p is None else min_p),
+        )
+        options.check()
+        greedy = tuple(row for row in range(rows) if options.temperature[row] == 0)
+        sampling = [row for row in range(rows) if options.temperature[row] > 0]
+        plain = [row for row in sampling if not options.filters(row)]
+        filtered = [row for row in sampling if options.filters(row)]
+        groups = tuple(options.group(some) for some in (plain, filtered) if some)
+        return cls(rows, greedy, groups)
+
+
+class _Options(NamedTuple):
+    """One value of each kind a row."""
+
+    seeds: tuple[int, ...]
+    temperature: tuple[float, ...]
+    top_p: tuple[float, ...]
+    top_k: tuple[int, ...]
+    min_p: tuple[float, ...]
+
+    def check(self) -> None:
+        place = "[metal_kernels.SampleRows]"
+        for name, values in self._asdict().items():
+            if len(values) != len(self.seeds):
+                raise ValueError(f"{place} {len(values)} of {name} for {len(self.seeds)} seeds")
+        bounds = {"seeds": 2**64 - 1, "temperature": math.inf, "min_p": 1.0}
+        for name, values in self._asdict().items():
+            most = bounds.get(name, math.inf)
+            for row, value in enumerate(values):
+                if not 0 <= value <= most or (name == "temperature" and value == math.inf):
+                    raise ValueError(f"{place} {name}={value} in row {row}, expected 0..{most}")
+
+    def filters(self, row: int) -> bool:
+        return self.top_p[row] < 1 or self.top_k[row] > 0 or self.min_p[row] > 0
+
+    def group(self, rows: list[int]) -> Group:
+        top_p = [self.top_p[row] for row in rows]
+        top_k = [self.top_k[row] for row in rows]
+        cold = [max(self.temperature[row], _LEAST_TEMPERATURE) for row in rows]
+        words = [(self.seeds[row] % 2**32, self.seeds[row] >> 32) for row in rows]
+        mass = [2 * _TOP_P_ONE if p >= 1 else round(p * _TOP_P_ONE) for p in top_p]
+        return Group(
+            rows=tuple(rows),
+            index=mx.array(rows, mx.int32),
+            seeds=mx.array(words, mx.uint32),
+            inverse_temperature=mx.array([1.0 / value for value in cold], mx.float32),
+            top_p=mx.array(mass, mx.int64),
+            top_k=mx.array([min(k or _UNLIMITED, _UNLIMITED) for k in top_k], mx.int32),
+            lowest=mx.array([_lowest_key(self.min_p[row]) for row in rows], mx.uint32),
+            filters=self.filters(rows[0]),
+            by_mass=any(p < 1 for p in top_p),
+            by_rank=any(p < 1 for p in top_p) or any(top_k),
+        )
+
+
+def _lowest_key(min_p: float) -> int:
+    """The key of a token that has ``min_p`` of the largest probability."""
+    if min_p == 0:
+        return LARGEST_KEY
+    return min(LARGEST_KEY, math.ceil(-math.log2(min_p) * float(2**KEY_BITS)))

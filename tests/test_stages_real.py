@@ -1,0 +1,69 @@
+"""A real instruct model tells texts apart: what docs/stages.md says stays true."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def real_model() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("real_model", ROOT / "scripts/real_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    try:
+        return Path(real_model().smollm2())
+    except OSError as error:
+        pytest.skip(f"NO REAL MODEL, so the stages' accuracy is NOT CHECKED: {error}")
+
+
+def run(model: Path, kind: str, source: Path, *options: str) -> list[dict[str, Any]]:
+    """A stage's command in a process of its own, with the fast BLAS."""
+    out = source.with_suffix(f".{kind}.jsonl")
+    command = [sys.executable, "-m", "mlx_spec", kind, str(source), str(out), "--overwrite"]
+    done = subprocess.run(
+        [*command, "--model", str(model), "--batch-size", "16", *options],
+        env={name: value for name, value in os.environ.items() if name != "MLX_SPEC_BLAS"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_classify_names_the_topic_of_short_texts(model: Path, tmp_path: Path) -> None:
+    """As shipped once, every text was "code": 25%."""
+    lines = (ROOT / "examples/data/snippets.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "in.jsonl").write_text("".join(lines[:32:2]))
+    rows = run(model, "classify", tmp_path / "in.jsonl", "--labels", "code,cooking,sports,finance")
+    right = sum(row["label"] == row["domain"] for row in rows)
+    assert right >= 15, [(row["domain"], row["label"], row["text"]) for row in rows]
+
+
+@pytest.mark.slow
+def test_align_flags_advertisements(model: Path, tmp_path: Path) -> None:
+    lines = (ROOT / "tests/data/stages_heldout.jsonl").read_text().splitlines(keepends=True)
+    adverts = [line for line in lines if '"advert"' in line][::2]
+    (tmp_path / "in.jsonl").write_text("".join(adverts))
+    words = ("--policy", "No advertising.", "--answers", "advertisement,information")
+    rows = run(model, "align", tmp_path / "in.jsonl", *words)
+    right = sum(row["flagged"] == (row["label"] == "yes") for row in rows)
+    assert right >= 11, [(row["label"], row["policy_score"], row["text"]) for row in rows]
