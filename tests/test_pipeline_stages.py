@@ -152,7 +152,7 @@ def test_two_kinds_are_named_and_yes_or_no_is_asked() -> None:
     kinds = Align(policy="No ads.", answers=("advertisement", "recipe"))
     named = kinds.prepare(FIELDS)
     assert isinstance(named, Score)
-    assert named.prompt == "Simmer the soup.\n\nThis text is an example of"
+    assert named.prompt == "Text: Simmer the soup.\nThis text is an example of"
     scores = {"advertisement": -1.0, "recipe": -2.0}
     assert kinds.complete(FIELDS, scores).fields == {"flagged": True, "policy_score": 0.7311}
     dropped = Filter(answers=("recipe", "advertisement")).complete(FIELDS, scores)
