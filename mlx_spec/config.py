@@ -187,7 +187,8 @@ class BatchingConfig:
         block_size: tokens a block of the prefix cache, and of byte accounting.
         prefix_cache_bytes: most bytes kept of repeated beginnings of prompts, for the target and
             as much again for the draft, together at most a quarter of the memory beside the
-            models; 0 keeps none.
+            models; 0 keeps none. (The command line keeps 256 MB: prompts of one run mostly begin
+            alike.)
         enable_preemption: a more urgent request may take a running one's place for a while.
         aging: seconds of waiting that count as one level of priority, so that nobody starves.
         prefill_step_size: most prompt tokens fed at once while nothing decodes.

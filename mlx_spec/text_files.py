@@ -68,7 +68,7 @@ def encoding_of(start: bytes, what: str) -> tuple[str, str]:
 
 
 def utf8_lines(blocks: Iterable[bytes], what: str) -> Iterator[bytes]:
-    r"""Lines of a file with their ends (``\n``, ``\r\n`` or ``\r``), in UTF-8, without its mark.
+    r"""Lines of a file, each with its ``\n``, in UTF-8, without the file's mark.
 
     Bytes of a UTF-8 file pass unchecked, so that a bad one spoils its own line only.
 
@@ -85,20 +85,26 @@ def utf8_lines(blocks: Iterable[bytes], what: str) -> Iterator[bytes]:
     if encoding == "utf-8-sig":
         first = first.removeprefix(codecs.BOM_UTF8)
     if encoding.startswith("utf-8"):
-        for block in _chain(first, blocks):
-            # Of bytes, and only of bytes, these three are all line ends that python knows.
-            yield from block.splitlines(keepends=True)
+        yield from filter(None, _chain(first, blocks))
         return
     decoder, kept = codecs.getincrementaldecoder(encoding)(), ""
     try:
         for block in _chain(first, blocks):
             *whole, kept = (kept + decoder.decode(block)).split("\n")
             for line in whole:
-                yield from f"{line}\n".encode("utf-8", "surrogatepass").splitlines(keepends=True)
+                yield f"{line}\n".encode("utf-8", "surrogatepass")
         kept += decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{what}: not valid {name} ({error.reason})") from error
-    yield from kept.encode("utf-8", "surrogatepass").splitlines(keepends=True)
+    if kept:
+        yield kept.encode("utf-8", "surrogatepass")
+
+
+def split_returns(lines: Iterable[bytes]) -> Iterator[bytes]:
+    r"""The same lines, cut at a lone ``\r`` too, as old programs end them."""
+    for line in lines:
+        # Of bytes, and only of bytes, python knows no line ends beside these.
+        yield from line.splitlines(keepends=True)
 
 
 def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:

@@ -35,16 +35,28 @@ Right = Callable[[Row], bool]
 
 
 def read(path: Path) -> list[Row]:
-    """Records with ``task``, ``label`` and ``text``; the snippets' four scraps are left out."""
+    """Records with ``task``, ``label`` and ``text``.
+
+    The snippets are two tasks: the topics of the 32 good ones, and which of 34 advertise (the two
+    scraps "ok" and "yum" are left out).
+    """
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if path == SNIPPETS:
-        return [{**row, "task": "snippets", "label": row["domain"]} for row in rows[:32]]
+        adverts = [row for row in rows if len(row["text"]) > 5]
+        return [
+            *({**row, "task": "snippets", "label": row["domain"]} for row in rows[:32]),
+            *({**row, "task": "advert in snippets", "label": _advertises(row)} for row in adverts),
+        ]
     return rows
+
+
+def _advertises(row: Row) -> str:
+    return "yes" if "!!!" in row["text"] else "no"
 
 
 def questions(task: str, labels: list[str]) -> list[tuple[str, type[Stage], Row, Right]]:
     """Name, stage, options, and when an answer is right, for each thing to ask of a task."""
-    if task == "advert":
+    if "advert" in task:
         words = ("information", "advertisement")
         question, policy = "Is this text an advertisement?", "No advertising."
     elif task == "insult":
@@ -82,6 +94,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="folder or hub id; SmolLM2-135M-Instruct without it")
     parser.add_argument("--sets", nargs="+", type=Path, default=[SNIPPETS, HELD_OUT])
+    parser.add_argument("--only", nargs="+", help="tasks")
+    parser.add_argument("--kinds-only", action="store_true", help="ask no yes or no")
     parser.add_argument("--calibration", default="content-free")
     parser.add_argument("--chat", action="store_true")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -94,10 +108,14 @@ def main() -> None:
     for path in given.sets:
         rows = read(path)
         for task in dict.fromkeys(row["task"] for row in rows):
+            if given.only and task not in given.only:
+                continue
             own = [row for row in rows if row["task"] == task]
             counts = Counter(row["label"] for row in own)
             most = max(counts.values()) / len(own)
             for name, kind, options, right in questions(task, list(counts)):
+                if given.kinds_only and name.startswith("yes/no"):
+                    continue
                 stage = kind(**options, calibration=given.calibration, chat=given.chat)
                 share = sum(map(right, collect(stage, own, flags, models=models))) / len(own)
                 print(

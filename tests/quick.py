@@ -15,6 +15,7 @@ NOT_QUICK = (
     "test_examples.py",
     "test_generator.py::test_a_process",
     "test_performance_log.py::test_a_kill",
+    "test_pipeline_live.py",
     "test_platform.py::test_a_process",
     "test_platform.py::test_a_public_name",
     # Faults planted into our own code, to see that the other tests find them.

@@ -23,6 +23,10 @@ from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, Gen
 from tests.folders import CONTEXT, byte_vocabulary, write_folder
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}{% if quiet %}quiet{% endif %}"
+)
 Refused = Callable[..., str]
 FLOAT = r"\d+\.\d{3}"
 
@@ -117,14 +121,19 @@ def test_a_chat_template_is_used_unless_ignored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_folder(tmp_path / "chat")
-    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-    (folder / "chat_template.jinja").write_text(template)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     run = ["generate", "--model", str(folder), "-p", "hi", "-m", "1", "--json"]
-    lengths = []
-    for options in ([], ["--system-prompt", "be"], ["--ignore-chat-template"]):
+    for options, text in (
+        ([], "<user>hi<assistant>"),
+        (["--system-prompt", "be"], "<system>be<user>hi<assistant>"),
+        (["--prefill-response", "Well"], "<user>hi<assistant>Well"),
+        (["--chat-template-config", '{"quiet": true}'], "<user>hi<assistant>quiet"),
+        (["--ignore-chat-template"], "hi"),
+    ):
         assert main([*run, *options]) == 0
-        lengths.append(json.loads(capsys.readouterr().out)["prompt_tokens"])
-    assert lengths == [len("<user>hi<assistant>"), len("<system>be<user>hi<assistant>"), 2]
+        assert json.loads(capsys.readouterr().out)["prompt_tokens"] == len(text), options
+    assert main([*run, "--ignore-chat-template", "--prefill-response", "Well"]) == 0
+    assert "--prefill-response is ignored" in capsys.readouterr().err
 
 
 def test_doctor_describes_machine_and_models(capsys: pytest.CaptureFixture[str]) -> None:

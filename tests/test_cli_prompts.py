@@ -111,6 +111,17 @@ def test_devices_and_closed_files_are_no_pipes(monkeypatch: pytest.MonkeyPatch) 
     assert not is_piped()
 
 
+def test_a_closed_stdin_is_no_fault() -> None:
+    """Stops "failed to open" for weights that got the number of stdin, as under some daemons."""
+    code = (
+        "import os; [os.close(n) for n in (0, 2)]\n"
+        "from mlx_spec.cli.main import main; raise SystemExit(main(['generate', '-qm3']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=120)
+    assert run.returncode == 0
+    assert run.stdout.strip()
+
+
 def test_quiet_shows_the_text_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "-p", "def f(", "-m", "8", "-q"]) == 0
     shown = capsys.readouterr()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import pytest
@@ -15,7 +17,7 @@ from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
 from mlx_spec.pipeline.label_scores import Scoring, check_numbers, log_sum_exp
-from mlx_spec.pipeline.stage import Score
+from mlx_spec.pipeline.stage import Done, Generate, Score, Stage
 from mlx_spec.pipeline.stages.align import Align
 from mlx_spec.pipeline.stages.classify import Classify
 from mlx_spec.pipeline.stages.filter import Filter
@@ -144,6 +146,26 @@ def test_a_neutral_prompt_that_cannot_be_fed_is_the_record_s_error(
     request = bare.prepare({"text": "one"})
     assert isinstance(request, Score)
     assert request.neutral == ("N/A",)
+
+
+def test_a_raw_prompt_skips_the_chat_template(folder: Path) -> None:
+    """Generation: the same text, with and without the template's tokens in front."""
+    records = [{"text": "soup"}] * 2
+
+    @dataclass(frozen=True)
+    class Ask(Stage):
+        kind: ClassVar[str] = "ask"
+        raw: bool = False
+
+        def prepare(self, fields: Mapping[str, Any]) -> Generate:
+            return Generate(fields["text"], raw=self.raw)
+
+        def complete(self, fields: Mapping[str, Any], answer: Any) -> Done:
+            return Done({"tokens": answer.prompt_tokens})
+
+    flags = Flags(model=str(folder), max_tokens=2)
+    assert [row["tokens"] for row in collect(Ask(raw=True), records, flags)] == [4, 4]
+    assert [row["tokens"] for row in collect(Ask(), records, flags)] == [7, 7]  # <soup>[
 
 
 # --- scores that are no numbers ---------------------------------------------------------------

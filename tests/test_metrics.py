@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mlx_spec.api import batch_generate, stream_batch_generate
 from mlx_spec.batching.generator import BatchedMLXGenerator
+from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import (
@@ -167,15 +168,20 @@ def test_the_events_of_a_batch_agree_with_its_results() -> None:
 def test_a_preempted_request_is_told_of() -> None:
     events: list[Event] = []
     sampling = SamplingParams(max_tokens=200, ignore_eos=True)
+    streams: list[TokenStream] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, FirstToken) and event.request_id == "long":
+            # From the worker's own thread, so that it comes before the long one can end.
+            short = SamplingParams(max_tokens=2)
+            streams.append(generator.submit([4], short, priority=9, request_id="urgent"))
+
     with BatchedMLXGenerator(
-        target("llama"), None, batching=BatchingConfig(batch_size=1), listeners=[events.append]
+        target("llama"), None, batching=BatchingConfig(batch_size=1), listeners=[listen]
     ) as generator:
-        long = generator.submit([1, 2, 3], sampling, request_id="long")
-        next(long)
-        short = SamplingParams(max_tokens=2)
-        urgent = generator.submit([4], short, priority=9, request_id="urgent")
-        long.result(60)
-        urgent.result(60)
+        generator.submit([1, 2, 3], sampling, request_id="long").result(60)
+        generator.drain(60)
     assert [e.request_id for e in events if isinstance(e, RequestPreempted)] == ["long"]
     admitted = [(e.request_id, e.again) for e in events if isinstance(e, RequestAdmitted)]
     assert admitted == [("long", False), ("urgent", False), ("long", True)]

@@ -16,7 +16,7 @@ from mlx_spec.pipeline.runner import Tally
 from mlx_spec.pipeline.stages import Classify, GenerateText
 from mlx_spec.progress import NotebookLine
 from mlx_spec.results import GenerationStats
-from tests.folders import write_folder
+from tests.folders import byte_vocabulary, write_folder
 
 
 def test_results_are_in_order_and_a_bad_record_costs_itself_only(tmp_path: Path) -> None:
@@ -53,6 +53,21 @@ def test_options_may_be_given_as_keywords_and_progress_asked_for(
         collect(GenerateText(), records, max_token=3)
     with pytest.raises(InvalidRequest, match="num_draft_tokens=-1"):
         collect(GenerateText(), records, num_draft_tokens=-1)
+
+
+def test_chat_options_and_end_tokens_reach_the_records(tmp_path: Path) -> None:
+    """Stops flags that only ``generate`` heeds."""
+    folder = write_folder(tmp_path / "chat")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    records = [{"prompt": "hi"}]
+    options: dict[str, Any] = {"model": str(folder), "max_tokens": 6, "ignore_eos": True}
+    (row,) = collect(GenerateText(), records, **options, prefill_response="So")
+    assert row["_prompt_tokens"] == len("<user>hi<assistant>So")
+    (text,) = {row["output"] for row in collect(GenerateText(), records, **options)}
+    first = str(byte_vocabulary()[text[0]])
+    (row,) = collect(GenerateText(), records, **options, extra_eos_token=(first,))
+    assert (row["_generation_tokens"], row["_finish_reason"]) == (1, "stop")
 
 
 def test_the_public_names_of_pipelines() -> None:

@@ -96,6 +96,7 @@ SHEETS = {
     "delimiters inside quotes": (b'"id;x;y",text\n1,a\n', ["a"]),
     "windows lines": (b'id,text\r\n1,"two\r\nlines"\r\n2,b\r\n', ["two\r\nlines", "b"]),
     "lone carriage returns": (b'id,text\r1,"two\rlines"\r2,b\r', ["two\rlines", "b"]),
+    "a return in a cell, as pandas writes it": (b'id,text\n1,a\rb\n2,"c\rd"\r\n', ["a\rb", "c\rd"]),
     "both": (b"id,text\r1,a\n2,b\r\n3,c", ["a", "b", "c"]),
     "no line end": (b"id,text\n1,a", ["a"]),
     "a mark": (b"\xef\xbb\xbftext,id\na,1\n", ["a"]),
@@ -272,10 +273,12 @@ def test_odd_records_can_be_exported(format: str, tmp_path: Path) -> None:
 
 
 def test_csv_out_has_all_columns_and_json_for_nested_values(tmp_path: Path) -> None:
-    rows = [{"a": 1, "b": {"c": ["ä"]}}, {"a": "two\nlines", "d": None}, {"e": "\ud800"}]
+    two = "two\nlines, or\rthree"
+    rows = [{"a": 1, "b": {"c": ["ä"]}}, {"a": two, "d": None}, {"e": "\ud800", "a": ""}]
     export(rows, tmp_path / "out.csv", "csv")
     back = list(read_records(tmp_path / "out.csv", "csv"))
-    assert [record.fields["a"] for record in back] == ["1", "two\nlines", ""]
+    assert [record.fields["a"] for record in back] == ["1", two, ""]
+    assert b"\r\n" not in (tmp_path / "out.csv").read_bytes()
     assert json.loads(back[0].fields["b"]) == {"c": ["ä"]}
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 

@@ -152,7 +152,7 @@ def test_two_kinds_are_named_and_yes_or_no_is_asked() -> None:
     kinds = Align(policy="No ads.", answers=("advertisement", "recipe"))
     named = kinds.prepare(FIELDS)
     assert isinstance(named, Score)
-    assert named.prompt == "Simmer the soup.\n\nThis text is an example of"
+    assert named.prompt == "Text: Simmer the soup.\nThis text is an example of"
     scores = {"advertisement": -1.0, "recipe": -2.0}
     assert kinds.complete(FIELDS, scores).fields == {"flagged": True, "policy_score": 0.7311}
     dropped = Filter(answers=("recipe", "advertisement")).complete(FIELDS, scores)
@@ -195,6 +195,13 @@ def test_filter_follows_the_model_from_the_threshold_on() -> None:
 
 def test_structure_makes_instruction_and_response() -> None:
     one = Structure()
+    # The examples are no chat; an order of the user's own is.
+    asked = one.prepare(FIELDS)
+    assert isinstance(asked, Generate)
+    assert asked.raw
+    assert str(asked.prompt).endswith("\n\nText: Simmer the soup.\nQuestion:")
+    for chat in (Structure(mode="both"), Structure(prompt_template="{{ text }}?")):
+        assert not chat.prepare(FIELDS).raw  # type: ignore[union-attr]
     assert one.complete(FIELDS, result(" Say how to cook.\nMore")).fields == {
         "instruction": "Say how to cook.",
         "response": "Simmer the soup.",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlx_spec.errors import InvalidRequest
@@ -102,6 +104,12 @@ def test_null_is_an_error_that_names_the_field(source: str, field: str) -> None:
 )
 def test_null_can_be_tested_and_replaced(source: str, text: str) -> None:
     assert render(source, NULL) == text
+
+
+def test_records_of_a_notebook_have_numbers_and_times_of_other_libraries() -> None:
+    fields = {"n": np.int64(3), "x": np.float32(0.5), "day": date(2026, 1, 2), "gone": np.nan}
+    assert render("{{ n }} {{ x }} {{ day }} {{ n + 1 }}", fields) == "3 0.5 2026-01-02 4"
+    assert render("{{ gone | default('-') }}", fields) == "-"
 
 
 CODE = "if (a < b && c > 'd') return \"größer\"; // 日本"

@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec import SamplingParams, batch_generate
+from mlx_spec.cli.report import statistics_lines
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -94,6 +95,8 @@ def test_near_ties_are_said_in_the_statistics() -> None:
     apart = batch_generate(build("deepseek_v3"), None, [[1, 2, 3], [4, 5]], **options)
     alike = batch_generate(make_model("llama"), None, [[1, 2, 3]], **options)
     assert (apart.stats.exactness, alike.stats.exactness) == ("near-ties", "exact")
+    assert statistics_lines(apart.stats, drafting=True)[-1].startswith("Exactness: near-ties")
+    assert "Exactness" not in " ".join(statistics_lines(alike.stats, drafting=True))
     assert "DeepseekV3Attention computes one new token" in examine(build("deepseek_v3")).reason
 
 
@@ -139,3 +142,9 @@ def test_odd_logits_are_refused() -> None:
             return logits[:, -1]
 
     assert "logits of shape (2, 64) for 2 rows of 3 tokens" in examine(Flat()).reason
+
+
+def test_the_passes_show_sizes() -> None:
+    support = examine(make_model("llama", vocab_size=70))
+    # 2 layers of keys and values, 2 heads of 8 floats each.
+    assert (support.vocabulary, support.bytes_per_token) == (70, 2 * 2 * 2 * 8 * 4)

@@ -24,7 +24,7 @@ from mlx_spec.cli.performance_report import report
 from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.progress import note
 from mlx_spec.cli.stages import KINDS, StageCommand
-from mlx_spec.cli.terminal import RED, marked, take_every_letter
+from mlx_spec.cli.terminal import RED, marked, open_standard_files, take_every_letter
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code. Errors that are ours are one line on stderr, never a traceback.
     """
+    open_standard_files()
     take_every_letter()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning

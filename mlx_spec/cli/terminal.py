@@ -28,6 +28,18 @@ def take_every_letter() -> None:
             reconfigure(errors=_SUBSTITUTE)
 
 
+def open_standard_files() -> None:
+    """Open what of stdin, stdout and stderr was closed, on nothing.
+
+    Else the next file gets its number: weights, which MLX then takes for not opened.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
 def marked(text: str, out: TextIO | None, code: int = BOLD) -> str:
     """``text`` in bold, or under another code of ECMA-48, where ``out`` is a terminal."""
     if out is None or not out.isatty() or os.environ.get("NO_COLOR"):

@@ -42,21 +42,6 @@ class Rows:
     uniform: bool = False
 
 
-class _ShapeProbe:
-    """A cache that only notes how large one token's K/V would be."""
-
-    offset = 0
-    nbytes = 0
-
-    def make_mask(self, *_: Any, **__: Any) -> None:
-        """One token needs no mask."""
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Note the sizes; hand the arrays through."""
-        self.nbytes = keys.nbytes + values.nbytes
-        return keys, values
-
-
 class ModelRunner:
     """A model with its slots.
 
@@ -78,18 +63,15 @@ class ModelRunner:
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
-    @cached_property
+    @property
     def vocabulary(self) -> int:
         """Size of the logits' last axis; padded embeddings make it exceed the tokenizer's."""
-        logits = self.model(mx.zeros((1, 1), mx.int32))  # a graph only, never evaluated
-        return int(logits.shape[-1])
+        return self.support.vocabulary
 
-    @cached_property
+    @property
     def bytes_per_token(self) -> int:
         """Bytes of K/V that one token takes over all layers."""
-        probes = [_ShapeProbe() for _ in self.pool.layers]
-        self.model(mx.zeros((1, 1), mx.int32), cache=probes)  # a graph only, never evaluated
-        return sum(probe.nbytes for probe in probes)
+        return self.support.bytes_per_token
 
     @cached_property
     def parameters(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -40,11 +40,15 @@ class Support:
             two tokens that are as good as equally likely may change places. ``"refused"``.
         reason: why, in words; empty for ``"exact"``.
         grouped_masks: attention masks need an axis for groups of query heads (``Window.grouped``).
+        vocabulary: size of the logits' last axis; padded embeddings make it exceed the tokenizer's.
+        bytes_per_token: bytes of K/V that one token takes over all layers.
     """
 
     verdict: Verdict
     reason: str = ""
     grouped_masks: bool = False
+    vocabulary: int = 0
+    bytes_per_token: int = 0
 
 
 def examine(model: Any) -> Support:
@@ -63,24 +67,24 @@ def examine(model: Any) -> Support:
             "which cannot be rolled back row by row yet; "
             "only full-attention layers (KVCache) are supported",
         )
-    grouped, trouble = False, _trouble(model, len(caches), grouped=False)
-    if trouble and not _trouble(model, len(caches), grouped=True):
-        grouped, trouble = True, None
-    if trouble:
+    passed = _pass(model, len(caches), grouped=False)
+    if isinstance(passed, str):
+        other = _pass(model, len(caches), grouped=True)
+        passed = passed if isinstance(other, str) else other
+    if isinstance(passed, str):
         return Support(
             "refused",
             f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
-            f"{trouble}",
+            f"{passed}",
         )
     apart = _apart(model)
-    if apart is not None:
-        return Support(
-            "near-ties",
-            f"{apart} computes one new token in another way than several, so that near-ties may "
-            "fall differently with drafts than without",
-            grouped,
-        )
-    return Support("exact", grouped_masks=grouped)
+    if apart is None:
+        return passed
+    reason = (
+        f"{apart} computes one new token in another way than several, so that near-ties may fall "
+        "differently with drafts than without"
+    )
+    return replace(passed, verdict="near-ties", reason=reason)
 
 
 def require(model: Any) -> Support:
@@ -100,8 +104,8 @@ def model_name(model: Any) -> str:
     return str(getattr(model, "model_type", type(model).__name__))
 
 
-def _trouble(model: Any, layers: int, *, grouped: bool) -> str | None:
-    """What keeps a model from running the passes of this engine, None if nothing does.
+def _pass(model: Any, layers: int, *, grouped: bool) -> Support | str:
+    """What the passes of this engine show of a model, or why it cannot run them.
 
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
@@ -118,7 +122,7 @@ def _trouble(model: Any, layers: int, *, grouped: bool) -> str | None:
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
-    return None
+    return Support("exact", "", grouped, logits.shape[-1], pool.token_bytes)
 
 
 def _apart(model: Any) -> str | None:

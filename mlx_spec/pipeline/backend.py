@@ -97,7 +97,8 @@ class Generation:
     def submit(self, request: Generate, seed: int) -> Pending:
         """Queue one completion."""
         sampling = replace(self._sampling, **{"seed": seed, **request.sampling})
-        return self._generator.submit(request.prompt, sampling, chat=self._chat)
+        chat = replace(self._chat, texts=self._chat.texts and not request.raw)
+        return self._generator.submit(request.prompt, sampling, chat=chat)
 
     def stats(self) -> GenerationStats:
         """The generator's figures."""

@@ -6,15 +6,18 @@ Rows come one at a time, a bad one with the reason, so that it does not end a ru
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.text_files import utf8_lines
+from mlx_spec.text_files import split_returns, utf8_lines
 
 # pandas writes its row numbers under no name.
 INDEX = "index"
 _DELIMITERS = ",;\t"
+_LONE, _RETURN = re.compile(r"\r(?!\n|\Z)"), "\ud800"
 # A field may be a whole document; the module's own limit is 128 KiB.
 csv.field_size_limit(2**31 - 1)
 
@@ -32,15 +35,14 @@ def read_rows(blocks: Iterable[bytes], what: str) -> Iterator[Row]:
     Raises:
         InvalidRequest: a header whose names are no names, or an encoding that is none.
     """
-    # Bytes that are no UTF-8 travel as lone surrogates, so that they spoil one row only.
-    lines = (line.decode("utf-8", "surrogateescape") for line in utf8_lines(blocks, what))
+    lines = _lines(utf8_lines(blocks, what))
     first = next(lines, "")
     skipped = 0
     if first.lower().startswith("sep=") and len(first.rstrip("\r\n")) == 5:  # for Excel's eyes
         delimiter, first, skipped = first[4], next(lines, ""), 1
     else:
         delimiter = _delimiter(first)
-    rows = csv.reader(_chain(first, lines), delimiter=delimiter, strict=True)
+    rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     header = _header(rows, what)
     number = 0
     while header:
@@ -55,7 +57,27 @@ def read_rows(blocks: Iterable[bytes], what: str) -> Iterator[Row]:
             continue
         if row:
             number += 1
-            yield _make_row(header, row, what, number)
+            yield _make_row(header, _restored(row), what, number)
+
+
+def _lines(lines: Iterable[bytes]) -> Iterator[str]:
+    r"""Text as the ``csv`` module takes it.
+
+    A file's first line end tells whether a lone ``\r`` is one, or stands in a cell: pandas does
+    not quote it there, and the module takes it in quotes only, so it travels as ``_RETURN``. Bytes
+    that are no UTF-8 travel as surrogates of their own, so that they spoil one row only.
+    """
+    lines = iter(lines)
+    first = next(lines, b"")
+    everything: Iterator[bytes] = itertools.chain([first], lines)
+    begin = first.find(b"\r")
+    if begin >= 0 and first[begin + 1 : begin + 2] not in (b"\n", b""):
+        everything, lone = split_returns(everything), None
+    else:
+        lone = _LONE
+    for line in everything:
+        text = line.decode("utf-8", "surrogateescape")
+        yield text if lone is None else lone.sub(_RETURN, text)
 
 
 def _delimiter(header: str) -> str:
@@ -65,7 +87,7 @@ def _delimiter(header: str) -> str:
 
 def _header(rows: Iterator[list[str]], what: str) -> list[str]:
     try:
-        header = next(rows, [])
+        header = _restored(next(rows, []))
     except csv.Error as error:
         raise InvalidRequest(f"{what}: the header is not CSV ({error})") from error
     if any(_damaged(name) for name in header):
@@ -103,10 +125,9 @@ def _broken(reason: str, begin: int, end: int) -> str:
     return f"not CSV ({reason}, {lines})"
 
 
+def _restored(row: list[str]) -> list[str]:
+    return [value.replace(_RETURN, "\r") for value in row]
+
+
 def _damaged(value: str) -> bool:
     return any("\udc80" <= letter <= "\udcff" for letter in value)
-
-
-def _chain(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest

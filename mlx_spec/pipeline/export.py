@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mlx_spec.errors import OutputError
 from mlx_spec.pipeline.records import PARQUET_ROWS, import_parquet, to_line
@@ -42,10 +42,21 @@ def _columns(records: Iterable[dict[str, Any]]) -> list[str]:
 def _write_csv(records: Iterable[dict[str, Any]], path: Path) -> None:
     # errors: a lone surrogate cannot be written as UTF-8; its escape can.
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        rows = csv.DictWriter(file, _columns(records), lineterminator="\n")
+        rows = csv.DictWriter(_UnixLines(file), _columns(records), lineterminator="\r\n")
         rows.writeheader()
         for record in records:
             rows.writerow({name: _cell(value) for name, value in record.items()})
+
+
+class _UnixLines:
+    """Takes rows with both line ends, since python quotes only what holds one of a row's own."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        """One row, as the ``csv`` module gives them."""
+        return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
 def _cell(value: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.csv_rows import read_rows
 from mlx_spec.pipeline.values import plain, to_json
-from mlx_spec.text_files import utf8_lines
+from mlx_spec.text_files import split_returns, utf8_lines
 
 FORMATS = ("jsonl", "csv", "parquet")
 STDIO = Path("-")
@@ -130,7 +130,7 @@ def count(path: Path, format: str) -> int:
     with path.open("rb") as file:
         if format == "csv":
             return sum(1 for _ in read_rows(file, _what(path)))
-        return sum(1 for line in utf8_lines(file, _what(path)) if line.strip())
+        return sum(1 for line in split_returns(utf8_lines(file, _what(path))) if line.strip())
 
 
 def to_line(record: dict[str, Any]) -> bytes:
@@ -139,7 +139,8 @@ def to_line(record: dict[str, Any]) -> bytes:
 
 
 def _read_jsonl(file: BinaryIO, what: str) -> Iterator[Record]:
-    for number, line in enumerate(utf8_lines(file, what), start=1):
+    # In JSON a raw return is never part of a value.
+    for number, line in enumerate(split_returns(utf8_lines(file, what)), start=1):
         if line.strip():
             yield _parse_line(number, line)
 

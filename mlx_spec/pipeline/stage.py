@@ -42,10 +42,12 @@ class Generate:
     Attributes:
         prompt: the same.
         sampling: options of ``SamplingParams`` that are this record's own.
+        raw: a text is fed as it is, whatever the flags say of the chat template.
     """
 
     prompt: Prompt
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    raw: bool = False
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def as_fields(value: Any, name: str = "") -> Any:
     """A copy of a record in which every null knows its name.
 
     Args:
-        value: the record, or what is in it.
+        value: the record as JSON has it (``plain``), or what is in it.
         name: where it is, for errors.
     """
     if value is None:

@@ -15,6 +15,7 @@ from jinja2 import TemplateSyntaxError, UndefinedError
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.template_values import NullField, RecordEnvironment, as_fields
+from mlx_spec.pipeline.values import plain
 from mlx_spec.text_files import read_text
 
 _ENVIRONMENT = RecordEnvironment()
@@ -53,7 +54,7 @@ class PromptTemplate:
             InvalidRequest: a field that is not there or null, or an expression that fails.
         """
         try:
-            record = as_fields(fields)
+            record = as_fields(plain(fields))
             return self._template.render({**record, **more, "record": record})
         except NullField as error:
             raise InvalidRequest(f"[{self._name}] {error.message}") from error

@@ -14,9 +14,9 @@ from mlx_spec.pipeline.templates import PromptTemplate
 
 CALIBRATIONS = ("content-free", "none")
 YES_NO = ("yes", "no")
+# Measured against others: see docs/stages.md.
 KIND = """\
-{{ text }}
-
+Text: {{ text }}
 This text is an example of"""
 
 

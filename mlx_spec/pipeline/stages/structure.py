@@ -14,11 +14,18 @@ from mlx_spec.results import GenerationResult
 
 MODES = ("instruction", "both")
 PROMPTS = {
+    # Examples, since small models echo an order to write an instruction: see docs/stages.md.
     "instruction": """\
-Text: {{ text }}
+Write the question that each text answers.
 
-Write the instruction, in one line, that this text would be a good response to.
-Instruction:""",
+Text: Paris has been the capital of France since the tenth century.
+Question: Since when has Paris been the capital of France?
+
+Text: Put the eggs into boiling water for six minutes, then into cold water.
+Question: How do I boil eggs?
+
+Text: {{ text }}
+Question:""",
     "both": """\
 Text: {{ text }}
 
@@ -34,7 +41,8 @@ _MARK = "Response:"
 @dataclass(frozen=True)
 class Structure(Stage):
     """Adds ``instruction`` and ``response``.
-    The template sees the record's fields and ``text``.
+    The template sees the record's fields and ``text``. The own one of ``instruction`` shows
+    examples and is fed as it is; others go through the chat template, if there is one.
     """
 
     kind: ClassVar[str] = "structure"
@@ -75,7 +83,8 @@ class Structure(Stage):
     def prepare(self, fields: Mapping[str, Any]) -> Request:
         """Ask for the instruction, or for both."""
         text = text_of(fields, self.field)
-        return Generate(self._template.render(fields, text=text))
+        raw = self.prompt_template == PROMPTS["instruction"]
+        return Generate(self._template.render(fields, text=text), raw=raw)
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
         """Cut the answer up.
