@@ -93,7 +93,7 @@ def figures(tally: Tally, stats: GenerationStats, seconds: float) -> str:
     if stats.generation_tokens:
         parts.append(f"{stats.generation_tokens / seconds:.0f} tok/s")
     elif stats.prompt_tokens:
-        parts.append(f"{stats.prompt_tokens / seconds:.0f} scored tok/s")
+        parts.append(f"{stats.prompt_tokens / seconds:.0f} prompt tok/s")
     if stats.drafted:
         parts.append(f"acceptance {stats.acceptance_rate:.0%}")
     if tally.failed:

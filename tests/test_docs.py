@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mlx_spec
+import mlx_spec.pipeline
 from mlx_spec.cli.main import app
 from mlx_spec.errors import MlxSpecError
 
@@ -21,10 +22,10 @@ SNIPPETS = [text for language, text in BLOCKS if language == "python"]
 WEB = (ROOT / "examples" / "web.py").read_text(encoding="utf-8")
 
 
-def imported(source: str) -> list[str]:
-    """The names that a piece of Python takes from ``mlx_spec``."""
+def imported(source: str, module: str = "mlx_spec") -> list[str]:
+    """The names that a piece of Python takes from a module of ours."""
     nodes = ast.walk(ast.parse(source))
-    ours = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "mlx_spec"]
+    ours = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == module]
     return [alias.name for node in ours for alias in node.names]
 
 
@@ -33,6 +34,14 @@ def test_the_python_that_is_shown_imports_public_names(source: str) -> None:
     names = imported(source)
     assert names
     assert set(names) <= set(mlx_spec.__all__)
+
+
+def test_stages_of_one_s_own_need_public_names_only() -> None:
+    text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = imported(source, "mlx_spec.pipeline")
+    assert names
+    assert set(names) <= set(mlx_spec.pipeline.__all__)
 
 
 def test_every_option_that_is_shown_exists() -> None:

@@ -314,3 +314,17 @@ def test_find_models_does_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_end_token_ends(good: Path) -> None:
     _, tokenizer = load(good)
     assert tokenizer.eos_token_ids == {tokenizer.get_vocab()[END]}
+
+
+def test_a_model_whose_code_ends_the_process_is_refused_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mlx-lm's ``olmo`` does where a package of its own is missing."""
+    folder = write_folder(tmp_path / "model")
+
+    def leave(*args: object, **kwargs: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr("mlx_lm.load", leave)
+    with pytest.raises(ModelLoadError, match="needs a package that is not installed"):
+        load(folder)

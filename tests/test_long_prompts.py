@@ -282,6 +282,35 @@ def test_listeners_hear_how_far_prompts_are_read() -> None:
 
 
 @pytest.mark.usefixtures("slow")
+def test_closing_does_not_wait_for_a_pass() -> None:
+    """Not even where rows decode, whose next step needs it."""
+    engine = Engine(deep(), None, batching=BatchingConfig(batch_size=4))
+    tracks = [engine.submit(Sequence(prompt(5, 1), SamplingParams(max_tokens=300)))]
+    for _ in range(20):
+        engine.step(hurry=True)
+    emitted = len(tracks[0].sequence.tokens)
+    tracks.append(engine.submit(Sequence(prompt(300, 2), SamplingParams(max_tokens=6))))
+    asked = 0
+
+    def closing() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
+    engine.decoder.stop_when(closing)
+    while asked <= 3:
+        engine.step(hurry=True)
+    runner = engine.decoder.runner
+    assert runner.unread > 0
+    assert engine.step(hurry=True) == []
+    for track in tracks:
+        engine.cancel(track)
+    assert not engine.busy
+    assert runner.pool.nbytes == 0
+    assert len(tracks[0].sequence.tokens) <= emitted + 1
+
+
+@pytest.mark.usefixtures("slow")
 def test_ctrl_c_is_heard_within_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the stream goes on, or ends, as its owner likes."""
     evaluate, calls = mx.eval, 0

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
@@ -110,6 +112,43 @@ def test_token_maps_are_compared_not_padded_embeddings(tmp_path: Path) -> None:
     _, draft_tokenizer = load(write_folder(tmp_path / "other", other))
     with pytest.raises(TokenizerMismatch, match=r"'a' is \d+ in the target, \d+ in the draft"):
         check_pair(tokenizer, draft_tokenizer)
+
+
+class Watched(nn.Module):
+    """A model that notes the highest token it reads."""
+
+    def __init__(self, inner: Any, seen: list[mx.array]) -> None:
+        super().__init__()
+        self.inner, self.layers, self.args = inner, inner.layers, inner.args
+        self._note = seen.append
+
+    def __call__(self, tokens: mx.array, cache: Any) -> mx.array:
+        self._note(tokens.max())
+        logits: mx.array = self.inner(tokens, cache=cache)
+        return logits
+
+
+@pytest.mark.parametrize("size", [VOCABULARY - 24, VOCABULARY + 40], ids=["smaller", "larger"])
+def test_no_model_reads_a_token_that_it_has_no_embedding_for(size: int) -> None:
+    """It would be read from beyond the table: garbage, or the end of the process."""
+    read: tuple[list[mx.array], list[mx.array]] = ([], [])
+    draft = make_model("llama", seed=1, vocab_size=size, num_hidden_layers=1)
+    decoder = SpeculativeDecoder(
+        Watched(target("llama"), read[0]),
+        draft_model=Watched(draft, read[1]),
+        speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
+        batching=BatchingConfig(batch_size=2),
+    )
+    rows = [
+        Sequence([VOCABULARY - 1, row, *([VOCABULARY - 2] * 12)], SamplingParams(max_tokens=30))
+        for row in range(2)
+    ]
+    decoder.add(rows)
+    while decoder.busy:
+        decoder.step()
+    highest = [max(int(token) for token in tokens) for tokens in read]
+    assert highest[0] == VOCABULARY - 1
+    assert highest[1] < size
 
 
 @pytest.mark.parametrize("size", [VOCABULARY - 24, VOCABULARY + 40], ids=["smaller", "larger"])

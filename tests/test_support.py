@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec import SamplingParams, batch_generate
+from mlx_spec.cli.report import statistics_lines
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -94,6 +95,8 @@ def test_near_ties_are_said_in_the_statistics() -> None:
     apart = batch_generate(build("deepseek_v3"), None, [[1, 2, 3], [4, 5]], **options)
     alike = batch_generate(make_model("llama"), None, [[1, 2, 3]], **options)
     assert (apart.stats.exactness, alike.stats.exactness) == ("near-ties", "exact")
+    assert statistics_lines(apart.stats, drafting=True)[-1].startswith("Exactness: near-ties")
+    assert "Exactness" not in " ".join(statistics_lines(alike.stats, drafting=True))
     assert "DeepseekV3Attention computes one new token" in examine(build("deepseek_v3")).reason
 
 

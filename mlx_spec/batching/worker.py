@@ -168,6 +168,7 @@ class Worker:
         engine: Engine | None = None
         try:
             engine = make_engine()
+            engine.decoder.stop_when(lambda: self._closing)
             self._observe(engine)
             self._started.set()
             with wired_memory(engine.decoder.device.synchronize):

@@ -12,6 +12,7 @@ The decoder knows tokens only. Texts, stop texts and queues belong to ``batching
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -186,6 +187,10 @@ class SpeculativeDecoder:
             for runner in self.runners:
                 runner.pool.trim()
 
+    def stop_when(self, stopping: Callable[[], bool]) -> None:
+        """Ask between the layers of a prompt's pass whether all rows are about to be cancelled."""
+        self._roster.stopping = stopping
+
     @property
     def prompt_progress(self) -> tuple[int, int]:
         """Tokens read, and all tokens, of the prompts that are being read or were last."""
@@ -273,7 +278,7 @@ class SpeculativeDecoder:
             self._roster.change()
             joined = self._roster.fill()
             self._suspects.clear_slots(self._state, self.runner.pool)
-            if not self._state.sequences:
+            if not self._state.sequences or self._roster.stopping():
                 self.ready = time.perf_counter()
                 return []
             self._launch(self._build(self._plan(), joined=joined))

@@ -8,6 +8,7 @@ that decode. Everything here happens at step boundaries, when no step is in flig
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ class Roster:
         batching: BatchingConfig,
     ) -> None:
         self.max_rows = batching.batch_size
+        self.stopping: Callable[[], bool] = lambda: False
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
@@ -159,8 +161,8 @@ class Roster:
         next step, but for a turn: this returns after ``TURN`` seconds, and goes on next time.
         """
         started, fed, joined = time.perf_counter(), 0, False
-        budget, turn = self._budget()
-        while self._filling and self._runner.proceed(turn) and fed < budget:
+        budget = self._budget()
+        while self._filling and self._computed() and fed < budget:
             if not self._filling[0].looked_up:
                 self._reuse()
             group = self._filling[0]
@@ -168,7 +170,7 @@ class Roster:
                 if fed and len(group.sequences) > budget - fed:
                     break  # not even a token a row
                 fed += self._feed(group, budget - fed)
-                if not self._runner.proceed(turn):
+                if not self._computed():
                     break
             if group.missing <= 0:
                 self._join(self._filling.pop(0).sequences)
@@ -176,11 +178,21 @@ class Roster:
         self._meter.prompt_seconds += time.perf_counter() - started
         return joined
 
-    def _budget(self) -> tuple[int, float | None]:
-        """Tokens of a chunk, and seconds until others have a turn (None: it must be done)."""
+    def _budget(self) -> int:
+        """Most tokens of a chunk."""
         if self._state.sequences:
-            return self._runner.timely(self._batching.prefill_interleave), None
-        return pass_size(self._batching.prefill_step_size), TURN
+            return self._runner.timely(self._batching.prefill_interleave)
+        return pass_size(self._batching.prefill_step_size)
+
+    def _computed(self) -> bool:
+        """Go on with the pass that was begun for a turn; whether it is done.
+
+        Where rows decode it must be, since their next step needs it.
+        """
+        while not self._runner.proceed(TURN):
+            if not self._state.sequences or self.stopping():
+                return False
+        return True
 
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
