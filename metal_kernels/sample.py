@@ -19,6 +19,7 @@ bound is above the best score so far, and so never misses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -178,14 +179,15 @@ def _largest(values: mx.array) -> mx.array:
 def _leaders(bounds: mx.array) -> mx.array:
     """[R, 64] int32: the tokens of the largest bounds, in any order."""
     rows, width = bounds.shape
-    columns = width // COLUMN
-    lines = bounds.reshape(rows, COLUMN, columns)
-    tokens = mx.arange(width, dtype=mx.int32).reshape(1, COLUMN, columns)
+    height = math.gcd(width, 4 * COLUMN)  # fewer and longer columns, where the width allows it
+    columns = width // height
+    lines = bounds.reshape(rows, height, columns)
+    tokens = mx.arange(width, dtype=mx.int32).reshape(1, height, columns)
     if columns > LEADING:
         # The first 64 of all lie in the 64 columns with the largest maxima.
         best = _first(lines.max(axis=1))[:, None]
         lines = mx.take_along_axis(lines, best, axis=2)
-        tokens = best + columns * mx.arange(COLUMN, dtype=mx.int32)[:, None]
+        tokens = best + columns * mx.arange(height, dtype=mx.int32)[:, None]
     flat = lines.reshape(rows, -1)
     tokens = mx.broadcast_to(tokens, lines.shape).reshape(rows, -1)
     return mx.take_along_axis(tokens, _first(flat), axis=1)

@@ -16,8 +16,7 @@ from mlx_spec.flags import Flags
 from tests.api_support import model, tokenizer
 
 TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
-    "{% if not (loop.last and m.role == 'assistant') %};{% endif %}{% endfor %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}"
     "{% for t in tools or [] %}[{{ t.name }}]{% endfor %}"
     "{% if quiet %}quiet;{% endif %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -42,6 +41,7 @@ def read(prompt: Any, chat: ChatConfig = RAW, template: str | None = TEMPLATE) -
             "<system>be;<user>hi;<assistant>",
             "<user>hi;<assistant>",
         ),
+        # The begun answer is not ended, as messages are.
         (ChatConfig(prefill_response="Well"), "<user>hi;<assistant>Well", None),
         (ChatConfig(tools=TOOLS), "<user>hi;[look]<assistant>", None),
         (ChatConfig(chat_template_config={"quiet": True}), "<user>hi;quiet;<assistant>", None),

@@ -108,7 +108,7 @@ def kept(values: mx.array, group: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 4.0])
-@pytest.mark.parametrize("vocabulary", [2048, 20_001])
+@pytest.mark.parametrize("vocabulary", [2048, 20_001, 20_032])
 def test_looking_twice_misses_no_winner(vocabulary: int, scale: float) -> None:
     """Stops a first look that is not a bound, columns mixed up, and too few candidates."""
     rows, places = 3, 60

@@ -167,7 +167,7 @@ def test_seeds_follow_from_seed_and_number_alone() -> None:
     seeds = [pending.seed for pending in backend.all]
     assert seeds == [record_seed(7, number) for number in (1, 2, 3)]
     assert len({record_seed(s, n) for s in range(30) for n in range(30)}) == 900
-    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert all(2**32 < seed < 2**53 for seed in seeds)  # 32 bits make pairs of 100,000 records
 
 
 def test_what_an_earlier_run_added_about_itself_is_taken_off() -> None:
