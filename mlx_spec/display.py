@@ -43,6 +43,8 @@ def result_facts(result: GenerationResult) -> Facts:
         ("time per output token", seconds(result.tpot)),
         ("duration", seconds(result.duration)),
     ]
+    if result.error:
+        facts.append(("error", result.error))
     if result.drafted:
         facts.append(
             (

@@ -60,15 +60,14 @@ def test_the_summary_says_what_went_wrong_and_what_was_cut(
 def test_errors_are_one_kind_where_only_names_and_numbers_differ() -> None:
     failures = Failures()
     for number in range(1, 6):
-        failures.add(
-            {"_record": number, "_failed": True, "error": f"line {number}: no 'x{number}'"}
-        )
+        text = f"line {number}: no 'x{number}'; there is {'ab'[number % 2]}"
+        failures.add({"_record": number, "_failed": True, "error": text})
     for number, text in enumerate(["a", "b", "b", "c", "d"], start=6):
         failures.add({"_record": number, "_failed": True, "error": text})
     failures.add({"_record": 11, "error": "a field of the user's"})
     assert failures.count == 10
     assert failures.lines() == [
-        "Error in 5 records, first in record 1: line 1: no 'x1'",
+        "Error in 5 records, first in record 1: line 1: no 'x1'; there is b",
         "Error in 2 records, first in record 7: b",
         "Error in 1 record, first in record 6: a",
         "Other errors in 2 records",

@@ -18,6 +18,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_spec.api import stream_batch_generate
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
@@ -300,3 +301,16 @@ def test_async_with_closes_the_generator_and_lets_the_loop_go_on() -> None:
         return len((await stream).token_ids)
 
     assert asyncio.run(run()) > 0
+
+
+def test_a_batch_stream_that_is_dropped_in_the_middle_goes_at_once() -> None:
+    """Without a garbage collection, which may be long in coming while K/V are held."""
+    gc.disable()
+    try:
+        stream = stream_batch_generate(endless(), None, [[1, 2], [3]], sampling=LONG)
+        next(stream)
+        engine = weakref.ref(stream._engine)
+        del stream
+        assert engine() is None
+    finally:
+        gc.enable()

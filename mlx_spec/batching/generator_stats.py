@@ -16,7 +16,7 @@ class GeneratorStats:
 
     Attributes:
         waiting, running: requests.
-        finished, cancelled: requests, over all time.
+        finished, cancelled: requests, over all time; those that failed alone have finished.
         preempted: times that a running request had to wait again.
         batch_size: rows.
         cache_bytes: K/V held now, suspended rows and prefix cache included.

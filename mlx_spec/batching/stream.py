@@ -41,7 +41,7 @@ class BatchStream(Iterator[GenerationChunk], Closing):
         self._tracks = [engine.submit(sequence) for sequence in sequences]
         if LEDGER.alone(engine):  # the peak is the process's: others' is not to be forgotten
             mx.reset_peak_memory()
-        self._chunks: Generator[GenerationChunk, None, None] = self._run()
+        self._chunks: Generator[GenerationChunk, None, None] = _run(engine)
         self._turn = threading.RLock()  # a generator refuses two threads at once
 
     def __next__(self) -> GenerationChunk:
@@ -70,11 +70,13 @@ class BatchStream(Iterator[GenerationChunk], Closing):
         tokens = sum(track.given for track in self._tracks)
         return f"<BatchStream: {ended} of {len(self._tracks)} ended, {tokens} tokens given out>"
 
-    def _run(self) -> Generator[GenerationChunk, None, None]:
-        # On a Mac this keeps the weights resident; elsewhere it does nothing.
-        with wired_memory(self._engine.decoder.device.synchronize):
-            while self._engine.busy:
-                for track, chunks in self._engine.step(hurry=True):
-                    for chunk in chunks:
-                        track.give(chunk)
-                        yield chunk
+
+def _run(engine: Engine) -> Generator[GenerationChunk, None, None]:
+    """Chunks as they come. It does not know the stream: dropped, that goes at once."""
+    # On a Mac this keeps the weights resident; elsewhere it does nothing.
+    with wired_memory(engine.decoder.device.synchronize):
+        while engine.busy:
+            for track, chunks in engine.step(hurry=True):
+                for chunk in chunks:
+                    track.give(chunk)
+                    yield chunk

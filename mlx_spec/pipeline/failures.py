@@ -40,7 +40,7 @@ class Failures:
             return
         self.count += 1
         text = str(record.get(ERROR))
-        kind = _PARTICULARS.sub("*", text)
+        kind = _PARTICULARS.sub("*", text.partition("; ")[0])  # behind it comes what there is
         if kind in self._kinds or len(self._kinds) < _MOST_KINDS:
             self._kinds.setdefault(kind, _Kind(int(record[NUMBER]), text)).count += 1
 
