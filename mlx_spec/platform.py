@@ -99,9 +99,10 @@ def warn_if_slow_blas(stacklevel: int = 2) -> None:
 
     if _backend(mx) == "cpu":
         _warned = True
+        advice = blas_advice(status) or ""
+        more = f" ({advice})" if "install" in advice else ""  # else the reason says it all
         warnings.warn(
-            f"models run some 20 times slower than need be, on {status.reason}; "
-            f"to mend it: {blas_advice(status)}",
+            f"models run some 20 times slower than need be, on {status.reason}{more}",
             RuntimeWarning,
             stacklevel=stacklevel + 1,
         )

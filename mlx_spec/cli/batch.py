@@ -213,7 +213,8 @@ def _report(job: Job, outcome: Outcome) -> int:
         note(f"warning: {job.name}: {outcome.warning}")
     if outcome.interrupted:
         again = STDIO not in (job.source, job.out)
-        hint = f"; go on with --resume: {job.out} keeps what is done" if again else ""
+        kept = f"{job.out}.all.jsonl" if job.stage.drops else job.out
+        hint = f"; go on with --resume: {kept} keeps what is done" if again else ""
         note(f"interrupted after {outcome.tally.written} records{hint}")
         return 130
     return 1 if outcome.failed else 0
