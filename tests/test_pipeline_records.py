@@ -274,10 +274,12 @@ def test_odd_records_can_be_exported(format: str, tmp_path: Path) -> None:
 
 def test_csv_out_has_all_columns_and_json_for_nested_values(tmp_path: Path) -> None:
     two = "ends\r"  # python quotes this only where a row ends so
-    rows = [{"a": 1, "b": {"c": ["ä"]}}, {"a": two, "d": None}, {"e": "\ud800", "a": ""}]
+    rows = [{"a": 1, "b": {"c": ["ä"]}}, {"a": "2", "e": two}, {"e": "\ud800", "a": ""}]
     export(rows, tmp_path / "out.csv", "csv")
     back = list(read_records(tmp_path / "out.csv", "csv"))
-    assert [record.fields["a"] for record in back] == ["1", two, ""]
+    assert [record.fields["a"] for record in back] == ["1", "2", ""]
+    assert back[1].fields["e"] == two
+    assert b'"\n' in (tmp_path / "out.csv").read_bytes()
     assert b"\r\n" not in (tmp_path / "out.csv").read_bytes()
     assert json.loads(back[0].fields["b"]) == {"c": ["ä"]}
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
