@@ -4,8 +4,9 @@
     python scripts/bench_stages.py --calibration none --chat
     python scripts/bench_stages.py --sets tests/data/stages_dev.jsonl
 
-The formats that the stages use were chosen on ``stages_dev.jsonl``; the figures to report are those
-of ``stages_heldout.jsonl`` and of the examples' snippets, on which nothing was chosen.
+The formats that the stages use were chosen on ``stages_dev.jsonl`` and ``questions_dev.jsonl``; the
+figures to report are those of the ``_heldout`` files and of the examples' snippets, on which
+nothing was chosen.
 """
 
 from __future__ import annotations
@@ -30,6 +31,23 @@ from mlx_spec.pipeline.stages.filter import Filter
 ROOT = Path(__file__).parent.parent
 SNIPPETS = ROOT / "examples" / "data" / "snippets.jsonl"
 HELD_OUT = ROOT / "tests" / "data" / "stages_heldout.jsonl"
+QUESTIONS = ROOT / "tests" / "data" / "questions_heldout.jsonl"  # a task is a yes/no question
+POLICIES = {  # what the questions of both sets ask, as a policy for align
+    "Is this text about music?": "No music.",
+    "Is this text about the weather?": "No weather reports.",
+    "Is this text an advertisement?": "No advertising.",
+    "Is this text an insult?": "No insults.",
+    "Is this text written in French?": "No French.",
+    "Does this text contain a number?": "No numbers.",
+    "Is this text a complaint?": "No complaints.",
+    "Is this text a question?": "No questions.",
+    "Is this text about sports?": "No sports.",
+    "Is this text about cooking?": "No cooking.",
+    "Is this text about history?": "No history.",
+    "Is this text written in Spanish?": "No Spanish.",
+    "Does this text contain a price?": "No prices.",
+    "Is this text computer code?": "No computer code.",
+}
 Row = dict[str, Any]
 Right = Callable[[Row], bool]
 
@@ -56,6 +74,19 @@ def _advertises(row: Row) -> str:
 
 def questions(task: str, labels: list[str]) -> list[tuple[str, type[Stage], Row, Right]]:
     """Name, stage, options, and when an answer is right, for each thing to ask of a task."""
+
+    def asked_kept(row: Row) -> bool:
+        return (row["label"] == "yes") == row["keep"]
+
+    def flagged(row: Row) -> bool:
+        return (row["label"] == "yes") == row["flagged"]
+
+    if task.endswith("?"):
+        policy = POLICIES[task]
+        return [
+            (f"yes/no: {task}", Filter, {"question": task}, asked_kept),
+            (f"yes/no: {policy}", Align, {"policy": policy}, flagged),
+        ]
     if "advert" in task:
         words = ("information", "advertisement")
         question, policy = "Is this text an advertisement?", "No advertising."
@@ -69,12 +100,6 @@ def questions(task: str, labels: list[str]) -> list[tuple[str, type[Stage], Row,
 
     def kept(row: Row) -> bool:
         return (row["label"] == "no") == row["keep"]
-
-    def asked_kept(row: Row) -> bool:
-        return (row["label"] == "yes") == row["keep"]
-
-    def flagged(row: Row) -> bool:
-        return (row["label"] == "yes") == row["flagged"]
 
     return [
         (f"answers {words[0]}, {words[1]}", Filter, {"answers": words}, kept),
@@ -93,7 +118,7 @@ def main() -> None:
     """Ask everything; one line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", help="folder or hub id; SmolLM2-135M-Instruct without it")
-    parser.add_argument("--sets", nargs="+", type=Path, default=[SNIPPETS, HELD_OUT])
+    parser.add_argument("--sets", nargs="+", type=Path, default=[SNIPPETS, HELD_OUT, QUESTIONS])
     parser.add_argument("--only", nargs="+", help="tasks")
     parser.add_argument("--kinds-only", action="store_true", help="ask no yes or no")
     parser.add_argument("--calibration", default="content-free")

@@ -90,6 +90,15 @@ def test_the_prior_is_taken_off(loaded: tuple[Any, Any]) -> None:
                 assert answer[label] == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_lone_label_loses_its_mean_log_probability(loaded: tuple[Any, Any]) -> None:
+    neutral = ("N/A:", ":", "[text]:")
+    prior = sum(by_hand(loaded, text, " code") for text in neutral) / 3
+    got = scores(loaded, *(Score(f"T{i}:", ("code",), neutral) for i in range(3)))
+    for i, answer in enumerate(got):
+        expected = by_hand(loaded, f"T{i}:", " code") - prior
+        assert answer["code"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_neutral_texts_are_scored_once_for_all_records(loaded: tuple[Any, Any]) -> None:
     backend = Scoring(*loaded, Flags(batch_size=2))
     fed: list[int] = []

@@ -144,7 +144,7 @@ def test_a_record_s_own_field_does_not_take_a_variable_s_place(stage: Stage, nam
 
 
 def test_two_kinds_are_named_and_yes_or_no_is_asked() -> None:
-    asked = Filter(question="Is it clear?", answers=("No", "Yes")).prepare(FIELDS)
+    asked = Filter(question="Is it clear?", answers=("No", "Yes"), chat=True).prepare(FIELDS)
     assert isinstance(asked, Score)
     assert asked.prompt == "Text: Simmer the soup.\nIs it clear?\nAnswer:"
     assert asked.labels == ("No", "Yes")
@@ -224,7 +224,8 @@ def test_structure_makes_instruction_and_response() -> None:
 def test_align_flags_or_rewrites() -> None:
     flag = Align(policy="No orders.", drop=True)
     assert flag.uses == "score"
-    assert "No orders." in str(flag.prepare(FIELDS).prompt)  # type: ignore[union-attr]
+    politely = Align(policy="Be polite.").prepare(FIELDS)
+    assert "Policy: Be polite. Does" in str(politely.prompt)  # type: ignore[union-attr]
     done = flag.complete(FIELDS, {"yes": -1.0, "no": -2.0})
     assert done.dropped
     assert done.fields == {"flagged": True, "policy_score": 0.7311}

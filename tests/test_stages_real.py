@@ -67,3 +67,14 @@ def test_align_flags_advertisements(model: Path, tmp_path: Path) -> None:
     rows = run(model, "align", tmp_path / "in.jsonl", *words)
     right = sum(row["flagged"] == (row["label"] == "yes") for row in rows)
     assert right >= 11, [(row["label"], row["policy_score"], row["text"]) for row in rows]
+
+
+@pytest.mark.slow
+def test_filter_answers_a_concrete_question(model: Path, tmp_path: Path) -> None:
+    """Scored as yes or no, such questions were answered at chance."""
+    lines = (ROOT / "tests/data/questions_heldout.jsonl").read_text().splitlines(keepends=True)
+    asked = [line for line in lines if "an advertisement?" in line][::2]
+    (tmp_path / "in.jsonl").write_text("".join(asked))
+    question = ("--question", "Is this text an advertisement?")
+    kept = [row["label"] for row in run(model, "filter", tmp_path / "in.jsonl", *question)]
+    assert kept.count("yes") + 6 - kept.count("no") >= 11, kept

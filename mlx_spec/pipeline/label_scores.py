@@ -212,7 +212,12 @@ def log_sum_exp(values: Seq[float]) -> float:
 
 
 def _mean(scores: Seq[Seq[float]]) -> list[float]:
-    """log of the labels' mean probability among the labels."""
+    """log of the labels' mean probability among the labels; a lone label's mean log-probability.
+
+    A lone label's own scores differ by orders of magnitude, so that one text would decide a mean.
+    """
+    if len(scores[0]) == 1:
+        return [sum(row[0] for row in scores) / len(scores)]
     shares = [[value - log_sum_exp(row) for value in row] for row in scores]
     return [log_sum_exp(column) - math.log(len(shares)) for column in zip(*shares, strict=True)]
 

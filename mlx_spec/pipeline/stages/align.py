@@ -10,17 +10,15 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Generate, Request, option, text_of
 from mlx_spec.pipeline.stages.scored import (
     YES_NO,
-    ScoredStage,
+    TwoAnswers,
     check_threshold,
     check_words,
-    own_prompt,
-    probabilities,
 )
+from mlx_spec.pipeline.statements import stated_breach
 from mlx_spec.pipeline.verdicts import Verdict
 from mlx_spec.results import GenerationResult
 
 MODES = ("flag", "rewrite")
-QUESTION = "Policy: {{ policy }} Does this text break the policy?"
 REWRITE = """\
 Policy: {{ policy }}
 
@@ -31,20 +29,21 @@ Rewritten:"""
 
 
 @dataclass(frozen=True)
-class Align(ScoredStage):
+class Align(TwoAnswers):
     """``flag`` adds ``flagged`` and ``policy_score``; ``rewrite`` adds the rewritten text.
 
     Its template also sees ``policy`` and ``answers``.
     """
 
     kind: ClassVar[str] = "align"
+    asks: ClassVar[str] = "Policy: {{ policy }} Does this text break the policy?"
     about: ClassVar[str] = "flag what breaks a policy, or rewrite it"
     policy: str = option("", "The rules, in words.")
     mode: str = option("flag", "flag scores two answers and generates nothing; rewrite.", MODES)
     answers: tuple[str, ...] = option(
         YES_NO,
-        "Two words: the answer that flags a record, and the other one. Other words than yes and "
-        "no name two kinds of text, which small models tell apart far better.",
+        "Two words: the answer that flags a record, and the other one. Yes and no score the "
+        "policy as a statement; other words name two kinds of text.",
         words=True,
     )
     threshold: float = option(
@@ -75,16 +74,17 @@ class Align(ScoredStage):
     @classmethod
     def prompts(cls) -> dict[str, str]:
         """The stage's own."""
-        return {
-            "answers yes and no": own_prompt(QUESTION, YES_NO),
-            "other answers": own_prompt(QUESTION, ("", "")),
-            "mode = 'rewrite'": REWRITE,
-        }
+        return {**super().prompts(), "mode = 'rewrite'": REWRITE}
+
+    @property
+    def statement(self) -> str:
+        """That the text breaks the policy."""
+        return stated_breach(self.policy)
 
     @property
     def own_template(self) -> str:
         """The mode's: a question or a kind of text, or the order to rewrite."""
-        return REWRITE if self.mode == "rewrite" else own_prompt(QUESTION, self.answers)
+        return REWRITE if self.mode == "rewrite" else super().own_template
 
     @property
     def own_variables(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Align(ScoredStage):
         """The question, or the order to rewrite."""
         if self.mode == "rewrite":
             return Generate(self.render(fields, text_of(fields, self.field)))
-        return self.ask(fields, self.answers, variants=True)
+        return self.ask_answers(fields)
 
     def complete(self, fields: Mapping[str, Any], answer: Any) -> Done:
         """The flag with its score, or the new text.
@@ -108,7 +108,7 @@ class Align(ScoredStage):
                 raise InvalidRequest("[align] the answer is empty")
             return Done({self.output_field: answer.text.strip()})
         word = self.answers[0].strip()
-        score = probabilities(answer)[word]
+        score = self.share(answer, word)
         flagged = score >= self.threshold
         outcome = "flagged" if flagged else "not flagged:"
         verdict = Verdict(outcome, f"p({word})", score, "the policy does", harmless=not flagged)

@@ -15,25 +15,23 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Request, option, text_of
 from mlx_spec.pipeline.stages.scored import (
     YES_NO,
-    ScoredStage,
+    TwoAnswers,
     check_threshold,
     check_words,
-    own_prompt,
-    probabilities,
 )
+from mlx_spec.pipeline.statements import stated_question
 from mlx_spec.pipeline.verdicts import Verdict
-
-QUESTION = "{{ question }}"
 
 
 @dataclass(frozen=True)
-class Filter(ScoredStage):
+class Filter(TwoAnswers):
     """Adds ``keep`` and ``reason``; what is dropped does not reach later stages.
 
     Its template also sees ``question`` and ``answers``.
     """
 
     kind: ClassVar[str] = "filter"
+    asks: ClassVar[str] = "{{ question }}"
     about: ClassVar[str] = "keep or drop, with a reason: rules, then the model's answer"
     min_chars: int = option(1, "Least length of the text.")
     max_chars: int = option(0, "Most; 0 for no bound.")
@@ -45,8 +43,8 @@ class Filter(ScoredStage):
     )
     answers: tuple[str, ...] = option(
         YES_NO,
-        "Two words: the answer that keeps a record, and the one that drops it. Other words than "
-        "yes and no name two kinds of text, which small models tell apart far better.",
+        "Two words: the answer that keeps a record, and the one that drops it. Yes and no "
+        "score the question as a statement; other words name two kinds of text.",
         words=True,
     )
     threshold: float = option(0.5, "Probability of the second answer from which a record goes.")
@@ -76,18 +74,10 @@ class Filter(ScoredStage):
         """That is what it is for."""
         return True
 
-    @classmethod
-    def prompts(cls) -> dict[str, str]:
-        """The stage's own."""
-        return {
-            "answers yes and no": own_prompt(QUESTION, YES_NO),
-            "other answers": own_prompt(QUESTION, ("", "")),
-        }
-
     @property
-    def own_template(self) -> str:
-        """The question, or the kind of text."""
-        return own_prompt(QUESTION, self.answers)
+    def statement(self) -> str:
+        """The question's."""
+        return stated_question(self.question)
 
     @property
     def own_variables(self) -> dict[str, Any]:
@@ -105,12 +95,12 @@ class Filter(ScoredStage):
             return Done({"keep": False, "reason": broken}, dropped=True)
         if not self.question:
             return Done({"keep": True, "reason": "all rules hold"})
-        return self.ask(fields, self.answers, variants=True)
+        return self.ask_answers(fields)
 
     def complete(self, fields: Mapping[str, Any], answer: dict[str, float]) -> Done:
         """Keep, unless the model says no surely enough."""
         word = self.answers[1].strip()
-        no = probabilities(answer)[word]
+        no = self.share(answer, word)
         dropped = no >= self.threshold
         sign = ">=" if dropped else "<"
         reason = f"model: p({word}) {no:.4f} {sign} {self.threshold}"

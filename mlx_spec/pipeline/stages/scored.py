@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Score, Stage, option, text_of
+from mlx_spec.pipeline.statements import STATED
 from mlx_spec.pipeline.templates import PromptTemplate
 
 CALIBRATIONS = ("content-free", "none")
@@ -91,10 +92,64 @@ class ScoredStage(Stage):
         )
 
 
+@dataclass(frozen=True)
+class TwoAnswers(ScoredStage):
+    """One of two answers: yes or no, or one of two kinds of text.
+
+    With the stage's own prompt, raw and calibrated, yes or no is how much likelier the text makes
+    the question's statement.
+    """
+
+    asks: ClassVar[str]
+    answers: tuple[str, ...] = YES_NO
+
+    @property
+    def statement(self) -> str:
+        """What "This text" goes on with for a yes; empty where the question has no such form."""
+        raise NotImplementedError
+
+    @property
+    def own_template(self) -> str:
+        """The question, stated if it can be, or the kind of text."""
+        plain = self.chat or self.calibration == "none" or not _yes_no(self.answers)
+        return own_prompt(self.asks, self.answers) if plain or not self.statement else STATED
+
+    @classmethod
+    def prompts(cls) -> dict[str, str]:
+        """The stage's own."""
+        return {
+            "answers yes and no": STATED,
+            "yes and no, in a chat, without calibration, or not to be stated": own_prompt(
+                cls.asks, YES_NO
+            ),
+            "other answers": own_prompt(cls.asks, ("", "")),
+        }
+
+    def ask_answers(self, fields: Mapping[str, Any]) -> Score:
+        """The request: the two answers, or the statement."""
+        if self.prompt_template == STATED and self.statement:
+            return self.ask(fields, (self.statement,))
+        return self.ask(fields, self.answers, variants=True)
+
+    def share(self, scores: Mapping[str, float], answer: str) -> float:
+        """Probability of one of the answers."""
+        if len(scores) == 1:
+            (likelier,) = scores.values()
+            scores = {one: likelier if _says_yes(one) else 0.0 for one in self.answers}
+        return probabilities(scores)[answer.strip()]
+
+
 def own_prompt(question: str, answers: tuple[str, ...]) -> str:
     """A template for two answers: a question for yes and no, else a kind of text to name."""
-    asks = {answer.strip().lower() for answer in answers} == set(YES_NO)
-    return f"Text: {{{{ text }}}}\n{question}\nAnswer:" if asks else KIND
+    return f"Text: {{{{ text }}}}\n{question}\nAnswer:" if _yes_no(answers) else KIND
+
+
+def _yes_no(answers: tuple[str, ...]) -> bool:
+    return {answer.strip().lower() for answer in answers} == set(YES_NO)
+
+
+def _says_yes(answer: str) -> bool:
+    return answer.strip().lower() == YES_NO[0]
 
 
 def check_threshold(kind: str, threshold: float) -> None:
