@@ -19,6 +19,7 @@ import mlx_spec
 from mlx_spec.cli.main import app, main
 from mlx_spec.cli.report import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import FRAME, OrderedPrinter
+from mlx_spec.errors import ModelLoadError
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
 from tests.folders import CONTEXT, byte_vocabulary, write_folder
 
@@ -277,6 +278,22 @@ def test_ctrl_c_prints_what_there_is_and_exits_130() -> None:
     assert first[:2] == [f"{FRAME}\n", "[prompt 1/2] def read_\n"]
     assert "[prompt 2/2] import" in shown
     assert 0 < int(re.findall(r"Generation: (\d+) tokens", shown)[0]) < 4000
+
+
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_ctrl_c_that_a_library_wrapped_is_ctrl_c(
+    link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While classes are made, Python 3.11 turns every exception into a RuntimeError."""
+    wrapped: Exception = ModelLoadError("[load] it could not be read")
+    setattr(wrapped, link, RuntimeError("Error calling __set_name__"))
+    setattr(getattr(wrapped, link), link, KeyboardInterrupt())
+
+    def interrupted(**_: object) -> None:
+        raise wrapped
+
+    monkeypatch.setattr("mlx_spec.cli.main.app", interrupted)
+    assert main([]) == 130
 
 
 def test_a_closed_pipe_ends_it_quietly() -> None:

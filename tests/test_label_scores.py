@@ -116,7 +116,8 @@ def test_in_a_chat_the_last_line_begins_the_answer(loaded: tuple[Any, Any]) -> N
     prompt = "Text: soup\nTopic:"
     (raw,) = scores(loaded, Score(prompt, ("code", "soup")))
     (chat,) = scores(loaded, Score(prompt, ("code", "soup"), chat=True))
-    (system,) = scores(loaded, Score(prompt, ("code", "soup"), chat=True), system_prompt="Hi")
+    # A system prompt is heard in the template only, so it is used then.
+    (system,) = scores(loaded, Score(prompt, ("code", "soup")), system_prompt="Hi")
     (off,) = scores(loaded, Score(prompt, ("code", "soup"), chat=True), ignore_chat_template=True)
     (turns,) = scores(loaded, Score([{"role": "user", "content": "soup"}], ("code", "soup")))
     assert off == raw

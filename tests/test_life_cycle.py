@@ -282,6 +282,18 @@ def test_a_failed_generator_holds_no_caches() -> None:
         generator.submit([1])
 
 
+def test_an_error_that_is_kept_keeps_no_engine() -> None:
+    """A refusal comes out of the worker's thread, whose frames know the engine."""
+    engine: list[weakref.ref[Any]] = []
+    with make_generator() as generator:
+        generator._worker.tell(lambda e: engine.append(weakref.ref(e)))
+        with pytest.raises(InvalidRequest, match="holds the token id") as refusal:
+            generator.submit([10**6]).result(PATIENCE)
+    del generator
+    eventually(lambda: gc.collect() >= 0 and engine[0]() is None)
+    assert isinstance(refusal.value, InvalidRequest)
+
+
 def test_a_generator_lives_while_a_stream_of_it_runs() -> None:
     """As where a function makes a generator and returns a stream."""
     before = threading.active_count()

@@ -28,7 +28,8 @@ from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
-from mlx_spec.decoding.decoder import SpeculativeDecoder, StepOutput
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.roster import MARGIN
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats

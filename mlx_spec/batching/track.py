@@ -7,7 +7,7 @@ from typing import Any
 from mlx_spec.batching.detokenizers import make_detokenizer
 from mlx_spec.batching.scheduler import Request
 from mlx_spec.batching.text import TextStream
-from mlx_spec.decoding.decoder import StepOutput
+from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.results import FinishReason, GenerationChunk, GenerationResult
 from mlx_spec.sequence import Sequence
 

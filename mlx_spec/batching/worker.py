@@ -94,6 +94,8 @@ class Worker:
             except Exception as error:  # a refusal, or foreign code: it is these requests' alone
                 for track in tracks:
                     engine.cancel(track)
+                # Whoever keeps the error must not keep this thread's frames, and so the engine.
+                error.__traceback__ = None
                 for buffer in buffers:
                     buffer.fail(error)
                 self._drop(buffers)
@@ -256,6 +258,7 @@ class Worker:
                 engine.decoder.device.synchronize()
         except BaseException as late:
             self._error = self._error or late
+        engine = None
         if self._error is not None:
             # What failed may have been for want of memory: its frames must not hold the engine.
             traceback.clear_frames(self._error.__traceback__)

@@ -78,14 +78,29 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
-    except MlxSpecError as error:
-        note(f"{marked('error:', sys.stderr, RED)} {' '.join(str(error).split())}")
-        return 2
     except KeyboardInterrupt:
         return 130
     except SystemExit as leaving:  # how typer reports its own errors, a full pipe included
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except Exception as error:
+        if _was_interrupted(error):
+            return 130
+        if not isinstance(error, MlxSpecError):
+            raise
+        note(f"{marked('error:', sys.stderr, RED)} {' '.join(str(error).split())}")
+        return 2
     return 0
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Python and libraries wrap it, as while they import."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -27,6 +27,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.draft_length import DraftLengthPolicy
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
 from mlx_spec.decoding.estimates import StepReport
+from mlx_spec.decoding.flight import Flight, Plan, StepOutput
 from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.memory import PairMemory, recall
 from mlx_spec.decoding.meter import StepMeter
@@ -37,47 +38,6 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """What one step emitted for one sequence.
-
-    Attributes:
-        sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
-        tokens: the emitted tokens, at least one.
-        drafted: draft tokens verified, those past the sequence's end not counted.
-        accepted: how many of ``tokens``, from the first on, the drafter proposed.
-    """
-
-    sequence: Sequence
-    tokens: list[int]
-    drafted: int
-    accepted: int
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Draft length of each row, before the drafter is asked, and host bounds on their lengths."""
-
-    lengths: list[int]
-    shortest: int
-    longest: int
-
-
-@dataclass
-class _Flight:
-    """A step that was built, and perhaps launched."""
-
-    lengths: list[int]
-    packed: mx.array  # [B, K + 2] int32: accepted count or NO_NUMBERS, the target's samples
-    clean: bool  # its time tells what such a step costs
-    launched: float = 0.0
-
-    @property
-    def width(self) -> int:
-        """Tokens that a row may gain at most."""
-        return int(self.packed.shape[1]) - 1
 
 
 class SpeculativeDecoder:
@@ -128,7 +88,7 @@ class SpeculativeDecoder:
         self.ready = 0.0  # when the last step's work was done (time.perf_counter)
         with self.device.work():
             self._state = BatchState()
-        self._flight: _Flight | None = None
+        self._flight: Flight | None = None
         self._suspects = Suspects()
         self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
 
@@ -305,7 +265,7 @@ class SpeculativeDecoder:
             check_rows(self.runner, self._state.sequences, self._roster.leaving)
         return outputs
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> Plan:
         """What the next step may take, with room made for it.
 
         Asked before the snapshot: while that holds the old arrays of all layers, growing them
@@ -322,9 +282,9 @@ class SpeculativeDecoder:
         for runner in self.runners:
             runner.pool.reserve(positions)
         self._state.reserve(positions)
-        return _Plan(lengths, shortest, longest)
+        return Plan(lengths, shortest, longest)
 
-    def _build(self, plan: _Plan, *, joined: bool) -> _Flight:
+    def _build(self, plan: Plan, *, joined: bool) -> Flight:
         """The graph of the next step; nothing is computed yet."""
         state, shortest, longest = self._state, plan.shortest, plan.longest
         context = DraftContext(
@@ -348,7 +308,7 @@ class SpeculativeDecoder:
         state.append(samples, accepted)
         packed = mx.concatenate([accepted[:, None], samples], axis=1)
         # A plain step asks nothing of the drafter, whoever has just joined.
-        return _Flight(lengths, packed, clean=not read and not (joined and count))
+        return Flight(lengths, packed, clean=not read and not (joined and count))
 
     def _draft_lengths(self, lengths: list[int], context: DraftContext) -> tuple[list[int], int]:
         """How far to guess for each row, and how many tokens the drafter reads before that."""
@@ -358,7 +318,7 @@ class SpeculativeDecoder:
         covered = self.drafter.covers()
         return [k if known else 0 for k, known in zip(lengths, covered, strict=True)], read
 
-    def _launch(self, flight: _Flight) -> None:
+    def _launch(self, flight: Flight) -> None:
         """Start computing a step without waiting for it."""
         state = self._state
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
@@ -370,7 +330,7 @@ class SpeculativeDecoder:
         )
         self._flight = flight
 
-    def _collect(self, flight: _Flight) -> list[StepOutput]:
+    def _collect(self, flight: Flight) -> list[StepOutput]:
         """Wait for a step, and hand each row the tokens it gained."""
         # The one place where the host waits for the device.
         results = cast("list[list[int]]", flight.packed.tolist())

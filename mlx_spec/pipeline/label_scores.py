@@ -148,7 +148,9 @@ class Scoring:
         The end of a plain text is all of it; of a chat, what the answer has begun with.
         """
         chat = self._chat
-        if isinstance(prompt, str) and not (request.chat and chat.texts):
+        # A system prompt can be heard in the template only.
+        wanted = request.chat or chat.system_prompt is not None
+        if isinstance(prompt, str) and not (wanted and chat.texts):
             return lambda end: encode(self._tokenizer, end, WHERE), prompt
         asked, begun = prompt, chat.prefill_response or ""
         if isinstance(prompt, str):

@@ -1,0 +1,66 @@
+"""A step on its way: what it may take, what was built, what came out.
+
+``Plan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput`` what
+the host read of it for one sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_spec.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step emitted for one sequence.
+
+    Attributes:
+        sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
+        tokens: the emitted tokens, at least one.
+        drafted: draft tokens verified, those past the sequence's end not counted.
+        accepted: how many of ``tokens``, from the first on, the drafter proposed.
+    """
+
+    sequence: Sequence
+    tokens: list[int]
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the next step may take.
+
+    Attributes:
+        lengths: draft length of each row, before the drafter is asked.
+        shortest, longest: the host's bounds on the rows' known tokens.
+    """
+
+    lengths: list[int]
+    shortest: int
+    longest: int
+
+
+@dataclass
+class Flight:
+    """A step that was built, and perhaps launched.
+
+    Attributes:
+        lengths: draft length of each row.
+        packed: [B, K + 2] int32: accepted count or ``NO_NUMBERS``, then the target's samples.
+        clean: its time tells what such a step costs.
+        launched: when it was (``time.perf_counter``).
+    """
+
+    lengths: list[int]
+    packed: mx.array
+    clean: bool
+    launched: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Tokens that a row may gain at most."""
+        return int(self.packed.shape[1]) - 1
