@@ -31,6 +31,8 @@ FIELDS = {"text": "Simmer the soup."}
         ("Is this text not good?", ""),
         ("Would you publish this text?", ""),
         ("Is this text good? Is it new?", ""),
+        ("Is this text clear, complete and useful?", ""),
+        ("Is this text rude or vulgar?", ""),
         ("Is this text good", ""),
         ("", ""),
     ],

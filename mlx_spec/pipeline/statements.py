@@ -27,16 +27,18 @@ STATED = (
 )
 _SUBJECT = r"(?:(?:this|the) (?:text|sentence|message|review|comment)|it|this(?= (?:an?|about) ))"
 _QUESTION = re.compile(rf"(is|does|has) {_SUBJECT} (\w+)([^?\n]*)\?", re.IGNORECASE)
+_SEVERAL = re.compile(r",|\b(?:and|or)\b", re.IGNORECASE)
 _BAN = re.compile(r"no ((?!one\b)[^.,;:?!\n]+)\.?", re.IGNORECASE)
 
 
 def stated_question(question: str) -> str:
     """What "This text" goes on with where the answer is yes: "Is this text a joke?", "is a joke.".
 
-    Empty where the question is put in another way, which has no safe rewording here.
+    Empty where the question is put in another way, which has no safe rewording here, or asks for
+    several things at once, all of which hardly any text is likely to be told.
     """
     found = _QUESTION.fullmatch(question.strip())
-    if not found or found[2].lower() == "not":
+    if not found or found[2].lower() == "not" or _SEVERAL.search(found[3]):
         return ""
     asked, word, rest = found[1].lower(), found[2], found[3].rstrip()
     return f"{_third_person(word)}{rest}." if asked == "does" else f"{asked} {word}{rest}."
