@@ -7,15 +7,20 @@ from __future__ import annotations
 
 NOT_QUICK = (
     # Processes of their own, two seconds each only to import: signals, pipes, exits, kill -9.
+    "test_cli.py::test_speculation_batching",
+    "test_cli_batch.py::test_batching_speculation",
     "test_cli_batch.py::test_ctrl_c",
     "test_cli_batch.py::test_kill_9",
     "test_cli_batch.py::test_progress_is_a_bar_on_a_terminal",
+    "test_cli_batch_summary.py::test_failed_records_run_again",
     "test_cli_pipeline.py",
     "test_cli_streams.py",
     "test_examples.py",
     "test_generator.py::test_a_process",
     "test_performance_log.py::test_a_kill",
     "test_pipeline_live.py",
+    "test_pipeline_chain.py::test_a_chain_cut",
+    "test_pipeline_chain.py::test_a_chain_drops",
     "test_platform.py::test_a_process",
     "test_platform.py::test_a_public_name",
     # Faults planted into our own code, to see that the other tests find them.
@@ -28,5 +33,10 @@ NOT_QUICK = (
     "test_kernels_norm_rope.py",
     "test_metal_sim",
     # Long runs.
+    "test_draft_length.py::test_one_slow_step",
+    "test_kernel_binding.py::test_a_speculating_batch",
+    "test_memory_linear.py",
+    "test_rotation.py::test_every_architecture",
     "test_soak.py",
+    "test_support.py::test_every_architecture",
 )

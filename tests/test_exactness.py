@@ -61,7 +61,7 @@ def make_decoder(family: str, drafter: str, rows: int, policy: str, **more: Any)
     )
 
 
-@pytest.mark.cut(7)
+@pytest.mark.cut(11)
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("rows", [1, 2, 5, 13])
 @pytest.mark.parametrize(("drafter", "policy"), DRAFTS)

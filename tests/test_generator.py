@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.cut(4)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("rows", [3, 32])
