@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +10,7 @@ from mlx_spec.batching.engine import Engine, TokenBudget
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.config import BatchingConfig
 from mlx_spec.flags import Flags
+from tests.memory import settled_memory
 from tests.models import make_model
 
 LENGTHS = st.lists(st.integers(1, 500), max_size=8)
@@ -69,7 +69,7 @@ def test_prefix_caches_never_crowd_out_the_rows(draft: bool) -> None:
     model = make_model()
     other = make_model() if draft else None
     room, asked = 80_000, 2**30
-    limit = mx.get_active_memory() + room
+    limit = settled_memory() + room
     engine = Engine(
         model,
         None,

@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
 from mlx_spec.batching.engine import Engine, TokenBudget
@@ -20,6 +19,7 @@ from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import CapacityError, GeneratorClosed, InvalidRequest
 from mlx_spec.sequence import Sequence
+from tests.memory import settled_memory
 from tests.models import VOCABULARY
 from tests.scenario import make_jobs, noisy_draft, target
 
@@ -227,7 +227,7 @@ def test_bad_requests_are_refused_with_the_numbers() -> None:
 def test_requests_that_do_not_fit_together_wait() -> None:
     """K/V for two rows at most, although there are eight rows."""
     per_token = 2 * 2 * 2 * 8 * 4  # layers, k and v, heads, dims, float32
-    limit = mx.get_active_memory() + 2 * 2 * 64 * per_token + 10_000
+    limit = settled_memory() + 2 * 2 * 64 * per_token + 10_000
     most = 0
     with make_generator(8, draft=False, memory_limit=limit) as generator:
         streams = [generator.submit([1, i], SamplingParams(max_tokens=40)) for i in range(8)]

@@ -225,10 +225,10 @@ def kept_aside_without_room(patch: Patch) -> None:
 def emitted_tokens_not_counted(patch: Patch) -> None:
     """Admission forgets the tokens that a request will emit."""
 
-    def wrong(self: KVBudget, tokens: Any) -> bool:
-        return self.nbytes([max(1, count - 30) for count in tokens]) <= self.limit
+    def wrong(self: KVBudget, tokens: Any) -> int:
+        return self.limit - self.nbytes([max(1, count - 30) for count in tokens])
 
-    patch.setattr(KVBudget, "fits", wrong)
+    patch.setattr(KVBudget, "left", wrong)
 
 
 def emitted_tokens_lost(patch: Patch) -> None:
