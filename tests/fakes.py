@@ -12,9 +12,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_spec.control.estimates import StepReport, cap_lengths
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
-from mlx_spec.decoding.estimates import StepReport, cap_lengths
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 

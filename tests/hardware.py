@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_spec.config import SamplingParams
+from mlx_spec.control.estimates import StepReport
 from mlx_spec.decoding.drafters.model import MAX_RIDE
-from mlx_spec.decoding.estimates import StepReport
 from mlx_spec.sequence import Sequence
 
 FOREVER = 10**9

@@ -1,6 +1,7 @@
 """The order of the layers, read from the imports: dependencies point right, never back.
 
-    cli, server -> pipeline, metrics -> api -> batching -> decoding -> model -> cache, metal_kernels
+    cli, server -> pipeline, metrics -> api -> batching -> decoding -> model
+    -> cache, control, metal_kernels
 
 ``errors, config, results, sequence, events, flags, display, closing, text_files, platform, blas``
 import none of the folders and may be imported by all.
@@ -20,7 +21,7 @@ from tests.quick import NOT_QUICK
 
 ROOT = Path(mlx_spec.__file__).parent
 LAYERS = [
-    {"cache", "metal_kernels"},
+    {"cache", "control", "metal_kernels"},
     {"model"},
     {"decoding"},
     {"batching"},

@@ -1,6 +1,6 @@
 """The slots: written where asked, moved when rows leave, grown without loss, and never copied.
 
-``SlotKVCache`` and ``KVCachePool`` are held against plain numpy arrays; the last tests watch MLX's
+``DenseKVCache`` and ``KVCachePool`` are held against plain numpy arrays; the last tests watch MLX's
 memory to see that no step makes a copy of the cache.
 """
 
@@ -15,8 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.pool import POSITION_STEP, KVCachePool, fill_holes
-from mlx_spec.cache.slot_cache import SlotKVCache, Window
+from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import CapacityError
@@ -26,9 +27,9 @@ from tests.models import make_model
 HEADS, DIMS = 2, 4
 
 
-def window(first: int, starts: list[int], width: int, limit: int | None = None) -> Window:
+def span_of(first: int, starts: list[int], width: int, limit: int | None = None) -> Span:
     limit = max(starts) + width if limit is None else limit
-    return Window(first, len(starts), mx.array(starts, mx.int32), width, limit)
+    return Span(first, len(starts), mx.array(starts, mx.int32), width, limit)
 
 
 def numbers(rows: int, width: int, start: int = 0, dims: int = DIMS) -> np.ndarray:
@@ -37,9 +38,9 @@ def numbers(rows: int, width: int, start: int = 0, dims: int = DIMS) -> np.ndarr
     return np.arange(start, start + size, dtype=np.float32).reshape(rows, HEADS, width, dims)
 
 
-def write(pool: KVCachePool, where: Window, start: int) -> list[tuple[mx.array, mx.array]]:
+def write(pool: KVCachePool, where: Span, start: int) -> list[tuple[mx.array, mx.array]]:
     """Write numbers to all layers; each layer's, and its values, are others."""
-    pool.set_window(where)
+    pool.set_span(where)
     read = []
     for i, layer in enumerate(pool.layers):
         keys = numbers(where.count, where.width, start + 10_000 * i)
@@ -53,7 +54,7 @@ def filled(slots: int, lengths: list[int], layers: int = 2) -> KVCachePool:
     pool.acquire(len(lengths))
     pool.reserve(max(lengths))
     for slot, length in enumerate(lengths):
-        write(pool, window(slot, [0], length), 1000 * (slot + 1))
+        write(pool, span_of(slot, [0], length), 1000 * (slot + 1))
     return pool
 
 
@@ -100,12 +101,12 @@ def test_each_row_is_written_at_its_own_position(
     both write paths: all slots, and a part of them.
     """
     slots, capacity, todo = case
-    layer = SlotKVCache(slots, capacity)
+    layer = DenseKVCache(slots, capacity)
     model = np.zeros((2, slots, HEADS, capacity, DIMS), np.float32)
     for turn, (first, starts, width) in enumerate(todo):
         last = max(starts) + width
         limit = capacity if data is None else data.draw(st.integers(last, capacity))
-        layer.window = window(first, starts, width, limit)
+        layer.span = span_of(first, starts, width, limit)
         new = numbers(len(starts), width, 1 + 1000 * turn)
         keys, values = layer.update_and_fetch(mx.array(new), mx.array(-new))
         for row, start in enumerate(starts):
@@ -124,9 +125,9 @@ def test_keys_and_values_may_differ_in_size_and_type(count: int) -> None:
     """Stops a buffer allocated like the keys for values of another head size (MLA), and a cache
     that changes its type when a layer hands over another one.
     """
-    layer = SlotKVCache(3, 6)
+    layer = DenseKVCache(3, 6)
     for turn, dtype in enumerate((mx.float16, mx.float32)):
-        layer.window = window(0, [turn, 2, 4][:count], 1)
+        layer.span = span_of(0, [turn, 2, 4][:count], 1)
         keys = mx.array(numbers(count, 1, 5, dims=4)).astype(dtype)
         values = mx.array(numbers(count, 1, 7, dims=6)).astype(dtype)
         layer.update_and_fetch(keys, values)
@@ -150,8 +151,8 @@ def test_mask_shows_each_query_its_own_past(
 ) -> None:
     """Stops a query that sees past itself, misses itself, or sees another row's past."""
     limit = max(starts) + width + more
-    layer = SlotKVCache(len(starts), limit)
-    layer.window = window(0, starts, width, limit)
+    layer = DenseKVCache(len(starts), limit)
+    layer.span = span_of(0, starts, width, limit)
     mask = np.array(layer.make_mask(width, window_size=size))
     assert mask.shape == (len(starts), 1, width, limit)
     for row, start in enumerate(starts):
@@ -165,12 +166,12 @@ def test_mask_shows_each_query_its_own_past(
 
 def test_uniform_rows_need_no_mask_array() -> None:
     """Stops a [B, 1, N, limit] mask where mlx has a fast path; and none where one is needed."""
-    layer = SlotKVCache(2, 9)
-    layer.window = Window(0, 2, mx.array([4, 4]), 3, 7, uniform=True)
+    layer = DenseKVCache(2, 9)
+    layer.span = Span(0, 2, mx.array([4, 4]), 3, 7, uniform=True)
     assert layer.make_mask(3) == "causal"
     assert isinstance(layer.make_mask(3, return_array=True), mx.array)
     assert isinstance(layer.make_mask(3, window_size=2), mx.array)
-    layer.window = Window(0, 2, mx.array([4, 4]), 1, 5, uniform=True)
+    layer.span = Span(0, 2, mx.array([4, 4]), 1, 5, uniform=True)
     assert layer.make_mask(1) is None
 
 
@@ -221,7 +222,7 @@ def test_slots_and_positions_grow_without_loss() -> None:
     pool.reserve(5)
     assert pool.capacity == POSITION_STEP
     for slot, length in enumerate(lengths):
-        write(pool, window(slot, [0], length), 1000 * (slot + 1))
+        write(pool, span_of(slot, [0], length), 1000 * (slot + 1))
     before = rows_of(pool, lengths)
     assert pool.acquire(1) == 2
     assert pool.slots == 4  # doubled
@@ -230,7 +231,7 @@ def test_slots_and_positions_grow_without_loss() -> None:
     assert pool.acquire(4) == 3
     assert pool.slots == 7  # never more than asked for at most
     assert same(rows_of(pool, lengths), before)
-    write(pool, window(0, [3, 5, 0, 0, 0, 0, 300], 2), 50_000)
+    write(pool, span_of(0, [3, 5, 0, 0, 0, 0, 300], 2), 50_000)
     assert same(rows_of(pool, lengths), before)
     assert pool.layers[0].keys is not None
     assert pool.layers[0].keys[6, 0, 300].any().item()
@@ -265,10 +266,10 @@ def test_positions_past_the_capacity_are_refused_in_words() -> None:
     pool = KVCachePool(1, 3)
     pool.acquire(1)
     pool.reserve(10)
-    message = rf"\[KVCachePool.set_window\] {POSITION_STEP + 1} positions asked, {POSITION_STEP}"
+    message = rf"\[KVCachePool.set_span\] {POSITION_STEP + 1} positions asked, {POSITION_STEP}"
     with pytest.raises(CapacityError, match=message):
-        pool.set_window(window(0, [POSITION_STEP], 1))
-    pool.set_window(window(0, [POSITION_STEP - 1], 1))
+        pool.set_span(span_of(0, [POSITION_STEP], 1))
+    pool.set_span(span_of(0, [POSITION_STEP - 1], 1))
 
 
 @pytest.mark.parametrize("rows", [3, 2], ids=["all slots", "some"])
@@ -283,16 +284,16 @@ def test_restore_undoes_steps_that_were_never_launched(rows: int, growing: bool)
     pool.max_slots = 5
     before, sizes = rows_of(pool, lengths), (pool.slots, pool.capacity)
     snapshot = pool.snapshot()
-    write(pool, window(0, [1, 1, 1][:rows], 3), 70_000)
+    write(pool, span_of(0, [1, 1, 1][:rows], 3), 70_000)
     if growing:
         pool.reserve(pool.capacity + 1)
         pool.acquire(1)
-        write(pool, window(0, [0, 0, 0][:rows], 2), 80_000)
+        write(pool, span_of(0, [0, 0, 0][:rows], 2), 80_000)
     pool.restore(snapshot)
     assert (pool.slots, pool.capacity) == sizes
     assert all((layer.slots, layer.capacity) == sizes for layer in pool.layers)
     assert same(rows_of(pool, lengths), before)
-    read = write(pool, window(0, [4, 2, 6][:rows], 1), 90_000)
+    read = write(pool, span_of(0, [4, 2, 6][:rows], 1), 90_000)
     assert read[0][0].shape[0] == rows
     assert same(rows_of(pool, lengths), before)
 
@@ -303,7 +304,7 @@ def test_restore_before_anything_was_written() -> None:
     snapshot = pool.snapshot()
     pool.acquire(2)
     pool.reserve(3)
-    write(pool, window(0, [0, 0], 2), 1)
+    write(pool, span_of(0, [0, 0], 2), 1)
     pool.restore(snapshot)
     assert pool.state == []
     assert pool.nbytes == 0

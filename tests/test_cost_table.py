@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_spec.decoding.cost_table import CostTable, bucket
-from mlx_spec.decoding.memory import recall
+from mlx_spec.control.costs import CostTable, bucket
+from mlx_spec.control.known_costs import recall
 
 
 def table(cells: dict[tuple[int, int], float], times: int = 3) -> CostTable:

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_spec.config import SamplingParams, SpeculationConfig
-from mlx_spec.decoding.draft_length import AdaptiveDraftLength, FixedDraftLength
-from mlx_spec.decoding.estimates import AcceptanceEstimate, StepReport, cap_lengths
-from mlx_spec.decoding.memory import PairMemory
+from mlx_spec.control.draft_length import AdaptiveDraftLength, FixedDraftLength
+from mlx_spec.control.estimates import AcceptanceEstimate, StepReport, cap_lengths
+from mlx_spec.control.known_costs import PairCosts
 from mlx_spec.sequence import Sequence
 from tests.hardware import (
     ALL,
@@ -109,7 +109,7 @@ def test_each_row_has_its_own_acceptance() -> None:
     """Stops an average in place of rows, a bias from runs cut off by the draft length, and a
     newcomer that is taken for the worst or the best.
     """
-    estimate, rng = AcceptanceEstimate(PairMemory()), random.Random(1)
+    estimate, rng = AcceptanceEstimate(PairCosts()), random.Random(1)
     batch, chances = rows(99, 99, 99), [0.1, 0.6, 1.0]
     sums = [0.0] * 3
     for step in range(600):
@@ -126,7 +126,7 @@ def test_each_row_has_its_own_acceptance() -> None:
 
 def test_undrafted_steps_say_nothing_of_acceptance() -> None:
     """Stops plain steps counted as rejections."""
-    estimate, batch = AcceptanceEstimate(PairMemory()), rows(99, 99)
+    estimate, batch = AcceptanceEstimate(PairCosts()), rows(99, 99)
     before = [estimate.chance(row) for row in batch]
     for _ in range(50):
         estimate.observe(StepReport(batch, [0, 0], [0, 0], 1.0, True))
@@ -135,7 +135,7 @@ def test_undrafted_steps_say_nothing_of_acceptance() -> None:
 
 def test_expected_tokens_follow_the_formula() -> None:
     """Stops a sum that forgets the target's own token, or a row's end."""
-    estimate, batch = AcceptanceEstimate(PairMemory()), rows(99, 3, 1)
+    estimate, batch = AcceptanceEstimate(PairCosts()), rows(99, 3, 1)
     a = estimate.chance(batch[0])
     assert estimate.expected_tokens(batch, 0) == 3
     assert estimate.expected_tokens(batch, 4) == pytest.approx(
@@ -276,7 +276,7 @@ def test_a_pair_that_was_parked_gets_another_chance_in_later_calls() -> None:
     """Stops what one call learned from binding all later ones: calls shorter than the probe
     interval would otherwise never probe, however well the draft would do now.
     """
-    memory, config = PairMemory(), SpeculationConfig(num_draft_tokens=MOST)
+    memory, config = PairCosts(), SpeculationConfig(num_draft_tokens=MOST)
     merits = []
     for call in range(80):
         chances = [0.0 if call < 10 else 1.0]

@@ -14,11 +14,12 @@ from mlx_lm.models import llama
 from mlx_lm.models.rope_utils import YarnRoPE, initialize_rope
 
 import metal_kernels
-from mlx_spec.cache.slot_cache import SlotKVCache, Window
+from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.span import Span
 from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig
+from mlx_spec.control.draft_length import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.draft_length import FixedDraftLength
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model import fused_layers
 from mlx_spec.model.kernel_binding import (
@@ -247,9 +248,9 @@ def test_rotations_that_do_more_stay_mlx_lms() -> None:
     assert bind_operations(module, REFERENCES).bound == {}
 
 
-def slots(width: int, *, uniform: bool = False) -> SlotKVCache:
-    cache = SlotKVCache(2, 30)
-    cache.window = Window(0, 2, mx.array([4, 4 if uniform else 9]), width, 9 + width, uniform)
+def slots(width: int, *, uniform: bool = False) -> DenseKVCache:
+    cache = DenseKVCache(2, 30)
+    cache.span = Span(0, 2, mx.array([4, 4 if uniform else 9]), width, 9 + width, uniform)
     return cache
 
 
@@ -260,7 +261,7 @@ def slots(width: int, *, uniform: bool = False) -> SlotKVCache:
 def test_masks_of_slots_become_lengths(width: int, uniform: bool, window_size: int | None) -> None:
     cache = slots(width, uniform=uniform)
     if uniform:
-        cache.window = Window(0, 2, mx.array([9, 9]), width, 9 + width, True)
+        cache.span = Span(0, 2, mx.array([9, 9]), width, 9 + width, True)
     mask = cache.make_mask(width, window_size=window_size)
     q, k = normal(2, 4, width, 8), normal(2, 2, 9 + width, 8)
     v = normal(2, 2, 9 + width, 8, seed=1)

@@ -9,8 +9,8 @@ import pytest
 
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator import BatchedMLXGenerator
+from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.pool import KVCachePool, SlotSize
-from mlx_spec.cache.slot_cache import SlotKVCache
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.sequence import Sequence
@@ -57,14 +57,14 @@ def test_slots_that_nobody_needs_go_back() -> None:
 def count_copies(patch: pytest.MonkeyPatch) -> list[int]:
     """Slots that each resize copies, in one layer."""
     copies: list[int] = []
-    resize = SlotKVCache.resize
+    resize = DenseKVCache.resize
 
-    def counted(self: SlotKVCache, slots: int, capacity: int) -> None:
+    def counted(self: DenseKVCache, slots: int, capacity: int) -> None:
         if self.keys is not None:
             copies.append(min(self.slots, slots))
         resize(self, slots, capacity)
 
-    patch.setattr(SlotKVCache, "resize", counted)
+    patch.setattr(DenseKVCache, "resize", counted)
     return copies
 
 

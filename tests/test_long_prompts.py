@@ -18,9 +18,9 @@ import pytest
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.control.draft_length import FixedDraftLength
 from mlx_spec.decoding import roster
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.draft_length import FixedDraftLength
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.model import MAX_RIDE, ModelDrafter
 from mlx_spec.events import Event, PromptProgress

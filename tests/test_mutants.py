@@ -14,13 +14,14 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.slot_cache import SlotKVCache, Window
+from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.control.draft_length import FixedDraftLength
 from mlx_spec.decoding import decoder as decoder_module
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.draft_length import FixedDraftLength
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.model.runner import ModelRunner
@@ -46,13 +47,13 @@ def run(rows: int, sampled: bool) -> list[int]:
 
 def shared_offset(patch: Patch) -> None:
     """Row 0's position is used for all rows."""
-    made = Window.__post_init__
+    made = Span.__post_init__
 
-    def wrong(self: Window) -> None:
+    def wrong(self: Span) -> None:
         self.starts = mx.broadcast_to(self.starts[:1], self.starts.shape)
         made(self)
 
-    patch.setattr(Window, "__post_init__", wrong)
+    patch.setattr(Span, "__post_init__", wrong)
 
 
 def release_without_move(patch: Patch) -> None:
@@ -62,28 +63,28 @@ def release_without_move(patch: Patch) -> None:
 
 def mask_sees_one_more(patch: Patch) -> None:
     """Each query also sees the key after its own."""
-    right = Window.mask
+    right = Span.mask
 
-    def wrong(self: Window, window_size: int | None) -> mx.array:
-        shifted = Window(
+    def wrong(self: Span, window_size: int | None) -> mx.array:
+        shifted = Span(
             self.first, self.count, self.starts + 1, self.width, self.limit, self.uniform
         )
         return right(shifted, window_size)
 
-    patch.setattr(Window, "mask", wrong)
+    patch.setattr(Span, "mask", wrong)
 
 
 def mask_sees_one_less(patch: Patch) -> None:
     """No query sees its own key."""
-    right = Window.mask
+    right = Span.mask
 
-    def wrong(self: Window, window_size: int | None) -> mx.array:
-        shifted = Window(
+    def wrong(self: Span, window_size: int | None) -> mx.array:
+        shifted = Span(
             self.first, self.count, self.starts - 1, self.width, self.limit, self.uniform
         )
         return right(shifted, window_size)
 
-    patch.setattr(Window, "mask", wrong)
+    patch.setattr(Span, "mask", wrong)
 
 
 def no_rollback(patch: Patch) -> None:
@@ -97,15 +98,15 @@ def no_rollback(patch: Patch) -> None:
 
 def tail_zeroed(patch: Patch) -> None:
     """The K/V before a write are zeroed, as a rollback by zeroing one token too many would."""
-    right = SlotKVCache.update_and_fetch
+    right = DenseKVCache.update_and_fetch
 
-    def wrong(self: SlotKVCache, keys: mx.array, values: mx.array) -> Any:
-        assert self.window is not None
+    def wrong(self: DenseKVCache, keys: mx.array, values: mx.array) -> Any:
+        assert self.span is not None
         keys, values = right(self, keys, values)
-        last = mx.arange(keys.shape[2]) == (self.window.starts - 1)[:, None]
+        last = mx.arange(keys.shape[2]) == (self.span.starts - 1)[:, None]
         return mx.where(last[:, None, :, None], 0, keys), values
 
-    patch.setattr(SlotKVCache, "update_and_fetch", wrong)
+    patch.setattr(DenseKVCache, "update_and_fetch", wrong)
 
 
 def accepts_one_too_many(patch: Patch) -> None:

@@ -30,7 +30,7 @@ from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
-from mlx_spec.decoding.roster import MARGIN
+from mlx_spec.decoding.members import MARGIN
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence

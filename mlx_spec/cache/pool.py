@@ -1,6 +1,6 @@
 """The slots of one model: which exist, how long they are, and how rows move between them.
 
-``KVCachePool`` owns one ``SlotKVCache`` a layer. Running rows are contiguous from slot 0 and
+``KVCachePool`` owns one ``DenseKVCache`` a layer. Running rows are contiguous from slot 0 and
 newcomers take the last slots, so that a decode step and a prefill chunk are both slices. When a
 row leaves, the last rows move into the holes: that copies the moved rows once and touches nothing
 else. The pool knows no tokens and no sequences.
@@ -15,7 +15,8 @@ from typing import TypeAlias
 
 import mlx.core as mx
 
-from mlx_spec.cache.slot_cache import SlotKVCache, Window
+from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
 
 POSITION_STEP = 256
@@ -78,7 +79,7 @@ class KVCachePool:
         self.capacity = 0
         self.used = 0
         self.most_positions: int | None = None  # set by callers that account for bytes
-        self.layers = [SlotKVCache(0, 0) for _ in range(layers)]
+        self.layers = [DenseKVCache(0, 0) for _ in range(layers)]
 
     @property
     def free_slots(self) -> int:
@@ -150,7 +151,7 @@ class KVCachePool:
         if self.used == 0:
             self.slots = self.capacity = 0
             self.most_positions = None
-            self.layers = [SlotKVCache(0, 0) for _ in self.layers]
+            self.layers = [DenseKVCache(0, 0) for _ in self.layers]
 
     def keep(self, order: Seq[int]) -> None:
         """Slot i takes over what slot ``order[i]`` holds; slots not named are given back.
@@ -212,14 +213,14 @@ class KVCachePool:
             buffer[destinations] = moved
             setattr(layer, name, buffer)
 
-    def set_window(self, window: Window) -> None:
+    def set_span(self, span: Span) -> None:
         """Point every layer at the rows and positions of the next forward pass."""
-        if window.limit > self.capacity:
+        if span.limit > self.capacity:
             raise CapacityError(
-                f"[KVCachePool.set_window] {window.limit} positions asked, {self.capacity} exist"
+                f"[KVCachePool.set_span] {span.limit} positions asked, {self.capacity} exist"
             )
         for layer in self.layers:
-            layer.window = window
+            layer.span = span
 
     def snapshot(self) -> PoolSnapshot:
         """References to the present arrays, to undo steps that were built but never launched.

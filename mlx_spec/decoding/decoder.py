@@ -22,16 +22,16 @@ import mlx.core as mx
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.control.draft_length import DraftLengthPolicy
+from mlx_spec.control.estimates import StepReport
+from mlx_spec.control.known_costs import PairCosts, recall
 from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.draft_length import DraftLengthPolicy
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
-from mlx_spec.decoding.estimates import StepReport
 from mlx_spec.decoding.flight import Flight, Plan, StepOutput
 from mlx_spec.decoding.invariants import check_lengths, check_rows
-from mlx_spec.decoding.memory import PairMemory, recall
+from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
-from mlx_spec.decoding.roster import Roster
 from mlx_spec.decoding.setup import make_drafter, make_policy
 from mlx_spec.decoding.suspects import Suspects
 from mlx_spec.errors import InvalidRequest
@@ -80,7 +80,7 @@ class SpeculativeDecoder:
         self.device = DeviceStream()
         self.runner = ModelRunner(model, self.batching.batch_size)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
-        memory = PairMemory() if draft_model is None else recall(model, draft_model)
+        memory = PairCosts() if draft_model is None else recall(model, draft_model)
         self.policy = policy or make_policy(self.drafter, speculation, memory)
         self.meter = StepMeter()
         self.debug = debug
@@ -90,7 +90,7 @@ class SpeculativeDecoder:
             self._state = BatchState()
         self._flight: Flight | None = None
         self._suspects = Suspects()
-        self._roster = Roster(self.runner, self.drafter, self._state, self.meter, self.batching)
+        self._members = Members(self.runner, self.drafter, self._state, self.meter, self.batching)
 
     @property
     def running(self) -> list[Sequence]:
@@ -103,11 +103,11 @@ class SpeculativeDecoder:
 
         Fewer than run now lets nobody in until enough have left.
         """
-        return self._roster.max_rows
+        return self._members.max_rows
 
     @max_rows.setter
     def max_rows(self, rows: int) -> None:
-        self._roster.max_rows = rows
+        self._members.max_rows = rows
         for runner in self.runners:
             runner.pool.max_slots = max(rows, runner.pool.used)
 
@@ -125,15 +125,15 @@ class SpeculativeDecoder:
         """The K/V memory now; ``limit`` is what slots and rows kept aside may take, in bytes."""
         pools = [runner.pool for runner in self.runners]
         return replace(
-            measure(pools, self._roster.cached, self.batching.block_size),
-            bytes_saved=self._roster.kept_bytes,
-            bytes_prefix=self._roster.prefix_bytes,
+            measure(pools, self._members.cached, self.batching.block_size),
+            bytes_saved=self._members.kept_bytes,
+            bytes_prefix=self._members.prefix_bytes,
             bytes_limit=limit,
         )
 
     def size_slots(self, size: SlotSize) -> None:
         """From the next change of members on, have slots of this size."""
-        self._roster.size = size
+        self._members.size = size
 
     def trim(self) -> None:
         """While nothing is left to do, give the memory of all slots back."""
@@ -143,28 +143,28 @@ class SpeculativeDecoder:
             if self._flight is not None:
                 mx.eval(self._flight.packed)
                 self._flight = None
-            self._roster.change()
+            self._members.change()
             for runner in self.runners:
                 runner.pool.trim()
 
     def stop_when(self, stopping: Callable[[], bool]) -> None:
         """Ask between the layers of a prompt's pass whether all rows are about to be cancelled."""
-        self._roster.stopping = stopping
+        self._members.stopping = stopping
 
     @property
     def prompt_progress(self) -> tuple[int, int]:
         """Tokens read, and all tokens, of the prompts that are being read or were last."""
-        return self._roster.progress
+        return self._members.progress
 
     @property
     def free_rows(self) -> int:
         """Sequences that may still be added."""
-        return max(0, self.max_rows - self._roster.staying - len(self._roster.waiting))
+        return max(0, self.max_rows - self._members.staying - len(self._members.waiting))
 
     @property
     def busy(self) -> bool:
         """Whether a further :meth:`step` has something to do."""
-        return self._roster.staying > 0 or bool(self._roster.waiting)
+        return self._members.staying > 0 or bool(self._members.waiting)
 
     def add(self, sequences: Seq[Sequence]) -> None:
         """Let sequences join at the next step.
@@ -179,7 +179,7 @@ class SpeculativeDecoder:
             )
         for sequence in sequences:
             self.check(sequence)
-        self._roster.waiting += sequences
+        self._members.waiting += sequences
 
     def check(self, sequence: Sequence) -> None:
         """Refuse a sequence that the target cannot read.
@@ -196,8 +196,8 @@ class SpeculativeDecoder:
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence leave now; what a step in flight computes for it is dropped."""
-        self._roster.leave(sequence)
-        self._roster.forget(sequence)
+        self._members.leave(sequence)
+        self._members.forget(sequence)
 
     def suspend(self, sequence: Sequence, *, save: bool) -> None:
         """Let a sequence leave that will be added again later, and go on as if it had stayed.
@@ -207,12 +207,12 @@ class SpeculativeDecoder:
             save: keep its K/V (bytes until it returns: ``saved_bytes``); else they are computed
                 again from its tokens.
         """
-        self._roster.leave(sequence, save=save)
+        self._members.leave(sequence, save=save)
 
     @property
     def saved_bytes(self) -> int:
         """Bytes of K/V kept for suspended sequences, or about to be."""
-        return self._roster.saved_bytes
+        return self._members.saved_bytes
 
     def drop_saved(self, sequence: Sequence) -> bool:
         """Give up what is kept of a suspended sequence; it goes on from its tokens all the same.
@@ -220,7 +220,7 @@ class SpeculativeDecoder:
         Returns:
             Whether there was something to give up.
         """
-        return self._roster.forget(sequence)
+        return self._members.forget(sequence)
 
     def step(self) -> list[StepOutput]:
         """Feed a chunk of waiting prompts, then advance every decoding row by one verify pass.
@@ -235,10 +235,10 @@ class SpeculativeDecoder:
 
     def _step(self) -> list[StepOutput]:
         if self._flight is None:
-            self._roster.change()
-            joined = self._roster.fill()
+            self._members.change()
+            joined = self._members.fill()
             self._suspects.clear_slots(self._state, self.runner.pool)
-            if not self._state.sequences or self._roster.stopping():
+            if not self._state.sequences or self._members.stopping():
                 self.ready = time.perf_counter()
                 return []
             self._launch(self._build(self._plan(), joined=joined))
@@ -246,14 +246,14 @@ class SpeculativeDecoder:
         assert flight is not None
         lengths = self._state.lengths  # as the step in flight leaves them
         before = ahead = None
-        if self._roster.settled:
+        if self._members.settled:
             plan = self._plan()
             before = self._snapshot()
             ahead = self._build(plan, joined=False)
         outputs = self._collect(flight)
         self._flight = None
         if ahead is not None and before is not None:
-            if self._roster.leaving or self._suspects:
+            if self._members.leaving or self._suspects:
                 self._restore(before)
             else:
                 # Until the references go, launching would copy the whole cache.
@@ -261,8 +261,8 @@ class SpeculativeDecoder:
                 self._launch(ahead)
                 self.meter.ahead += 1
         if self.debug:
-            check_lengths(lengths, self._state.sequences, self._roster.leaving)
-            check_rows(self.runner, self._state.sequences, self._roster.leaving)
+            check_lengths(lengths, self._state.sequences, self._members.leaving)
+            check_rows(self.runner, self._state.sequences, self._members.leaving)
         return outputs
 
     def _plan(self) -> Plan:
@@ -341,7 +341,7 @@ class SpeculativeDecoder:
         accepted = [max(0, result[0]) for result in results]
         outputs = []
         for sequence, (count, *samples), drafted in zip(rows, results, flight.lengths, strict=True):
-            if sequence in self._roster.leaving:
+            if sequence in self._members.leaving:
                 continue
             if not self._suspects.judge(sequence, count):
                 continue
@@ -350,7 +350,7 @@ class SpeculativeDecoder:
             if sequence.finish_reason:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
-                self._roster.leave(sequence)
+                self._members.leave(sequence)
             sequence.drafted += drafted
             sequence.accepted += kept
             sequence.steps += 1

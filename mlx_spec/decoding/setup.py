@@ -7,15 +7,15 @@ from typing import Any
 
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig, SpeculationConfig
-from mlx_spec.decoding.draft_length import (
+from mlx_spec.control.draft_length import (
     AdaptiveDraftLength,
     DraftLengthPolicy,
     FixedDraftLength,
 )
+from mlx_spec.control.known_costs import PairCosts
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.memory import PairMemory
 from mlx_spec.model.runner import ModelRunner
 
 
@@ -31,7 +31,7 @@ def make_drafter(
 
 
 def make_policy(
-    drafter: Drafter, speculation: SpeculationConfig, memory: PairMemory
+    drafter: Drafter, speculation: SpeculationConfig, memory: PairCosts
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do."""
     most = speculation.num_draft_tokens

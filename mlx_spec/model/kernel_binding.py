@@ -4,7 +4,7 @@ The model stays as it is: weights, module tree and mlx-lm's code are not touched
 question becomes an instance of a subclass of its own class that differs in ``__call__`` alone,
 and ``unbind_kernels`` gives it its class back. Attention is a layer's own code, run with our
 function where it calls ``scaled_dot_product_attention``; only calls that our slots describe by
-lengths (``SlotKVCache``) go to the kernel, all others to mlx-lm's.
+lengths (``DenseKVCache``) go to the kernel, all others to mlx-lm's.
 
 Nothing is bound unless it pays: by default an operation is bound only where Metal is present and
 the table that ``scripts/bench_kernels.py`` writes says that its kernel wins on this kind of Mac.
@@ -28,7 +28,7 @@ from mlx_lm.models import base
 
 import metal_kernels
 from metal_kernels.attention_inputs import MAX_TOKENS, Lengths, supports_head_dim
-from mlx_spec.cache.slot_cache import SlotKVCache
+from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model import fused_layers
 from mlx_spec.model.fused_layers import Call
@@ -201,15 +201,15 @@ class SlotAttention:
     ) -> mx.array:
         """As mlx-lm's function of that name."""
         out: mx.array
-        if self._fits(queries, keys, values, cache) and cache.window.made(mask):
-            window = cache.window
+        if self._fits(queries, keys, values, cache) and cache.span.made(mask):
+            span = cache.span
             out = self._attention(
                 queries,
                 keys,
                 values,
-                Lengths(window.lengths, window.limit),
+                Lengths(span.lengths, span.limit),
                 scale=scale,
-                window=window.size_of(mask),
+                window=span.size_of(mask),
                 sinks=sinks,
             )
         else:
@@ -221,7 +221,7 @@ class SlotAttention:
     @staticmethod
     def _fits(queries: mx.array, keys: Any, values: Any, cache: Any) -> bool:
         return (
-            isinstance(cache, SlotKVCache)
+            isinstance(cache, DenseKVCache)
             and queries.shape[2] <= MAX_TOKENS
             and supports_head_dim(queries.shape[3])
             and keys.shape == values.shape

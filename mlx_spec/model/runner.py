@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.slot_cache import Window
+from mlx_spec.cache.span import Span
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Pieces, on_cpu
 from mlx_spec.model.support import require
@@ -86,8 +86,8 @@ class ModelRunner:
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
         count, width = rows.tokens.shape
-        self.pool.set_window(
-            Window(
+        self.pool.set_span(
+            Span(
                 rows.first,
                 count,
                 rows.starts,

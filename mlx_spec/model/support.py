@@ -19,7 +19,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.slot_cache import Window
+from mlx_spec.cache.span import Span
 from mlx_spec.errors import UnsupportedModel
 
 Verdict = Literal["exact", "near-ties", "refused"]
@@ -39,7 +39,7 @@ class Support:
             nothing where the device computes rows alike. ``"near-ties"``: they are not, so that
             two tokens that are as good as equally likely may change places. ``"refused"``.
         reason: why, in words; empty for ``"exact"``.
-        grouped_masks: attention masks need an axis for groups of query heads (``Window.grouped``).
+        grouped_masks: attention masks need an axis for groups of query heads (``Span.grouped``).
         vocabulary: size of the logits' last axis; padded embeddings make it exceed the tokenizer's.
         bytes_per_token: bytes of K/V that one token takes over all layers.
     """
@@ -115,7 +115,7 @@ def _pass(model: Any, layers: int, *, grouped: bool) -> Support | str:
         pool.acquire(rows)
         pool.reserve(width + 1)
         starts = mx.ones(rows, mx.int32) if uniform else mx.arange(rows, dtype=mx.int32) % 2
-        pool.set_window(Window(0, rows, starts, width, width + 1, uniform, grouped))
+        pool.set_span(Span(0, rows, starts, width, width + 1, uniform, grouped))
         try:
             logits = model(mx.zeros((rows, width), mx.int32), cache=pool.layers)
         except Exception as error:  # whatever the code of a model raises

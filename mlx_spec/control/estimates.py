@@ -9,7 +9,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from mlx_spec.decoding.memory import PairMemory
+from mlx_spec.control.known_costs import PairCosts
 from mlx_spec.sequence import Sequence
 
 
@@ -53,7 +53,7 @@ class AcceptanceEstimate:
     LEAST_EVIDENCE = 1.0
     PRIOR_TOKENS = 3.0  # how many tested tokens the average of all weighs
 
-    def __init__(self, memory: PairMemory) -> None:
+    def __init__(self, memory: PairCosts) -> None:
         self._rows: WeakKeyDictionary[Sequence, tuple[float, float]] = WeakKeyDictionary()
         self._memory = memory
 
@@ -118,7 +118,7 @@ class JoinCost:
     NEWEST_COST = 0.3
     MOST = 5.0  # a step counts as at most this times the usual one more
 
-    def __init__(self, memory: PairMemory) -> None:
+    def __init__(self, memory: PairCosts) -> None:
         self._memory = memory
         self._met: WeakKeyDictionary[Sequence, bool] = WeakKeyDictionary()  # -> was it drafted for
         self._rate = 0.0

@@ -11,11 +11,11 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_spec.decoding.cost_table import CostTable
+from mlx_spec.control.costs import CostTable
 
 
 @dataclass
-class PairMemory:
+class PairCosts:
     """Measured costs and average acceptance of one (target, draft) pair.
 
     Attributes:
@@ -39,14 +39,14 @@ class PairMemory:
 @dataclass(frozen=True)
 class _Entry:
     owners: tuple[weakref.ref[Any], ...]
-    memory: PairMemory
+    memory: PairCosts
 
 
 # By identity: mlx modules are dictionaries and so have no hash.
 _PAIRS: dict[tuple[int, int], _Entry] = {}
 
 
-def recall(model: Any, draft_model: Any) -> PairMemory:
+def recall(model: Any, draft_model: Any) -> PairCosts:
     """The memory of this pair; a new one if it was never seen or a model has been freed since."""
     key = (id(model), id(draft_model))
     entry = _PAIRS.get(key)
@@ -55,5 +55,5 @@ def recall(model: Any, draft_model: Any) -> PairMemory:
             weakref.ref(owner, lambda _, key=key: _PAIRS.pop(key, None))  # type: ignore[misc]
             for owner in (model, draft_model)
         )
-        entry = _PAIRS[key] = _Entry(owners, PairMemory())
+        entry = _PAIRS[key] = _Entry(owners, PairCosts())
     return entry.memory

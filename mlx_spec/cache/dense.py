@@ -1,6 +1,6 @@
 """One layer's keys and values for all running rows, each row at its own position.
 
-``SlotKVCache`` stands behind mlx-lm's cache protocol (``offset``, ``update_and_fetch``,
+``DenseKVCache`` stands behind mlx-lm's cache protocol (``offset``, ``update_and_fetch``,
 ``make_mask``), so that any full-attention model of mlx-lm runs on it unmodified. A *slot* is a
 row of the pool and belongs to one sequence. Writing N new tokens costs O(N) bytes, and rolling
 back is not an operation at all: what lies at or past a row's length is garbage that nobody reads
@@ -14,73 +14,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-
-@dataclass
-class Window:
-    """What one forward pass reads and writes; shared by the caches of all layers.
-
-    Attributes:
-        first, count: the contiguous slots ``first .. first + count - 1``.
-        starts: [count] int32, position of each row's first new token.
-        width: new tokens per row, N (right-padded: a row with fewer writes garbage past its end).
-        limit: keys to read; at least every row's start + width.
-        uniform: all starts equal ``limit - width``, so no per-row mask is needed.
-        grouped: masks get an axis more, for models that keep the query heads of one key head on an
-            axis of their own.
-    """
-
-    first: int
-    count: int
-    starts: mx.array
-    width: int
-    limit: int
-    uniform: bool = False
-    grouped: bool = False
-    _masks: dict[int | None, mx.array] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # [count, N]: the position of every new token; and the same as all layers index with it.
-        self.positions = self.starts[:, None] + mx.arange(self.width, dtype=mx.int32)
-        self.index = self.positions[:, None, :, None]
-        # [count]: keys of every row with the new ones, for attention by length.
-        self.lengths = self.starts + self.width
-
-    def mask(self, window_size: int | None) -> mx.array:
-        """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position.
-
-        With ``grouped`` [count, 1, 1, N, limit].
-        """
-        if window_size not in self._masks:
-            keys = mx.arange(self.limit, dtype=mx.int32)
-            queries = self.positions[:, None, :, None]
-            mask = keys <= queries
-            if window_size is not None:
-                mask = mask & (keys > queries - window_size)
-            self._masks[window_size] = mask[:, :, None] if self.grouped else mask
-        return self._masks[window_size]
-
-    def made(self, mask: mx.array | str | None) -> bool:
-        """Whether a mask is one that a cache gave for this pass, so that lengths can replace it."""
-        if mask is None:
-            return self.uniform and self.width == 1
-        if isinstance(mask, str):
-            return self.uniform and mask == "causal"
-        return any(mask is own for own in self._masks.values())
-
-    def size_of(self, mask: mx.array | str | None) -> int | None:
-        """The window size that a mask of this pass was made for."""
-        sizes = [size for size, own in self._masks.items() if own is mask]
-        return sizes[0] if sizes else None
+from mlx_spec.cache.span import Span
 
 
-class SlotKVCache:
+class DenseKVCache:
     """Keys and values of one layer, [slots, kv_heads, positions, head_dim].
 
-    The pool sets ``window`` before each forward pass. Arrays are made at the first write, when
+    The pool sets ``span`` before each forward pass. Arrays are made at the first write, when
     head counts, head dims and dtype are known from the model itself.
     """
 
@@ -89,13 +32,13 @@ class SlotKVCache:
         self.capacity = capacity
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
-        self.window: Window | None = None
+        self.span: Span | None = None
 
     @property
     def offset(self) -> mx.array:
         """[rows] int32: positions of the first new tokens, as mlx-lm's models ask for rope."""
-        assert self.window is not None
-        return self.window.starts
+        assert self.span is not None
+        return self.span.starts
 
     def make_mask(
         self,
@@ -104,14 +47,14 @@ class SlotKVCache:
         window_size: int | None = None,
     ) -> mx.array | str | None:
         """The attention mask of this pass: None, ``"causal"`` or per-row booleans."""
-        assert self.window is not None
-        if self.window.uniform and window_size is None and not return_array:
+        assert self.span is not None
+        if self.span.uniform and window_size is None and not return_array:
             return None if N == 1 else "causal"
-        return self.window.mask(window_size)
+        return self.span.mask(window_size)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write [rows, H, N, D] at each row's position; return what attention reads."""
-        assert self.window is not None
+        assert self.span is not None
         self.keys = self._write(self.keys, keys)
         self.values = self._write(self.values, values)
         return self._read(self.keys), self._read(self.values)
@@ -143,24 +86,24 @@ class SlotKVCache:
         return mx.zeros((self.slots, heads, self.capacity, dims), like.dtype)
 
     def _write(self, buffer: mx.array | None, new: mx.array) -> mx.array:
-        window = self.window
-        assert window is not None
+        span = self.span
+        assert span is not None
         buffer = self._buffer(buffer, new)
         new = new.astype(buffer.dtype)
-        if window.count == self.slots:
-            return mx.put_along_axis(buffer, window.index, new, axis=2)
-        rows = mx.arange(window.first, window.first + window.count)[:, None]
+        if span.count == self.slots:
+            return mx.put_along_axis(buffer, span.index, new, axis=2)
+        rows = mx.arange(span.first, span.first + span.count)[:, None]
         # Item assignment rebinds the handle it is called on; a snapshot may hold that one.
         written = copy.copy(buffer)
-        written[rows, :, window.positions] = new.transpose(0, 2, 1, 3)
+        written[rows, :, span.positions] = new.transpose(0, 2, 1, 3)
         return written
 
     def _read(self, buffer: mx.array) -> mx.array:
-        window = self.window
-        assert window is not None
-        if window.count != self.slots:
-            buffer = buffer[window.first : window.first + window.count]
-        return buffer if window.limit == self.capacity else buffer[:, :, : window.limit]
+        span = self.span
+        assert span is not None
+        if span.count != self.slots:
+            buffer = buffer[span.first : span.first + span.count]
+        return buffer if span.limit == self.capacity else buffer[:, :, : span.limit]
 
     def resize(self, slots: int, capacity: int) -> None:
         """Make room for more slots or positions, or fewer. Copies what is kept: call it rarely."""

@@ -22,6 +22,7 @@ from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.model.pace import power_of_two
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
+from mlx_spec.model.similar_lengths import similar_lengths
 from mlx_spec.sequence import Sequence
 
 # Room beyond a row's known tokens that the next steps may write to before it must grow.
@@ -31,7 +32,7 @@ TURN = 0.5
 
 
 @dataclass
-class Filling:
+class PrefillGroup:
     """Neighbouring rows whose prompts are being fed together.
 
     Attributes:
@@ -50,7 +51,7 @@ class Filling:
         return max(sequence.length for sequence in self.sequences) - 1 - self.fed
 
 
-class Roster:
+class Members:
     """The members of a batch and their slots.
 
     Args:
@@ -71,7 +72,7 @@ class Roster:
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
-        self._filling: list[Filling] = []
+        self._prefilling: list[PrefillGroup] = []
         self._to_feed = 0  # tokens of all prompts fed since nobody's was
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowKV] = {}
@@ -80,38 +81,38 @@ class Roster:
         self._meter, self._batching = meter, batching
 
     @property
-    def filling(self) -> list[Sequence]:
+    def prefilling(self) -> list[Sequence]:
         """Sequences whose prompts are being fed, in slot order."""
-        return [sequence for group in self._filling for sequence in group.sequences]
+        return [sequence for group in self._prefilling for sequence in group.sequences]
 
     @property
     def staying(self) -> int:
         """Rows held by sequences that do not leave."""
-        return len(self._state) + len(self.filling) - len(self.leaving)
+        return len(self._state) + len(self.prefilling) - len(self.leaving)
 
     @property
     def cached(self) -> list[int]:
         """Tokens that each row's slot holds, in slot order."""
         decoding = [sequence.length - 1 for sequence in self._state.sequences]
-        return decoding + [group.fed for group in self._filling for _ in group.sequences]
+        return decoding + [group.fed for group in self._prefilling for _ in group.sequences]
 
     @property
     def progress(self) -> tuple[int, int]:
         """Tokens in the cache, and all tokens, of the prompts fed since nobody's was."""
-        missing = sum(max(0, s.length - 1 - g.fed) for g in self._filling for s in g.sequences)
+        missing = sum(max(0, s.length - 1 - g.fed) for g in self._prefilling for s in g.sequences)
         return max(0, self._to_feed - missing - self._runner.unread), self._to_feed
 
     @property
     def settled(self) -> bool:
         """Whether the next step has the same rows and no prompt is being fed."""
-        return not (self.waiting or self.leaving or self._filling)
+        return not (self.waiting or self.leaving or self._prefilling)
 
     def leave(self, sequence: Sequence, *, save: bool = False) -> None:
         """Let a sequence go at the next boundary; ``save`` keeps its K/V for its return."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
             return
-        if sequence in self._state.sequences or sequence in self.filling:
+        if sequence in self._state.sequences or sequence in self.prefilling:
             self.leaving.add(sequence)
             if save and sequence in self._state.sequences:
                 self._saving.add(sequence)
@@ -145,7 +146,7 @@ class Roster:
         if self.leaving:
             self._release()
         if self.size is not None:
-            members = [*self._state.sequences, *self.filling, *self.waiting]
+            members = [*self._state.sequences, *self.prefilling, *self.waiting]
             needed = max((sequence.length for sequence in members), default=0) + MARGIN
             for runner in (self._runner, *self._drafter.runners):
                 runner.pool.fit(self.size, needed)
@@ -162,10 +163,10 @@ class Roster:
         """
         started, fed, joined = time.perf_counter(), 0, False
         budget = self._budget()
-        while self._filling and self._computed() and fed < budget:
-            if not self._filling[0].looked_up:
+        while self._prefilling and self._computed() and fed < budget:
+            if not self._prefilling[0].looked_up:
                 self._reuse()
-            group = self._filling[0]
+            group = self._prefilling[0]
             if group.missing > 0:
                 if fed and len(group.sequences) > budget - fed:
                     break  # not even a token a row
@@ -173,7 +174,7 @@ class Roster:
                 if not self._computed():
                     break
             if group.missing <= 0:
-                self._join(self._filling.pop(0).sequences)
+                self._join(self._prefilling.pop(0).sequences)
                 joined = True
         self._meter.prompt_seconds += time.perf_counter() - started
         return joined
@@ -205,13 +206,13 @@ class Roster:
         self._saving.clear()
         rows = len(decoding)
         order = fill_holes(rows, [i for i, s in enumerate(decoding) if s in self.leaving])
-        fed = [rows + i for i, s in enumerate(self.filling) if s not in self.leaving]
+        fed = [rows + i for i, s in enumerate(self.prefilling) if s not in self.leaving]
         self._runner.pool.keep(order + fed)
         self._drafter.keep(order)
         self._state.rearrange(order, [])
-        for group in self._filling:
+        for group in self._prefilling:
             group.sequences = [s for s in group.sequences if s not in self.leaving]
-        self._filling = [group for group in self._filling if group.sequences]
+        self._prefilling = [group for group in self._prefilling if group.sequences]
         self.leaving.clear()
 
     def _admit(self) -> None:
@@ -220,7 +221,7 @@ class Roster:
         groups = self._group([s for s in self.waiting if s not in self._saved])
         new = [sequence for group in groups for sequence in group.sequences]
         self.waiting.clear()
-        if not self._filling:
+        if not self._prefilling:
             self._to_feed = 0
         self._to_feed += sum(sequence.length - 1 for sequence in back + new)
         pool = self._runner.pool
@@ -228,10 +229,10 @@ class Roster:
         pool.reserve(max(sequence.length for sequence in back + new) + MARGIN)
         for slot, sequence in enumerate(back, start=first):
             pool.write(slot, 0, self._saved.pop(sequence))
-            self._filling.append(Filling([sequence], sequence.length - 1, looked_up=True))
-        self._filling += groups
+            self._prefilling.append(PrefillGroup([sequence], sequence.length - 1, looked_up=True))
+        self._prefilling += groups
 
-    def _group(self, sequences: Seq[Sequence]) -> list[Filling]:
+    def _group(self, sequences: Seq[Sequence]) -> list[PrefillGroup]:
         """Who is fed together: neighbours of similar length waste little when padded alike.
 
         A sequence that begins as an earlier one does, by a block or more, waits for that one's
@@ -248,12 +249,12 @@ class Roster:
         groups = []
         for members in (leaders, followers):
             for begin, end in similar_lengths([sequence.length for sequence in members]):
-                groups.append(Filling(members[begin:end]))
+                groups.append(PrefillGroup(members[begin:end]))
         return groups
 
     def _reuse(self) -> None:
         """Before the first group is fed: take over what the prefix cache has of its rows."""
-        group, first = self._filling[0], len(self._state)
+        group, first = self._prefilling[0], len(self._state)
         matches = [self._prefix.match(s.cached_tokens) for s in group.sequences]
         group.looked_up = True
         if not any(matches):
@@ -262,7 +263,7 @@ class Roster:
         fed = matches[0]
         count = next((i for i, match in enumerate(matches) if match != fed), len(matches))
         if count < len(matches):
-            self._filling.insert(1, Filling(group.sequences[count:]))
+            self._prefilling.insert(1, PrefillGroup(group.sequences[count:]))
             group.sequences = group.sequences[:count]
         for slot, sequence in enumerate(group.sequences, start=first):
             row = self._prefix.read(sequence.cached_tokens)
@@ -274,7 +275,7 @@ class Roster:
                 self._meter.prompt_tokens += read
         group.fed = fed
 
-    def _feed(self, group: Filling, budget: int) -> int:
+    def _feed(self, group: PrefillGroup, budget: int) -> int:
         """Begin a chunk of at most ``budget`` tokens (or one a row); return their number.
 
         It ends at a multiple of a power of two: K/V of a prompt that is fed alone do not depend on
@@ -320,14 +321,3 @@ def _read_on(sequence: Sequence, end: int, pending: int = 1) -> int:
     known = max(sequence.read, min(end, len(sequence.prompt) - pending))
     new, sequence.read = known - sequence.read, known
     return new
-
-
-def similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:
-    """Split ascending lengths into runs ``(begin, end)`` that waste little when padded alike."""
-    runs: list[tuple[int, int]] = []
-    begin = 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] > 32 + lengths[begin] * 3 // 2:
-            runs.append((begin, end))
-            begin = end
-    return runs

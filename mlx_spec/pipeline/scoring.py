@@ -15,9 +15,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.cache.pool import RowKV
-from mlx_spec.decoding.roster import similar_lengths
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.similar_lengths import similar_lengths
 
 Tokens = Seq[int]
 

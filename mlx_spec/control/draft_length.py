@@ -12,8 +12,8 @@ from collections.abc import Sequence as Seq
 from typing import Protocol
 
 from mlx_spec.config import SpeculationConfig
-from mlx_spec.decoding.estimates import AcceptanceEstimate, JoinCost, StepReport, cap_lengths
-from mlx_spec.decoding.memory import PairMemory
+from mlx_spec.control.estimates import AcceptanceEstimate, JoinCost, StepReport, cap_lengths
+from mlx_spec.control.known_costs import PairCosts
 from mlx_spec.sequence import Sequence
 
 
@@ -75,9 +75,9 @@ class AdaptiveDraftLength:
     PROBE_SHARE = 0.01
     LONGEST_PROBE_FACTOR = 16
 
-    def __init__(self, config: SpeculationConfig, memory: PairMemory | None = None) -> None:
+    def __init__(self, config: SpeculationConfig, memory: PairCosts | None = None) -> None:
         self.config = config
-        self._memory = memory or PairMemory()
+        self._memory = memory or PairCosts()
         self.costs = self._memory.costs
         self.acceptance = AcceptanceEstimate(self._memory)
         self._joins = JoinCost(self._memory)

@@ -1,0 +1,68 @@
+"""``Span``: what one forward pass reads and writes, over the rows that take part in it.
+
+All layers share one, so that positions, masks and indices are made once a pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+
+@dataclass
+class Span:
+    """What one forward pass reads and writes; shared by the caches of all layers.
+
+    Attributes:
+        first, count: the contiguous slots ``first .. first + count - 1``.
+        starts: [count] int32, position of each row's first new token.
+        width: new tokens per row, N (right-padded: a row with fewer writes garbage past its end).
+        limit: keys to read; at least every row's start + width.
+        uniform: all starts equal ``limit - width``, so no per-row mask is needed.
+        grouped: masks get an axis more, for models that keep the query heads of one key head on an
+            axis of their own.
+    """
+
+    first: int
+    count: int
+    starts: mx.array
+    width: int
+    limit: int
+    uniform: bool = False
+    grouped: bool = False
+    _masks: dict[int | None, mx.array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # [count, N]: the position of every new token; and the same as all layers index with it.
+        self.positions = self.starts[:, None] + mx.arange(self.width, dtype=mx.int32)
+        self.index = self.positions[:, None, :, None]
+        # [count]: keys of every row with the new ones, for attention by length.
+        self.lengths = self.starts + self.width
+
+    def mask(self, window_size: int | None) -> mx.array:
+        """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position.
+
+        With ``grouped`` [count, 1, 1, N, limit].
+        """
+        if window_size not in self._masks:
+            keys = mx.arange(self.limit, dtype=mx.int32)
+            queries = self.positions[:, None, :, None]
+            mask = keys <= queries
+            if window_size is not None:
+                mask = mask & (keys > queries - window_size)
+            self._masks[window_size] = mask[:, :, None] if self.grouped else mask
+        return self._masks[window_size]
+
+    def made(self, mask: mx.array | str | None) -> bool:
+        """Whether a mask is one that a cache gave for this pass, so that lengths can replace it."""
+        if mask is None:
+            return self.uniform and self.width == 1
+        if isinstance(mask, str):
+            return self.uniform and mask == "causal"
+        return any(mask is own for own in self._masks.values())
+
+    def size_of(self, mask: mx.array | str | None) -> int | None:
+        """The window size that a mask of this pass was made for."""
+        sizes = [size for size, own in self._masks.items() if own is mask]
+        return sizes[0] if sizes else None

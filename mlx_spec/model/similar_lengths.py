@@ -1,0 +1,16 @@
+"""Which prompts are read together: neighbours of similar length waste little when padded alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+
+def similar_lengths(lengths: Seq[int]) -> list[tuple[int, int]]:
+    """Split ascending lengths into runs ``(begin, end)`` that waste little when padded alike."""
+    runs: list[tuple[int, int]] = []
+    begin = 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or lengths[end] > 32 + lengths[begin] * 3 // 2:
+            runs.append((begin, end))
+            begin = end
+    return runs
