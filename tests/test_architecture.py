@@ -55,10 +55,10 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path, run: bool = False) -> Iterator[str]:
-    """Full names of what a file imports, typing-only imports left out; with ``run`` only those
-    that importing the file runs."""
+    """Full names of what a file imports, for its types too; with ``run`` only those that importing
+    the file runs."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    for node in _statements(tree, into_functions=not run):
+    for node in _statements(tree) if run else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,14 +67,15 @@ def imports(path: Path, run: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _statements(node: ast.AST, into_functions: bool) -> Iterator[ast.AST]:
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a file is imported: nothing for types only, and no function."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) and not into_functions:
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         yield child
-        yield from _statements(child, into_functions)
+        yield from _statements(child)
 
 
 def our_rooms(path: Path) -> set[str]:
