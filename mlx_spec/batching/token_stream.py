@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
-from mlx_spec.closing import Closing
+from mlx_spec.batching.closing import Closing
 from mlx_spec.display import html_table
 from mlx_spec.results import GenerationChunk, GenerationResult
 
