@@ -21,8 +21,8 @@ from mlx_spec.batching.memory import (
     memory_room,
 )
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
-from mlx_spec.batching.scheduler import Request, Scheduler
 from mlx_spec.batching.reporter import EventReporter
+from mlx_spec.batching.scheduler import Request, Scheduler
 from mlx_spec.batching.track import Track
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.pool import SlotSize
