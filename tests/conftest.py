@@ -55,7 +55,7 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[object]:
     """
     import mlx.core as mx
 
-    from tests import metal_sim
+    import metal_sim
 
     if request.param == "metal":
         if not mx.metal.is_available():

@@ -31,7 +31,7 @@ NOT_QUICK = (
     "test_bench_kernels.py",
     "test_kernels_attention.py",
     "test_kernels_norm_rope.py",
-    "test_metal_sim",
+    "simulator/tests/test_",
     # Long runs.
     "test_draft_length.py::test_one_slow_step",
     "test_kernel_binding.py::test_a_speculating_batch",

@@ -137,6 +137,17 @@ def test_control_is_pure_python() -> None:
     assert not {"mlx", "mlx_lm", "numpy"} & set(found)
 
 
+def test_the_simulator_is_a_package_of_its_own() -> None:
+    """``metal_sim`` knows mlx and nothing of ours; pytest only to skip a module of tests."""
+    packages = {"metal_sim", "mlx", "numpy", "elftools", *sys.stdlib_module_names}
+    files = sorted((Path(__file__).parent / "simulator" / "metal_sim").rglob("*.py"))
+    assert len(files) > 10
+    for path in files:
+        at_once = {name.split(".")[0] for name in imports(path, run=True)}
+        assert at_once <= packages, path
+        assert {name.split(".")[0] for name in imports(path)} <= {*packages, "pytest"}, path
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_mlx_comes_after_the_blas(path: Path) -> None:
     """A file that imports mlx at once lies in a package whose ``__init__`` loads the BLAS."""

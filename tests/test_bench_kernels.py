@@ -8,9 +8,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+import metal_sim
 from metal_kernels import _runtime
 from scripts import bench_kernels
-from tests import metal_sim
 
 
 def test_without_metal_it_says_so(

@@ -14,6 +14,7 @@ from mlx_lm.models import llama
 from mlx_lm.models.rope_utils import YarnRoPE, initialize_rope
 
 import metal_kernels
+import metal_sim
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.span import Span
 from mlx_spec.cli.main import main
@@ -30,7 +31,6 @@ from mlx_spec.model.kernel_binding import (
     unbind_kernels,
 )
 from mlx_spec.model.loader import load
-from tests import metal_sim
 from tests.kernel_support import error, normal
 from tests.models import make_model
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, run_jobs, target, wrong_rows

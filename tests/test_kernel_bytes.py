@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+import metal_sim
 from metal_kernels import AttentionConfig, add_rms_norm, attention, norm_rope, rms_norm, rope
 from scripts.kernel_bytes import (
     LLAMA,
@@ -27,7 +28,6 @@ from scripts.kernel_bytes import (
 )
 from scripts.kernel_bytes import attention as attention_bytes
 from scripts.kernel_bytes import norm_rope as norm_rope_bytes
-from tests import metal_sim
 from tests.kernel_support import Attend, normal
 
 pytestmark = pytest.mark.skipif(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import metal_sim
 from metal_kernels import _runtime
-from tests import metal_sim
 from tests.kernel_mutants import CASES, MUTANTS
 from tests.kernel_support import Mutant
 

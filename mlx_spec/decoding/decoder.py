@@ -150,12 +150,12 @@ class SpeculativeDecoder:
 
     def stop_when(self, stopping: Callable[[], bool]) -> None:
         """Ask between the layers of a prompt's pass whether all rows are about to be cancelled."""
-        self._members.stopping = stopping
+        self._members.feeder.stopping = stopping
 
     @property
     def prompt_progress(self) -> tuple[int, int]:
         """Tokens read, and all tokens, of the prompts that are being read or were last."""
-        return self._members.progress
+        return self._members.feeder.progress
 
     @property
     def free_rows(self) -> int:
@@ -239,7 +239,7 @@ class SpeculativeDecoder:
             self._members.change()
             joined = self._members.fill()
             self._suspects.clear_slots(self._state, self.runner.pool)
-            if not self._state.sequences or self._members.stopping():
+            if not self._state.sequences or self._members.feeder.stopping():
                 self.ready = time.perf_counter()
                 return []
             self._launch(self._build(self._plan(), joined=joined))

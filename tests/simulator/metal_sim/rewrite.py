@@ -8,7 +8,7 @@ Comments are blanked first; lines stay where they are, so that messages name the
 
 import re
 
-from tests.metal_sim.toolchain import CompileError
+from metal_sim.toolchain import CompileError
 
 _ELEMENTS = "char|uchar|short|ushort|int|uint|long|ulong|half|float|bfloat"
 _VECTOR = rf"(?:(?:metal::)?(?:{_ELEMENTS})[234])"

@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests import metal_sim
-from tests.metal_sim.findings import KINDS
-from tests.metal_sim.probe import Probe, run
+import metal_sim
+from metal_sim.findings import KINDS
+from metal_sim.probe import Probe, run
 
 metal_sim.skip_unless_available()
 
@@ -177,7 +177,7 @@ def test_finding_and_healthy_twin(case: Case) -> None:
 def test_every_kind_is_tested_and_described() -> None:
     here = {case.values[0].kind for case in CASES} | {"implicit_bfloat", "threadgroup_size"}
     assert here == set(KINDS.values())
-    readme = (Path(metal_sim.__file__).parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     assert not [kind for kind in KINDS.values() if f"`{kind}`" not in readme]
 
 

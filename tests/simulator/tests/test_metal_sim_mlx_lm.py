@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from tests import metal_sim
+import metal_sim
 
 metal_sim.skip_unless_available()
 pytest.importorskip("mlx_lm.kernels", reason="an mlx-lm without fused kernels")

@@ -5,7 +5,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.metal_sim import toolchain
+from metal_sim import toolchain
 
 INPUT, OUTPUT, THREADGROUP = 0, 1, 2
 ORDERS = {"forward": 0, "reverse": 1, "shuffled": 2}

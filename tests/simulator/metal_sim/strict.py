@@ -14,10 +14,10 @@ import json
 import re
 from dataclasses import dataclass
 
-from tests.metal_sim import toolchain
-from tests.metal_sim.findings import Finding
-from tests.metal_sim.rewrite import rewrite, without_comments
-from tests.metal_sim.signature import Specialisation
+from metal_sim import toolchain
+from metal_sim.findings import Finding
+from metal_sim.rewrite import rewrite, without_comments
+from metal_sim.signature import Specialisation
 
 _DIAGNOSTIC = re.compile(
     r"^(?P<file>[^:\n]+):(?P<line>\d+):\d+: (?P<level>error|note): (?P<text>.*)$"

@@ -5,9 +5,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from tests.metal_sim import arrays, launch
-from tests.metal_sim.findings import Finding, MetalFinding
-from tests.metal_sim.signature import (
+from metal_sim import arrays, launch
+from metal_sim.findings import Finding, MetalFinding
+from metal_sim.signature import (
     MAX_CONSTANT_SIZE,
     TYPE_NAMES,
     Body,
@@ -15,7 +15,7 @@ from tests.metal_sim.signature import (
     Specialisation,
     Template,
 )
-from tests.metal_sim.simulator import active
+from metal_sim.simulator import active
 
 
 class Kernel:
@@ -54,14 +54,14 @@ class Kernel:
             launch.Output(tuple(shape), dtype, init_value)
             for shape, dtype in zip(output_shapes, output_dtypes, strict=True)
         ]
-        job = launch.Job(
+        dispatch = launch.Dispatch(
             spec,
             inputs=tuple(arrays.to_bytes(a, self._row_contiguous) for a in sources),
             outputs=tuple(outputs),
             grid=grid,
             threadgroup=threadgroup,
         )
-        made = zip(active[-1].run(job), outputs, strict=True)
+        made = zip(active[-1].run(dispatch), outputs, strict=True)
         return [arrays.from_bytes(data, output.shape, output.dtype) for data, output in made]
 
     def _specialise(

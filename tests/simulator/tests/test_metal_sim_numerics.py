@@ -7,8 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests import metal_sim
-from tests.metal_sim.probe import Probe, run
+import metal_sim
+from metal_sim.probe import Probe, run
 
 metal_sim.skip_unless_available()
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from tests.metal_sim import bindings
-from tests.metal_sim.findings import KINDS, NOBODY, Finding
+from metal_sim import bindings
+from metal_sim.findings import KINDS, NOBODY, Finding
 
 _SIGNALS = {4: "illegal instruction", 7: "bus error", 8: "arithmetic", 11: "wild address"}
 

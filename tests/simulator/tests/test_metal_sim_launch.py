@@ -1,14 +1,18 @@
 """The simulator launches as ``mx.fast.metal_kernel`` does: signature, grid, inputs, outputs."""
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from tests import metal_sim
-from tests.metal_sim.probe import Probe, run
+import metal_sim
+from metal_sim.probe import Probe, run
 
 metal_sim.skip_unless_available()
 
@@ -287,3 +291,50 @@ def test_what_no_check_would_see_is_refused() -> None:
     result = run(Probe(narrow, [mx.arange(64).astype(mx.int64)]))
     assert not result.findings
     assert result.out[0].item() == 3
+
+
+OUTSIDE = """
+import os
+import mlx.core as mx
+import metal_sim
+
+with metal_sim.installed():
+    metal_sim.toolchain.cache_folder()
+    os.chdir("/")
+    kernel = mx.fast.metal_kernel(
+        name="twice", input_names=["inp"], output_names=["out"],
+        source="uint i = thread_position_in_grid.x; out[i] = 2 * inp[i];",
+    )
+    a = mx.array([1.0, 2.0])
+    (out,) = kernel(inputs=[a], output_shapes=[a.shape], output_dtypes=[a.dtype],
+                    grid=(2, 1, 1), threadgroup=(2, 1, 1))
+    print(out.tolist())
+"""
+
+
+def test_a_script_needs_no_pytest_and_may_change_folders(tmp_path: Path) -> None:
+    """Neither a relative cache folder, nor the place it is run from, nor pytest matters."""
+    hidden = tmp_path / "pytest.py"
+    hidden.write_text("raise ImportError")
+    package = Path(metal_sim.__file__).parent.parent
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{package}",
+        "MLX_SPEC_METAL_SIM_CACHE": "kept",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", OUTSIDE], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert done.stdout == b"[2.0, 4.0]\n", done.stderr.decode()
+    assert list((tmp_path / "kept").glob("twice-*.so"))
+
+
+def test_a_compiler_that_makes_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process ignores SIGCHLD no exit code comes back, not even of a failed compiler."""
+
+    def silent(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(arguments, 0, "", "killed")
+
+    monkeypatch.setattr(metal_sim.toolchain, "run", silent)
+    with pytest.raises(metal_sim.CompileError, match=r"nothing does not compile:\nkilled"):
+        metal_sim.toolchain.build("int nothing;", ["-O0"], "nothing")

@@ -6,9 +6,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from tests.metal_sim.counters import Launch
-from tests.metal_sim.findings import Finding
-from tests.metal_sim.install import MAX_STEPS, installed
+from metal_sim.counters import Launch
+from metal_sim.findings import Finding
+from metal_sim.install import MAX_STEPS, installed
 
 Triple = tuple[int, int, int]
 

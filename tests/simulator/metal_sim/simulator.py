@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from tests.metal_sim import launch
-from tests.metal_sim.counters import Launch
-from tests.metal_sim.findings import Finding, MetalFinding
+from metal_sim import launch
+from metal_sim.counters import Launch
+from metal_sim.findings import Finding, MetalFinding
 
 active: list["Simulator"] = []  # the simulators that are installed, the innermost last
 
@@ -31,15 +31,15 @@ class Simulator:
         """Which kinds of findings there are."""
         return {finding.kind for finding in self.findings}
 
-    def run(self, job: launch.Job) -> list[bytes]:
-        """Run a job under every order; the outputs of the first."""
-        outcomes = [launch.run(job, order, self._max_steps) for order in self._orders]
+    def run(self, dispatch: launch.Dispatch) -> list[bytes]:
+        """Run a dispatch under every order; the outputs of the first."""
+        outcomes = [launch.run(dispatch, order, self._max_steps) for order in self._orders]
         self.launches.append(outcomes[0].launch)
-        found = list(launch.compiled(job.spec).refused)
+        found = list(launch.compiled(dispatch.spec).refused)
         seen = [finding for outcome in outcomes for finding in outcome.findings]
         found += {(f.kind, f.buffer, f.line): f for f in reversed(seen)}.values()
         if not found and not outcomes[0].launch.atomics:
-            found = self._differences(job, outcomes)
+            found = self._differences(dispatch, outcomes)
         self.report(found)
         return outcomes[0].outputs
 
@@ -49,11 +49,15 @@ class Simulator:
         if found and not self._collect:
             raise MetalFinding(found)
 
-    def _differences(self, job: launch.Job, outcomes: list[launch.Outcome]) -> list[Finding]:
+    def _differences(
+        self, dispatch: launch.Dispatch, outcomes: list[launch.Outcome]
+    ) -> list[Finding]:
         """A finding for each output that depends on the order of the lanes."""
         found = []
-        for i, name in enumerate(job.spec.body.output_names):
+        for i, name in enumerate(dispatch.spec.body.output_names):
             if len({outcome.outputs[i] for outcome in outcomes}) > 1:
                 message = f"output {name} differs between lane orders"
-                found.append(Finding("order_dependent", job.spec.body.name, message, buffer=name))
+                found.append(
+                    Finding("order_dependent", dispatch.spec.body.name, message, buffer=name)
+                )
         return found

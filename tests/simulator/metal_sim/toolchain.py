@@ -18,9 +18,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 RUNTIME = HERE / "runtime"
 
@@ -48,6 +46,8 @@ def skip_unless_available() -> None:
     """For test modules: skip all of this one, loudly, where the simulator cannot run."""
     reason = unavailable()
     if reason:
+        import pytest  # only here: a script needs none
+
         warnings.warn(f"[metal_sim] {reason}", stacklevel=2)
         pytest.skip(reason, allow_module_level=True)
 
@@ -67,6 +67,7 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     chosen = os.environ.get("MLX_SPEC_METAL_SIM_CACHE")
     folder = Path(chosen) if chosen else Path(base) / "mlx-spec" / "metal_sim"
+    folder = folder.absolute()  # the process may go elsewhere
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -143,10 +144,11 @@ def build(source: str, flags: list[str], name: str) -> Path:
         path.write_text(source)
         compiled, linked = Path(folder) / "kernel.o", Path(folder) / "kernel.so"
         result = run(["clang", "-c", str(path), "-o", str(compiled), *flags])
-        if result.returncode:
+        # A process that ignores SIGCHLD, as in the background of some shells, sees no exit code.
+        if result.returncode or not compiled.exists():
             raise CompileError(f"[metal_sim] {name} does not compile:\n{result.stderr}")
         result = run(["ld.lld", "-shared", str(compiled), "-o", str(linked)])
-        if result.returncode:
+        if result.returncode or not linked.exists():
             raise CompileError(f"[metal_sim] {name} does not link:\n{result.stderr}")
         os.replace(linked, library)
     return library

@@ -9,13 +9,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from tests.metal_sim import arrays, bindings, strict, toolchain
-from tests.metal_sim.counters import Launch, Traffic
-from tests.metal_sim.diagnosis import Diagnosis
-from tests.metal_sim.findings import Finding
-from tests.metal_sim.lines import line_of
-from tests.metal_sim.rewrite import rewrite
-from tests.metal_sim.signature import Specialisation
+from metal_sim import arrays, bindings, strict, toolchain
+from metal_sim.counters import Launch, Traffic
+from metal_sim.diagnosis import Diagnosis
+from metal_sim.findings import Finding
+from metal_sim.lines import line_of
+from metal_sim.rewrite import rewrite
+from metal_sim.signature import Specialisation
 
 Triple = tuple[int, int, int]
 
@@ -83,7 +83,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Job:
+class Dispatch:
     """Everything a launch needs."""
 
     spec: Specialisation
@@ -102,13 +102,13 @@ class Outcome:
     findings: list[Finding] = field(default_factory=list)
 
 
-def _place(job: Job) -> tuple[list[int], list[bindings.Placed]]:
+def _place(dispatch: Dispatch) -> tuple[list[int], list[bindings.Placed]]:
     """Put all buffers into the arena: (addresses the kernel gets, the outputs)."""
     runtime = bindings.runtime()
     addresses, outputs = [], []
-    for buffer in job.spec.buffers():
+    for buffer in dispatch.spec.buffers():
         if buffer.kind == "output":
-            output = job.outputs[buffer.index]
+            output = dispatch.outputs[buffer.index]
             initial = output.initial()
             placed = runtime.place(
                 buffer.name, bindings.OUTPUT, output.dtype.size, output.nbytes, initial is not None
@@ -118,7 +118,7 @@ def _place(job: Job) -> tuple[list[int], list[bindings.Placed]]:
             outputs.append(placed)
             addresses.append(placed.address)
             continue
-        data, element, start = _input_bytes(buffer.kind, job.inputs[buffer.index])
+        data, element, start = _input_bytes(buffer.kind, dispatch.inputs[buffer.index])
         placed = runtime.place(buffer.name, bindings.INPUT, element, len(data), True)
         placed.write(data)
         addresses.append(placed.address + start)
@@ -136,15 +136,17 @@ def _input_bytes(kind: str, source: arrays.Bytes) -> tuple[bytes, int, int]:
     return np.array(len(source.shape), np.int32).tobytes(), 4, 0
 
 
-def _counted(job: Job, report: bindings.CReport, regions: list[bindings.CRegion]) -> Launch:
+def _counted(
+    dispatch: Dispatch, report: bindings.CReport, regions: list[bindings.CRegion]
+) -> Launch:
     by_kind: dict[int, dict[str, Traffic]] = {0: {}, 1: {}, 2: {}}
     for r in regions:
         traffic = Traffic(r.size, r.loaded, r.stored, r.unique_loaded, r.unique_stored)
         by_kind[r.kind][r.name.decode()] = traffic
     return Launch(
-        kernel=job.spec.body.name,
-        grid=job.grid,
-        threadgroup_size=job.threadgroup,
+        kernel=dispatch.spec.body.name,
+        grid=dispatch.grid,
+        threadgroup_size=dispatch.threadgroup,
         threads=report.threads,
         threadgroups=report.threadgroups,
         barriers=report.barriers,
@@ -158,28 +160,30 @@ def _counted(job: Job, report: bindings.CReport, regions: list[bindings.CRegion]
     )
 
 
-def run(job: Job, order: Order, max_steps: int) -> Outcome:
-    """Run a job once, its lanes in the given order."""
+def run(dispatch: Dispatch, order: Order, max_steps: int) -> Outcome:
+    """Run a dispatch once, its lanes in the given order."""
     with _one_at_a_time:
-        return _run(job, order, max_steps)
+        return _run(dispatch, order, max_steps)
 
 
-def _run(job: Job, order: Order, max_steps: int) -> Outcome:
-    code = compiled(job.spec)
+def _run(dispatch: Dispatch, order: Order, max_steps: int) -> Outcome:
+    code = compiled(dispatch.spec)
     runtime = bindings.runtime()
     runtime.reset()
-    addresses, outputs = _place(job)
+    addresses, outputs = _place(dispatch)
     spec = bindings.CSpec(order=bindings.ORDERS[order.kind], seed=order.seed)
     spec.max_steps = max_steps
     for axis in range(3):
-        spec.grid[axis] = job.grid[axis]
-        spec.dispatched[axis] = job.threadgroup[axis]
-        spec.threadgroup[axis] = min(job.threadgroup[axis], job.grid[axis])
+        spec.grid[axis] = dispatch.grid[axis]
+        spec.dispatched[axis] = dispatch.threadgroup[axis]
+        spec.threadgroup[axis] = min(dispatch.threadgroup[axis], dispatch.grid[axis])
     report = runtime.launch(code.entry, addresses, spec)
     regions = runtime.regions()
-    shape = tuple(spec.threadgroup), job.grid
+    shape = tuple(spec.threadgroup), dispatch.grid
     diagnosis = Diagnosis(
-        job.spec.body.name, regions, *shape, partial(line_of, code.path, code.entry)
+        dispatch.spec.body.name, regions, *shape, partial(line_of, code.path, code.entry)
     )
     found = [diagnosis.explain(raw) for raw in runtime.findings(report.findings)]
-    return Outcome([placed.read() for placed in outputs], _counted(job, report, regions), found)
+    return Outcome(
+        [placed.read() for placed in outputs], _counted(dispatch, report, regions), found
+    )

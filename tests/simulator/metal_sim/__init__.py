@@ -3,11 +3,11 @@
 See README.md beside this file.
 """
 
-from tests.metal_sim.counters import Launch, Traffic
-from tests.metal_sim.findings import Finding, MetalFinding
-from tests.metal_sim.install import fresh_module, installed
-from tests.metal_sim.simulator import Simulator
-from tests.metal_sim.toolchain import CompileError, skip_unless_available, unavailable
+from metal_sim.counters import Launch, Traffic
+from metal_sim.findings import Finding, MetalFinding
+from metal_sim.install import fresh_module, installed
+from metal_sim.simulator import Simulator
+from metal_sim.toolchain import CompileError, skip_unless_available, unavailable
 
 __all__ = [
     "CompileError",

@@ -17,9 +17,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from tests.metal_sim.findings import MetalFinding
-from tests.metal_sim.kernel import metal_kernel
-from tests.metal_sim.simulator import Simulator, active
+from metal_sim.findings import MetalFinding
+from metal_sim.kernel import metal_kernel
+from metal_sim.simulator import Simulator, active
 
 MAX_STEPS = 20_000_000
 
