@@ -202,11 +202,11 @@ class Listener(Protocol):
 class EventFeed:
     """The listeners of one engine or pipeline.
 
-    Truth value: whether anybody listens. Who tells events asks first, so that a feed without
+    Truth value: whether anybody listens. Who publishes events asks first, so that a feed without
     listeners costs nothing::
 
         if feed:
-            feed.tell(StepDone(...))
+            feed.publish(StepDone(...))
     """
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
@@ -215,7 +215,7 @@ class EventFeed:
     def __bool__(self) -> bool:
         return bool(self._listeners)
 
-    def tell(self, event: Event) -> None:
+    def publish(self, event: Event) -> None:
         """Tell everybody; drop whoever raises."""
         for listener in tuple(self._listeners):
             try:

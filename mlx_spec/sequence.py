@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.results import FinishReason
+
+if TYPE_CHECKING:
+    from mlx_spec.control.row import RowEvidence
 
 
 def seed_word(seed: int | None) -> int:
@@ -45,6 +49,7 @@ class Sequence:
         steps: verify passes this sequence took part in.
         reused: prompt tokens whose K/V came from the prefix cache.
         read: prompt tokens that were in the target's cache at some time, from the first on.
+        evidence: what the draft-length policy learned of it; nobody else looks there.
     """
 
     prompt: list[int]
@@ -60,6 +65,7 @@ class Sequence:
     steps: int = 0
     reused: int = 0
     read: int = 0
+    evidence: RowEvidence | None = None
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:

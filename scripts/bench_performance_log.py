@@ -26,17 +26,17 @@ from mlx_spec.metrics import PerformanceLog
 
 
 class Timed:
-    """Stands where the engine's teller stands, and times every call."""
+    """Stands where the engine's reporter stands, and times every call."""
 
-    def __init__(self, teller: Any) -> None:
-        self._teller = teller
+    def __init__(self, reporter: Any) -> None:
+        self._reporter = reporter
         self.calls: list[float] = []
 
     def __bool__(self) -> bool:
         return True
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._teller, name)
+        method = getattr(self._reporter, name)
 
         def timed(*arguments: Any) -> None:
             before = time.thread_time()
@@ -86,8 +86,8 @@ def measure(pair: Any, draft: Any, rows: int, tokens: int, rounds: int) -> dict[
         # Timed in a run of its own, so that timing does not count above.
         with tempfile.TemporaryDirectory() as folder, PerformanceLog(folder) as log:
             stream = make_stream(pair, draft, rows, tokens, [log])
-            timed = Timed(stream._engine._teller)
-            stream._engine._teller = timed  # type: ignore[assignment]
+            timed = Timed(stream._engine._reporter)
+            stream._engine._reporter = timed  # type: ignore[assignment]
             run(stream)
             steps = stream.stats.steps
             step = stream.stats.generation_time / steps

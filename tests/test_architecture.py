@@ -11,6 +11,7 @@ way of others.
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,31 @@ def test_metal_kernels_is_a_leaf() -> None:
         names = {name.split(".")[0] for name in imports(path)}
         assert names <= {"metal_kernels", "mlx", *sys.stdlib_module_names}, path
     assert len(list(folder.glob("*.metal"))) == 4
+
+
+def test_control_is_pure_python() -> None:
+    """Policies run between two works of the device and are played on simulated hardware: they
+    import the standard library and a few plain modules of ours, and so does what those import.
+    """
+    plain = {"config", "errors", "results"}
+    names = []
+    for path in FILES:
+        if room(path) == "control":
+            names.append(".".join(("mlx_spec", *path.with_suffix("").parts)))
+            ours = {name for name in imports(path) if name.startswith("mlx_spec.")}
+            assert {name.split(".")[1] for name in ours} <= {"control", *plain}, path
+            others = {name.split(".")[0] for name in set(imports(path)) - ours}
+            assert others <= set(sys.stdlib_module_names), path
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys, {', '.join(names)}; print(*sys.modules)"],
+        cwd=ROOT.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    loaded = {name.split(".")[1] for name in found if name.startswith("mlx_spec.")}
+    assert loaded <= {"control", *plain}
+    assert not {"mlx", "mlx_lm", "numpy"} & set(found)
 
 
 def test_the_simulator_is_a_package_of_its_own() -> None:

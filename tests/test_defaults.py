@@ -46,7 +46,7 @@ def traffic() -> tuple[StepMeter, list[GenerationResult]]:
     engines: list[Engine] = []
     streams: list[TokenStream] = []
     with BatchedMLXGenerator(model, tokenizer, draft_model=demo("demo-draft")[0]) as generator:
-        generator._worker.tell(engines.append)
+        generator._worker.post(engines.append)
         for number, prompt in enumerate(PROMPTS):
             if number == 4:
                 for _ in range(5):

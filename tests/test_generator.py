@@ -106,7 +106,7 @@ def engine_limit(generator: BatchedMLXGenerator, room: int) -> None:
     def limit(engine: Engine) -> None:
         engine.budget = TokenBudget(replace(engine.budget.kv, limit=room), None)
 
-    generator._worker.tell(limit)
+    generator._worker.post(limit)
 
 
 def test_async_iteration_and_await() -> None:
@@ -164,7 +164,7 @@ def test_a_failing_worker_reaches_every_reader() -> None:
     def explode(engine: Any) -> None:
         raise RuntimeError("planted")
 
-    generator._worker.tell(explode)
+    generator._worker.post(explode)
     for stream in streams:
         with pytest.raises(RuntimeError, match="planted"):
             stream.result(10)

@@ -189,7 +189,7 @@ release = threading.Event()
 def hold(generator: BatchedMLXGenerator) -> None:
     """Keep the worker where it is until ``release``."""
     release.clear()
-    generator._worker.tell(lambda _: release.wait(PATIENCE))
+    generator._worker.post(lambda _: release.wait(PATIENCE))
 
 
 def test_names_are_free_again_as_soon_as_the_end_was_seen() -> None:
@@ -231,7 +231,7 @@ def test_a_device_that_raises_leaves_no_reader_waiting(
     for call in calls:
         monkeypatch.setattr(mx, call, fail)
     if calls == ["synchronize"]:
-        generator._worker.tell(fail)
+        generator._worker.post(fail)
     for stream in streams:
         with pytest.raises(DeviceLost):
             stream.result(PATIENCE)
@@ -256,7 +256,7 @@ def test_a_generator_that_is_dropped_ends_with_its_caches() -> None:
     generator = make_generator()
     generator.generate([[1, 2, 3]], SHORT)
     engine: list[weakref.ref[Any]] = []
-    generator._worker.tell(lambda e: engine.append(weakref.ref(e)))
+    generator._worker.post(lambda e: engine.append(weakref.ref(e)))
     eventually(lambda: bool(engine))
     held = mx.get_active_memory()
     del generator
@@ -271,10 +271,10 @@ def test_a_failed_generator_holds_no_caches() -> None:
     """Its error is kept, but not what the error's frames refer to."""
     generator = make_generator()
     engine: list[weakref.ref[Any]] = []
-    generator._worker.tell(lambda e: engine.append(weakref.ref(e)))
+    generator._worker.post(lambda e: engine.append(weakref.ref(e)))
     stream = generator.submit([1], LONG)
     next(stream)
-    generator._worker.tell(fail)
+    generator._worker.post(fail)
     with pytest.raises(DeviceLost):
         stream.result(PATIENCE)
     eventually(lambda: gc.collect() >= 0 and engine[0]() is None)
@@ -286,7 +286,7 @@ def test_an_error_that_is_kept_keeps_no_engine() -> None:
     """A refusal comes out of the worker's thread, whose frames know the engine."""
     engine: list[weakref.ref[Any]] = []
     with make_generator() as generator:
-        generator._worker.tell(lambda e: engine.append(weakref.ref(e)))
+        generator._worker.post(lambda e: engine.append(weakref.ref(e)))
         with pytest.raises(InvalidRequest, match="holds the token id") as refusal:
             generator.submit([10**6]).result(PATIENCE)
     del generator

@@ -18,8 +18,8 @@ import pytest
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import BatchingConfig, SamplingParams
-from mlx_spec.control.draft_length import FixedDraftLength
-from mlx_spec.decoding import roster
+from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.decoding import feeding
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.model import MAX_RIDE, ModelDrafter
@@ -235,7 +235,7 @@ def test_a_pass_is_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine where the layer of a pass takes longer than anybody's turn."""
     monkeypatch.setattr(pace, "PIECE", 0.0)
-    monkeypatch.setattr(roster, "TURN", 0.0)
+    monkeypatch.setattr(feeding, "TURN", 0.0)
 
 
 def alone(sequence: Sequence) -> bool:

@@ -88,8 +88,8 @@ def test_a_listener_that_raises_is_dropped_with_a_warning_and_the_others_hear_on
 
     feed = EventFeed([broken, heard.append])
     with pytest.warns(RuntimeWarning, match=r"broken failed on StepDone.*planted") as warned:
-        feed.tell(step(1.0))
-    feed.tell(step(2.0))
+        feed.publish(step(1.0))
+    feed.publish(step(2.0))
     assert len(warned) == 1
     assert [event.time for event in heard] == [1.0, 2.0]
 
@@ -102,7 +102,7 @@ def test_a_dropped_listener_harms_nothing_where_warnings_are_errors(
     feed = EventFeed([lambda event: 1 / 0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        feed.tell(step(1.0))
+        feed.publish(step(1.0))
     assert not feed
 
 

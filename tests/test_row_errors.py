@@ -179,7 +179,7 @@ def test_what_the_engine_raises_for_a_new_request_is_that_ones_alone() -> None:
 
             engine.decoder.check = failing
 
-        generator._worker.tell(plant)
+        generator._worker.post(plant)
         stream = generator.submit([1, 2, 3])
         with pytest.raises(MemoryError, match="planted"):
             stream.result(PATIENCE)

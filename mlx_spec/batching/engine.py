@@ -21,8 +21,8 @@ from mlx_spec.batching.memory import (
     memory_room,
 )
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
+from mlx_spec.batching.reporter import EventReporter
 from mlx_spec.batching.scheduler import Request, Scheduler
-from mlx_spec.batching.teller import Teller
 from mlx_spec.batching.track import Track
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.pool import SlotSize
@@ -86,11 +86,11 @@ class Engine:
         )
         self._tracks: dict[Sequence, Track] = {}
         self._by_request: dict[Request, Track] = {}
-        self._teller = Teller(listeners, clock)
-        if self._teller:
+        self._reporter = EventReporter(listeners, clock)
+        if self._reporter:
             models = {"target": model, "draft": draft_model}
             kv_limit = self.budget.kv.limit
-            self._teller.started(models, self.batching, self.speculation, kv_limit)
+            self._reporter.started(models, self.batching, self.speculation, kv_limit)
 
     @property
     def busy(self) -> bool:
@@ -112,11 +112,11 @@ class Engine:
             self.decoder.check(sequence)
             self.scheduler.submit(request)
         except Exception as error:
-            self._teller.failed("submit", repr(error), request.request_id)
+            self._reporter.failed("submit", repr(error), request.request_id)
             raise
         self._tracks[sequence] = self._by_request[request] = track
-        if self._teller:
-            self._teller.submitted(track)
+        if self._reporter:
+            self._reporter.submitted(track)
         return track
 
     def cancel(self, track: Track) -> None:
@@ -125,10 +125,10 @@ class Engine:
             self.scheduler.cancel(track.request)
             track.sequence.finish_reason = "cancelled"
             self._forget(track)
-            if self._teller:
-                self._teller.finished(track)
+            if self._reporter:
+                self._reporter.finished(track)
                 if not self.busy:
-                    self._teller.idle()
+                    self._reporter.idle()
 
     def step(self, *, hurry: bool = False) -> list[tuple[Track, list[GenerationChunk]]]:
         """Admit who may run, advance every row, and return what each request gained.
@@ -147,14 +147,14 @@ class Engine:
                 self.scheduler.finish(track.request)
                 self._forget(track)
                 if track.sequence.error is not None:
-                    self._teller.failed("step", track.sequence.error, track.request.request_id)
+                    self._reporter.failed("step", track.sequence.error, track.request.request_id)
             self._discount(output, len(chunks))
             emitted.append((track, chunks))
         ended = live - len(self._tracks)
         if ended:
             self._give_back()
-        if self._teller:
-            self._teller.stepped(self.decoder, self.scheduler, emitted, ended)
+        if self._reporter:
+            self._reporter.stepped(self.decoder, self.scheduler, emitted, ended)
         if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return emitted
@@ -189,14 +189,14 @@ class Engine:
         try:
             return self.decoder.step()
         except Exception as error:
-            self._teller.failed("step", repr(error))
+            self._reporter.failed("step", repr(error))
             raise
 
     def _admit(self, hurry: bool) -> None:
         plan = self.scheduler.plan(self.clock(), hurry=hurry)
-        if self._teller and (plan.preempt or plan.admit):
+        if self._reporter and (plan.preempt or plan.admit):
             preempted = [self._by_request[request] for request in plan.preempt]
-            self._teller.moved(preempted, [self._by_request[request] for request in plan.admit])
+            self._reporter.moved(preempted, [self._by_request[request] for request in plan.admit])
         for request in plan.preempt:
             self.decoder.suspend(self._by_request[request].sequence, save=True)
         if plan.preempt or plan.admit:

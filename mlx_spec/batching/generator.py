@@ -175,7 +175,7 @@ class BatchedMLXGenerator(Closing):
             raise InvalidRequest(
                 f"[BatchedMLXGenerator.set_batch_size] rows={rows!r}, expected an integer >= 1"
             )
-        self._worker.tell(lambda engine: engine.set_batch_size(rows))
+        self._worker.post(lambda engine: engine.set_batch_size(rows))
 
     def drain(self, timeout: float | None = None) -> None:
         """Wait until every submitted request has ended.

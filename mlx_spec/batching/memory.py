@@ -117,23 +117,23 @@ def model_bytes(*models: Any) -> int:
     return sum(arrays.values())
 
 
-def memory_room(wish: int | float | None, *models: Any) -> int:
+def memory_room(memory_limit: int | float | None, *models: Any) -> int:
     """Bytes that a memory limit leaves beside the models, for K/V and prefix caches.
 
     What else is in memory (other models, a user's arrays) is left out too; the caches of other
     engines are not, since those come and go (``Ledger``).
 
     Args:
-        wish: bytes (an int), a share of what the device recommends (a float), or None.
+        memory_limit: bytes (an int), a share of what the device recommends (a float), or None.
         models: those that will run; None ones are ignored.
 
     Raises:
         CapacityError: the models alone take all of it.
     """
-    if wish is None or isinstance(wish, float):
-        limit = int(recommended_memory() * (wish or DEFAULT_MEMORY_SHARE))
+    if memory_limit is None or isinstance(memory_limit, float):
+        limit = int(recommended_memory() * (memory_limit or DEFAULT_MEMORY_SHARE))
     else:
-        limit = wish
+        limit = memory_limit
     # Weights that were loaded lazily are not there yet, but will be.
     taken = max(model_bytes(*models), mx.get_active_memory() - LEDGER.held())
     if limit <= taken:

@@ -24,7 +24,7 @@ from mlx_spec.batching.track import Track
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.sequence import Sequence
 
-Wish: TypeAlias = Callable[[Engine], object]
+Command: TypeAlias = Callable[[Engine], object]
 
 
 class Worker:
@@ -38,7 +38,7 @@ class Worker:
     """
 
     def __init__(self, make_engine: Callable[[], Engine]) -> None:
-        self._inbox: list[Wish] = []
+        self._inbox: list[Command] = []
         self._changed = threading.Condition()
         self._buffers: dict[str, ChunkBuffer] = {}  # by request_id, those that have not ended
         self._tracks: dict[ChunkBuffer, Track] = {}  # the worker's own, as is the next one
@@ -66,14 +66,14 @@ class Worker:
             assert self._snapshot is not None
             return self._snapshot
 
-    def tell(self, wish: Wish) -> None:
+    def post(self, command: Command) -> None:
         """Have something done at the next step boundary.
 
         Raises:
             GeneratorClosed: nobody is there to do it.
         """
         with self._open():
-            self._inbox.append(wish)
+            self._inbox.append(command)
 
     def submit(self, requests: Seq[tuple[ChunkBuffer, Sequence]], priority: int = 0) -> None:
         """Queue sequences, whose chunks go to their buffers; if one is refused, all are.
@@ -190,16 +190,16 @@ class Worker:
         """Do what was asked for, wait while there is nothing to do; False when closing."""
         while True:
             with self._changed:
-                wishes, self._inbox = self._inbox, []
+                commands, self._inbox = self._inbox, []
                 if self._closing:
                     return False
-                if not wishes:
+                if not commands:
                     if engine.scheduler.due(engine.clock()):
                         return True
                     self._changed.wait(self._pause(engine))
                     continue
-            for wish in wishes:
-                wish(engine)
+            for command in commands:
+                command(engine)
 
     def _pause(self, engine: Engine) -> float | None:
         """How long to sleep unless something happens; None for ever."""

@@ -22,9 +22,9 @@ import mlx.core as mx
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
-from mlx_spec.control.draft_length import DraftLengthPolicy
-from mlx_spec.control.estimates import StepReport
-from mlx_spec.control.known_costs import PairCosts, recall
+from mlx_spec.control.policy import DraftLengthPolicy
+from mlx_spec.control.report import StepReport
+from mlx_spec.control.shared import PairMeasurements, measurements_of
 from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
@@ -80,8 +80,9 @@ class SpeculativeDecoder:
         self.device = DeviceStream()
         self.runner = ModelRunner(model, self.batching.batch_size)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
-        memory = PairCosts() if draft_model is None else recall(model, draft_model)
-        self.policy = policy or make_policy(self.drafter, speculation, memory)
+        known = draft_model is not None
+        pair = measurements_of(model, draft_model) if known else PairMeasurements()
+        self.policy = policy or make_policy(self.drafter, speculation, pair)
         self.meter = StepMeter()
         self.debug = debug
         self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
@@ -149,12 +150,12 @@ class SpeculativeDecoder:
 
     def stop_when(self, stopping: Callable[[], bool]) -> None:
         """Ask between the layers of a prompt's pass whether all rows are about to be cancelled."""
-        self._members.stopping = stopping
+        self._members.feeder.stopping = stopping
 
     @property
     def prompt_progress(self) -> tuple[int, int]:
         """Tokens read, and all tokens, of the prompts that are being read or were last."""
-        return self._members.progress
+        return self._members.feeder.progress
 
     @property
     def free_rows(self) -> int:
@@ -238,7 +239,7 @@ class SpeculativeDecoder:
             self._members.change()
             joined = self._members.fill()
             self._suspects.clear_slots(self._state, self.runner.pool)
-            if not self._state.sequences or self._members.stopping():
+            if not self._state.sequences or self._members.feeder.stopping():
                 self.ready = time.perf_counter()
                 return []
             self._launch(self._build(self._plan(), joined=joined))

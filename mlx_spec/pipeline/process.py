@@ -95,7 +95,7 @@ def process(
                 _run(stage, flags, itertools.chain([first], left), output, backend, outcome, watch)
             tally, now = outcome.tally, time.perf_counter()
             done = StageDone(now, stage.kind, tally.written, outcome.seconds, tally.failed)
-            EventFeed(listeners).tell(done)
+            EventFeed(listeners).publish(done)
         if not outcome.interrupted:
             output.finish(complete=limit is None)
     finally:

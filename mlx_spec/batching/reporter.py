@@ -1,4 +1,4 @@
-"""``Teller``: from what the engine did to the events that its listeners hear.
+"""``EventReporter``: from what the engine did to the events that its listeners hear.
 
 It only reads the engine's parts; the engine asks for its truth value first, so that without
 listeners no event is made. Per-step figures are differences of the decoder's meter. Short steps are
@@ -69,7 +69,7 @@ class _Step(NamedTuple):
     gains: Seq[tuple[Track, list[GenerationChunk]]]
 
 
-class Teller:
+class EventReporter:
     """Tells listeners what one engine does.
 
     Args:
@@ -96,7 +96,7 @@ class Teller:
         limit: int,
     ) -> None:
         """The engine is ready; ``limit`` is what K/V may take, in bytes."""
-        self._tell(
+        self._publish(
             EngineStarted(
                 self._clock(),
                 {role: _describe(model) for role, model in models.items() if model is not None},
@@ -111,7 +111,7 @@ class Teller:
     def submitted(self, track: Track) -> None:
         """A request was queued."""
         request, sequence = track.request, track.sequence
-        self._tell(
+        self._publish(
             RequestSubmitted(
                 request.arrival,
                 request.request_id,
@@ -127,14 +127,14 @@ class Teller:
         if self._since is None:
             self._since = now
         for track in preempted:
-            self._tell(RequestPreempted(now, track.request.request_id))
+            self._publish(RequestPreempted(now, track.request.request_id))
         for track in admitted:
             again = track.admitted is not None
-            self._tell(RequestAdmitted(now, track.request.request_id, again))
+            self._publish(RequestAdmitted(now, track.request.request_id, again))
 
     def failed(self, where: str, error: str, request_id: str | None = None) -> None:
         """Something went wrong; whoever called hears of it by the exception itself."""
-        self._tell(ErrorHappened(self._clock(), where, error, request_id))
+        self._publish(ErrorHappened(self._clock(), where, error, request_id))
 
     def stepped(
         self,
@@ -170,23 +170,23 @@ class Teller:
         progress = decoder.prompt_progress
         if progress != self._progress:
             self._progress = progress
-            self._tell(PromptProgress(now, *progress))
+            self._publish(PromptProgress(now, *progress))
         if ended:
             for track, _ in gains:
                 if track.done:
                     self.finished(track)
 
-    def _tell(self, event: Event) -> None:
+    def _publish(self, event: Event) -> None:
         """Tell an event, after the steps that came before it."""
         self._flush()
-        self._feed.tell(event)
+        self._feed.publish(event)
 
     def _flush(self) -> None:
         noted, self._steps = self._steps, []
         for step in noted:
-            self._tell_step(step)
+            self._publish_step(step)
 
-    def _tell_step(self, step: _Step) -> None:
+    def _publish_step(self, step: _Step) -> None:
         steps, seconds, prefill_seconds, prompt_tokens, rows, tokens, drafted, accepted = map(
             sub, step.totals, self._before
         )
@@ -197,8 +197,8 @@ class Teller:
             emitted.append(request_id)
             if chunks and chunks[0].generation_tokens == 1:
                 ttft = (track.first or step.time) - track.submitted
-                self._feed.tell(FirstToken(step.time, request_id, ttft))
-        self._feed.tell(
+                self._feed.publish(FirstToken(step.time, request_id, ttft))
+        self._feed.publish(
             StepDone(
                 time=step.time,
                 began=step.began,
@@ -227,7 +227,7 @@ class Teller:
         """A request has ended, by itself or because it was cancelled."""
         sequence, now = track.sequence, self._clock()
         begun = now if track.admitted is None else track.admitted
-        self._tell(
+        self._publish(
             RequestFinished(
                 time=now,
                 request_id=track.request.request_id,
