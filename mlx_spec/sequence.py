@@ -9,14 +9,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.results import FinishReason
-
-if TYPE_CHECKING:
-    from mlx_spec.control.row import RowEvidence
 
 
 def seed_word(seed: int | None) -> int:
@@ -65,7 +62,7 @@ class Sequence:
     steps: int = 0
     reused: int = 0
     read: int = 0
-    evidence: RowEvidence | None = None
+    evidence: Any = None  # control.row.RowEvidence, which this module must not know
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:
