@@ -22,9 +22,9 @@ import mlx.core as mx
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
-from mlx_spec.control.draft_length import DraftLengthPolicy
-from mlx_spec.control.estimates import StepReport
-from mlx_spec.control.known_costs import PairCosts, recall
+from mlx_spec.control.policy import DraftLengthPolicy
+from mlx_spec.control.report import StepReport
+from mlx_spec.control.shared import PairMeasurements, measurements_of
 from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
@@ -80,8 +80,9 @@ class SpeculativeDecoder:
         self.device = DeviceStream()
         self.runner = ModelRunner(model, self.batching.batch_size)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
-        memory = PairCosts() if draft_model is None else recall(model, draft_model)
-        self.policy = policy or make_policy(self.drafter, speculation, memory)
+        known = draft_model is not None
+        pair = measurements_of(model, draft_model) if known else PairMeasurements()
+        self.policy = policy or make_policy(self.drafter, speculation, pair)
         self.meter = StepMeter()
         self.debug = debug
         self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
