@@ -18,7 +18,7 @@ from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams
-from mlx_spec.control.draft_length import FixedDraftLength
+from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding import step as step_module
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.decoder import SpeculativeDecoder

@@ -19,8 +19,8 @@ from typing import Any
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
-from mlx_spec.control.draft_length import DraftLengthPolicy
-from mlx_spec.control.known_costs import PairCosts, recall
+from mlx_spec.control.policy import DraftLengthPolicy
+from mlx_spec.control.shared import PairMeasurements, measurements_of
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drivers import ahead, in_turn
@@ -81,8 +81,9 @@ class SpeculativeDecoder:
         self.device = DeviceStream()
         self.runner = ModelRunner(model, self.batching.batch_size)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
-        memory = PairCosts() if draft_model is None else recall(model, draft_model)
-        self.policy = policy or make_policy(self.drafter, speculation, memory)
+        known = draft_model is not None
+        pair = measurements_of(model, draft_model) if known else PairMeasurements()
+        self.policy = policy or make_policy(self.drafter, speculation, pair)
         self.meter = StepMeter()
         with self.device.work():
             self._state = BatchState()

@@ -15,7 +15,7 @@ from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
 from mlx_spec.decoding.flight import Flight, Plan
-from mlx_spec.decoding.rules import LogitsRule, RuleContext
+from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
 from mlx_spec.model.runner import ModelRunner, Rows
 
 
@@ -100,10 +100,9 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     """The target's own tokens, and how far the draft agrees with them."""
     state, count = parts.state, draft.tokens.shape[1]
     positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
-    ruled = logits
-    for rule in parts.rules:
-        ruled = rule.apply(ruled, RuleContext(state.tokens, positions, draft.tokens))
-    samples = state.sampling.choose(ruled, positions)
+    context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
+    logits = apply_rules(parts.rules, logits, context)
+    samples = state.sampling.choose(logits, positions)
     caps = None if min(draft.lengths) == count else mx.array(draft.lengths, mx.int32)
     return Choice(samples, refuse_nan(count_accepted(draft.tokens, samples, caps), logits))
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from mlx_spec.control.draft_length import DraftLengthPolicy
-from mlx_spec.control.estimates import StepReport
+from mlx_spec.control.policy import DraftLengthPolicy
+from mlx_spec.control.report import StepReport
 from mlx_spec.decoding.flight import Flight, Plan, StepOutput
 from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.members import Members
