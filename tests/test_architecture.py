@@ -38,9 +38,11 @@ COMMON = {
     "errors",
     "events",
     "flags",
+    "life_cycle",
     "platform",
     "progress",
     "results",
+    "row_limit",
     "sequence",
     "text_files",
 }

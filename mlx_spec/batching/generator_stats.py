@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.display import Facts, html_table, lines, rich_table, stats_facts
 from mlx_spec.results import GenerationStats
+
+if TYPE_CHECKING:
+    from mlx_spec.batching.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,22 @@ class GeneratorStats:
 
     def _repr_html_(self) -> str:
         return html_table(self.facts)
+
+
+def generator_stats(engine: Engine) -> GeneratorStats:
+    """An engine at one moment; any thread may ask, and gets a step in progress half counted."""
+    kv = engine.kv_usage()
+    return GeneratorStats(
+        waiting=engine.scheduler.backlog,
+        running=engine.scheduler.active,
+        finished=engine.finished,
+        cancelled=engine.cancelled,
+        preempted=engine.scheduler.preempted,
+        batch_size=engine.limit.rows,
+        cache_bytes=kv.total,
+        generation=engine.stats(),
+        kv=kv,
+    )
 
 
 def kv_facts(kv: KVUsage) -> Facts:

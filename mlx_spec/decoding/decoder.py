@@ -37,6 +37,7 @@ from mlx_spec.decoding.suspects import Suspects
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
 
 
@@ -59,6 +60,8 @@ class SpeculativeDecoder:
         batching: rows and prefill size.
         policy: chooses draft lengths, instead of what ``speculation`` says.
         debug: check every row's K/V against a lone cache after every step (slow).
+        clock: seconds.
+        limit: rows that run together, where somebody else says it; else ``batching.batch_size``.
 
     Raises:
         UnsupportedModel: a model whose cache cannot roll back row by row.
@@ -74,6 +77,8 @@ class SpeculativeDecoder:
         batching: BatchingConfig | None = None,
         policy: DraftLengthPolicy | None = None,
         debug: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+        limit: RowLimit | None = None,
     ) -> None:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
@@ -84,10 +89,14 @@ class SpeculativeDecoder:
         self.policy = policy or make_policy(self.drafter, speculation, memory)
         self.meter = StepMeter()
         self.debug = debug
+        self.clock = clock
+        self.limit = limit or RowLimit(self.batching.batch_size)
         self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
-        self.ready = 0.0  # when the last step's work was done (time.perf_counter)
+        self.ready = 0.0  # when the last step's work was done (of ``clock``)
         with self.device.work():
             self._state = BatchState()
+        for runner in self.runners:
+            runner.pool.limit = self.limit
         self._flight: Flight | None = None
         self._suspects = Suspects()
         self._members = Members(self.runner, self.drafter, self._state, self.meter, self.batching)
@@ -96,20 +105,6 @@ class SpeculativeDecoder:
     def running(self) -> list[Sequence]:
         """Sequences that decode, in row order."""
         return list(self._state.sequences)
-
-    @property
-    def max_rows(self) -> int:
-        """Most rows that run together; may be changed at any time.
-
-        Fewer than run now lets nobody in until enough have left.
-        """
-        return self._members.max_rows
-
-    @max_rows.setter
-    def max_rows(self, rows: int) -> None:
-        self._members.max_rows = rows
-        for runner in self.runners:
-            runner.pool.max_slots = max(rows, runner.pool.used)
 
     @property
     def runners(self) -> tuple[ModelRunner, ...]:
@@ -159,7 +154,7 @@ class SpeculativeDecoder:
     @property
     def free_rows(self) -> int:
         """Sequences that may still be added."""
-        return max(0, self.max_rows - self._members.staying - len(self._members.waiting))
+        return max(0, self.limit.rows - self._members.staying - len(self._members.waiting))
 
     @property
     def busy(self) -> bool:
@@ -171,14 +166,18 @@ class SpeculativeDecoder:
 
         Raises:
             InvalidRequest: more sequences than free rows, or a token outside the vocabulary.
+            IllegalTransition: one that has ended, or was added before.
         """
         if len(sequences) > self.free_rows:
             raise InvalidRequest(
                 f"[SpeculativeDecoder.add] {len(sequences)} sequences, {self.free_rows} free rows "
-                f"of {self.max_rows} (batch_size)"
+                f"of {self.limit.rows} (batch_size)"
             )
         for sequence in sequences:
             self.check(sequence)
+        for sequence in sequences:
+            if not sequence.holds_row:  # else a scheduler has admitted it
+                sequence.admit(self.clock())
         self._members.waiting += sequences
 
     def check(self, sequence: Sequence) -> None:
@@ -207,6 +206,8 @@ class SpeculativeDecoder:
             save: keep its K/V (bytes until it returns: ``saved_bytes``); else they are computed
                 again from its tokens.
         """
+        if sequence.holds_row:  # else a scheduler has preempted it
+            sequence.preempt(self.clock())
         self._members.leave(sequence, save=save)
 
     @property
@@ -239,7 +240,7 @@ class SpeculativeDecoder:
             joined = self._members.fill()
             self._suspects.clear_slots(self._state, self.runner.pool)
             if not self._state.sequences or self._members.feeder.stopping():
-                self.ready = time.perf_counter()
+                self.ready = self.clock()
                 return []
             self._launch(self._build(self._plan(), joined=joined))
         flight = self._flight
@@ -322,7 +323,7 @@ class SpeculativeDecoder:
         """Start computing a step without waiting for it."""
         state = self._state
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
-        flight.launched = time.perf_counter()
+        flight.launched = self.clock()
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
         pools = [runner.pool.state for runner in self.runners]
         mx.async_eval(  # type: ignore[no-untyped-call]
@@ -334,7 +335,7 @@ class SpeculativeDecoder:
         """Wait for a step, and hand each row the tokens it gained."""
         # The one place where the host waits for the device.
         results = cast("list[list[int]]", flight.packed.tolist())
-        self.ready = time.perf_counter()
+        self.ready = self.clock()
         seconds = self.ready - flight.launched
         self.draft_length = max(flight.lengths)
         rows = self._state.sequences
@@ -351,9 +352,7 @@ class SpeculativeDecoder:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
                 self._members.leave(sequence)
-            sequence.drafted += drafted
-            sequence.accepted += kept
-            sequence.steps += 1
+            sequence.count(drafted, kept)
             outputs.append(StepOutput(sequence, tokens, drafted, kept))
         self.policy.observe(StepReport(rows, flight.lengths, accepted, seconds, flight.clean))
         self.meter.step(flight.lengths, outputs, seconds)

@@ -19,7 +19,7 @@ class StepOutput:
 
     Attributes:
         sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
-        tokens: the emitted tokens, at least one.
+        tokens: the emitted tokens; none where the row has failed.
         drafted: draft tokens verified, those past the sequence's end not counted.
         accepted: how many of ``tokens``, from the first on, the drafter proposed.
     """
@@ -52,7 +52,7 @@ class Flight:
         lengths: draft length of each row.
         packed: [B, K + 2] int32: accepted count or ``NO_NUMBERS``, then the target's samples.
         clean: its time tells what such a step costs.
-        launched: when it was (``time.perf_counter``).
+        launched: when it was (of the decoder's clock).
     """
 
     lengths: list[int]
