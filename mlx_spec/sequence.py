@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import IllegalTransition, InvalidRequest
@@ -78,6 +78,7 @@ class Sequence(LifeCycle):
         read: prompt tokens that were in the target's cache at some time, from the first on.
         text: makes text of its tokens; None where a decoder is used alone.
         sink: takes its chunks; None where nobody does.
+        evidence: what the draft-length policy learned of it; nobody else looks there.
     """
 
     prompt: list[int]
@@ -94,6 +95,7 @@ class Sequence(LifeCycle):
     read: int = field(default=0, init=False)
     text: Text | None = field(default=None, kw_only=True, repr=False)
     sink: Sink | None = field(default=None, kw_only=True, repr=False)
+    evidence: Any = None  # control.row.RowEvidence, which this module must not know
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from mlx_spec.batching.closing import Closing
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.memory import LEDGER, wired_memory
 from mlx_spec.batching.output import make_result
-from mlx_spec.closing import Closing
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
 from mlx_spec.sequence import Sequence
 
