@@ -217,7 +217,7 @@ def test_a_failing_step_is_told_of() -> None:
             raise RuntimeError("planted")
 
     stream = stream_batch_generate(target("llama"), None, [[1, 2]], listeners=[events.append])
-    stream._engine.decoder.policy = Broken()  # type: ignore[assignment]
+    stream._engine.decoder._stepper.policy = Broken()  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="planted"):
         list(stream)
     (error,) = [e for e in events if isinstance(e, ErrorHappened)]
