@@ -18,16 +18,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mlx_spec.batching.engine import TokenBudget
 from mlx_spec.batching.scheduler import Plan, Request, RequestState, Scheduler
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.errors import InvalidRequest
 
 FAST = settings(deadline=None, suppress_health_check=list(HealthCheck))
 BLOCK = 4
-PLENTY = KVBudget(bytes_per_token=1, limit=10**9, block_size=BLOCK)
+PLENTY = KVBudget(RowCost(per_token=1), limit=10**9, block_size=BLOCK)
 
 
 def make_scheduler(rows: int, limit: int = 10**9, **options: Any) -> Scheduler:
     options.setdefault("timeout", 0.0)
-    return Scheduler(rows, budget=KVBudget(1, limit, BLOCK), **options)
+    return Scheduler(rows, budget=KVBudget(RowCost(per_token=1), limit, BLOCK), **options)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -55,7 +56,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         preemption: bool,
     ) -> None:
         self.now = 100.0
-        self.budget = TokenBudget(KVBudget(1, limit, BLOCK), together)
+        self.budget = TokenBudget(KVBudget(RowCost(per_token=1), limit, BLOCK), together)
         self.scheduler = Scheduler(rows, timeout, self.budget, preemption=preemption, aging=aging)
         self.live: list[Request] = []
         self.waited: dict[Request, float] = {}

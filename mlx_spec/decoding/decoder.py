@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
@@ -117,9 +118,9 @@ class SpeculativeDecoder:
         return (self.runner, *self.drafter.runners)
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of K/V that one token takes, target and draft together."""
-        return sum(runner.bytes_per_token for runner in self.runners)
+    def cost(self) -> RowCost:
+        """Bytes that a row's caches take by its tokens, target and draft together."""
+        return sum((runner.cost for runner in self.runners), RowCost())
 
     def kv_usage(self, limit: int = 0) -> KVUsage:
         """The K/V memory now; ``limit`` is what slots and rows kept aside may take, in bytes."""
@@ -305,6 +306,7 @@ class SpeculativeDecoder:
         samples = state.sampling.choose(logits, positions)
         caps = None if min(lengths) == count else mx.array(lengths, mx.int32)
         accepted = refuse_nan(count_accepted(draft, samples, caps), logits)
+        self.runner.commit(accepted + 1)
         state.append(samples, accepted)
         packed = mx.concatenate([accepted[:, None], samples], axis=1)
         # A plain step asks nothing of the drafter, whoever has just joined.
@@ -324,7 +326,7 @@ class SpeculativeDecoder:
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = time.perf_counter()
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
-        pools = [runner.pool.state for runner in self.runners]
+        pools = [runner.pool.arrays for runner in self.runners]
         mx.async_eval(  # type: ignore[no-untyped-call]
             flight.packed, state.lengths, state.tokens, pools
         )
