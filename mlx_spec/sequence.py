@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
@@ -45,6 +46,7 @@ class Sequence:
         steps: verify passes this sequence took part in.
         reused: prompt tokens whose K/V came from the prefix cache.
         read: prompt tokens that were in the target's cache at some time, from the first on.
+        evidence: what the draft-length policy learned of it; nobody else looks there.
     """
 
     prompt: list[int]
@@ -60,6 +62,7 @@ class Sequence:
     steps: int = 0
     reused: int = 0
     read: int = 0
+    evidence: Any = None  # control.row.RowEvidence, which this module must not know
     seed: int = field(init=False)
 
     def __post_init__(self) -> None:

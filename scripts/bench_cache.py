@@ -22,7 +22,7 @@ import mlx.core as mx  # isort: skip
 from mlx_lm.models import llama
 
 from mlx_spec.config import BatchingConfig, SamplingParams
-from mlx_spec.control.draft_length import FixedDraftLength
+from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.none import NoDraft

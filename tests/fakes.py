@@ -12,7 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.control.estimates import StepReport, cap_lengths
+from mlx_spec.control.report import StepReport
+from mlx_spec.control.row import cap_lengths
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.model.runner import ModelRunner

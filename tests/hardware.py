@@ -15,12 +15,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_spec.config import SamplingParams
-from mlx_spec.control.estimates import StepReport
+from mlx_spec.config import SamplingParams, SpeculationConfig
+from mlx_spec.control.adaptive import AdaptiveDraftLength
+from mlx_spec.control.report import StepReport
 from mlx_spec.decoding.drafters.model import MAX_RIDE
 from mlx_spec.sequence import Sequence
 
 FOREVER = 10**9
+MOST = 6  # draft tokens, where a test says nothing else
+FIRST_STEPS = 300
+
+
+def adaptive(most: int = MOST, **options: Any) -> AdaptiveDraftLength:
+    """A policy that knows nothing yet."""
+    return AdaptiveDraftLength(SpeculationConfig(num_draft_tokens=most, **options))
+
+
+def make_rows(*remaining: int) -> list[Sequence]:
+    """Rows that may emit so many tokens."""
+    return [Sequence([1], SamplingParams(max_tokens=count)) for count in remaining]
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,11 @@ DEAR_DRAFT = Hardware("dear draft", lambda m: 20 + 0.05 * m, lambda b: 12.0)
 FREE_DRAFT = Hardware("free draft", lambda m: 20 + 0.05 * m, lambda b: 0.0)
 ROOFLINE = Hardware("roofline", lambda m: max(20.0, 0.8 * m) + 1, lambda b: 1.5)
 ALL = (MEMORY_BOUND, LINEAR, STAIRCASE, DEAR_DRAFT, FREE_DRAFT, ROOFLINE)
+
+
+def named(hardware: Hardware) -> str:
+    """As tests call it."""
+    return hardware.name
 
 
 @dataclass
@@ -107,6 +125,7 @@ class Simulation:
         replace: whether newcomers follow rows that ended.
         lagging: the drafter must catch up after plain steps, as ``ModelDrafter`` does.
         catch_up: what that costs, in passes of the drafter.
+        apart: what the drafter reads is measured apart from the step, as ``StepReport.reading``.
         delayed: like the decoder, build each step before the one before is known.
         seed: of everything random.
     """
@@ -122,6 +141,7 @@ class Simulation:
         replace: bool = True,
         lagging: bool = True,
         catch_up: float = 3.0,
+        apart: bool = False,
         delayed: bool = True,
         seed: int = 0,
     ) -> None:
@@ -135,11 +155,13 @@ class Simulation:
         self._replace = replace
         self._lagging = lagging
         self._catch_up = catch_up
+        self._apart = apart
         self._delayed = delayed
         self._random = random.Random(seed)
         self.rows = [self._make_row() for _ in chances]
         self._lag = [FOREVER] * len(chances)
         self._joined = True
+        self._ahead: tuple[list[int], bool] | None = None  # the next step, if it was built
 
     def _make_row(self) -> Sequence:
         limit = self._new_tokens(self._random) if self._new_tokens else FOREVER
@@ -147,17 +169,16 @@ class Simulation:
 
     def steps(self, count: int) -> Run:
         """Run ``count`` steps, or until no row is left."""
-        ahead: tuple[list[int], bool] | None = None
         for _ in range(count):
             if not self.rows:
                 break
-            lengths, clean = ahead or self._build()
+            lengths, clean = self._ahead or self._build()
             before = list(self._lag)
-            ahead = self._build() if self._delayed else None
+            self._ahead = self._build() if self._delayed else None
             if self._finish_step(lengths, clean):
-                if ahead is not None:
+                if self._ahead is not None:
                     self.policy.forget()
-                ahead, self._lag = None, before
+                self._ahead, self._lag = None, before
                 self._change_members()
         return self.run
 
@@ -179,20 +200,24 @@ class Simulation:
         """Time and tokens of one step; whether a row ended."""
         count, longest = len(lengths), max(lengths)
         seconds = self.hardware.seconds(count, longest)
-        if not clean and longest:
-            seconds += self._catch_up * self.hardware.draft(count)
-        measured = seconds * self.outliers.get(len(self.run.seconds), 1.0)
+        reading = 0.0 if clean else self._catch_up * self.hardware.draft(count)
+        slower = self.outliers.get(len(self.run.seconds), 1.0)
         if self.noise:
-            measured *= self._random.lognormvariate(0, self.noise)
+            slower *= self._random.lognormvariate(0, self.noise)
         accepted = [
             self._accept(chance, n) for chance, n in zip(self.chances, lengths, strict=True)
         ]
         emitted = 0
         for row, kept in zip(self.rows, accepted, strict=True):
             emitted += len(row.extend([0] * (kept + 1)))
-        self.policy.observe(StepReport(list(self.rows), lengths, accepted, measured, clean))
+        rows = list(self.rows)
+        if self._apart:
+            measured = (slower * seconds, True, slower * reading)
+        else:
+            measured = (slower * (seconds + reading), clean, 0.0)
+        self.policy.observe(StepReport(rows, lengths, accepted, *measured))
         self.run.lengths.append(longest)
-        self.run.seconds.append(seconds)
+        self.run.seconds.append(seconds + reading)
         self.run.tokens.append(emitted)
         self.run.expected.append(expected_tokens(self.chances, longest))
         return any(row.finish_reason for row in self.rows)

@@ -104,7 +104,7 @@ def test_flags_go_before_options_and_before_a_stage_s_own(folder: Path) -> None:
 def test_a_run_says_which_stage_and_where_the_output_is(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_spec.progress._LOG", 0.0)
+    monkeypatch.setattr("mlx_spec.pipeline.progress._LOG", 0.0)
     path = write(folder, 'kind = "filter"\nthreshold = 1e-6', 'kind = "own_stages:Shout"')
     assert main(["pipeline", "run", str(path), "--model", str(folder / "model")]) == 0
     said = capsys.readouterr().err

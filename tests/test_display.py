@@ -102,6 +102,9 @@ def test_a_result_shows_its_text_escaped_and_its_figures() -> None:
         assert figure in text
     assert "64" in text
     assert str(RESULT) == EVIL
+    terminal = on_terminal(RESULT)
+    assert "[bold]markup[/bold]" in terminal
+    assert "75.0% (6 of 8)" in terminal
 
 
 def test_a_result_without_a_draft_says_nothing_of_one() -> None:

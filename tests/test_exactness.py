@@ -15,7 +15,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
-from mlx_spec.control.draft_length import AdaptiveDraftLength, FixedDraftLength
+from mlx_spec.control.adaptive import AdaptiveDraftLength
+from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft

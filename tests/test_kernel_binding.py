@@ -19,7 +19,7 @@ from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.span import Span
 from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig
-from mlx_spec.control.draft_length import FixedDraftLength
+from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model import fused_layers

@@ -18,7 +18,7 @@ import pytest
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import BatchingConfig, SamplingParams
-from mlx_spec.control.draft_length import FixedDraftLength
+from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding import feeding
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import DraftContext

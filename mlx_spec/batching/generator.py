@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
+from mlx_spec.batching.closing import Closing
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
 from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.batching.worker import Worker
-from mlx_spec.closing import Closing
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener

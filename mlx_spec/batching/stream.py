@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from mlx_spec.batching.closing import Closing
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.memory import LEDGER, wired_memory
-from mlx_spec.closing import Closing
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence
 

@@ -29,6 +29,11 @@ def register(own: type, make: Maker) -> None:
     _KINDS[own] = make
 
 
+def kinds() -> frozenset[type]:
+    """The classes of caches that something here stands for."""
+    return frozenset(_KINDS)
+
+
 def plan(model: Any) -> list[LayerCache]:
     """Empty caches for all slots, one for each that the model makes for itself.
 

@@ -1,26 +1,37 @@
 """What a step costs: measured seconds by batch size and draft length.
 
-The table knows only what was measured in this process; between measured draft lengths it
+``StepCosts`` knows only what was measured in this process; between measured draft lengths it
 interpolates, beyond them it extends the last slope, and for a batch size without measurements it
 borrows the nearest one's. It holds no model of the hardware: cost by M = B (K + 1) is a staircase
 on Metal and a line on a CPU, and only measuring knows which.
+
+It holds nothing of any policy either, so all decoders of a pair share one, from any thread.
 """
 
 from __future__ import annotations
 
+import threading
+from bisect import bisect
 from collections import deque
+from functools import lru_cache
+
+from mlx_spec.control.report import StepWork
 
 
-class Cost:
-    """The last few measurements of one cell; their (lower) median is what counts.
+class Cell:
+    """The last few measurements of one kind of step; their (lower) median is what counts.
 
     A hiccup of the machine (another program, a page fault, a first compilation) is one
     measurement among several and decides nothing, while a lasting change is followed soon.
+
+    Attributes:
+        seconds: that median.
     """
 
     KEPT = 5
 
     def __init__(self) -> None:
+        self.seconds = 0.0
         self._measured: deque[float] = deque(maxlen=self.KEPT)
         self._clean = False
 
@@ -35,18 +46,15 @@ class Cost:
             self._clean = True
         if clean or not self._clean:
             self._measured.append(seconds)
+            self.seconds = sorted(self._measured)[(len(self._measured) - 1) // 2]
 
     @property
     def count(self) -> int:
         """Measurements kept."""
         return len(self._measured)
 
-    @property
-    def seconds(self) -> float:
-        """The lower median."""
-        return sorted(self._measured)[(len(self._measured) - 1) // 2]
 
-
+@lru_cache(maxsize=1024)
 def bucket(batch: int) -> int:
     """Batch sizes that share a row of the table: each up to 8, then in steps of about a third."""
     if batch <= 8:
@@ -57,62 +65,80 @@ def bucket(batch: int) -> int:
     return size
 
 
-class CostTable:
-    """Seconds per step by (batch size, draft length)."""
+class StepCosts:
+    """Seconds of steps, as measured. Thread-safe."""
 
     def __init__(self) -> None:
-        self._cells: dict[int, dict[int, Cost]] = {}
+        self._lock = threading.Lock()
+        self._cells: dict[int, dict[int, Cell]] = {}  # bucket of rows -> draft length -> cell
+        self._curves: dict[int, dict[int, float]] = {}  # of the buckets that did not change since
+        self._steps = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps recorded so far, by all who share this."""
+        return self._steps
 
     @property
     def comparable(self) -> bool:
         """Whether two draft lengths were measured at one batch size."""
-        return any(len(row) >= 2 for row in self._cells.values())
+        with self._lock:
+            return any(len(row) >= 2 for row in self._cells.values())
 
-    def record(self, batch: int, length: int, seconds: float, *, clean: bool = True) -> None:
-        """Count one measured step; ``clean`` as in :meth:`Cost.add`."""
-        row = self._cells.setdefault(bucket(batch), {})
-        row.setdefault(length, Cost()).add(seconds, clean=clean)
+    def record(self, work: StepWork, seconds: float, *, clean: bool = True) -> None:
+        """Count one measured step; ``clean`` as in :meth:`Cell.add`."""
+        size = bucket(work.rows)
+        with self._lock:
+            row = self._cells.setdefault(size, {})
+            row.setdefault(work.length, Cell()).add(seconds, clean=clean)
+            self._curves.pop(size, None)
+            self._steps += 1
 
-    def count(self, batch: int, length: int) -> int:
-        """Measurements of this cell."""
-        cell = self._cells.get(bucket(batch), {}).get(length)
-        return cell.count if cell else 0
+    def count(self, work: StepWork) -> int:
+        """Measurements of steps like this one."""
+        with self._lock:
+            cell = self._cells.get(bucket(work.rows), {}).get(work.length)
+            return cell.count if cell else 0
 
-    def predict(self, batch: int, length: int) -> float | None:
+    def predict(self, work: StepWork) -> float | None:
         """Expected seconds of a step, None while nothing is known.
 
         For a batch size with fewer than two measured draft lengths the nearest richer one
         stands in: its absolute level is off, but draft lengths are compared within one size.
         """
-        row = _rising(self._row(bucket(batch)))
-        if not row:
-            return None
-        known = sorted(row)
-        if length in row:
-            return row[length]
-        if len(known) == 1:
-            return row[known[0]]
-        upper = next((i for i, key in enumerate(known) if key > length), len(known) - 1)
-        upper = max(upper, 1)
-        low, high = known[upper - 1], known[upper]
-        slope = (row[high] - row[low]) / (high - low)
-        return max(row[low] + slope * (length - low), 1e-9)
+        with self._lock:
+            curve = self._curve(bucket(work.rows))
+        return _read(curve, work.length) if curve else None
 
-    def _row(self, size: int) -> dict[int, Cost]:
-        own = self._cells.get(size, {})
-        if len(own) >= 2:
-            return own
-        rich = [other for other, row in self._cells.items() if len(row) >= 2]
-        if not rich:
-            return own
-        return self._cells[min(rich, key=lambda other: abs(other - size))]
+    def _curve(self, size: int) -> dict[int, float]:
+        """Seconds by measured draft length, ascending; none more than a longer draft's."""
+        if len(self._cells.get(size, ())) < 2:
+            rich = [other for other, row in self._cells.items() if len(row) >= 2]
+            size = min(rich, key=lambda other: abs(other - size)) if rich else size
+        curve = self._curves.get(size)
+        if curve is None:
+            curve = self._curves[size] = _rising(self._cells.get(size, {}))
+        return curve
 
 
-def _rising(row: dict[int, Cost]) -> dict[int, float]:
+def _rising(row: dict[int, Cell]) -> dict[int, float]:
     """Seconds by draft length, none more than a longer draft's: those are never cheaper."""
     seconds: dict[int, float] = {}
     least = float("inf")
     for length in sorted(row, reverse=True):
         least = min(least, row[length].seconds)
         seconds[length] = least
-    return seconds
+    return dict(reversed(seconds.items()))
+
+
+def _read(curve: dict[int, float], length: int) -> float:
+    """What a curve says of a length: measured, on the line between two, or on the last one's."""
+    if length in curve:
+        return curve[length]
+    known = list(curve)
+    if len(known) == 1:
+        return curve[known[0]]
+    upper = min(max(bisect(known, length), 1), len(known) - 1)
+    low, high = known[upper - 1], known[upper]
+    slope = (curve[high] - curve[low]) / (high - low)
+    return max(curve[low] + slope * (length - low), 1e-9)

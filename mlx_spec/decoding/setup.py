@@ -7,12 +7,10 @@ from typing import Any
 
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig, SpeculationConfig
-from mlx_spec.control.draft_length import (
-    AdaptiveDraftLength,
-    DraftLengthPolicy,
-    FixedDraftLength,
-)
-from mlx_spec.control.known_costs import PairCosts
+from mlx_spec.control.adaptive import AdaptiveDraftLength
+from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.control.policy import DraftLengthPolicy
+from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
@@ -31,7 +29,7 @@ def make_drafter(
 
 
 def make_policy(
-    drafter: Drafter, speculation: SpeculationConfig, memory: PairCosts
+    drafter: Drafter, speculation: SpeculationConfig, pair: PairMeasurements
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do."""
     most = speculation.num_draft_tokens
@@ -39,4 +37,4 @@ def make_policy(
         most = min(most, drafter.max_draft_tokens)
     if most == 0 or not speculation.adaptive:
         return FixedDraftLength(most)
-    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), memory)
+    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), pair)

@@ -18,7 +18,7 @@ from mlx_spec.events import Listener
 from mlx_spec.flags import Flags
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
-from mlx_spec.pipeline.label_scores import Scoring
+from mlx_spec.pipeline.scoring.label_scores import Scoring
 from mlx_spec.pipeline.stage import Answer, Generate, Stage
 from mlx_spec.results import GenerationStats
 

@@ -19,10 +19,10 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models, open_backend
 from mlx_spec.pipeline.process import Watch
+from mlx_spec.pipeline.progress import Progress
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.runner import StageRunner, Tally
 from mlx_spec.pipeline.stage import Stage
-from mlx_spec.progress import Progress
 
 
 @dataclass

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_spec.control.costs import CostTable, bucket
-from mlx_spec.control.known_costs import recall
+from mlx_spec.control.costs import StepCosts, bucket
+from mlx_spec.control.report import StepWork
 
 
-def table(cells: dict[tuple[int, int], float], times: int = 3) -> CostTable:
-    made = CostTable()
+def table(cells: dict[tuple[int, int], float], times: int = 3) -> StepCosts:
+    made = StepCosts()
     for _ in range(times):
         for (batch, length), seconds in cells.items():
-            made.record(batch, length, seconds)
+            made.record(StepWork(batch, length), seconds)
     return made
 
 
-def predict(made: CostTable, batch: int, length: int) -> float:
-    seconds = made.predict(batch, length)
+def predict(made: StepCosts, batch: int, length: int) -> float:
+    seconds = made.predict(StepWork(batch, length))
     assert seconds is not None
     return seconds
 
 
 def test_an_empty_table_knows_nothing() -> None:
     """Stops a made-up time, by which an unmeasured draft length would look good or bad."""
-    assert CostTable().predict(1, 0) is None
-    assert not CostTable().comparable
+    assert StepCosts().predict(StepWork(1, 0)) is None
+    assert not StepCosts().comparable
 
 
 def test_measured_cells_are_what_was_measured() -> None:
@@ -51,7 +49,7 @@ def test_one_measurement_says_the_same_of_all_lengths() -> None:
     """Stops a guess that longer drafts are free or impossible before anything is known."""
     made = table({(1, 2): 7.0})
     assert not made.comparable
-    assert [made.predict(1, length) for length in (0, 2, 6)] == [7.0, 7.0, 7.0]
+    assert [made.predict(StepWork(1, length)) for length in (0, 2, 6)] == [7.0, 7.0, 7.0]
 
 
 @given(
@@ -67,7 +65,7 @@ def test_predictions_are_always_times(cells: dict[tuple[int, int], float], batch
     """Stops a negative, zero or infinite time, whatever noise the cells hold."""
     made = table(cells, times=1)
     for length in range(12):
-        seconds = made.predict(batch, length)
+        seconds = made.predict(StepWork(batch, length))
         if seconds is None:  # some other batch size was measured, at a single draft length
             assert not made.comparable
             assert bucket(batch) not in {bucket(known) for known, _ in cells}
@@ -96,28 +94,28 @@ def test_an_unmeasured_batch_size_borrows_from_its_neighbour() -> None:
     made = table({(4, 0): 10.0, (4, 2): 12.0, (16, 0): 100.0, (16, 2): 300.0})
     assert predict(made, 5, 2) / predict(made, 5, 0) == pytest.approx(1.2)
     assert predict(made, 14, 2) / predict(made, 14, 0) == pytest.approx(3.0)
-    made.record(5, 0, 11.0)  # one draft length alone can still not be compared with another
+    made.record(StepWork(5, 0), 11.0)  # one length alone is still not comparable
     assert predict(made, 5, 2) / predict(made, 5, 0) == pytest.approx(1.2)
 
 
 def test_the_first_measurement_may_be_slow() -> None:
     """Stops a shape that paid for compiling once from looking slow for long."""
-    made = CostTable()
-    made.record(1, 2, 50.0)
-    made.record(1, 2, 1.0)
+    made = StepCosts()
+    made.record(StepWork(1, 2), 50.0)
+    made.record(StepWork(1, 2), 1.0)
     assert predict(made, 1, 2) == 1.0
 
 
 def test_one_outlier_moves_little_and_a_change_is_followed() -> None:
     """Stops both: one hiccup that is believed, and a lasting change that is not."""
     made = table({(1, 0): 1.0}, times=6)
-    made.record(1, 0, 50.0)
+    made.record(StepWork(1, 0), 50.0)
     assert predict(made, 1, 0) < 1.5
     for _ in range(12):
-        made.record(1, 0, 3.0)
+        made.record(StepWork(1, 0), 3.0)
     assert predict(made, 1, 0) == pytest.approx(3.0, rel=0.1)
     for _ in range(12):
-        made.record(1, 0, 1.0)
+        made.record(StepWork(1, 0), 1.0)
     assert predict(made, 1, 0) == pytest.approx(1.0, rel=0.1)
 
 
@@ -126,26 +124,7 @@ def test_a_slow_cell_does_not_hide_longer_ones_that_are_known_to_be_cheap() -> N
     more than a longer one, which was measured often.
     """
     made = table({(8, 0): 21.0, (8, 6): 55.0}, times=9)
-    made.record(8, 2, 50 * 24.0)
+    made.record(StepWork(8, 2), 50 * 24.0)
     assert predict(made, 8, 1) <= 55.0
     assert predict(made, 8, 2) <= 55.0
     assert predict(made, 8, 4) <= 55.0
-
-
-class Model(dict):  # type: ignore[type-arg]
-    """Like an mlx module: a dictionary, so not hashable."""
-
-
-def test_a_pair_is_remembered_while_both_models_live() -> None:
-    """Stops costs of another pair, or of models long freed whose ids were used again."""
-    target, draft, other = Model(), Model(), Model()
-    memory = recall(target, draft)
-    memory.costs.record(1, 0, 1.0)
-    assert recall(target, draft) is memory
-    assert recall(target, other) is not memory
-    assert recall(draft, target) is not memory
-    assert recall(target, draft) is memory
-    del draft
-    gc.collect()
-    for _ in range(100):  # one of these may get the freed draft's place in memory
-        assert recall(target, Model()).costs.predict(1, 0) is None

@@ -1,0 +1,59 @@
+"""What a step was and what came of it, as policies are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from mlx_spec.control.row import Row
+
+
+class StepWork(NamedTuple):
+    """What a step computes, as far as its time depends on it.
+
+    Policies and reports say the work, and only ``costs`` knows which of its numbers are looked
+    at: another model of cost is another ``costs`` file.
+
+    Attributes:
+        rows: rows that take part.
+        length: draft tokens of the longest row: passes of the drafter.
+    """
+
+    rows: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Positions that the target verifies: a rectangle, a row that drafts less saves nothing."""
+        return self.rows * (self.length + 1)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did.
+
+    Attributes:
+        rows: the rows that took part, in row order.
+        lengths: draft length of each row.
+        accepted: accepted draft tokens of each row; -1 where a row's result says nothing of its
+            draft (it had ended before the step, or its logits were no numbers).
+        seconds: of the step alone, from its launch (or the end of the work before it) to its
+            result.
+        clean: False if ``seconds`` holds other work too, so that it says little of the next step.
+        reading: seconds that the drafter spent reading texts for this step, where they are
+            measured apart from ``seconds``.
+    """
+
+    rows: Seq[Row]
+    lengths: Seq[int]
+    accepted: Seq[int]
+    seconds: float
+    clean: bool
+    reading: float = 0.0
+
+    @cached_property
+    def work(self) -> StepWork:
+        """What the step computed."""
+        return StepWork(len(self.rows), max(self.lengths))

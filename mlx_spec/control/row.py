@@ -1,0 +1,69 @@
+"""What control sees of a row: how much it may still emit, and what was learned of it so far.
+
+The evidence is a slot on the request's own record, not a dictionary beside it: it costs an
+attribute to find, goes when the request goes, and stays with a request that is suspended and
+comes back. A row belongs to one decoder at a time, and only that decoder's policy touches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class RowEvidence:
+    """What the steps of one row have shown.
+
+    Attributes:
+        accepted, tested: draft tokens of the row, recent ones weighing more: accepted, and really
+            looked at by the target.
+        counted: whether the rate of newcomers has the row.
+        drafted: whether the row was ever drafted for, so that the drafter has read its text.
+    """
+
+    accepted: float = 0.0
+    tested: float = 0.0
+    counted: bool = False
+    drafted: bool = False
+
+
+class Row(Protocol):
+    """A request, as far as control is concerned.
+
+    Attributes:
+        evidence: None until the row's first step is observed.
+    """
+
+    evidence: RowEvidence | None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be emitted; none or fewer for a row that has ended."""
+        ...
+
+
+def evidence_of(row: Row) -> RowEvidence:
+    """The row's evidence, made when it is first asked for."""
+    evidence = row.evidence
+    if evidence is None:
+        evidence = row.evidence = RowEvidence()
+    return evidence
+
+
+def cap_lengths(rows: Seq[Row], length: int) -> list[int]:
+    """``length`` for each row, but no draft token past a row's last possible one."""
+    return cap(room_of(rows), length)
+
+
+def room_of(rows: Seq[Row]) -> list[int]:
+    """The most draft tokens that each row can use: one token of a step is the target's own."""
+    return [max(0, row.remaining - 1) for row in rows]
+
+
+def cap(room: list[int], length: int) -> list[int]:
+    """``length``, or what there is room for."""
+    if not room or min(room) >= length:
+        return [length] * len(room)
+    return [length if length < most else most for most in room]

@@ -1,0 +1,59 @@
+"""What was measured of a pair of models, kept while both are alive.
+
+A notebook or pipeline calls ``generate`` many times with the same models, and a server may run
+several decoders of one pair. Costs and the usual acceptance are the pair's, so a later decoder
+starts informed instead of trying draft lengths anew. Only measurements stand here: what a policy
+chose, and when, is its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_spec.control.acceptance import AverageAcceptance
+from mlx_spec.control.costs import StepCosts
+from mlx_spec.control.joins import ReadingCost
+
+
+@dataclass(frozen=True)
+class PairMeasurements:
+    """Measurements of one (target, draft) pair, each thread-safe.
+
+    Attributes:
+        costs: seconds of steps.
+        acceptance: the average over all texts.
+        reading: seconds that the drafter takes to read a newcomer's text.
+    """
+
+    costs: StepCosts = field(default_factory=StepCosts)
+    acceptance: AverageAcceptance = field(default_factory=AverageAcceptance)
+    reading: ReadingCost = field(default_factory=ReadingCost)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    owners: tuple[weakref.ref[Any], ...]
+    measurements: PairMeasurements
+
+
+# By identity: mlx modules are dictionaries and so have no hash.
+_PAIRS: dict[tuple[int, int], _Entry] = {}
+_LOCK = threading.Lock()
+
+
+def measurements_of(model: Any, draft_model: Any) -> PairMeasurements:
+    """Those of this pair; new ones if it was never seen or a model has been freed since."""
+    key = (id(model), id(draft_model))
+    with _LOCK:
+        entry = _PAIRS.get(key)
+        if entry is None or any(owner() is None for owner in entry.owners):
+            owners = tuple(
+                # Takes no lock: it may be called at any allocation, also by whoever holds it.
+                weakref.ref(owner, lambda _, key=key: _PAIRS.pop(key, None))  # type: ignore[misc]
+                for owner in (model, draft_model)
+            )
+            entry = _PAIRS[key] = _Entry(owners, PairMeasurements())
+        return entry.measurements
