@@ -1,8 +1,7 @@
 """What generation hands back: chunks while it runs, results and statistics when it is done.
 
-Plain records without behaviour beyond derived figures; how they show themselves in a notebook or
-on a terminal is written in ``display``. This module imports nothing heavy and may be imported by
-all.
+Plain records without behaviour beyond derived figures and what they say of themselves; ``display``
+turns that into HTML and tables. This module imports nothing heavy and may be imported by all.
 """
 
 from __future__ import annotations
@@ -11,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from mlx_spec import display
+from mlx_spec.display import Displayable, Summary, seconds
+
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import RenderableType
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+# Of a batch: what is shown of each request; and characters of its prompt.
+_COLUMNS = ("", "prompt", "text", "tokens", "finish", "time to first token")
+_PROMPT_WIDTH = 60
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class GenerationChunk:
 
 
 @dataclass(frozen=True)
-class GenerationResult:
+class GenerationResult(Displayable):
     """One finished request.
 
     Attributes:
@@ -91,17 +96,36 @@ class GenerationResult:
         """Accepted / drafted tokens; 0 when nothing was drafted."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
+    @property
+    def summary(self) -> Summary:
+        """Its figures: (label, text)."""
+        shown = [
+            ("finish reason", str(self.finish_reason)),
+            ("tokens", f"{self.prompt_tokens:,} prompt + {self.generation_tokens:,} generated"),
+            ("time to first token", seconds(self.ttft)),
+            ("time per output token", seconds(self.tpot)),
+            ("duration", seconds(self.duration)),
+        ]
+        if self.error:
+            shown.append(("error", self.error))
+        if self.drafted:
+            shown.append(("acceptance", _acceptance(self)))
+        if self.reused_tokens:
+            shown.append(("reused prompt tokens", f"{self.reused_tokens:,}"))
+        return shown
+
     def __str__(self) -> str:
         return self.text
 
-    def _repr_html_(self) -> str:
-        from mlx_spec.display import result_html
+    def __rich__(self) -> RenderableType:
+        return display.rich_text(self.text, self.summary)
 
-        return result_html(self)
+    def _repr_html_(self) -> str:
+        return f"{display.html_text(self.text)}{super()._repr_html_()}"
 
 
 @dataclass(frozen=True)
-class GenerationStats:
+class GenerationStats(Displayable):
     """Figures of one call, over all its requests.
 
     Attributes:
@@ -160,24 +184,28 @@ class GenerationStats:
         """Tokens emitted per verify pass and row: 1 is plain decoding."""
         return self.generation_tokens / self.row_steps if self.row_steps else 0.0
 
-    def __str__(self) -> str:
-        from mlx_spec.display import lines, stats_facts
-
-        return lines(stats_facts(self))
-
-    def __rich__(self) -> Table:
-        from mlx_spec.display import rich_table, stats_facts
-
-        return rich_table(stats_facts(self))
-
-    def _repr_html_(self) -> str:
-        from mlx_spec.display import html_table, stats_facts
-
-        return html_table(stats_facts(self))
+    @property
+    def summary(self) -> Summary:
+        """All figures: (label, text)."""
+        reused = f" ({self.reused_tokens:,} reused)" if self.reused_tokens else ""
+        shown = [
+            ("prompts", f"{self.prompt_tokens:,} tokens{reused}, {self.prompt_tps:,.1f} tok/s"),
+            ("generation", f"{self.generation_tokens:,} tokens, {self.generation_tps:,.1f} tok/s"),
+            ("steps", f"{self.steps:,}"),
+            ("peak memory", f"{self.peak_memory / 1e9:.3f} GB"),
+        ]
+        if self.drafted:
+            lengths = sorted(self.draft_lengths.items())
+            shown += [
+                ("acceptance", _acceptance(self)),
+                ("tokens a verify pass", f"{self.mean_acceptance_length:.2f}"),
+                ("draft lengths", ", ".join(f"{k}: {_steps(count)}" for k, count in lengths)),
+            ]
+        return shown
 
 
 @dataclass(frozen=True)
-class BatchResult:
+class BatchResult(Displayable):
     """The finished requests of :func:`mlx_spec.batch_generate`, in the order of the prompts.
 
     Attributes:
@@ -199,17 +227,50 @@ class BatchResult:
         tokens = sum(result.generation_tokens for result in self.results)
         return f"<BatchResult: {len(self.results)} results, {tokens} tokens>"
 
+    @property
+    def summary(self) -> Summary:
+        """The figures over all."""
+        return self.stats.summary
+
     def __str__(self) -> str:
-        from mlx_spec.display import batch_lines
+        parts = []
+        for index, result in enumerate(self.results):
+            prompt = " ".join(self._prompt(index).split())
+            ended = f"{result.finish_reason}, {result.generation_tokens:,} tokens"
+            parts.append(f"[{index}] {prompt} ({ended})\n{result.text}\n")
+        return "\n".join([*parts, super().__str__()])
 
-        return batch_lines(self)
-
-    def __rich__(self) -> Group:
-        from mlx_spec.display import rich_batch
-
-        return rich_batch(self)
+    def __rich__(self) -> RenderableType:
+        rows = [row[:-1] for row in self._rows()]
+        return display.rich_rows(_COLUMNS[:-1], rows, self.summary)
 
     def _repr_html_(self) -> str:
-        from mlx_spec.display import batch_html
+        table = display.html_rows(_COLUMNS, self._rows(), boxed=("prompt", "text"))
+        return f"{table}{super()._repr_html_()}"
 
-        return batch_html(self)
+    def _rows(self) -> list[tuple[str, ...]]:
+        """A row of ``_COLUMNS`` for each request."""
+        return [
+            (
+                str(index),
+                self._prompt(index),
+                display.shorten(result.text),
+                f"{result.generation_tokens:,}",
+                result.finish_reason,
+                seconds(result.ttft),
+            )
+            for index, result in enumerate(self.results)
+        ]
+
+    def _prompt(self, index: int) -> str:
+        """What a prompt is shown as; nothing where it is not known."""
+        prompt = self.prompts[index] if index < len(self.prompts) else ""
+        return display.shorten(prompt, _PROMPT_WIDTH)
+
+
+def _acceptance(figures: GenerationResult | GenerationStats) -> str:
+    return f"{figures.acceptance_rate:.1%} ({figures.accepted:,} of {figures.drafted:,})"
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' if count != 1 else ''}"

@@ -3,8 +3,9 @@
     cli, server -> pipeline, metrics -> api -> batching -> decoding -> model
     -> cache, control, metal_kernels
 
-``errors, config, results, sequence, events, flags, display, closing, text_files, platform, blas``
-import none of the folders and may be imported by all.
+``errors, config, results, sequence, events, display, text_files, platform, blas`` import none of
+the folders and may be imported by all. Imports for types count, and no module imports itself by
+way of others.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ LAYERS = [
 ]
 COMMON = {
     "blas",
-    "closing",
     "config",
     "display",
     "errors",
     "events",
     "flags",
+    "life_cycle",
     "platform",
-    "progress",
     "results",
+    "row_limit",
     "sequence",
     "text_files",
 }
@@ -55,11 +56,34 @@ def room(path: Path) -> str:
     return path.parts[0] if len(path.parts) > 1 else path.stem
 
 
+def name_of(path: Path) -> str:
+    """The full name of a module of ours, a package's own for its ``__init__``."""
+    parts = ["mlx_spec", *path.with_suffix("").parts]
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def with_module(name: str) -> str | None:
+    """The module of ours that holds a name, the longest that exists; None for others' names."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def with_packages(name: str) -> set[str]:
+    """The module that holds a name, and the packages that it lies in: what importing it runs."""
+    found = with_module(name)
+    parts = found.split(".") if found else []
+    return {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+
+
 def imports(path: Path, run: bool = False) -> Iterator[str]:
-    """Full names of what a file imports, typing-only imports left out; with ``run`` only those
-    that importing the file runs."""
+    """Full names of what a file imports, for its types too; with ``run`` only those that importing
+    the file runs."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    for node in _statements(tree, into_functions=not run):
+    for node in _statements(tree) if run else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -68,14 +92,15 @@ def imports(path: Path, run: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _statements(node: ast.AST, into_functions: bool) -> Iterator[ast.AST]:
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a file is imported: nothing for types only, and no function."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) and not into_functions:
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         yield child
-        yield from _statements(child, into_functions)
+        yield from _statements(child)
 
 
 def our_rooms(path: Path) -> set[str]:
@@ -153,8 +178,10 @@ def test_mlx_comes_after_the_blas(path: Path) -> None:
     """A file that imports mlx at once lies in a package whose ``__init__`` loads the BLAS."""
     if not any(name.split(".")[0] in ("mlx", "mlx_lm") for name in imports(path, run=True)):
         return
-    assert len(path.parts) > 1, f"{path}: imports mlx, but no package loads the BLAS before it"
-    assert "\nensure_blas()\n" in (ROOT / path.parts[0] / "__init__.py").read_text()
+    packages = [ROOT / folder / "__init__.py" for folder in path.parents if folder.parts]
+    assert any("\nensure_blas()\n" in file.read_text() for file in packages), (
+        f"{path}: imports mlx, but no package loads the BLAS before it"
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -169,14 +196,39 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 
 
 def test_help_needs_nothing_heavy() -> None:
-    """The command line's modules import, at once, only typer and light modules of ours."""
-    allowed = {"mlx_spec", "typer", *sys.stdlib_module_names}
-    for path in FILES:
-        if room(path) in ("cli", "__main__"):
-            names = set(imports(path, run=True))
-            assert {name.split(".")[0] for name in names} <= allowed, path
-            ours = {name.split(".")[1] for name in names if name.startswith("mlx_spec.")}
-            assert ours <= {"cli", *COMMON, "__version__"}, path
+    """What the command line imports at once, and what that imports: typer and nothing else."""
+    left = [name_of(path) for path in FILES if room(path) in ("cli", "__main__")]
+    seen = set(left)
+    while left:
+        path = MODULES[left.pop()]
+        for name in imports(path, run=True):
+            if name.split(".")[0] == "mlx_spec":
+                new = with_packages(name) - seen
+                seen |= new
+                left += new
+            else:
+                assert name.split(".")[0] in {"typer", *sys.stdlib_module_names}, path
+
+
+def test_no_import_circle() -> None:
+    """No module needs itself, for its types neither; the package's face alone shows them all."""
+    needs = {
+        name: {with_module(other) for other in imports(path)} - {name}
+        for name, path in MODULES.items()
+        if name != "mlx_spec"
+    }
+    while True:
+        # What needs nothing that is left, or is needed by nobody, can be in no circle.
+        needed = set().union(*needs.values())
+        in_middle = {
+            name: others & needs.keys()
+            for name, others in needs.items()
+            if others & needs.keys() and name in needed
+        }
+        if in_middle == needs:
+            break
+        needs = in_middle
+    assert not needs
 
 
 def test_what_quick_leaves_out_exists() -> None:

@@ -255,7 +255,7 @@ def test_progress_is_lines_in_a_log_and_nothing_when_quiet(
     tally = Tally(skipped=2, written=10, failed=1)
     stats = GenerationStats(generation_tokens=100, drafted=10, accepted=5)
     assert figures(tally, stats, 2.0) == "5.0 items/s, 50 tok/s, acceptance 50%, 1 failed"
-    monkeypatch.setattr("mlx_spec.progress._LOG", 0.0)
+    monkeypatch.setattr("mlx_spec.pipeline.progress._LOG", 0.0)
     for quiet in (False, True):
         with Progress("batch", 40, quiet) as progress:
             progress(tally, lambda: stats)

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.continuation import spellings, tokenise
+from mlx_spec.pipeline.scoring.continuation import spellings, tokenise
 
 
 def made(words: list[str], merges: list[tuple[str, str]]) -> Tokenizer:

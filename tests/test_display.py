@@ -102,6 +102,9 @@ def test_a_result_shows_its_text_escaped_and_its_figures() -> None:
         assert figure in text
     assert "64" in text
     assert str(RESULT) == EVIL
+    terminal = on_terminal(RESULT)
+    assert "[bold]markup[/bold]" in terminal
+    assert "75.0% (6 of 8)" in terminal
 
 
 def test_a_result_without_a_draft_says_nothing_of_one() -> None:
@@ -185,7 +188,7 @@ def test_a_large_batch_is_cut_and_says_so() -> None:
 def test_a_stream_shows_how_it_stands() -> None:
     buffers = [ChunkBuffer("<b>r1</b>", lambda _: None) for _ in range(3)]
     running, finished, failed = map(TokenStream, buffers)
-    buffers[1].finish(RESULT)
+    buffers[1].put([], RESULT)
     buffers[2].fail(ValueError("<i>planted</i>"))
     assert "<b>r1</b>" in shown(running)
     assert "running, 0 chunks not read yet" in shown(running)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
 from mlx_spec.pipeline.backend import Models
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.progress import NotebookLine
 from mlx_spec.pipeline.runner import Tally
 from mlx_spec.pipeline.stages import Classify, GenerateText
-from mlx_spec.progress import NotebookLine
 from mlx_spec.results import GenerationStats
 from tests.folders import byte_vocabulary, write_folder
 
@@ -43,7 +43,7 @@ def test_options_may_be_given_as_keywords_and_progress_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a notebook writes, with public names only."""
-    monkeypatch.setattr("mlx_spec.progress._LOG", 0.0)
+    monkeypatch.setattr("mlx_spec.pipeline.progress._LOG", 0.0)
     model = str(write_folder(tmp_path / "model"))
     records = [{"text": "x"}, {"text": "y"}]
     rows = collect(GenerateText(), records, model=model, max_tokens=3, progress=True)

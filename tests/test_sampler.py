@@ -1,4 +1,5 @@
-"""Plain sampling is right: by statistics against the exact softmax, filters against mlx-lm's own.
+"""Plain sampling is right: by statistics against the exact softmax. What filters keep is
+``test_sampler_filters``'s affair.
 
 Everything else is then held against plain sampling by equality (``test_exactness``), so this is
 the place where a wrong distribution would show. All seeds are fixed: a test that passes once
@@ -15,15 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 from scipy import stats
 
 from metal_kernels.noise import gumbel_noise
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.sequence import Sequence
 from tests.models import make_model
+from tests.sampling_support import batch_of
 
 # Less than this would be seen in one of ten thousand right samplers.
 LEAST_P_VALUE = 1e-4
@@ -40,16 +40,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"temperature": 0.9, "top_p": 0.9, "top_k": 5, "min_p": 0.05},
     {"temperature": 3.0, "top_p": 0.97, "top_k": 4, "min_p": 0.01},
 ]
-
-
-def batch_of(options: Seq[dict[str, Any]], seeds: Seq[int] | None = None) -> SamplingBatch:
-    seeds = range(len(options)) if seeds is None else seeds
-    return SamplingBatch.of(
-        [
-            Sequence([1], SamplingParams(seed=seed, **option))
-            for option, seed in zip(options, seeds, strict=True)
-        ]
-    )
 
 
 def noise_of(seeds: Seq[int], positions: Any, vocabulary: int) -> np.ndarray:
@@ -198,120 +188,7 @@ def test_greedy_rows_are_handled_by_themselves() -> None:
     ]
 
 
-# --- (c) the filters --------------------------------------------------------------------------
-
-
-def kept_tokens(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
-    """Tokens that can be sampled: so hot that all of those are among many samples."""
-    vocabulary = len(logits)
-    # A second row with other filters: a threshold of one row must not reach the other.
-    batch = batch_of([{**option, "temperature": 100.0}, {"temperature": 1.0, "top_k": 2}])
-    draws = 14 * vocabulary
-    both = mx.broadcast_to(mx.array(logits), (2, draws, vocabulary))
-    chosen = np.array(batch.choose(both, mx.broadcast_to(mx.arange(draws), (2, draws))))
-    assert set(chosen[1]) <= set(np.argsort(-logits, kind="stable")[:2])
-    return [bool(token in chosen[0]) for token in range(vocabulary)]
-
-
-def mlx_lm_kept(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
-    """The same by mlx-lm's public functions, in the order of its ``make_sampler``."""
-    logprobs = mx.array(logits) - mx.logsumexp(mx.array(logits))
-    logprobs = logprobs[None]
-    if option.get("top_p", 1.0) < 1.0:
-        logprobs = apply_top_p(logprobs, option["top_p"])
-    if option.get("min_p", 0.0):
-        logprobs = apply_min_p(logprobs, option["min_p"])
-    if option.get("top_k", 0):
-        logprobs = apply_top_k(logprobs, option["top_k"])
-    return [bool(value) for value in np.isfinite(np.array(logprobs[0]))]
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"top_p": 0.01},
-        {"top_p": 0.5},
-        {"top_p": 0.9},
-        {"top_p": 0.999},
-        {"top_k": 1},
-        {"top_k": 5},
-        {"top_k": 36},
-        {"min_p": 0.001},
-        {"min_p": 0.1},
-        {"min_p": 1.0},
-        {"top_p": 0.7, "top_k": 4},
-        {"top_p": 0.95, "min_p": 0.05},
-        {"top_p": 0.8, "top_k": 9, "min_p": 0.03},
-    ],
-    ids=str,
-)
-def test_filters_keep_the_tokens_that_mlx_lm_keeps(option: dict[str, Any]) -> None:
-    """Stops an off-by-one in the nucleus, filters on tempered probabilities, and a wrong order."""
-    rng = np.random.default_rng(11)
-    for scale in (0.3, 1.0, 4.0):
-        logits = rng.normal(0, scale, 37).astype(np.float32)
-        kept = kept_tokens({"temperature": 0.5, **option}, logits)
-        assert kept == mlx_lm_kept(option, logits)
-        assert any(kept)
-
-
-def ranked_kept(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
-    """The definition: one ranking, the lower id first among equals, and its first so many."""
-    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
-    chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    before = np.concatenate([[0.0], np.cumsum([chances[token] for token in order])])
-    kept = [
-        place < (option.get("top_k") or len(order))
-        and (option.get("top_p", 1.0) >= 1 or before[place] < option["top_p"])
-        and chances[token] >= option.get("min_p", 0.0) * chances.max()
-        for place, token in enumerate(order)
-    ]
-    return [bool(kept[order.index(token)]) for token in range(len(logits))]
-
-
-@given(
-    logits=st.lists(st.integers(0, 3), min_size=2, max_size=12),
-    # Away from sums of the chances, where rounding decides.
-    option=st.sampled_from(
-        [
-            *({"top_k": k} for k in (1, 2, 3, 7, 12)),
-            *({"top_p": p} for p in (0.0123, 0.3217, 0.5771, 0.9371)),
-            *({"min_p": p} for p in (0.03, 0.2, 0.8)),
-            {"top_k": 3, "min_p": 0.2},
-            {"top_k": 5, "top_p": 0.7719},
-            {"top_k": 2, "top_p": 0.5771, "min_p": 0.03},
-        ]
-    ),
-)
-@settings(max_examples=150, deadline=None)
-def test_ties_are_broken_by_token_id(logits: list[int], option: dict[str, Any]) -> None:
-    """Stops a top-k that keeps more than k, in bfloat16 one time in ten."""
-    values = np.array(logits, np.float32)
-    assert kept_tokens({"temperature": 1.0, **option}, values) == ranked_kept(option, values)
-
-
-def test_top_k_of_one_is_greedy() -> None:
-    logits = mx.array(np.random.default_rng(2).integers(0, 3, (2, 40, 20)).astype(np.float32))
-    batch = batch_of([{"temperature": 1.5, "top_k": 1}, {"temperature": 1.0}])
-    positions = mx.broadcast_to(mx.arange(40), (2, 40))
-    chosen = batch.choose(logits, positions)
-    assert chosen[0].tolist() == mx.argmax(logits[0], axis=-1).tolist()
-
-
-def test_a_top_k_beyond_the_vocabulary_keeps_all() -> None:
-    """Stops an index past the last rank."""
-    logits = np.random.default_rng(1).normal(0, 1, 9).astype(np.float32)
-    assert all(kept_tokens({"temperature": 1.0, "top_k": 10}, logits))
-    assert all(kept_tokens({"temperature": 1.0, "top_k": 2**31 - 1}, logits))
-
-
-def test_a_huge_top_k_keeps_all() -> None:
-    """Stops a foreign error from a value that was accepted."""
-    logits = np.random.default_rng(1).normal(0, 1, 9).astype(np.float32)
-    assert all(kept_tokens({"temperature": 1.0, "top_k": 2**31}, logits))
-
-
-# --- (d) greedy rows --------------------------------------------------------------------------
+# --- (c) greedy rows --------------------------------------------------------------------------
 
 
 @given(data=st.data())

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
-from mlx_spec.pipeline.scoring import Scorer
+from mlx_spec.pipeline.scoring.scorer import Scorer
 from tests.models import VOCABULARY, make_model
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from mlx_spec.batching.engine import Engine
 from mlx_spec.cache.usage import KVUsage
-from mlx_spec.display import Facts, html_table, lines, rich_table, stats_facts
+from mlx_spec.display import Displayable, Summary
 from mlx_spec.results import GenerationStats
 
 
 @dataclass(frozen=True)
-class GeneratorStats:
+class GeneratorStats(Displayable):
     """The generator at one moment.
 
     Attributes:
@@ -35,7 +35,7 @@ class GeneratorStats:
     kv: KVUsage = field(default_factory=KVUsage)
 
     @property
-    def facts(self) -> Facts:
+    def summary(self) -> Summary:
         """What a notebook or terminal shows: (label, text)."""
         return [
             ("requests", f"{self.running:,} running, {self.waiting:,} waiting"),
@@ -43,21 +43,28 @@ class GeneratorStats:
             ("preempted", f"{self.preempted:,}"),
             ("batch size", f"{self.batch_size:,}"),
             ("K/V held", f"{self.cache_bytes / 1e6:,.1f} MB"),
-            *kv_facts(self.kv),
-            *stats_facts(self.generation),
+            *_kv_summary(self.kv),
+            *self.generation.summary,
         ]
 
-    def __str__(self) -> str:
-        return lines(self.facts)
 
-    def __rich__(self) -> Any:
-        return rich_table(self.facts)
+def generator_stats(engine: Engine) -> GeneratorStats:
+    """An engine at one moment; any thread may ask, and gets a step in progress half counted."""
+    kv = engine.kv_usage()
+    return GeneratorStats(
+        waiting=engine.scheduler.backlog,
+        running=engine.scheduler.active,
+        finished=engine.finished,
+        cancelled=engine.cancelled,
+        preempted=engine.scheduler.preempted,
+        batch_size=engine.limit.rows,
+        cache_bytes=kv.total,
+        generation=engine.stats(),
+        kv=kv,
+    )
 
-    def _repr_html_(self) -> str:
-        return html_table(self.facts)
 
-
-def kv_facts(kv: KVUsage) -> Facts:
+def _kv_summary(kv: KVUsage) -> Summary:
     """What there is to say of slots, once there are any."""
     if not kv.slots:
         return []

@@ -25,8 +25,8 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
-from mlx_spec.closing import Closing
-from mlx_spec.display import stream_html
+from mlx_spec.batching.closing import Closing
+from mlx_spec.display import html_table
 from mlx_spec.results import GenerationChunk, GenerationResult
 
 
@@ -123,7 +123,9 @@ class TokenStream(Iterator[GenerationChunk], AsyncIterator[GenerationChunk], Clo
         return f"<TokenStream {self.request_id}: {self._state()}>"
 
     def _repr_html_(self) -> str:
-        return stream_html(self.request_id, self._state(), self._buffer.outcome)
+        head = html_table([("request", self.request_id), ("state", self._state())])
+        outcome = self._buffer.outcome
+        return head if outcome is None else f"{head}{outcome._repr_html_()}"
 
     def _state(self) -> str:
         if self._buffer.error is not None:

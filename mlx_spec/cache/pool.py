@@ -18,6 +18,7 @@ import mlx.core as mx
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
+from mlx_spec.row_limit import RowLimit
 
 POSITION_STEP = 256
 
@@ -71,10 +72,13 @@ class KVCachePool:
     Args:
         layers: number of caches the model asks for.
         max_slots: most rows that can run together (``batch_size``).
+
+    Attributes:
+        limit: the same, asked at every change; a decoder puts its own here.
     """
 
     def __init__(self, layers: int, max_slots: int) -> None:
-        self.max_slots = max_slots
+        self.limit = RowLimit(max_slots)
         self.slots = 0
         self.capacity = 0
         self.used = 0
@@ -84,23 +88,23 @@ class KVCachePool:
     @property
     def free_slots(self) -> int:
         """Rows that may still be taken."""
-        return self.max_slots - self.used
+        return self.limit.rows - self.used
 
     def acquire(self, count: int) -> int:
         """Take ``count`` more slots at the end; return the first of them.
 
         Raises:
-            CapacityError: more than ``max_slots`` would be in use.
+            CapacityError: more than ``limit`` would be in use.
         """
         if count > self.free_slots:
             raise CapacityError(
                 f"[KVCachePool.acquire] {self.used + count} slots asked, "
-                f"{self.max_slots} exist (batch_size)"
+                f"{self.limit.rows} exist (batch_size)"
             )
         first, self.used = self.used, self.used + count
         if self.used > self.slots:
             # Doubling keeps the copies of a slowly filling batch O(1) a row.
-            self._grow(min(self.max_slots, max(self.used, 2 * self.slots)), self.capacity)
+            self._grow(min(self.limit.rows, max(self.used, 2 * self.slots)), self.capacity)
         return first
 
     def reserve(self, positions: int) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from mlx_spec.display import rich_table
 
+if TYPE_CHECKING:
     from mlx_spec.model.catalog import FoundModel
     from mlx_spec.model.inspection import ModelFacts
     from mlx_spec.model.pairing import Pairing
@@ -104,26 +104,14 @@ def _model_rows(facts: ModelFacts) -> list[tuple[str, str]]:
     return rows + ([("  faster", facts.advice)] if facts.advice is not None else [])
 
 
-def _facts_table(rows: list[tuple[str, str]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, not markup: a path may hold brackets.
-    table = Table(box=box.SIMPLE, show_header=False)
-    for name, value in rows:
-        table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-    return table
-
-
 def _print_models(models: list[ModelFacts], pairing: Pairing | None) -> None:
     from rich.console import Console
 
     console = Console()
     for facts in models:
-        console.print(_facts_table(_model_rows(facts)))
+        console.print(rich_table(_model_rows(facts)))
     if pairing is not None:
-        console.print(_facts_table([("pair", str(pairing))]))
+        console.print(rich_table([("pair", str(pairing))]))
 
 
 def _print_tables(machine: Machine, models: list[FoundModel], places: list[str]) -> None:
@@ -138,6 +126,6 @@ def _print_tables(machine: Machine, models: list[FoundModel], places: list[str])
     for model in models:
         found.add_row(Text(model.name), Text(model.model_type), f"{model.size / 1e6:,.1f} MB")
     console = Console()
-    console.print(_facts_table(_rows(machine)))
+    console.print(rich_table(_rows(machine)))
     console.print(found)
     console.print(Text(f"  looked in: the package, {', '.join(places)}"))

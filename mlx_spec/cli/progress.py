@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.terminal import ERASE, marked
-from mlx_spec.progress import Progress as Progress
-from mlx_spec.progress import figures as figures
-from mlx_spec.progress import say as say
+from mlx_spec.pipeline.progress import Progress as Progress
+from mlx_spec.pipeline.progress import figures as figures
+from mlx_spec.pipeline.progress import say as say
 
 if TYPE_CHECKING:
-    from mlx_spec.flags import Flags
+    from mlx_spec.pipeline.flags import Flags
 
 
 def note(text: str) -> None:

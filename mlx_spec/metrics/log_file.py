@@ -14,9 +14,8 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
-Record = dict[str, Any]
+from mlx_spec.metrics.log_lines import Line
 
 _LOST = {"where": "PerformanceLog", "error": "lines lost before this one"}
 
@@ -55,7 +54,7 @@ class LogFile:
         self._warned = False
         self._told = 0  # of the lost ones, how many the log itself speaks of
 
-    def write(self, header: Record, record: Record) -> None:
+    def write(self, header: Line, record: Line) -> None:
         """Write a record; never raises for a disk's sake.
 
         ``header`` becomes the first line (with its ``part``) of the file that this record begins.
@@ -80,7 +79,7 @@ class LogFile:
             self._warn(error)
             self.lost += 1
 
-    def _open(self, header: Record) -> None:
+    def _open(self, header: Line) -> None:
         """Begin the next file; those that are too many go."""
         self._folder.mkdir(parents=True, exist_ok=True)
         part, self._part = self._part, self._part + 1
@@ -123,7 +122,7 @@ class LogFile:
             )
 
 
-def _encode(record: Record) -> bytes:
+def _encode(record: Line) -> bytes:
     """One line; what JSON has no words for is written as text."""
     try:
         text = json.dumps(record, separators=(",", ":"), default=str)

@@ -32,7 +32,10 @@ from mlx_spec.events import (
 from mlx_spec.metrics.distribution import Gaps
 from mlx_spec.metrics.window import StepWindow
 
-Record: TypeAlias = dict[str, Any]
+FORMAT = 1
+"""Raised when older readers would misread what is written."""
+
+Line: TypeAlias = dict[str, Any]
 
 
 class LogLines:
@@ -47,7 +50,7 @@ class LogLines:
         header: for files that begin now; replaced, never changed.
     """
 
-    def __init__(self, header: Record, origin: float, interval: float) -> None:
+    def __init__(self, header: Line, origin: float, interval: float) -> None:
         self.header = {**header, "models": {}, "config": {}}
         self._origin, self._interval = origin, interval
         self._window: StepWindow | None = None
@@ -56,7 +59,7 @@ class LogLines:
         self._totals = {"requests": 0, "tokens": 0, "drafted": 0, "accepted": 0, "errors": 0}
         self._begun = False
 
-    def of(self, event: Event) -> Iterator[Record]:
+    def of(self, event: Event) -> Iterator[Line]:
         """The lines that an event completes."""
         if isinstance(event, StepDone):
             yield from self._step(event)
@@ -74,18 +77,18 @@ class LogLines:
             fields = {"event": "preempted", "id": event.request_id}
             yield self._line("event", event.time, fields)
 
-    def old(self, now: float) -> Iterator[Record]:
+    def old(self, now: float) -> Iterator[Line]:
         """Nothing came for a while: what was counted until then."""
         if self._window is not None and now - self._window.start >= self._interval:
             yield from self._flush()
 
-    def end(self, now: float, lost: int) -> Iterator[Record]:
+    def end(self, now: float, lost: int) -> Iterator[Line]:
         """The last lines; none where there were none before."""
         yield from self._flush()
         if self._begun:
             yield self._line("end", now, {**self._totals, "lost": lost})
 
-    def _step(self, step: StepDone) -> Iterator[Record]:
+    def _step(self, step: StepDone) -> Iterator[Line]:
         if self._window is not None and step.began - self._window.end >= self._interval:
             yield from self._flush()  # a pause is no part of a window
         if self._window is None:
@@ -97,14 +100,14 @@ class LogLines:
         if self._window.end - self._window.start >= self._interval:
             yield from self._flush()
 
-    def _flush(self) -> Iterator[Record]:
+    def _flush(self) -> Iterator[Line]:
         if self._window is not None:
             line, self._covered = self._window.line(self._origin), self._window.end
             self._window = None
             self._begun = True
             yield line
 
-    def _request(self, event: RequestFinished) -> Record:
+    def _request(self, event: RequestFinished) -> Line:
         self._gaps.forget(event.request_id)
         self._totals["requests"] += 1
         tpot = event.tpot
@@ -125,7 +128,7 @@ class LogLines:
         }
         return self._line("request", event.time, fields)
 
-    def _engine(self, event: EngineStarted) -> Iterator[Record]:
+    def _engine(self, event: EngineStarted) -> Iterator[Line]:
         known = {"models": dict(event.models), "config": dict(event.config)}
         first = not self._begun and not self.header["models"]
         # A copy: the lines before this one go under the header that there was.
@@ -133,7 +136,7 @@ class LogLines:
         if not first:
             yield self._line("engine", event.time, known)
 
-    def _stage(self, event: StageDone) -> Record:
+    def _stage(self, event: StageDone) -> Line:
         fields = {
             "stage": event.stage,
             "items": event.items,
@@ -144,6 +147,6 @@ class LogLines:
         }
         return self._line("stage", event.time, fields)
 
-    def _line(self, kind: str, moment: float, fields: Mapping[str, Any]) -> Record:
+    def _line(self, kind: str, moment: float, fields: Mapping[str, Any]) -> Line:
         self._begun = True
         return {"kind": kind, "t": round(moment - self._origin, 4), **fields}

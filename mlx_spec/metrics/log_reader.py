@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.metrics.performance_log import FORMAT
-
-Record = dict[str, Any]
+from mlx_spec.metrics.log_lines import FORMAT, Line
 
 # What a report itself leaves in a folder.
 _OURS = (".html", ".png")
@@ -45,15 +43,15 @@ class RunLog:
     """
 
     run: str
-    header: Record
-    inference: list[Record] = field(default_factory=list)
-    requests: list[Record] = field(default_factory=list)
-    stages: list[Record] = field(default_factory=list)
-    errors: list[Record] = field(default_factory=list)
-    end: Record | None = None
+    header: Line
+    inference: list[Line] = field(default_factory=list)
+    requests: list[Line] = field(default_factory=list)
+    stages: list[Line] = field(default_factory=list)
+    errors: list[Line] = field(default_factory=list)
+    end: Line | None = None
     preempted: int = 0
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Line) -> None:
         """Sort a line in; kinds of later versions are passed over."""
         kind = record["kind"]
         if kind == "end":
@@ -95,7 +93,7 @@ def read_logs(path: Path) -> tuple[list[RunLog], list[Problem]]:
     except OSError as error:
         raise InvalidRequest(f"[report] {path}: {error.strerror}") from error
     problems: list[Problem] = []
-    parts: list[tuple[Record, list[Record]]] = []
+    parts: list[tuple[Line, list[Line]]] = []
     for file in files:
         if file.suffix in _OURS:
             continue
@@ -113,7 +111,7 @@ def read_logs(path: Path) -> tuple[list[RunLog], list[Problem]]:
     return list(runs.values()), problems
 
 
-def _tile(lines: list[Record]) -> None:
+def _tile(lines: list[Line]) -> None:
     """Give each line its ``start``, never before the end of the line before it.
 
     Lines written by older versions may overlap, and tell rates over less time than their steps
@@ -129,7 +127,7 @@ def _tile(lines: list[Record]) -> None:
             line["tok_s"] = min(line["tok_s"], line["tokens"] / work)
 
 
-def _read_file(path: Path, problems: list[Problem]) -> tuple[Record, list[Record]] | None:
+def _read_file(path: Path, problems: list[Problem]) -> tuple[Line, list[Line]] | None:
     """Header and lines of one file; None if it is no log of ours."""
     if path.is_dir():
         problems.append(Problem(path, "is a folder, not read"))
@@ -161,7 +159,7 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[Record, list[Record
     return header, records
 
 
-def _records(lines: list[bytes]) -> tuple[list[Record], list[int]]:
+def _records(lines: list[bytes]) -> tuple[list[Line], list[int]]:
     """The usable lines, and the numbers of the others."""
     records, bad = [], []
     for number, line in enumerate(lines, start=2):
@@ -173,7 +171,7 @@ def _records(lines: list[bytes]) -> tuple[list[Record], list[int]]:
     return records, bad
 
 
-def _parse(line: bytes) -> Record | None:
+def _parse(line: bytes) -> Line | None:
     """A line as a record with a kind; None if it is none."""
     try:
         record = json.loads(line)
@@ -183,7 +181,7 @@ def _parse(line: bytes) -> Record | None:
     return record if valid else None
 
 
-def _valid(record: Record) -> Iterator[bool]:
+def _valid(record: Line) -> Iterator[bool]:
     """Whether each field that a report reads is what it must be."""
     kind = record["kind"]
     for name in _NEEDED.get(kind, "").split():

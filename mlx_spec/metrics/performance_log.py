@@ -13,21 +13,18 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mlx_spec.closing import Closing
 from mlx_spec.errors import MlxSpecError
-from mlx_spec.events import ErrorHappened, Event, StageDone
+from mlx_spec.events import Event
 from mlx_spec.metrics.log_file import LogFile
-from mlx_spec.metrics.log_lines import LogLines, Record
+from mlx_spec.metrics.log_lines import FORMAT, Line, LogLines
 from mlx_spec.platform import describe
-
-FORMAT = 1
 
 # A disk that hangs must not fill the memory.
 _MOST_QUEUED = 100_000
@@ -35,15 +32,7 @@ _MOST_QUEUED = 100_000
 _LONGEST_PAUSE = 0.1
 
 
-@dataclass
-class StageProgress:
-    """Counted up by whoever runs a stage."""
-
-    items: int = 0
-    errors: int = 0
-
-
-class PerformanceLog(Closing):
+class PerformanceLog(AbstractContextManager["PerformanceLog"]):
     """Writes the events of engines and pipelines under a folder; a context manager.
 
     Example::
@@ -70,7 +59,7 @@ class PerformanceLog(Closing):
     ) -> None:
         started = datetime.now().astimezone()
         run = f"{started:%Y%m%d-%H%M%S}-{os.getpid()}-{secrets.token_hex(2)}"
-        header: Record = {
+        header: Line = {
             "kind": "header",
             "format": FORMAT,
             "run": run,
@@ -105,18 +94,8 @@ class PerformanceLog(Closing):
         else:
             self._dropped += 1
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[StageProgress]:
-        """Time a stage of a pipeline; count its items on what ``with`` gives."""
-        begun, progress = time.perf_counter(), StageProgress()
-        try:
-            yield progress
-        except Exception as error:
-            self(ErrorHappened(time.perf_counter(), f"stage {name}", repr(error)))
-            raise
-        finally:
-            now = time.perf_counter()
-            self(StageDone(now, name, progress.items, now - begun, progress.errors))
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Write what is left. Later events are not heard. Doing it twice does no harm."""
@@ -150,7 +129,7 @@ class PerformanceLog(Closing):
         while self._events:
             self._write(self._lines.of(self._events.popleft()))
 
-    def _write(self, lines: Iterable[Record]) -> None:
+    def _write(self, lines: Iterable[Line]) -> None:
         for line in lines:
             self._file.write(self._lines.header, line)
 

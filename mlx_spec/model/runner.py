@@ -18,9 +18,9 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
+from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Pieces, on_cpu
-from mlx_spec.model.support import require
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ModelRunner:
         max_slots: most rows that run together.
 
     Raises:
-        UnsupportedModel: a model that this engine cannot run (``support.examine`` says why), or
+        UnsupportedModel: a model that this engine cannot run (``support`` says why), or
             arrays that another thread left to be computed.
     """
 

@@ -1,10 +1,10 @@
-"""Whether this engine can run a model, and how exactly: asked once, before anything is generated.
+"""Whether this engine can run a model, and how exactly: asked before anything is generated.
 
 The engine runs rows of a batch at positions of their own and takes one or several new tokens a
 row. Most of mlx-lm's models do that unmodified. Some keep a state that cannot be rolled back, some
 take one position for all rows, and some compute one new token in another way than several, so that
 equal tokens may come out of numbers that differ in their last bits. Nothing is computed here: the
-pass is described as a graph and dropped.
+pass is described as a graph and dropped. ``known_support`` remembers the verdict.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
-from mlx_spec.errors import UnsupportedModel
 
 Verdict = Literal["exact", "near-ties", "refused"]
 
@@ -85,18 +84,6 @@ def examine(model: Any) -> Support:
         "differently with drafts than without"
     )
     return replace(passed, verdict="near-ties", reason=reason)
-
-
-def require(model: Any) -> Support:
-    """As :func:`examine`, for those who are about to run the model.
-
-    Raises:
-        UnsupportedModel: the verdict is ``"refused"``.
-    """
-    support = examine(model)
-    if support.verdict == "refused":
-        raise UnsupportedModel(f"[ModelRunner] {support.reason}")
-    return support
 
 
 def model_name(model: Any) -> str:

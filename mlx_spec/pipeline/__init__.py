@@ -6,17 +6,14 @@ makes an interrupted output continue as if nothing had happened; ``chain`` runs 
     from mlx_spec.pipeline import Classify, collect
 
     rows = collect(Classify(labels=("code", "soup")), [{"text": "def read_"}], model=name)
+
+Importing it costs nothing: the command line reads the options of stages and commands here.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
-
-from mlx_spec.platform import ensure_blas
-
-# Before mlx is imported by anything below: see platform.
-ensure_blas()
 
 _EXPORTS = {
     "Align": "stages",
@@ -49,8 +46,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mlx_spec.flags import Flags
     from mlx_spec.pipeline.collecting import collect
+    from mlx_spec.pipeline.flags import Flags
     from mlx_spec.pipeline.stage import Done, Generate, Score, Stage, text_of
     from mlx_spec.pipeline.stages.align import Align
     from mlx_spec.pipeline.stages.classify import Classify
@@ -63,5 +60,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     if name not in _EXPORTS:
         raise AttributeError(f"module 'mlx_spec.pipeline' has no attribute {name!r}")
-    room = "mlx_spec" if name == "Flags" else "mlx_spec.pipeline"
-    return getattr(importlib.import_module(f"{room}.{_EXPORTS[name]}"), name)
+    # Who uses them will run models: a fast BLAS has an effect only if it is there before mlx is.
+    from mlx_spec.platform import ensure_blas
+
+    ensure_blas()
+    return getattr(importlib.import_module(f"mlx_spec.pipeline.{_EXPORTS[name]}"), name)

@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models, open_backend
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.process import Watch
+from mlx_spec.pipeline.progress import Progress
 from mlx_spec.pipeline.records import Record
 from mlx_spec.pipeline.runner import StageRunner, Tally
 from mlx_spec.pipeline.stage import Stage
-from mlx_spec.progress import Progress
 
 
 @dataclass

@@ -53,6 +53,8 @@ class ModelDrafter:
         # Per row: upper bound of known tokens that the cache has not seen.
         self._lag: list[int] = []
 
+    needs_host = False
+
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""

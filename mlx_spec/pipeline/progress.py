@@ -1,8 +1,7 @@
 """How far a run of many records is: a bar on a terminal, one line that changes in a notebook, a
 line now and then elsewhere.
 
-Everything but a notebook's line goes to stderr; stdout may carry the records. No mlx; may be
-imported by all.
+Everything but a notebook's line goes to stderr; stdout may carry the records. No mlx.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from html import escape
 from typing import TYPE_CHECKING, Any
-
-from mlx_spec.closing import Closing
 
 if TYPE_CHECKING:
     from mlx_spec.pipeline.runner import Tally
@@ -35,7 +33,7 @@ def say(line: str) -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
 
 
-class Progress(Closing):
+class Progress(AbstractContextManager["Progress"]):
     """Shows one stage's progress; a context manager, and the ``watch`` of ``process``.
 
     Args:
@@ -51,6 +49,9 @@ class Progress(Closing):
         self._last: tuple[Tally, Callable[[], GenerationStats]] | None = None
         self._bar = None if quiet else _make_bar()
         self._every = _LOG if self._bar is None else _SCREEN
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Take the bar away. Doing it twice does no harm."""
