@@ -10,7 +10,7 @@ from mlx_spec.batching.engine import Engine, TokenBudget
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.config import BatchingConfig
-from mlx_spec.flags import Flags
+from mlx_spec.pipeline.flags import Flags
 from tests.memory import settled_memory
 from tests.models import make_model
 

@@ -281,7 +281,7 @@ def test_restore_undoes_steps_that_were_never_launched(rows: int, growing: bool)
     lengths = [4, 2, 6]
     pool = filled(5 if rows < 3 else 3, lengths)
     assert pool.slots == 3
-    pool.max_slots = 5
+    pool.limit.rows = 5
     before, sizes = rows_of(pool, lengths), (pool.slots, pool.positions)
     snapshot = pool.snapshot()
     write(pool, span_of(0, [1, 1, 1][:rows], 3), 70_000)

@@ -22,6 +22,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import LayerCache, RowState
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
+from mlx_spec.row_limit import RowLimit
 
 POSITION_STEP = 256
 
@@ -73,12 +74,13 @@ class KVCachePool:
         max_slots: most rows that can run together (``batch_size``).
 
     Attributes:
+        limit: the same, asked at every change; a decoder puts its own here.
         slots, positions: rows, and tokens of each, that there is memory for.
         used: slots that rows hold, the first ones.
     """
 
     def __init__(self, layers: Seq[LayerCache], max_slots: int) -> None:
-        self.max_slots = max_slots
+        self.limit = RowLimit(max_slots)
         self.slots = 0
         self.positions = 0
         self.used = 0
@@ -88,23 +90,23 @@ class KVCachePool:
     @property
     def free_slots(self) -> int:
         """Rows that may still be taken."""
-        return self.max_slots - self.used
+        return self.limit.rows - self.used
 
     def acquire(self, count: int) -> int:
         """Take ``count`` more slots at the end; return the first of them.
 
         Raises:
-            CapacityError: more than ``max_slots`` would be in use.
+            CapacityError: more than ``limit`` would be in use.
         """
         if count > self.free_slots:
             raise CapacityError(
                 f"[KVCachePool.acquire] {self.used + count} slots asked, "
-                f"{self.max_slots} exist (batch_size)"
+                f"{self.limit.rows} exist (batch_size)"
             )
         first, self.used = self.used, self.used + count
         if self.used > self.slots:
             # Doubling keeps the copies of a slowly filling batch O(1) a row.
-            self._grow(min(self.max_slots, max(self.used, 2 * self.slots)), self.positions)
+            self._grow(min(self.limit.rows, max(self.used, 2 * self.slots)), self.positions)
         return first
 
     def reserve(self, positions: int) -> None:

@@ -39,7 +39,6 @@ class Members:
         meter: StepMeter,
         batching: BatchingConfig,
     ) -> None:
-        self.max_rows = batching.batch_size
         self.feeder = Feeder(runner, batching, meter)
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
@@ -147,6 +146,8 @@ class Members:
 
     def _join(self, sequences: list[Sequence]) -> None:
         """Rows whose prompts are in the cache begin to decode."""
+        for sequence in sequences:
+            sequence.start()
         self._state.rearrange(range(len(self._state)), sequences)
         longest = max(sequence.length for sequence in self._state.sequences) + MARGIN
         self._state.reserve(longest)

@@ -134,9 +134,7 @@ class Stepper:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
                 self.members.leave(sequence)
-            sequence.drafted += drafted
-            sequence.accepted += kept
-            sequence.steps += 1
+            sequence.count(drafted, kept)
             outputs.append(StepOutput(sequence, tokens, drafted, kept))
         self.policy.observe(
             StepReport(flight.rows, flight.lengths, accepted, seconds, flight.clean)
