@@ -118,7 +118,7 @@ def build(stepper: Stepper) -> tuple[Flight, Times]:
 def nodes(flight: Flight, stepper: Stepper) -> int:
     """Operations of a step's graph."""
     pools = [stepper.parts.runner.pool, *(r.pool for r in stepper.parts.drafter.runners)]
-    arrays = [array for pool in pools for array in pool.state]
+    arrays = [array for pool in pools for array in pool.arrays]
     with tempfile.NamedTemporaryFile("r", suffix=".dot") as file:
         mx.export_to_dot(file.name, flight.packed, *arrays)
         return file.read().count("[label =")
@@ -129,7 +129,7 @@ def measure(decoder: SpeculativeDecoder, repeats: int) -> dict[str, Any]:
     stepper = decoder._stepper
     every: dict[str, list[float]] = defaultdict(list)
     places = [
-        (KVCachePool, "set_span", "caches"),
+        (KVCachePool, "bind", "caches"),
         *((DenseKVCache, name, "caches") for name in ("update_and_fetch", "make_mask")),
         (Span, "__post_init__", "caches"),
         (ModelRunner, "forward", "passes"),

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mlx_spec.batching.engine import TokenBudget
 from mlx_spec.batching.scheduler import Plan, Scheduler
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.errors import IllegalTransition, InvalidRequest
 from mlx_spec.life_cycle import RequestState
 from mlx_spec.row_limit import RowLimit
@@ -26,7 +27,7 @@ BLOCK = 4
 
 def make_scheduler(rows: int, limit: int = 10**9, **options: Any) -> Scheduler:
     options.setdefault("timeout", 0.0)
-    return Scheduler(RowLimit(rows), budget=KVBudget(1, limit, BLOCK), **options)
+    return Scheduler(RowLimit(rows), budget=KVBudget(RowCost(per_token=1), limit, BLOCK), **options)
 
 
 def make_request(name: str, tokens: int, priority: int = 0, arrival: float = 0.0) -> Sequence:
@@ -69,7 +70,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         preemption: bool,
     ) -> None:
         self.now = 100.0
-        self.budget = TokenBudget(KVBudget(1, limit, BLOCK), together)
+        self.budget = TokenBudget(KVBudget(RowCost(per_token=1), limit, BLOCK), together)
         self.scheduler = Scheduler(
             RowLimit(rows), timeout, self.budget, preemption=preemption, aging=aging
         )

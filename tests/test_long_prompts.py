@@ -87,7 +87,7 @@ def operations(arrays: Seq[mx.array]) -> int:
 
 def uncomputed(decoder: SpeculativeDecoder) -> int:
     """The same of the caches of all models."""
-    return sum(operations(runner.pool.state) for runner in decoder.runners)
+    return sum(operations(runner.pool.arrays) for runner in decoder.runners)
 
 
 def prompt(length: int, seed: int) -> list[int]:
@@ -222,12 +222,12 @@ def test_a_pass_is_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows(tokens, mx.zeros(2, mx.int32), 64, uniform=True)
     runner, whole = begun(2, rows), begun(2, rows)
     for layer in range(12):
-        lazy = [operations(layer.state) > 0 for layer in runner.pool.layers]
+        lazy = [operations(layer.arrays) > 0 for layer in runner.pool.layers]
         assert lazy == [False] * layer + [True] * (12 - layer)
         assert runner.unread == 128 * (12 - layer) // 12
         assert runner.proceed(0.0) == (layer == 11)
-    mx.eval(whole.pool.state)
-    for ours, theirs in zip(runner.pool.state, whole.pool.state, strict=True):
+    mx.eval(whole.pool.arrays)
+    for ours, theirs in zip(runner.pool.arrays, whole.pool.arrays, strict=True):
         assert mx.array_equal(ours, theirs)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mlx_spec.batching.engine import TokenBudget
 from mlx_spec.batching.scheduler import Plan, Scheduler
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.life_cycle import RequestState
 from mlx_spec.row_limit import RowLimit
@@ -22,7 +23,7 @@ from mlx_spec.sequence import Sequence
 from tests.scheduler_machine import BLOCK, SchedulerMachine, end, make_request, make_scheduler
 
 FAST = settings(deadline=None, suppress_health_check=list(HealthCheck))
-PLENTY = KVBudget(bytes_per_token=1, limit=10**9, block_size=BLOCK)
+PLENTY = KVBudget(RowCost(per_token=1), limit=10**9, block_size=BLOCK)
 
 TestHistories = SchedulerMachine.TestCase
 TestHistories.settings = settings(

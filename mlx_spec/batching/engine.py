@@ -78,9 +78,7 @@ class Engine:
         )
         self._tokenizer = tokenizer
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
-        kv = KVBudget(
-            self.decoder.bytes_per_token, room, self.batching.block_size, self._step_bytes
-        )
+        kv = KVBudget(self.decoder.cost, room, self.batching.block_size, self._step_bytes)
         self.budget = TokenBudget(kv, self.batching.max_batch_tokens, weakref.ref(self))
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,

@@ -16,6 +16,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
 
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
@@ -122,9 +123,9 @@ class SpeculativeDecoder:
         return (self.runner, *self.drafter.runners)
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of K/V that one token takes, target and draft together."""
-        return sum(runner.bytes_per_token for runner in self.runners)
+    def cost(self) -> RowCost:
+        """Bytes that a row's caches take by its tokens, target and draft together."""
+        return sum((runner.cost for runner in self.runners), RowCost())
 
     def kv_usage(self, limit: int = 0) -> KVUsage:
         """The K/V memory now; ``limit`` is what slots and rows kept aside may take, in bytes."""

@@ -95,7 +95,7 @@ class Stepper:
         flight.launched = self.clock()
         parts = self.parts
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
-        pools = [runner.pool.state for runner in (parts.runner, *parts.drafter.runners)]
+        pools = [runner.pool.arrays for runner in (parts.runner, *parts.drafter.runners)]
         mx.async_eval(  # type: ignore[no-untyped-call]
             flight.packed, parts.state.lengths, parts.state.tokens, pools
         )
