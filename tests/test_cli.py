@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import mlx_spec
 from mlx_spec.cli.main import app, main
-from mlx_spec.cli.report import comparison_lines, statistics_lines
+from mlx_spec.cli.statistics import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import FRAME, OrderedPrinter
 from mlx_spec.errors import ModelLoadError
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats

@@ -11,7 +11,7 @@ import pytest
 from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.config import read_config
+from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.flags import ACCUMULATION, PREFIX_CACHE_BYTES, Flags
 from mlx_spec.pipeline.options import Option, options_of
 from scripts import options_table

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_spec.cli.commands import GroupedCommand
-from mlx_spec.cli.options import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
-from mlx_spec.cli.progress import say_embedded
+from mlx_spec.cli.notes import say_embedded
+from mlx_spec.cli.parameters import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
 from mlx_spec.pipeline.flags import Flags
 
 if TYPE_CHECKING:
