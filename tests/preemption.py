@@ -16,7 +16,7 @@ def run_with_a_preemption(decoder: SpeculativeDecoder) -> list[Sequence]:
     accepted, and some beginning is taken over from the prefix cache.
     """
     todo = [
-        Sequence([*SYSTEM * (i % 2), *prompt], SamplingParams(max_tokens=9 + 4 * i), index=i)
+        Sequence([*SYSTEM * (i % 2), *prompt], SamplingParams(max_tokens=9 + 2 * i), index=i)
         for i, prompt in enumerate(PROMPTS)
     ]
     made, away, step = list(todo), None, 0

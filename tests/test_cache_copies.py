@@ -122,7 +122,7 @@ def test_a_row_that_is_saved_and_comes_back_copies_itself_only(length: int) -> N
 def test_stored_beginnings_copy_themselves_only() -> None:
     """The same for blocks that a row leaves to the prefix cache when it ends."""
     slots = 8
-    decoder = running(slots, slots, 0, False, prefix_cache_bytes=2**24)
+    decoder = running(slots, slots, 0, False, prefix_cache_bytes=2**24, block_size=2)
     meter = Meter(decoder)
     victim = decoder.running[-1]  # no row moves
     victim.max_new_tokens = len(victim.tokens) + 2

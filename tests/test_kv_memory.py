@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -21,6 +22,12 @@ from tests.scenario import noisy_draft, target
 # Of the tiny llama: layers, keys and values, heads, dims, float32.
 TOKEN_BYTES = 2 * 2 * 2 * 8 * 4
 SMALL_CHANGE = 2**14
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage() -> None:
+    """What earlier tests left would go in the middle of one that measures."""
+    gc.collect()
 
 
 def fill(pool: KVCachePool, heads: int = 2, dims: int = 16) -> None:
