@@ -135,11 +135,11 @@ def test_an_engine_tells_its_memory_and_gives_it_back() -> None:
     )
     mx.synchronize()
     before = mx.get_active_memory()
-    tracks = [
-        engine.submit(Sequence([1 + i] * 20, SamplingParams(max_tokens=300 if i == 4 else 20)))
-        for i in range(8)
+    requests = [
+        Sequence([1 + i] * 20, SamplingParams(max_tokens=300 if i == 4 else 20)) for i in range(8)
     ]
-    run_until(engine, lambda: len(tracks[0].sequence.tokens) > 5)
+    engine.submit(*requests)
+    run_until(engine, lambda: len(requests[0].tokens) > 5)
     full = engine.kv_usage()
     assert (full.slots, full.slots_used) == (8, 8)
     assert full.tokens >= 8 * 20
@@ -151,10 +151,9 @@ def test_an_engine_tells_its_memory_and_gives_it_back() -> None:
     alone = engine.kv_usage()
     assert alone.slots_used == 1
     assert alone.bytes_held <= full.bytes_held / 4
-    sequence = tracks[4].sequence
     # The row's tokens and their logits' margin, not much more: memory was really given back.
     assert mx.get_active_memory() - before <= alone.bytes_held + 2**17
-    run_until(engine, lambda: sequence.finish_reason is not None)
+    run_until(engine, lambda: requests[4].ended)
     assert engine.kv_usage().bytes_held == 0
     assert mx.get_active_memory() - before <= 2**16
 
