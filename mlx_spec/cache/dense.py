@@ -151,11 +151,3 @@ class DenseKVCache:
         """Linear in tokens."""
         positions = self.slots * self.positions
         return RowCost(per_token=sum(a.nbytes for a in self.arrays) // max(1, positions))
-
-    def is_trimmable(self) -> bool:
-        """Rolling back is assigning a length."""
-        return True
-
-    def __bool__(self) -> bool:
-        # mlx-lm's helpers ask ``if cache``: a cache is there even while it is empty.
-        return True
