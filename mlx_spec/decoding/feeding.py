@@ -1,4 +1,4 @@
-"""``Feeder``: reads texts into a model's slots, piece by piece; one for the target, one for a draft.
+"""``Feeder``: reads texts into a model's slots, piece by piece: the target's or a draft's.
 
 A text is cut at multiples of a piece size that is fixed when the Feeder is made, whatever else is
 fed, so that its K/V do not depend on traffic. Neighbours that stand at the same place share a pass.

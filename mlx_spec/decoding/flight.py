@@ -6,10 +6,11 @@ the host read of it for one sequence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_spec.model.pace import Chunk
 from mlx_spec.sequence import Sequence
 
 
@@ -35,32 +36,49 @@ class Plan:
     """What the next step may take.
 
     Attributes:
-        lengths: draft length of each row, before the drafter is asked.
+        rows: those that take part, in slot order.
+        lengths: draft length of each row; 0 where the drafter cannot draft for it yet.
         shortest, longest: the host's bounds on the rows' known tokens.
+        joined: whether rows take part that the step before did not have.
+        reading: what the drafter reads before it drafts, described and not launched.
     """
 
+    rows: list[Sequence]
     lengths: list[int]
     shortest: int
     longest: int
+    joined: bool = False
+    reading: Chunk | None = None
 
 
 @dataclass
 class Flight:
     """A step that was built, and perhaps launched.
 
+    It has rows of its own: members may have changed by the time it is read.
+
     Attributes:
+        rows: sequences in the order of its results.
         lengths: draft length of each row.
-        packed: [B, K + 2] int32: accepted count or ``NO_NUMBERS``, then the target's samples.
+        packed: [B, K + 3] int32: accepted count or ``NO_NUMBERS``, how many draft tokens counted,
+            then the target's samples.
+        known: [B] int32, the rows' known tokens after it.
         clean: its time tells what such a step costs.
-        launched: when it was (``time.perf_counter``).
+        reading: what is launched before it, for the drafter.
+        launched: when it was, in seconds of the decoder's clock.
+        gone: rows that left after it was built: what it computes for them is nobody's.
     """
 
+    rows: list[Sequence]
     lengths: list[int]
     packed: mx.array
+    known: mx.array
     clean: bool
+    reading: Chunk | None = None
     launched: float = 0.0
+    gone: set[Sequence] = field(default_factory=set)
 
     @property
     def width(self) -> int:
         """Tokens that a row may gain at most."""
-        return int(self.packed.shape[1]) - 1
+        return int(self.packed.shape[1]) - 2

@@ -27,7 +27,7 @@ class DraftContext:
     """What is known when a draft is asked for.
 
     Attributes:
-        rows: the sequences. What they hold on the host is all that is known only for a drafter
+        sequences: the rows. What they hold on the host is all that is known only for a drafter
             that ``needs_host``; else a step may be in flight.
         tokens: [B, C] int32, known tokens of each row from position 0; past ``lengths`` garbage.
         lengths: [B] int32, known tokens; may still be computing on the device.
@@ -36,7 +36,7 @@ class DraftContext:
         vocabulary: size of the target's; it has no embedding for tokens past it.
     """
 
-    rows: Seq[Sequence]
+    sequences: Seq[Sequence]
     tokens: mx.array
     lengths: mx.array
     shortest: int
@@ -64,7 +64,7 @@ class Drafter(Protocol):
 
     @property
     def needs_host(self) -> bool:
-        """Whether it looks at ``rows`` on the host, so that steps are taken in turn."""
+        """Whether it looks at rows on the host, so that steps are taken in turn (``drivers``)."""
         ...
 
     @property

@@ -9,7 +9,7 @@ for it. A row is in one of two states::
     position   0 . . . . seen . . . host         0 . . . . . . . . lengths
     in cache   ==========                        ============      |
     missing              |---------->|           (at least)  |---->|
-                         absolute: ``seen``                  relative to the device's lengths: ``lag``
+                         absolute: ``seen``       relative to device lengths: ``lag``
 
       join -> Feeder   seen = what the prefix cache has
       Feeder -> riding when host + flying - seen <= MAX_RIDE; lag is that number

@@ -1,0 +1,121 @@
+"""The phases of a step, in their order: propose, verify, choose, commit.
+
+Each describes its part of the graph and computes nothing; the drivers (``drivers``) say when what
+is launched and when the host reads. What the phases take and change is in ``StepParts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
+from mlx_spec.decoding.batch_state import BatchState
+from mlx_spec.decoding.drafters.base import DraftContext, Drafter
+from mlx_spec.decoding.flight import Flight, Plan
+from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
+from mlx_spec.model.runner import ModelRunner, Rows
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Who takes part in a step.
+
+    Attributes:
+        runner: the target with its slots.
+        drafter: where guesses come from.
+        state: known tokens and lengths of the rows.
+        rules: what is done to logits before tokens are chosen.
+    """
+
+    runner: ModelRunner
+    drafter: Drafter
+    state: BatchState
+    rules: Seq[LogitsRule] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A draft to be verified.
+
+    Attributes:
+        tokens: [B, K] int32 guesses.
+        lengths: how many of them may count, for each row; K is the most.
+        counted: [B] int32, how many do: fewer where the drafter had no more to say.
+    """
+
+    tokens: mx.array
+    lengths: list[int]
+    counted: mx.array
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the target says.
+
+    Attributes:
+        samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
+        accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
+    """
+
+    samples: mx.array
+    accepted: mx.array
+
+
+def propose(parts: StepParts, plan: Plan) -> Proposal:
+    """Guess tokens for each row, as many as planned where the drafter can."""
+    state = parts.state
+    context = DraftContext(
+        plan.rows,
+        state.tokens,
+        state.lengths,
+        plan.shortest,
+        plan.longest,
+        state.sampling,
+        parts.runner.vocabulary,
+    )
+    draft = parts.drafter.propose(context, max(plan.lengths))
+    counted = mx.array(plan.lengths, mx.int32)
+    if draft.counts is not None:
+        counted = mx.minimum(counted, draft.counts)
+    return Proposal(draft.tokens, plan.lengths, counted)
+
+
+def verify(parts: StepParts, plan: Plan, draft: Proposal) -> mx.array:
+    """Logits [B, K + 1, V] of the target after each pending token and its draft."""
+    state = parts.state
+    return parts.runner.forward(
+        Rows(
+            mx.concatenate([state.pending(), draft.tokens], axis=1),
+            state.lengths - 1,
+            plan.longest + draft.tokens.shape[1],
+            uniform=plan.shortest == plan.longest,
+        )
+    )
+
+
+def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
+    """The target's own tokens, and how far the draft agrees with them."""
+    state, count = parts.state, draft.tokens.shape[1]
+    positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
+    context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
+    logits = apply_rules(parts.rules, logits, context)
+    samples = state.sampling.choose(logits, positions)
+    accepted = count_accepted(draft.tokens, samples, draft.counted)
+    return Choice(samples, refuse_nan(accepted, logits))
+
+
+def commit(parts: StepParts, plan: Plan, draft: Proposal, choice: Choice) -> Flight:
+    """Let each row's length grow by what it gained, which is all that a rollback is."""
+    parts.state.append(choice.samples, choice.accepted)
+    return Flight(
+        plan.rows,
+        draft.lengths,
+        mx.concatenate([choice.accepted[:, None], draft.counted[:, None], choice.samples], axis=1),
+        parts.state.lengths,
+        # A plain step asks nothing of the drafter, whoever has just joined.
+        clean=plan.reading is None and not (plan.joined and max(draft.lengths)),
+        reading=plan.reading,
+    )
