@@ -165,7 +165,10 @@ class Simulation:
 
     def _make_row(self) -> Sequence:
         limit = self._new_tokens(self._random) if self._new_tokens else FOREVER
-        return Sequence([1], SamplingParams(max_tokens=limit))
+        row = Sequence([1], SamplingParams(max_tokens=limit))
+        row.admit(0.0)
+        row.start()
+        return row
 
     def steps(self, count: int) -> Run:
         """Run ``count`` steps, or until no row is left."""

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.failures import Failures
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.live import arriving
 from mlx_spec.pipeline.process import process
 from mlx_spec.pipeline.records import Record

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.stage import Done, Generate, Score, Stage
 from mlx_spec.pipeline.stages import STAGES
 from mlx_spec.pipeline.stages.align import Align

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import typer
 
 from mlx_spec import __version__
-from mlx_spec.cli.batch import batch
 from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
@@ -31,14 +30,13 @@ app = typer.Typer(
     name="mlx-spec",
     help="Lossless batched speculative decoding for any MLX model.",
     no_args_is_help=True,
-    cls=Commands.including(StageCommand(kind) for kind in KINDS),
+    cls=Commands.including(StageCommand(name) for name in KINDS),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     # As wide as the terminal, up to what is read well.
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (generate, batch):
-    app.command(cls=GroupedCommand)(command)
+app.command(cls=GroupedCommand)(generate)
 app.add_typer(pipeline, name="pipeline")
 for command in (report, doctor):
     app.command()(command)

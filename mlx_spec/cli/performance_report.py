@@ -29,9 +29,10 @@ def report(
     """Show the runs that performance logs tell of."""
     from rich.console import Console
 
+    from mlx_spec.metrics.goodput import Limits
     from mlx_spec.metrics.log_reader import read_logs
     from mlx_spec.metrics.report import check_extra, print_report, write_report
-    from mlx_spec.metrics.summary import Limits, summarise
+    from mlx_spec.metrics.summary import summarise
 
     if out is not None:
         check_extra()

@@ -13,7 +13,7 @@ from mlx_spec.pipeline.progress import figures as figures
 from mlx_spec.pipeline.progress import say as say
 
 if TYPE_CHECKING:
-    from mlx_spec.flags import Flags
+    from mlx_spec.pipeline.flags import Flags
 
 
 def note(text: str) -> None:

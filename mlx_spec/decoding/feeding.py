@@ -39,7 +39,7 @@ Slots = Mapping[Sequence, int]
 
 
 @dataclass(eq=False)
-class _Row:
+class _FedRow:
     """A text being read: ``seen`` tokens are in the cache, or in passes that were built."""
 
     sequence: Sequence
@@ -48,10 +48,10 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _FedPass:
     """What one pass reads: positions ``begin .. end - 1`` of rows in neighbouring slots."""
 
-    rows: list[_Row]
+    rows: list[_FedRow]
     begin: int
     end: int
 
@@ -87,7 +87,7 @@ class Feeder:
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
         self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
-        self._rows: dict[Sequence, _Row] = {}
+        self._rows: dict[Sequence, _FedRow] = {}
         self._unpublished: dict[Sequence, tuple[int, int]] = {}  # slot, tokens
         self._flying = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
@@ -140,7 +140,7 @@ class Feeder:
             self._to_read = 0
         self._to_read += sum(sequence.length - 1 for sequence in order)
         for sequence in order:
-            self._rows[sequence] = _Row(sequence, seen.get(sequence, 0))
+            self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0))
         return order
 
     def drop(self, sequences: Collection[Sequence]) -> None:
@@ -212,12 +212,12 @@ class Feeder:
             built += part.tokens
         self._meter.seconds(time.perf_counter() - started)
 
-    def _next(self, slots: Slots, budget: int, left: int) -> _Pass | None:
+    def _next(self, slots: Slots, budget: int, left: int) -> _FedPass | None:
         """The first row to be read, and neighbours of it that stand at the same place.
 
         None where there is none, or one takes more than the tokens that are left.
         """
-        chosen: list[_Row] = []
+        chosen: list[_FedRow] = []
         shortest = end = 0
         for row in self._rows.values():
             slot = slots[row.sequence]
@@ -235,24 +235,24 @@ class Feeder:
                 break
             chosen.append(row)
             shortest, end = low, high
-        return _Pass(chosen, chosen[0].seen, end) if chosen else None
+        return _FedPass(chosen, chosen[0].seen, end) if chosen else None
 
-    def _wants(self, row: _Row, slot: int) -> bool:
+    def _wants(self, row: _FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
         if row.done or self._waits(row):
             return False
         self._reuse(row, slot)
         return not self._ready(row)
 
-    def _ready(self, row: _Row) -> bool:
+    def _ready(self, row: _FedRow) -> bool:
         return row.sequence.length + self._flying - row.seen <= self._ride
 
-    def _cut(self, row: _Row, budget: int) -> int:
+    def _cut(self, row: _FedRow, budget: int) -> int:
         """Where the next piece of a row ends; the last known token stays pending."""
         piece = min(self.piece, power_of_two(budget))
         return min(row.sequence.length - 1, (row.seen // piece + 1) * piece)
 
-    def _waits(self, row: _Row) -> bool:
+    def _waits(self, row: _FedRow) -> bool:
         """Whether what comes next of a row is about to be published by an earlier one."""
         place = row.seen // self._prefix.block_size
         key = self._keys(row.sequence)[place : place + 1]
@@ -266,7 +266,7 @@ class Feeder:
         """Keys of a row's blocks, the last known token left out."""
         return sequence.block_keys(self._prefix.block_size) if self._prefix.limit else []
 
-    def _reuse(self, row: _Row, slot: int) -> None:
+    def _reuse(self, row: _FedRow, slot: int) -> None:
         """Take over what the prefix cache has beyond what a row has seen."""
         place = row.seen // self._prefix.block_size
         key = self._keys(row.sequence)[place : place + 1]
@@ -274,25 +274,27 @@ class Feeder:
             return
         known = row.sequence.cached_tokens
         kept = self._prefix.read(known)
-        if kept is not None:
-            self._runner.pool.write(slot, 0, kept)
+        if kept:
+            self._runner.pool.load(slot, 0, kept)
             row.seen = self._prefix.match(known)
             self._meter.reused(row.sequence, row.seen)
 
-    def _read(self, part: _Pass, slots: Slots) -> Rows:
+    def _read(self, part: _FedPass, slots: Slots) -> Rows:
         """Note that a pass is built; its input."""
         count, width = len(part.rows), part.end - part.begin
-        tokens = np.zeros((count, width), np.int32)
+        tokens, counts = np.zeros((count, width), np.int32), []
         for place, row in enumerate(part.rows):
             row.seen = min(part.end, row.sequence.length - 1)
             known = row.sequence.known(part.begin, row.seen)
             tokens[place, : len(known)] = known
+            counts.append(len(known))
             self._meter.fed(row.sequence, part.begin, row.seen)
         # A draft may have a smaller embedding: any token will do where it lacks one.
         tokens = np.minimum(tokens, self._runner.vocabulary - 1)
         starts = mx.full((count,), part.begin, mx.int32)
         first = slots[part.rows[0].sequence]
-        return Rows(mx.array(tokens), starts, part.end, first, uniform=True)
+        valid = mx.array(counts, mx.int32) if min(counts) < width else None
+        return Rows(mx.array(tokens), starts, part.end, first, uniform=True, counts=valid)
 
     def _finish(self, slots: Slots) -> None:
         """Note which rows are done; what they begin with is to be published."""

@@ -20,7 +20,7 @@ class StepOutput:
 
     Attributes:
         sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
-        tokens: the emitted tokens, at least one.
+        tokens: the emitted tokens; none where the row has failed.
         drafted: draft tokens verified, those past the sequence's end not counted.
         accepted: how many of ``tokens``, from the first on, the drafter proposed.
     """

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models, open_backend
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.process import Watch
 from mlx_spec.pipeline.progress import Progress
 from mlx_spec.pipeline.records import Record

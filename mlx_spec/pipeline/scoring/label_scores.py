@@ -16,9 +16,9 @@ from typing import Any
 
 from mlx_spec.batching.prompts import encode
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.flags import Flags
 from mlx_spec.model.context import context_length
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.scoring.continuation import Encode, spellings, tokenise
 from mlx_spec.pipeline.scoring.scorer import Scorer
 from mlx_spec.pipeline.stage import Answer, Score
