@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlx_spec.cli.main import main
-from mlx_spec.pipeline.config import read_config
+from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.flags import Flags
 from tests.folders import CONTEXT, write_folder
 
@@ -65,7 +65,7 @@ def test_only_what_is_given_goes_before_the_config(
         seen.append(given)
         raise SystemExit(7)
 
-    monkeypatch.setattr("mlx_spec.pipeline.config.read_config", reading)
+    monkeypatch.setattr("mlx_spec.pipeline.config_file.read_config", reading)
     cases: list[tuple[list[str], dict[str, Any]]] = [
         ([], {}),
         (["--model", "m", "--batch-size", "3"], {"model": "m", "batch_size": 3}),

@@ -57,14 +57,18 @@ def test_a_batch_that_empties_stays_near_the_best(hardware: Hardware, chance: fl
 @pytest.mark.parametrize(
     "hardware", [MEMORY_BOUND, STAIRCASE, LINEAR, DEAR_DRAFT], ids=lambda hardware: hardware.name
 )
-@pytest.mark.parametrize("count", [16, 32])
+@pytest.mark.parametrize(("count", "dropping"), [(16, True), (32, True), (32, False)])
 def test_short_texts_in_a_full_batch_are_never_much_slower(
-    count: int, hardware: Hardware, chance: float
+    count: int, dropping: bool, hardware: Hardware, chance: float
 ) -> None:
     """Stops a policy that cannot learn when a row ends in nearly every step: what was planned is
-    dropped with the step built ahead, few steps are clean, and newcomers cost the drafter a pass.
+    dropped with the step built ahead, or rows are computed past their end; few steps are clean,
+    and newcomers cost the drafter a pass.
     """
-    options: dict[str, Any] = {"new_tokens": lambda rng: rng.randint(8, 24)}
+    options: dict[str, Any] = {
+        "new_tokens": lambda rng: rng.randint(8, 24),
+        "dropping": dropping,
+    }
     best, plain = best_fixed(hardware, [chance] * count, **options)
     goodput = total(adaptive(), hardware, [chance] * count, **options)
     assert goodput > 0.9 * best

@@ -19,10 +19,10 @@ from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.live import arriving
 from mlx_spec.pipeline.process import process
 from mlx_spec.pipeline.records import Record
-from mlx_spec.pipeline.runner import StageRunner
+from mlx_spec.pipeline.stage_runner import StageRunner
 from mlx_spec.pipeline.stages.classify import Classify
 from tests.test_cli_streams import ENVIRONMENT, command
-from tests.test_pipeline_runner import Echo, FakeBackend
+from tests.test_stage_runner import Echo, FakeBackend
 
 
 class Pipe:

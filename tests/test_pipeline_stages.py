@@ -20,7 +20,7 @@ from mlx_spec.pipeline.stages.generate import GenerateText
 from mlx_spec.pipeline.stages.scored import probabilities
 from mlx_spec.pipeline.stages.structure import Structure
 from mlx_spec.pipeline.templates import PromptTemplate
-from tests.test_pipeline_runner import result
+from tests.test_stage_runner import result
 
 FIELDS = {"text": "Simmer the soup.", "id": 7}
 

@@ -13,7 +13,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec import SamplingParams, batch_generate
 from mlx_spec.cache.cost import RowCost
-from mlx_spec.cli.report import statistics_lines
+from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.runner import ModelRunner, Rows

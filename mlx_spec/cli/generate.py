@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from mlx_spec.cli.generate_run import GenerateRun, run_generate
-from mlx_spec.cli.options import PerformanceLog, takes, truth
-from mlx_spec.cli.progress import note, say_embedded
+from mlx_spec.cli.notes import note, say_embedded
+from mlx_spec.cli.parameters import PerformanceLog, takes, truth
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.progress import note, status
+from mlx_spec.cli.notes import note, status
 from mlx_spec.cli.reading import PromptLine
-from mlx_spec.cli.report import comparison_lines, statistics_lines
+from mlx_spec.cli.statistics import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
 from mlx_spec.config import SamplingParams
 from mlx_spec.pipeline.flags import Flags

@@ -19,9 +19,9 @@ from mlx_spec import __version__
 from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
-from mlx_spec.cli.performance_report import report
+from mlx_spec.cli.notes import note
 from mlx_spec.cli.pipeline import pipeline
-from mlx_spec.cli.progress import note
+from mlx_spec.cli.report import report
 from mlx_spec.cli.stages import KINDS, StageCommand
 from mlx_spec.cli.terminal import RED, marked, open_standard_files, take_every_letter
 from mlx_spec.errors import MlxSpecError

@@ -10,13 +10,14 @@ import typer
 
 from mlx_spec.cli.commands import GroupedCommand
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.options import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
-from mlx_spec.cli.progress import Progress, note, say, status
+from mlx_spec.cli.notes import note, status
+from mlx_spec.cli.parameters import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
 from mlx_spec.cli.stage_run import closing_lines
 from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.progress import Progress, say
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.config import PipelineConfig, StageConfig
+    from mlx_spec.pipeline.config_file import PipelineConfig, StageConfig
     from mlx_spec.pipeline.process import Outcome
 
 pipeline = typer.Typer(
@@ -44,7 +45,7 @@ def run(
     """
     from mlx_spec.pipeline.backend import Models
     from mlx_spec.pipeline.chain import Chain
-    from mlx_spec.pipeline.config import read_config
+    from mlx_spec.pipeline.config_file import read_config
 
     checked = read_config(config, given)
     chain = Chain(checked, resume=resume, overwrite=overwrite)
@@ -58,9 +59,9 @@ def run(
             shown.append(stack.enter_context(Progress(place, total, quiet)))
             return shown[-1]
 
-        told = listeners(performance_log, None, stack)
         models = Models(lambda text: status(text, quiet))
-        outcomes = chain.run(models, begin, limit=limit, listeners=told)
+        log = listeners(performance_log, None, stack)
+        outcomes = chain.run(models, begin, limit=limit, listeners=log)
     raise typer.Exit(_report(checked, outcomes, quiet))
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.progress import Progress, figures, note, say, status
-from mlx_spec.cli.report import statistics_lines
+from mlx_spec.cli.notes import note, status
+from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.progress import Progress, figures, say
 
 if TYPE_CHECKING:
     from mlx_spec.pipeline.flags import Flags

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_spec.cli.commands import GroupedCommand
-from mlx_spec.cli.options import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
-from mlx_spec.cli.progress import say_embedded
+from mlx_spec.cli.notes import say_embedded
+from mlx_spec.cli.parameters import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
 from mlx_spec.pipeline.flags import Flags
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ class StageCommand(GroupedCommand):
         return _about(self._stage)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        """The whole command's."""
         return self._whole.make_context(info_name, args, parent, **extra)
 
     @property

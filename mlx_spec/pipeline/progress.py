@@ -15,7 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.runner import Tally
+    from mlx_spec.pipeline.stage_runner import Tally
     from mlx_spec.results import GenerationStats
 
 # Seconds between two looks on a screen, and between two lines in a log.
@@ -120,13 +120,11 @@ class NotebookLine:
         return 0
 
     def start(self) -> None:
-        """Show it."""
         from IPython.display import HTML, display
 
         self._handle = display(HTML(self._html(0, "")), display_id=True)
 
     def update(self, task: int, *, completed: int, figures: str) -> None:
-        """Show how far it is."""
         from IPython.display import HTML
 
         if self._handle is not None:

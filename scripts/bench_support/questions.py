@@ -25,7 +25,7 @@ from bench_support.serving import (
 from mlx_spec import BatchingConfig
 from mlx_spec.pipeline.backend import Scoring
 from mlx_spec.pipeline.flags import Flags
-from mlx_spec.pipeline.runner import StageRunner
+from mlx_spec.pipeline.stage_runner import StageRunner
 from mlx_spec.pipeline.stages import Classify
 
 SNIPPETS = Path(__file__).parents[2] / "examples" / "data" / "snippets.jsonl"
