@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import mlx_spec
 from mlx_spec.cli.main import app, main
-from mlx_spec.cli.report import comparison_lines, statistics_lines
+from mlx_spec.cli.statistics import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import FRAME, OrderedPrinter
 from mlx_spec.errors import ModelLoadError
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
@@ -387,6 +387,8 @@ def test_comparison_finds_the_first_difference(ours: list[int], verdict: str | N
 def test_compare_exits_1_when_tokens_differ(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mlx_spec.cli.generate.comparison_lines", lambda *_: (["differ"], False))
+    monkeypatch.setattr(
+        "mlx_spec.cli.generate_run.comparison_lines", lambda *_: (["differ"], False)
+    )
     assert main([*DEMO, "-p", "a", "-m", "2", "--compare"]) == 1
     assert capsys.readouterr().out.endswith("differ\n")

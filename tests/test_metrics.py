@@ -1,8 +1,10 @@
-"""The event feed and what the recorder makes of it."""
+"""The event feed, and what a report makes of it."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,11 @@ from mlx_spec.events import (
     RequestSubmitted,
     StepDone,
 )
-from mlx_spec.metrics import MetricsRecorder
+from mlx_spec.metrics import PerformanceLog
 from mlx_spec.metrics.distribution import Gaps, Percentiles, bucket, bucket_value
-from mlx_spec.metrics.recorder import Goodput
+from mlx_spec.metrics.goodput import NO_LIMITS, Goodput, Limits
+from mlx_spec.metrics.log_reader import read_logs
+from mlx_spec.metrics.summary import RunSummary, summarise
 from tests.models import VOCABULARY
 from tests.scenario import make_jobs, noisy_draft, target
 
@@ -213,7 +217,7 @@ def test_a_failing_step_is_told_of() -> None:
             raise RuntimeError("planted")
 
     stream = stream_batch_generate(target("llama"), None, [[1, 2]], listeners=[events.append])
-    stream._engine.decoder.policy = Broken()  # type: ignore[assignment]
+    stream._engine.decoder._stepper.policy = Broken()  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="planted"):
         list(stream)
     (error,) = [e for e in events if isinstance(e, ErrorHappened)]
@@ -254,37 +258,51 @@ def test_gaps_are_between_the_times_a_request_gained_tokens() -> None:
     assert gaps.of(step(4.0, ("a",))) == []
 
 
-# --- the recorder ---
+# --- from events to a summary, by way of a log ---
 
 
-def test_the_summary_of_a_run_by_hand() -> None:
-    recorder = MetricsRecorder()
-    for event in (
+def summary_of(folder: Path, events: Iterable[Event], limits: Limits = NO_LIMITS) -> RunSummary:
+    """What a report says of a run with these events."""
+    with PerformanceLog(folder, interval=100.0) as log:
+        for event in events:
+            log(event)
+    return summary_in(folder, limits)
+
+
+def summary_in(folder: Path, limits: Limits = NO_LIMITS) -> RunSummary:
+    """What a report says of the one log of a folder."""
+    (run,), problems = read_logs(folder)
+    assert problems == []
+    return summarise(run, limits)
+
+
+def test_the_summary_of_a_run_by_hand(tmp_path: Path) -> None:
+    events = (
         RequestSubmitted(10.0, "a", 3, 5, 0),
         RequestSubmitted(10.0, "b", 3, 5, 0),
         step(11.0, ("a", "b"), tokens=5, drafted=8, accepted=3, draft_length=4),
         step(12.0, ("a",), tokens=1, waiting=1, memory=300),
         RequestPreempted(12.0, "b"),
         finished(12.0, "a"),
-        step(14.0, ("b",), tokens=2, memory=200),
+        step(14.0, ("b",), seconds=2.0, tokens=2, memory=200),
         finished(14.0, "b", ttft=2.0, duration=4.0, reason="length"),
         finished(14.0, "c", reason="cancelled", ttft=None, generation_tokens=0),
         ErrorHappened(20.0, "submit", "bad"),
-    ):
-        recorder(event)
-    summary = recorder.summary(ttft_limit=1.5)
-    assert summary.seconds == 10.0
-    assert (summary.tokens, summary.throughput) == (8, 0.8)
-    assert (summary.requests, summary.reasons) == (3, {"stop": 1, "length": 1, "cancelled": 1})
-    assert (summary.preempted, summary.errors, summary.peak_memory) == (1, 1, 300)
-    assert summary.acceptance_rate == 3 / 8
-    assert summary.mean_acceptance_length == 8 / 4
-    assert summary.draft_length == pytest.approx(4 / 3)
-    assert summary.occupancy == pytest.approx((2 / 4 + 1 / 4 + 1 / 4) / 3)
+    )
+    summary = summary_of(tmp_path, events, Limits(ttft=1.5))
+    figures = summary.figures
+    assert figures["requests"] == "3 (1 cancelled, 1 length, 1 stop)"
+    assert (figures["tokens"], figures["busy"]) == ("8", "3.5 s")
+    assert figures["throughput"] == f"{8 / 3.5:.1f} tok/s"
+    assert (figures["preempted"], figures["errors"]) == ("1", "1")
+    assert (figures["acceptance"], figures["tokens a pass"]) == (f"{3 / 8:.1%}", f"{8 / 4:.2f}")
+    assert figures["occupancy"] == f"{4 / 3:.1f} of 4 rows"
     assert (summary.ttft.count, summary.ttft.p50) == (2, 1.5)
     assert (summary.tpot.count, summary.tpot.p50) == (2, 0.5)
-    assert (summary.itl.count, summary.itl.most) == (2, 3.0)
-    assert summary.goodput == Goodput(1, 0.5, 0.1)
+    assert summary.itl.count == 2
+    assert summary.itl.most == pytest.approx(3.0, rel=0.0101)
+    # Cancelled ones were not failed by us, nor served.
+    assert figures["goodput"] == f"{1 / 3.5:.2f} requests/s (50% within the limits)"
 
 
 @pytest.mark.parametrize(
@@ -301,41 +319,34 @@ def test_goodput_counts_who_meets_both_limits(
         (2.0, None),
         (None, None),
     ]
-    goodput = Goodput.of(latencies, 2.0, ttft, tpot)
+    goodput = Goodput.of(latencies, 2.0, Limits(ttft, tpot))
     assert goodput == Goodput(good, good / 4, good / 2)
+    assert Goodput.of([], 0.0, Limits(ttft, tpot)) == Goodput(0, 0.0, 0.0)
 
 
-def test_an_empty_recorder_sums_up_to_nothing() -> None:
-    summary = MetricsRecorder().summary(ttft_limit=1.0)
-    assert summary.requests == summary.tokens == 0
-    assert summary.throughput == summary.occupancy == 0.0
-    assert summary.goodput == Goodput(0, 0.0, 0.0)
-
-
-def test_it_keeps_the_latest_requests_only_and_counts_all() -> None:
-    recorder = MetricsRecorder(keep=3)
-    for number in range(10):
-        recorder(finished(float(number), f"r{number}"))
-    assert [r.request_id for r in recorder.requests] == ["r7", "r8", "r9"]
-    assert recorder.summary().requests == 10
-
-
-def test_the_recorder_agrees_with_a_real_run() -> None:
-    recorder, rng = MetricsRecorder(), random.Random(1)
-    with BatchedMLXGenerator(
-        target("llama"),
-        None,
-        draft_model=noisy_draft("llama"),
-        batching=BatchingConfig(batch_size=3),
-        speculation=SPECULATION,
-        listeners=[recorder],
-    ) as generator:
+def test_the_summary_agrees_with_a_real_run(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    with (
+        PerformanceLog(tmp_path) as log,
+        BatchedMLXGenerator(
+            target("llama"),
+            None,
+            draft_model=noisy_draft("llama"),
+            batching=BatchingConfig(batch_size=3),
+            speculation=SPECULATION,
+            listeners=[log],
+        ) as generator,
+    ):
         prompts = [[rng.randrange(VOCABULARY) for _ in range(5)] for _ in range(7)]
         results = generator.generate(prompts, SamplingParams(max_tokens=12))
-    summary = recorder.summary()
-    assert summary.tokens == sum(r.generation_tokens for r in results)
-    assert summary.ttft == Percentiles.of(r.ttft for r in results)
-    assert summary.queue_time == Percentiles.of(r.queue_time for r in results)
+    summary = summary_in(tmp_path)
+    assert summary.figures["tokens"] == str(sum(r.generation_tokens for r in results))
+    for name in ("ttft", "queue_time"):
+        known = Percentiles.of(getattr(result, name) for result in results)
+        found = getattr(summary, name)
+        assert found.count == known.count
+        assert found.p99 == pytest.approx(known.p99, abs=1e-4)
     # Every further hand-out closes a gap.
     assert summary.itl.count == sum(r.verify_steps - 1 for r in results)
-    assert 0 < summary.occupancy <= 1
+    rows, _, places = summary.figures["occupancy"].removesuffix(" rows").partition(" of ")
+    assert 0 < float(rows) <= float(places) == 3

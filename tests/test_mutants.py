@@ -19,7 +19,7 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
-from mlx_spec.decoding import decoder as decoder_module
+from mlx_spec.decoding import step as step_module
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
@@ -101,7 +101,6 @@ def tail_zeroed(patch: Patch) -> None:
     right = DenseKVCache.update_and_fetch
 
     def wrong(self: DenseKVCache, keys: mx.array, values: mx.array) -> Any:
-        assert self.span is not None
         keys, values = right(self, keys, values)
         last = mx.arange(keys.shape[2]) == (self.span.starts - 1)[:, None]
         return mx.where(last[:, None, :, None], 0, keys), values
@@ -116,7 +115,7 @@ def accepts_one_too_many(patch: Patch) -> None:
         most = draft.shape[1] if lengths is None else lengths
         return mx.minimum(COUNT(draft, samples, lengths) + 1, most)
 
-    patch.setattr(decoder_module, "count_accepted", wrong)
+    patch.setattr(step_module, "count_accepted", wrong)
 
 
 def rows_stay_after_leave(patch: Patch) -> None:
@@ -180,7 +179,7 @@ def ends_only_after_a_run(patch: Patch) -> None:
 
 
 APPEND = BatchState.append
-COUNT = decoder_module.count_accepted
+COUNT = step_module.count_accepted
 
 MUTANTS: list[tuple[Callable[[Patch], None], bool]] = [
     (shared_offset, False),
@@ -244,7 +243,7 @@ def bonus_lost(patch: Patch) -> None:
         count = COUNT(draft, samples, lengths)
         return mx.where(count == draft.shape[1], mx.maximum(count - 1, 0), count)
 
-    patch.setattr(decoder_module, "count_accepted", wrong)
+    patch.setattr(step_module, "count_accepted", wrong)
 
 
 def all_or_nothing(patch: Patch) -> None:
@@ -254,7 +253,7 @@ def all_or_nothing(patch: Patch) -> None:
         count = COUNT(draft, samples, lengths)
         return mx.where(count == draft.shape[1], count, 0)
 
-    patch.setattr(decoder_module, "count_accepted", wrong)
+    patch.setattr(step_module, "count_accepted", wrong)
 
 
 def batch_minimum(patch: Patch) -> None:
@@ -264,7 +263,7 @@ def batch_minimum(patch: Patch) -> None:
         count = COUNT(draft, samples, lengths)
         return mx.broadcast_to(count.min(), count.shape)
 
-    patch.setattr(decoder_module, "count_accepted", wrong)
+    patch.setattr(step_module, "count_accepted", wrong)
 
 
 @pytest.mark.parametrize("plant", [bonus_lost, all_or_nothing, batch_minimum])

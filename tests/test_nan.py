@@ -79,7 +79,7 @@ def check(decoder: SpeculativeDecoder, sampled: bool) -> None:
         assert (sequence.finish_reason == "error") is failing, sequence.index
         if failing:
             assert f"not numbers after {sequence.length} tokens" in str(sequence.error)
-    assert not decoder._suspects
+    assert not decoder._stepper.suspects
 
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])

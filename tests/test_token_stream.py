@@ -39,8 +39,8 @@ def make_stream(
 
 def feed(buffer: ChunkBuffer, count: int) -> None:
     for number in range(count):
-        buffer.put(chunk(number))
-    buffer.finish(result(count))
+        buffer.put([chunk(number)])
+    buffer.put([], result(count))
 
 
 def in_thread(work: Callable[..., Any], *arguments: Any) -> threading.Thread:
@@ -61,7 +61,7 @@ def test_chunks_come_in_order_from_another_thread() -> None:
 
 def test_what_was_put_before_an_error_is_read_first() -> None:
     stream, buffer = make_stream()
-    buffer.put(chunk(0))
+    buffer.put([chunk(0)])
     buffer.fail(RuntimeError("planted"))
     assert next(stream).token == 0
     for _ in range(2):
@@ -73,14 +73,14 @@ def test_what_was_put_before_an_error_is_read_first() -> None:
 
 def test_only_the_first_end_counts() -> None:
     stream, buffer = make_stream()
-    buffer.finish(result(3))
+    buffer.put([], result(3))
     buffer.fail(RuntimeError("too late"))
-    buffer.finish(result(7))
+    buffer.put([], result(7))
     assert stream.done
     assert stream.result(LONG).generation_tokens == 3
     failed, buffer = make_stream()
     buffer.fail(RuntimeError("planted"))
-    buffer.finish(result())
+    buffer.put([], result())
     with pytest.raises(RuntimeError, match="planted"):
         failed.result(LONG)
 
@@ -116,14 +116,14 @@ def test_result_gives_up_after_its_timeout_and_may_be_asked_again() -> None:
     stream, buffer = make_stream()
     with pytest.raises(TimeoutError, match=r"r1: 0\.01 s passed"):
         stream.result(0.01)
-    buffer.finish(result(2))
+    buffer.put([], result(2))
     assert stream.result(LONG).generation_tokens == 2
 
 
 def test_cancel_calls_back_and_ends_nothing_by_itself() -> None:
     cancelled: list[ChunkBuffer] = []
     stream, buffer = make_stream(cancelled.append)
-    buffer.put(chunk(0))
+    buffer.put([chunk(0)])
     stream.cancel()
     stream.cancel()
     assert cancelled == [buffer, buffer]
@@ -171,10 +171,10 @@ def test_a_loop_goes_on_with_other_work_while_it_waits() -> None:
         async def other() -> None:
             for number in range(2):
                 seen.append(f"other {number}")
-                in_thread(buffer.put, chunk(number)).join(LONG)
+                in_thread(buffer.put, [chunk(number)]).join(LONG)
                 while f"chunk {number}" not in seen:
                     await asyncio.sleep(0)
-            in_thread(buffer.finish, result(2)).join(LONG)
+            in_thread(buffer.put, [], result(2)).join(LONG)
 
         await asyncio.wait_for(asyncio.gather(read(), other()), LONG)
         return seen
@@ -259,10 +259,10 @@ def test_sleepers_that_were_cancelled_do_not_pile_up() -> None:
 
 def test_it_says_how_it_stands() -> None:
     stream, buffer = make_stream()
-    buffer.put(chunk(0))
+    buffer.put([chunk(0)])
     assert repr(stream) == "<TokenStream r1: running, 1 chunks not read yet>"
     next(stream)
-    buffer.finish(result())
+    buffer.put([], result())
     assert repr(stream) == "<TokenStream r1: stop, 0 chunks not read yet>"
 
 
@@ -331,7 +331,7 @@ def test_awaited_and_given_up_it_is_cancelled_unless_another_waits() -> None:
         await asyncio.sleep(0)
         await give_up()
         assert not cancelled
-        buffer.put(chunk(0))
+        buffer.put([chunk(0)])
         feed(buffer, 0)
         await asyncio.wait_for(other, LONG)
 

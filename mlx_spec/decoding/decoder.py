@@ -2,9 +2,8 @@
 
 Plain decoding is verification of zero drafts, and a batch of one is a batch. A step is one graph:
 draft, verify in one target pass, accept each row's own number of tokens, roll back by assigning
-lengths. The host reads one small array per step, and builds the next step's graph while this one
-computes; if a row turns out to have finished, that graph is dropped before it was launched, so no
-row is ever computed past its end.
+lengths (``step``). Which of the two drivers takes it (``drivers``) depends on whether somebody
+needs the host in between.
 
 The decoder knows tokens only. Texts, stop texts and queues belong to ``batching``.
 """
@@ -15,28 +14,28 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-import mlx.core as mx
-
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.policy import DraftLengthPolicy
-from mlx_spec.control.report import StepReport
 from mlx_spec.control.shared import PairMeasurements, measurements_of
-from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import DraftContext, Drafter
-from mlx_spec.decoding.flight import Flight, Plan, StepOutput
-from mlx_spec.decoding.invariants import check_lengths, check_rows
+from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drivers import ahead, in_turn
+from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.setup import make_drafter, make_policy
-from mlx_spec.decoding.suspects import Suspects
+from mlx_spec.decoding.step import StepParts
+from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.device_stream import DeviceStream
-from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.runner import ModelRunner
+from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
 
 
@@ -58,7 +57,10 @@ class SpeculativeDecoder:
         speculation: whether and how far to draft.
         batching: rows and prefill size.
         policy: chooses draft lengths, instead of what ``speculation`` says.
+        rules: what is done to logits before tokens are chosen.
         debug: check every row's K/V against a lone cache after every step (slow).
+        clock: seconds.
+        limit: rows that run together, where somebody else says it; else ``batching.batch_size``.
 
     Raises:
         UnsupportedModel: a model whose cache cannot roll back row by row.
@@ -73,7 +75,10 @@ class SpeculativeDecoder:
         speculation: SpeculationConfig | None = None,
         batching: BatchingConfig | None = None,
         policy: DraftLengthPolicy | None = None,
+        rules: Seq[LogitsRule] = (),
         debug: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+        limit: RowLimit | None = None,
     ) -> None:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
@@ -84,14 +89,28 @@ class SpeculativeDecoder:
         pair = measurements_of(model, draft_model) if known else PairMeasurements()
         self.policy = policy or make_policy(self.drafter, speculation, pair)
         self.meter = StepMeter()
-        self.debug = debug
-        self.draft_length = 0  # of the last step, in tokens: the longest of its rows'
-        self.ready = 0.0  # when the last step's work was done (time.perf_counter)
+        self.clock = clock
+        self.limit = limit or RowLimit(self.batching.batch_size)
+        for runner in self.runners:
+            runner.pool.limit = self.limit
         with self.device.work():
             self._state = BatchState()
-        self._flight: Flight | None = None
-        self._suspects = Suspects()
         self._members = Members(self.runner, self.drafter, self._state, self.meter, self.batching)
+        parts = StepParts(self.runner, self.drafter, self._state, tuple(rules))
+        self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
+        self._stepper.debug = debug
+        needs_host = self.drafter.needs_host or any(rule.needs_host for rule in rules)
+        self._drive = in_turn if needs_host else ahead
+
+    @property
+    def draft_length(self) -> int:
+        """Of the last step, in tokens: the longest of its rows'."""
+        return self._stepper.draft_length
+
+    @property
+    def ready(self) -> float:
+        """When the last step's work was done, in seconds of the clock."""
+        return self._stepper.ready
 
     @property
     def running(self) -> list[Sequence]:
@@ -99,28 +118,14 @@ class SpeculativeDecoder:
         return list(self._state.sequences)
 
     @property
-    def max_rows(self) -> int:
-        """Most rows that run together; may be changed at any time.
-
-        Fewer than run now lets nobody in until enough have left.
-        """
-        return self._members.max_rows
-
-    @max_rows.setter
-    def max_rows(self, rows: int) -> None:
-        self._members.max_rows = rows
-        for runner in self.runners:
-            runner.pool.max_slots = max(rows, runner.pool.used)
-
-    @property
     def runners(self) -> tuple[ModelRunner, ...]:
         """The models that run here: the target, and those of the drafter."""
         return (self.runner, *self.drafter.runners)
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of K/V that one token takes, target and draft together."""
-        return sum(runner.bytes_per_token for runner in self.runners)
+    def cost(self) -> RowCost:
+        """Bytes that a row's caches take by its tokens, target and draft together."""
+        return sum((runner.cost for runner in self.runners), RowCost())
 
     def kv_usage(self, limit: int = 0) -> KVUsage:
         """The K/V memory now; ``limit`` is what slots and rows kept aside may take, in bytes."""
@@ -141,9 +146,7 @@ class SpeculativeDecoder:
         if self.busy:
             return
         with self.device.work():
-            if self._flight is not None:
-                mx.eval(self._flight.packed)
-                self._flight = None
+            self._stepper.land()
             self._members.change()
             for runner in self.runners:
                 runner.pool.trim()
@@ -160,7 +163,7 @@ class SpeculativeDecoder:
     @property
     def free_rows(self) -> int:
         """Sequences that may still be added."""
-        return max(0, self.max_rows - self._members.staying - len(self._members.waiting))
+        return max(0, self.limit.rows - self._members.staying - len(self._members.waiting))
 
     @property
     def busy(self) -> bool:
@@ -172,14 +175,18 @@ class SpeculativeDecoder:
 
         Raises:
             InvalidRequest: more sequences than free rows, or a token outside the vocabulary.
+            IllegalTransition: one that has ended.
         """
         if len(sequences) > self.free_rows:
             raise InvalidRequest(
                 f"[SpeculativeDecoder.add] {len(sequences)} sequences, {self.free_rows} free rows "
-                f"of {self.max_rows} (batch_size)"
+                f"of {self.limit.rows} (batch_size)"
             )
         for sequence in sequences:
             self.check(sequence)
+        for sequence in sequences:
+            if not sequence.holds_row:  # else a scheduler has admitted it
+                sequence.admit(self.clock())
         self._members.waiting += sequences
 
     def check(self, sequence: Sequence) -> None:
@@ -208,6 +215,8 @@ class SpeculativeDecoder:
             save: keep its K/V (bytes until it returns: ``saved_bytes``); else they are computed
                 again from its tokens.
         """
+        if sequence.holds_row:  # else a scheduler has preempted it
+            sequence.preempt(self.clock())
         self._members.leave(sequence, save=save)
 
     @property
@@ -232,145 +241,4 @@ class SpeculativeDecoder:
             One output per row that emitted tokens, in row order; none while only prompts are fed.
         """
         with self.device.work():
-            return self._step()
-
-    def _step(self) -> list[StepOutput]:
-        if self._flight is None:
-            self._members.change()
-            joined = self._members.fill()
-            self._suspects.clear_slots(self._state, self.runner.pool)
-            if not self._state.sequences or self._members.feeder.stopping():
-                self.ready = time.perf_counter()
-                return []
-            self._launch(self._build(self._plan(), joined=joined))
-        flight = self._flight
-        assert flight is not None
-        lengths = self._state.lengths  # as the step in flight leaves them
-        before = ahead = None
-        if self._members.settled:
-            plan = self._plan()
-            before = self._snapshot()
-            ahead = self._build(plan, joined=False)
-        outputs = self._collect(flight)
-        self._flight = None
-        if ahead is not None and before is not None:
-            if self._members.leaving or self._suspects:
-                self._restore(before)
-            else:
-                # Until the references go, launching would copy the whole cache.
-                before.clear()
-                self._launch(ahead)
-                self.meter.ahead += 1
-        if self.debug:
-            check_lengths(lengths, self._state.sequences, self._members.leaving)
-            check_rows(self.runner, self._state.sequences, self._members.leaving)
-        return outputs
-
-    def _plan(self) -> Plan:
-        """What the next step may take, with room made for it.
-
-        Asked before the snapshot: while that holds the old arrays of all layers, growing them
-        would keep old and new side by side.
-        """
-        sequences = self._state.sequences
-        gained = self._flight.width if self._flight else 0
-        shortest = min(s.length for s in sequences) + (1 if gained else 0)
-        longest = max(s.length for s in sequences) + gained
-        lengths = self.policy.choose(sequences)
-        if self._suspects:
-            lengths = [0] * len(lengths)
-        positions = longest + max(lengths) + 1
-        for runner in self.runners:
-            runner.pool.reserve(positions)
-        self._state.reserve(positions)
-        return Plan(lengths, shortest, longest)
-
-    def _build(self, plan: Plan, *, joined: bool) -> Flight:
-        """The graph of the next step; nothing is computed yet."""
-        state, shortest, longest = self._state, plan.shortest, plan.longest
-        context = DraftContext(
-            state.tokens, state.lengths, shortest, longest, state.sampling, self.runner.vocabulary
-        )
-        lengths, read = self._draft_lengths(plan.lengths, context)
-        count = max(lengths)
-        positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
-        draft = self.drafter.propose(context, count)
-        logits = self.runner.forward(
-            Rows(
-                mx.concatenate([state.pending(), draft], axis=1),
-                state.lengths - 1,
-                longest + count,
-                uniform=shortest == longest,
-            )
-        )
-        samples = state.sampling.choose(logits, positions)
-        caps = None if min(lengths) == count else mx.array(lengths, mx.int32)
-        accepted = refuse_nan(count_accepted(draft, samples, caps), logits)
-        state.append(samples, accepted)
-        packed = mx.concatenate([accepted[:, None], samples], axis=1)
-        # A plain step asks nothing of the drafter, whoever has just joined.
-        return Flight(lengths, packed, clean=not read and not (joined and count))
-
-    def _draft_lengths(self, lengths: list[int], context: DraftContext) -> tuple[list[int], int]:
-        """How far to guess for each row, and how many tokens the drafter reads before that."""
-        if max(lengths) == 0:
-            return lengths, 0
-        read = self.drafter.catch_up(context)
-        covered = self.drafter.covers()
-        return [k if known else 0 for k, known in zip(lengths, covered, strict=True)], read
-
-    def _launch(self, flight: Flight) -> None:
-        """Start computing a step without waiting for it."""
-        state = self._state
-        # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
-        flight.launched = time.perf_counter()
-        # The drafter's caches too: nothing that a step emits may depend on what it has read.
-        pools = [runner.pool.state for runner in self.runners]
-        mx.async_eval(  # type: ignore[no-untyped-call]
-            flight.packed, state.lengths, state.tokens, pools
-        )
-        self._flight = flight
-
-    def _collect(self, flight: Flight) -> list[StepOutput]:
-        """Wait for a step, and hand each row the tokens it gained."""
-        # The one place where the host waits for the device.
-        results = cast("list[list[int]]", flight.packed.tolist())
-        self.ready = time.perf_counter()
-        seconds = self.ready - flight.launched
-        self.draft_length = max(flight.lengths)
-        rows = self._state.sequences
-        accepted = [max(0, result[0]) for result in results]
-        outputs = []
-        for sequence, (count, *samples), drafted in zip(rows, results, flight.lengths, strict=True):
-            if sequence in self._members.leaving:
-                continue
-            if not self._suspects.judge(sequence, count):
-                continue
-            tokens = sequence.extend(samples[: count + 1])
-            kept = max(0, min(count, len(tokens)))
-            if sequence.finish_reason:
-                # Guesses past the end were neither right nor wrong.
-                drafted = min(drafted, len(tokens))
-                self._members.leave(sequence)
-            sequence.drafted += drafted
-            sequence.accepted += kept
-            sequence.steps += 1
-            outputs.append(StepOutput(sequence, tokens, drafted, kept))
-        self.policy.observe(StepReport(rows, flight.lengths, accepted, seconds, flight.clean))
-        self.meter.step(flight.lengths, outputs, seconds)
-        return outputs
-
-    def _snapshot(self) -> dict[str, Any]:
-        """All that building a step changes, by reference."""
-        return {
-            "state": (self._state.tokens, self._state.lengths),
-            "target": self.runner.pool.snapshot(),
-            "drafter": self.drafter.snapshot(),
-        }
-
-    def _restore(self, snapshot: dict[str, Any]) -> None:
-        """Forget a step that was built and never launched."""
-        self._state.tokens, self._state.lengths = snapshot["state"]
-        self.runner.pool.restore(snapshot["target"])
-        self.drafter.restore(snapshot["drafter"])
-        self.policy.forget()
+            return self._drive(self._stepper)

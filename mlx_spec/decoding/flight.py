@@ -6,7 +6,7 @@ the host read of it for one sequence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
@@ -19,7 +19,7 @@ class StepOutput:
 
     Attributes:
         sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
-        tokens: the emitted tokens, at least one.
+        tokens: the emitted tokens; none where the row has failed.
         drafted: draft tokens verified, those past the sequence's end not counted.
         accepted: how many of ``tokens``, from the first on, the drafter proposed.
     """
@@ -35,30 +35,42 @@ class Plan:
     """What the next step may take.
 
     Attributes:
+        rows: those that take part, in slot order.
         lengths: draft length of each row, before the drafter is asked.
         shortest, longest: the host's bounds on the rows' known tokens.
+        joined: whether rows take part that the step before did not have.
     """
 
+    rows: list[Sequence]
     lengths: list[int]
     shortest: int
     longest: int
+    joined: bool = False
 
 
 @dataclass
 class Flight:
     """A step that was built, and perhaps launched.
 
+    It has rows of its own: members may have changed by the time it is read.
+
     Attributes:
+        rows: sequences in the order of its results.
         lengths: draft length of each row.
         packed: [B, K + 2] int32: accepted count or ``NO_NUMBERS``, then the target's samples.
+        known: [B] int32, the rows' known tokens after it.
         clean: its time tells what such a step costs.
-        launched: when it was (``time.perf_counter``).
+        launched: when it was, in seconds of the decoder's clock.
+        gone: rows that left after it was built: what it computes for them is nobody's.
     """
 
+    rows: list[Sequence]
     lengths: list[int]
     packed: mx.array
+    known: mx.array
     clean: bool
     launched: float = 0.0
+    gone: set[Sequence] = field(default_factory=set)
 
     @property
     def width(self) -> int:

@@ -42,6 +42,11 @@ class Drafter(Protocol):
     """A source of draft tokens for a batch of rows."""
 
     @property
+    def needs_host(self) -> bool:
+        """Whether the last step must have been read before it is asked (``drivers.in_turn``)."""
+        ...
+
+    @property
     def prefix_bytes(self) -> int:
         """Bytes that it keeps of repeated beginnings."""
         ...

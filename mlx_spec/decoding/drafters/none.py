@@ -14,6 +14,8 @@ from mlx_spec.sequence import Sequence
 class NoDraft:
     """Proposes nothing, so every step verifies zero drafts."""
 
+    needs_host = False
+
     @property
     def prefix_bytes(self) -> int:
         """None."""

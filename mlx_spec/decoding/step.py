@@ -1,0 +1,123 @@
+"""The phases of a step, in their order: propose, verify, choose, commit.
+
+Each describes its part of the graph and computes nothing; the drivers (``drivers``) say when what
+is launched and when the host reads. What the phases take and change is in ``StepParts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
+from mlx_spec.decoding.batch_state import BatchState
+from mlx_spec.decoding.drafters.base import DraftContext, Drafter
+from mlx_spec.decoding.flight import Flight, Plan
+from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
+from mlx_spec.model.runner import ModelRunner, Rows
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Who takes part in a step.
+
+    Attributes:
+        runner: the target with its slots.
+        drafter: where guesses come from.
+        state: known tokens and lengths of the rows.
+        rules: what is done to logits before tokens are chosen.
+    """
+
+    runner: ModelRunner
+    drafter: Drafter
+    state: BatchState
+    rules: Seq[LogitsRule] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A draft to be verified.
+
+    Attributes:
+        tokens: [B, K] int32 guesses.
+        lengths: how many of them count, for each row; K is the most.
+        read: tokens that the drafter reads before it guesses.
+    """
+
+    tokens: mx.array
+    lengths: list[int]
+    read: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the target says.
+
+    Attributes:
+        samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
+        accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
+    """
+
+    samples: mx.array
+    accepted: mx.array
+
+
+def propose(parts: StepParts, plan: Plan) -> Proposal:
+    """Guess tokens for each row, as many as planned where the drafter can."""
+    state = parts.state
+    context = DraftContext(
+        state.tokens,
+        state.lengths,
+        plan.shortest,
+        plan.longest,
+        state.sampling,
+        parts.runner.vocabulary,
+    )
+    lengths, read = plan.lengths, 0
+    if max(lengths) > 0:  # a plain step asks nothing of the drafter
+        read = parts.drafter.catch_up(context)
+        covered = parts.drafter.covers()
+        lengths = [k if known else 0 for k, known in zip(lengths, covered, strict=True)]
+    return Proposal(parts.drafter.propose(context, max(lengths)), lengths, read)
+
+
+def verify(parts: StepParts, plan: Plan, draft: Proposal) -> mx.array:
+    """Logits [B, K + 1, V] of the target after each pending token and its draft."""
+    state, count = parts.state, draft.tokens.shape[1]
+    ragged = min(draft.lengths) < count
+    return parts.runner.forward(
+        Rows(
+            mx.concatenate([state.pending(), draft.tokens], axis=1),
+            state.lengths - 1,
+            plan.longest + count,
+            uniform=plan.shortest == plan.longest,
+            counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
+        )
+    )
+
+
+def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
+    """The target's own tokens, and how far the draft agrees with them."""
+    state, count = parts.state, draft.tokens.shape[1]
+    positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
+    context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
+    logits = apply_rules(parts.rules, logits, context)
+    samples = state.sampling.choose(logits, positions)
+    caps = None if min(draft.lengths) == count else mx.array(draft.lengths, mx.int32)
+    return Choice(samples, refuse_nan(count_accepted(draft.tokens, samples, caps), logits))
+
+
+def commit(parts: StepParts, plan: Plan, draft: Proposal, choice: Choice) -> Flight:
+    """Let each row's length grow by what it gained, which is all that a rollback is."""
+    parts.runner.commit(choice.accepted + 1)
+    parts.state.append(choice.samples, choice.accepted)
+    return Flight(
+        plan.rows,
+        draft.lengths,
+        mx.concatenate([choice.accepted[:, None], choice.samples], axis=1),
+        parts.state.lengths,
+        # A plain step asks nothing of the drafter, whoever has just joined.
+        clean=not draft.read and not (plan.joined and max(draft.lengths)),
+    )
