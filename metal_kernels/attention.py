@@ -26,8 +26,8 @@ from metal_kernels.attention_inputs import RowLengths, as_array, check
 from metal_kernels.attention_plan import (
     K_PADDING,
     AttentionConfig,
-    MemoryEstimate,
     AttentionPlan,
+    MemoryEstimate,
     estimate_memory,
     make_plan,
 )
