@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mlx_spec.batching.engine import TokenBudget
-from mlx_spec.batching.scheduler import Plan, Scheduler
+from mlx_spec.batching.scheduler import Scheduler, SchedulerOutput
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.errors import IllegalTransition, InvalidRequest
@@ -194,7 +194,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # --- what must hold after a plan ---
 
-    def _check_moves(self, plan: Plan, waiting: list[Sequence], running: list[Sequence]) -> None:
+    def _check_moves(
+        self, plan: SchedulerOutput, waiting: list[Sequence], running: list[Sequence]
+    ) -> None:
         """Victims ran, newcomers waited, nobody else moved."""
         assert len(set(plan.admit)) == len(plan.admit)
         assert len(set(plan.preempt)) == len(plan.preempt)
@@ -211,7 +213,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(self.scheduler.running) <= self.scheduler.limit.rows
         assert self._affordable([request.reserved for request in self.scheduler.running])
 
-    def _check_order(self, plan: Plan, claims: dict[Sequence, float]) -> None:
+    def _check_order(self, plan: SchedulerOutput, claims: dict[Sequence, float]) -> None:
         """Nobody who waits could run now, and nobody who claims less went first."""
         left, rank = self.scheduler.waiting, self._rank
         assert plan.admit == sorted(plan.admit, key=rank)
@@ -236,7 +238,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         claim = request.priority * aging + self.waited[request] if aging else request.priority
         return (-claim, request.arrival)
 
-    def _check_victims(self, plan: Plan, claims: dict[Sequence, float]) -> None:
+    def _check_victims(self, plan: SchedulerOutput, claims: dict[Sequence, float]) -> None:
         """Only what had to go went, and only for somebody more urgent."""
         surplus = max(0, len(claims) - self.scheduler.limit.rows)
         least = sorted(claims.values())[:surplus]

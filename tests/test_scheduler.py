@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_spec.batching.engine import TokenBudget
-from mlx_spec.batching.scheduler import Plan, Scheduler
+from mlx_spec.batching.scheduler import Scheduler, SchedulerOutput
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.errors import InvalidRequest
@@ -126,7 +126,7 @@ def test_an_idle_batch_starts_at_wake_at_and_not_before() -> None:
     scheduler.submit(make_request("b", 4, arrival=1.75))
     wake = scheduler.wake_at()
     assert wake == 1.7 + 0.1
-    assert scheduler.plan(math.nextafter(wake, 0.0)) == Plan()
+    assert scheduler.plan(math.nextafter(wake, 0.0)) == SchedulerOutput()
     assert [r.request_id for r in scheduler.plan(wake).admit] == ["a", "b"]
     # Busy, it lets newcomers in at once.
     late = make_request("c", 4, arrival=wake)
@@ -137,7 +137,7 @@ def test_an_idle_batch_starts_at_wake_at_and_not_before() -> None:
 def test_a_full_batch_starts_at_once() -> None:
     scheduler = make_scheduler(2, timeout=9.0)
     scheduler.submit(make_request("a", 4, arrival=1.0))
-    assert scheduler.plan(1.0) == Plan()
+    assert scheduler.plan(1.0) == SchedulerOutput()
     scheduler.submit(make_request("b", 4, arrival=1.0))
     assert len(scheduler.plan(1.0).admit) == 2
 
@@ -205,10 +205,10 @@ def test_only_who_is_more_urgent_evicts_and_equals_never_do() -> None:
     scheduler.submit(first)
     scheduler.plan(0.0)
     scheduler.submit(make_request("equal", 4, priority=1))
-    assert scheduler.plan(1e6) == Plan()  # a claim grown by waiting evicts nobody either
+    assert scheduler.plan(1e6) == SchedulerOutput()  # a claim grown by waiting evicts nobody either
     urgent = make_request("urgent", 4, priority=200_000, arrival=1e6)
     scheduler.submit(urgent)
-    assert scheduler.plan(1e6) == Plan([first], [urgent])
+    assert scheduler.plan(1e6) == SchedulerOutput([first], [urgent])
 
 
 def test_no_more_are_evicted_than_must_be() -> None:
@@ -220,7 +220,7 @@ def test_no_more_are_evicted_than_must_be() -> None:
     scheduler.plan(0.0)
     urgent = make_request("urgent", 100, 5, arrival=1.0)
     scheduler.submit(urgent)
-    assert scheduler.plan(1.0) == Plan([big], [urgent])
+    assert scheduler.plan(1.0) == SchedulerOutput([big], [urgent])
     assert scheduler.running == [small, urgent]
 
 
@@ -232,7 +232,7 @@ def test_nobody_slips_past_one_that_was_evicted_just_now() -> None:
     urgent, least = make_request("urgent", 50, 5, 1.0), make_request("least", 40, -1, 1.0)
     scheduler.submit(urgent)
     scheduler.submit(least)
-    assert scheduler.plan(1.0) == Plan([victim], [urgent])
+    assert scheduler.plan(1.0) == SchedulerOutput([victim], [urgent])
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers() -> None:

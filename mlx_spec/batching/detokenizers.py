@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tokenizers.decoders import DecodeStream
 
-from mlx_spec.batching.pieces import Pieces, patiently, pieces_of
+from mlx_spec.batching.pieces import TokenPieces, patiently, pieces_of
 
 # Enough of the prompt to decode the first token as a continuation (spaces, open characters).
 CONTEXT_TOKENS = 8
@@ -35,7 +35,7 @@ class Detokenizer(Protocol):
 class PieceDetokenizer:
     """Where tokens stand for bytes or text each (see ``pieces``)."""
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: TokenPieces) -> None:
         self._pieces = pieces
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -2,8 +2,8 @@
 
 The scheduler knows requests by their priority, arrival and the tokens they may come to hold
 (``Schedulable``); it admits and preempts them, and who ends them takes them out. A ``Budget`` says
-which of them fit together. At each step boundary the caller asks for a ``Plan`` with the time of
-its own clock, so that waiting times are tested without sleeping.
+which of them fit together. At each step boundary the caller asks for a ``SchedulerOutput`` with the
+time of its own clock, so that waiting times are tested without sleeping.
 
 Order: a waiting request's claim is its priority plus what it has waited (``aging`` seconds count
 as one priority level), so everybody's turn comes. Time spent running is not waited: a running
@@ -85,7 +85,7 @@ class Budget(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan(Generic[R]):
+class SchedulerOutput(Generic[R]):
     """What to do at a step boundary: first preempt, then admit."""
 
     preempt: list[R] = field(default_factory=list)
@@ -183,7 +183,7 @@ class Scheduler(Generic[R]):
         wake = self.wake_at()
         return wake is not None and (now >= wake or self._full())
 
-    def plan(self, now: float, *, hurry: bool = False) -> Plan[R]:
+    def plan(self, now: float, *, hurry: bool = False) -> SchedulerOutput[R]:
         """Decide who runs from this boundary on: they are preempted and admitted by it.
 
         Args:
@@ -191,7 +191,7 @@ class Scheduler(Generic[R]):
             hurry: do not wait for a batch to fill (nothing more will come).
         """
         if not hurry and not self.due(now):
-            return Plan()
+            return SchedulerOutput()
         preempted = self._shrink(now)
         admitted: list[R] = []
         # Whoever comes after one that waits would keep it waiting for ever: order is kept, and
@@ -208,7 +208,7 @@ class Scheduler(Generic[R]):
             self._running.append(request)
             request.admit(now, self._claim(request, now))
             admitted.append(request)
-        return Plan(preempted, admitted)
+        return SchedulerOutput(preempted, admitted)
 
     def _full(self) -> bool:
         """Whether nothing more could join what waits, not even a request of one token."""
