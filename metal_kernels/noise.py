@@ -27,13 +27,12 @@ import functools
 from typing import NamedTuple
 
 import mlx.core as mx
-import numpy as np
+
+from metal_kernels.noise_table import SEGMENT_BITS, gumbel_table
 
 LN2 = 0.6931471805599453
 
 _ONE, _TWO = 0x7FEB352D, 0x846CA68B
-_SEGMENT_BITS = 17  # of a float's mantissa that a row of the table spans: 64 rows an octave
-_LEAST_EXPONENT = -33  # of the distance to an end of the unit interval, in units of 2**-32
 
 
 class Keys(NamedTuple):
@@ -109,30 +108,10 @@ def gumbel(first: mx.array, second: mx.array) -> mx.array:
     """
     distance = first.view(mx.int32).astype(mx.float32)
     bits = (distance + (second.astype(mx.float32) + 0.5) * 2.0**-32).view(mx.uint32)
-    parabola = gumbel_table()[bits >> _SEGMENT_BITS]
-    inside = (bits & (2**_SEGMENT_BITS - 1)).astype(mx.float32)
+    parabola = gumbel_table()[bits >> SEGMENT_BITS]
+    inside = (bits & (2**SEGMENT_BITS - 1)).astype(mx.float32)
     noise: mx.array = (parabola[..., 2] * inside + parabola[..., 1]) * inside + parabola[..., 0]
     return noise
-
-
-@functools.cache
-def gumbel_table() -> mx.array:
-    """[2**15, 3] float32: for the leading bits of a distance the coefficients of a parabola."""
-    table = np.zeros((2, 256, 64, 3))
-    exponents = np.arange(_LEAST_EXPONENT, 32)
-    for upper in (False, True):
-        # Of each segment the values at the three nodes of Chebyshev's.
-        nodes = (1 + np.cos(np.pi * np.array([1, 3, 5]) / 6)) / 2
-        mantissas = 1 + (np.arange(64)[:, None] + nodes) / 64
-        distances = np.ldexp(mantissas, exponents[:, None, None]) * 2.0**-32
-        exponential = -np.log(distances) if upper else -np.log1p(-distances)
-        parabolas = -np.log(exponential) @ np.linalg.inv(np.vander(nodes, increasing=True)).T
-        table[int(upper), exponents + 127] = parabolas * 2.0 ** (-_SEGMENT_BITS * np.arange(3))
-    # The end itself, which rounding reaches from above.
-    table[0, 0, 0, 0] = -np.log(65 * LN2)
-    made = mx.array(table.reshape(-1, 3).astype(np.float32))
-    mx.eval(made)
-    return made
 
 
 def gumbel_noise(seeds: mx.array, positions: mx.array, vocabulary: int) -> mx.array:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from metal_kernels import _runtime
 from metal_kernels._runtime import unread
-from metal_kernels.noise import gumbel_table
+from metal_kernels.noise_table import gumbel_table
 from metal_kernels.sample_rows import Group
 
 _FILE = "sample.metal"
