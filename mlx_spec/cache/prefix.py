@@ -54,8 +54,7 @@ class _Check:
 
     def __init__(self, states: Seq[RowState]) -> None:
         # By the reach of their values: that makes no array as large as a stretch.
-        last = [state.flat[-1] for state in states]
-        self._finite = mx.isfinite(mx.stack([values.max() - values.min() for values in last]))
+        self._finite = mx.isfinite(mx.stack([_reach(state) for state in states]))
         self._flags: list[bool] | None = None
         schedule([self._finite])
 
@@ -63,6 +62,12 @@ class _Check:
         if self._flags is None:
             self._flags = cast("list[bool]", self._finite.tolist())
         return self._flags[place]
+
+
+def _reach(state: RowState) -> mx.array:
+    """The difference of the largest and the smallest value in its last array of any."""
+    last = next((array for array in reversed(state.flat) if array.size), mx.zeros(1))
+    return (last.max() - last.min()).astype(mx.float32)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,6 @@ class PrefixCache:
     Attributes:
         nbytes: bytes kept.
         reused: tokens that did not have to be computed again, over all time.
-        evicted: stretches given up.
     """
 
     def __init__(self, block_size: int, limit: int) -> None:
@@ -95,7 +99,6 @@ class PrefixCache:
         self.limit = limit
         self.nbytes = 0
         self.reused = 0
-        self.evicted = 0
         self._kept: OrderedDict[bytes, _Stretch] = OrderedDict()
 
     def __len__(self) -> int:
@@ -174,7 +177,6 @@ class PrefixCache:
         """Let the least recently used ones go until ``nbytes`` fit."""
         while self.nbytes + nbytes > self.limit:
             self._drop(next(iter(self._kept)))
-            self.evicted += 1
 
     def _chain(self, keys: Seq[bytes]) -> list[bytes]:
         """Of the stretches kept under ``keys`` those that follow each other from the start."""
