@@ -104,9 +104,9 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.rules, logits, context)
-    samples = state.sampling.choose(logits, positions)
+    samples, tops = state.sampling.choose_with_tops(logits, positions)
     caps = None if min(draft.lengths) == count else mx.array(draft.lengths, mx.int32)
-    return Choice(samples, refuse_nan(count_accepted(draft.tokens, samples, caps), logits))
+    return Choice(samples, refuse_nan(count_accepted(draft.tokens, samples, caps), tops))
 
 
 def commit(parts: StepParts, plan: Plan, draft: Proposal, choice: Choice) -> Flight:
