@@ -13,21 +13,18 @@ from mlx_spec.control.row import Row
 class StepWork(NamedTuple):
     """What a step computes, as far as its time depends on it.
 
-    Policies and reports say the work, and only ``costs`` knows which of its numbers are looked
-    at: another model of cost is another ``costs`` file.
+    Policies and reports say the work, and only ``costs`` knows what is made of it: a cost that
+    follows the tokens of a packed pass, or the context that is read, is a field here and another
+    ``costs`` file.
 
     Attributes:
         rows: rows that take part.
-        length: draft tokens of the longest row: passes of the drafter.
+        length: draft tokens of the longest row: passes of the drafter, and, with one token more,
+            the width of the target's pass. It is a rectangle: a row that drafts less saves nothing.
     """
 
     rows: int
     length: int
-
-    @property
-    def tokens(self) -> int:
-        """Positions that the target verifies: a rectangle, a row that drafts less saves nothing."""
-        return self.rows * (self.length + 1)
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class StepReport:
 
     Attributes:
         rows: the rows that took part, in row order.
-        lengths: draft length of each row.
+        lengths: draft tokens of each row that counted.
         accepted: accepted draft tokens of each row; -1 where a row's result says nothing of its
             draft (it had ended before the step, or its logits were no numbers).
         seconds: of the step alone, from its launch (or the end of the work before it) to its
@@ -44,6 +41,8 @@ class StepReport:
         clean: False if ``seconds`` holds other work too, so that it says little of the next step.
         reading: seconds that the drafter spent reading texts for this step, where they are
             measured apart from ``seconds``.
+        longest: draft tokens that were computed for each row; None where it is the most of
+            ``lengths``.
     """
 
     rows: Seq[Row]
@@ -52,8 +51,9 @@ class StepReport:
     seconds: float
     clean: bool
     reading: float = 0.0
+    longest: int | None = None
 
     @cached_property
     def work(self) -> StepWork:
         """What the step computed."""
-        return StepWork(len(self.rows), max(self.lengths))
+        return StepWork(len(self.rows), max(self.lengths) if self.longest is None else self.longest)
