@@ -2,13 +2,18 @@
 
     python scripts/bench_build.py
     python scripts/bench_build.py --rows 8 --layers 36 --draft-layers 28 --drafts 0 1 4
+    python scripts/bench_build.py --like-gpu --traced
 
 Steps of two random Qwen3 models of tiny widths are built, dropped and built again, never computed:
 what is timed does not depend on the weights' size. Times are processor time of the thread that
 builds, which a busy machine disturbs less. *total* is the median of all builds and, in brackets,
 the least one. The parts are least times: *draft* and *target* are the models' passes, *choosing*
-all else of a step. *caches* is what slots, spans and masks take of the passes; the rest of them is
-the code of mlx-lm and MLX.
+all else of a step. *caches* is what slots, spans and masks take of the passes that are described;
+the rest of them is the code of mlx-lm and MLX.
+
+MLX's CPU build describes a norm, a rotation and attention in some twenty operations each, which are
+one on a GPU: with ``--like-gpu`` one other operation stands in their places. With ``--traced`` the
+draft's passes are traces (``mlx_spec.model.replay``), whatever ``replay.pays`` says.
 """
 
 from __future__ import annotations
@@ -31,9 +36,11 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.flight import Flight
 from mlx_spec.decoding.step import choose, commit, propose, verify
 from mlx_spec.decoding.stepper import Stepper
+from mlx_spec.model.replay import Replay
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
@@ -62,17 +69,27 @@ def make_model(layers: int) -> Any:
     return model
 
 
-def make_decoder(target: Any, draft: Any, rows: int, drafts: int) -> SpeculativeDecoder:
+def one_operation_each() -> None:
+    """Let what is one operation on a GPU be one here, which computes something else."""
+    mx.fast.rms_norm = lambda x, *_: mx.softmax(x, axis=-1)
+    mx.fast.rope = lambda x, *_, **__: mx.softmax(x, axis=-1)
+    mx.fast.scaled_dot_product_attention = lambda q, *_, **__: mx.softmax(q, axis=-1)
+
+
+def make_decoder(
+    target: Any, draft: Any, rows: int, drafts: int, traced: bool
+) -> SpeculativeDecoder:
     """A decoder in whose batch nothing happens any more."""
+    runner = ModelRunner(draft, rows)
     decoder = SpeculativeDecoder(
         target,
-        draft_model=draft,
+        drafter=ModelDrafter(runner, replay=Replay(runner, after=1) if traced else None),
         batching=BatchingConfig(batch_size=rows),
         speculation=SpeculationConfig(num_draft_tokens=drafts, adaptive=False),
     )
     options = SamplingParams(max_tokens=400)
     decoder.add([Sequence(prompt=[1 + row] * 5, sampling=options) for row in range(rows)])
-    for _ in range(3):
+    for _ in range(6):
         decoder.step()
     return decoder
 
@@ -165,13 +182,18 @@ def main() -> None:
     parser.add_argument("--draft-layers", type=int, default=28)
     parser.add_argument("--drafts", type=int, nargs="+", default=[0, 1, 4], help="K")
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--traced", action="store_true")
+    parser.add_argument("--like-gpu", action="store_true")
     options = parser.parse_args()
+    if options.like_gpu:
+        one_operation_each()
     target, draft = make_model(options.layers), make_model(options.draft_layers)
     print(f"{options.rows} rows, {options.layers} and {options.draft_layers} layers: ms a step")
     print("| K | total | draft | target | choosing | caches, of the passes | operations |")
     print("|---|---|---|---|---|---|---|")
     for count in options.drafts:
-        found = measure(make_decoder(target, draft, options.rows, count), options.repeats)
+        decoder = make_decoder(target, draft, options.rows, count, options.traced)
+        found = measure(decoder, options.repeats)
         ms = {name: f"{1e3 * value:.2f}" for name, value in found.items()}
         share = f"{ms['caches']} of {ms['passes']}"
         cells = [f"{ms['median']} ({ms['total']})", ms["propose"], ms["verify"], ms["choose"]]
