@@ -6,6 +6,10 @@ will join. Everything here happens at step boundaries, when no step is in flight
 
 from __future__ import annotations
 
+import time
+
+import mlx.core as mx
+
 from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.pool import SlotSize, fill_holes
 from mlx_spec.config import BatchingConfig
@@ -13,6 +17,8 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.prompt_meter import TargetPromptMeter
+from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
@@ -39,13 +45,14 @@ class Members:
         meter: StepMeter,
         batching: BatchingConfig,
     ) -> None:
-        self.feeder = Feeder(runner, batching, meter)
+        self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter))
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
+        self._interleave = batching.prefill_interleave
 
     @property
     def staying(self) -> int:
@@ -97,6 +104,7 @@ class Members:
 
     def change(self) -> None:
         """Let rows leave and newcomers take slots."""
+        self.feeder.publish()
         if self.leaving:
             self._release()
         if self.size is not None:
@@ -109,11 +117,32 @@ class Members:
             self._admit()
 
     def fill(self) -> bool:
-        """Feed prompts, up to one chunk; return whether rows joined the decoding ones."""
-        done = self.feeder.feed(len(self._state))
+        """Feed prompts, up to one chunk; return whether rows joined the decoding ones.
+
+        While rows decode a chunk is at most ``prefill_interleave`` tokens.
+        """
+        fed = self.feeder.sequences
+        if not fed:
+            return False
+        slots = {sequence: slot for slot, sequence in enumerate(fed, start=len(self._state))}
+        if self._state.sequences:
+            chunk = self.feeder.build(slots, self._interleave)
+            if chunk is not None and not self._computed(chunk):
+                return False
+        else:
+            self.feeder.compute(slots)
+        done = list(self.feeder.take(in_order=True))
         if done:
             self._join(done)
         return bool(done)
+
+    def _computed(self, chunk: Chunk) -> bool:
+        started = time.perf_counter()
+        if not chunk.launch(self.feeder.stopping):
+            return False
+        mx.eval(chunk.marker)
+        chunk.done(time.perf_counter() - started)
+        return True
 
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
@@ -122,7 +151,8 @@ class Members:
             if sequence in self._saving:
                 self._saved[sequence] = self._runner.pool.save(slot, 0, sequence.length - 1)
             elif sequence in self.leaving and sequence.finish_reason and not sequence.error:
-                self.feeder.keep_prefix(slot, sequence)  # a chat goes on where it ended
+                # A chat goes on where it ended.
+                self.feeder.keep(slot, sequence, sequence.length - 1)
         self._saving.clear()
         rows = len(decoding)
         order = fill_holes(rows, [i for i, s in enumerate(decoding) if s in self.leaving])
@@ -135,7 +165,8 @@ class Members:
 
     def _admit(self) -> None:
         """Give newcomers slots, in the order in which they will join."""
-        newcomers = self.feeder.arrange(self.waiting, self._saved.keys())
+        back = {s: s.length - 1 for s in self.waiting if s in self._saved}
+        newcomers = self.feeder.add(self.waiting, back)
         self.waiting.clear()
         pool = self._runner.pool
         first = pool.acquire(len(newcomers))

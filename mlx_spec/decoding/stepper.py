@@ -21,6 +21,7 @@ from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.step import Proposal, StepParts
 from mlx_spec.decoding.suspects import Suspects
+from mlx_spec.model.pace import Chunk
 
 
 class Stepper:
@@ -86,14 +87,28 @@ class Stepper:
         for runner in (self.parts.runner, *self.parts.drafter.runners):
             runner.pool.reserve(positions)
         state.reserve(positions)
+        lengths, reading = self._read_ahead(lengths)
         joined, self._joined = self._joined, False
-        return Plan(rows, lengths, shortest, longest, joined)
+        return Plan(rows, lengths, shortest, longest, joined, reading)
+
+    def _read_ahead(self, lengths: list[int]) -> tuple[list[int], Chunk | None]:
+        """Draft lengths of the rows that the drafter covers, once it reads on for the others."""
+        if max(lengths) == 0:  # a plain step asks nothing of the drafter
+            return lengths, None
+        reading = self.parts.drafter.feed(1 if self.flight else 0)
+        covered = self.parts.drafter.covers()
+        if covered is not None:
+            lengths = [k if known else 0 for k, known in zip(lengths, covered, strict=True)]
+        return lengths, reading
 
     def launch(self, flight: Flight) -> Flight:
         """Start computing a step without waiting for it."""
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = self.clock()
         parts = self.parts
+        if flight.reading is not None:
+            flight.reading.launch(self.members.feeder.stopping)
+            flight.reading = None
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
         pools = [runner.pool.arrays for runner in (parts.runner, *parts.drafter.runners)]
         mx.async_eval(  # type: ignore[no-untyped-call]
@@ -120,10 +135,9 @@ class Stepper:
         seconds = self.ready - flight.launched
         self.draft_length = max(flight.lengths)
         accepted = [max(0, result[0]) for result in results]
+        counted = [result[1] for result in results]
         outputs = []
-        for sequence, (count, *samples), drafted in zip(
-            flight.rows, results, flight.lengths, strict=True
-        ):
+        for sequence, (count, drafted, *samples) in zip(flight.rows, results, strict=True):
             if sequence in self.members.leaving:
                 continue
             if not self.suspects.judge(sequence, count):
@@ -137,7 +151,9 @@ class Stepper:
             sequence.count(drafted, kept)
             outputs.append(StepOutput(sequence, tokens, drafted, kept))
         self.policy.observe(
-            StepReport(flight.rows, flight.lengths, accepted, seconds, flight.clean)
+            StepReport(
+                flight.rows, counted, accepted, seconds, flight.clean, longest=self.draft_length
+            )
         )
         self.meter.step(flight.lengths, outputs, seconds)
         return outputs
