@@ -41,7 +41,7 @@ Arrays: TypeAlias = list[list[mx.array]]
 Traced: TypeAlias = Callable[[mx.array, mx.array, Arrays], tuple[mx.array, Arrays]]
 
 
-def pays() -> bool:
+def replay_pays() -> bool:
     """Whether traces are worth their making here: the one place that decides it.
 
     MLX's CPU build fuses norms and rotations too, with a C++ compiler that takes seconds for a
