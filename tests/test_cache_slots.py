@@ -162,7 +162,9 @@ def test_saved_rows_come_back_whole_and_in_pieces(data: st.DataObject) -> None:
     assert sum(state.nbytes for state in states) == pool.cost.nbytes(lengths[slot])
     write(pool, span_of(slot, [0], lengths[slot]), 90_000)  # somebody else's
     other = data.draw(st.integers(0, len(lengths) - 1))
-    pool.load(other, 0, states)
+    apart = data.draw(st.integers(0, len(states) - 1))  # the others come by themselves
+    for begin, part in ((0, states[:apart]), (([0, *ends])[apart], states[apart:])):
+        pool.load(other, begin, part)
     after = rows_of(pool, [lengths[slot]] * len(lengths))
     assert same([after[other]], [before[slot]])
     others = [row for row in range(len(lengths)) if row not in (slot, other)]
@@ -177,15 +179,6 @@ def test_blocks_are_what_pieces_are() -> None:
     pieces = [pool.save(1, 2, 5), pool.save(1, 5, 8)]
     for ours, theirs in zip(blocks, pieces, strict=True):
         assert all(mx.array_equal(a, b).item() for a, b in zip(ours.flat, theirs.flat, strict=True))
-
-
-def test_what_is_shared_is_the_beginning() -> None:
-    pool = filled(4, [6, 2, 3, 1])
-    before = rows_of(pool, [6, 2, 3, 1])
-    pool.share(0, [1, 3], 4)
-    after = rows_of(pool, [4, 4, 3, 4])
-    assert same([after[1], after[3]], [after[0], after[0]])
-    assert same([after[2]], [before[2]])
 
 
 def test_wiping_leaves_what_stands_before() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 from pathlib import Path
 
@@ -11,12 +12,17 @@ from typer.testing import CliRunner
 
 import mlx_spec
 import mlx_spec.pipeline
+from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cli.main import app
 from mlx_spec.errors import MlxSpecError
+from mlx_spec.life_cycle import RequestState
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CACHES = (ROOT / "docs" / "caches.md").read_text(encoding="utf-8")
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+TERMS = (ROOT / "docs" / "terms.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SNIPPETS = [text for language, text in BLOCKS if language == "python"]
 WEB = (ROOT / "examples" / "web.py").read_text(encoding="utf-8")
@@ -66,7 +72,52 @@ def test_the_api_page_names_all_there_is() -> None:
     assert issubclass(mlx_spec.InvalidRequest, (MlxSpecError, ValueError))
 
 
-@pytest.mark.parametrize("text", [README, API], ids=["README", "api"])
-def test_links_lead_to_files(text: str) -> None:
+def test_the_cache_that_is_shown_is_the_one_that_is_tested() -> None:
+    toy = ROOT / "tests" / "toys" / "every_second.py"
+    source = toy.read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(.*?)```", CACHES, re.DOTALL)
+    shown_class, registered = shown.rsplit("\n\n\n", 1)
+    assert shown_class in source
+    assert registered in source
+    assert f"{len(source.splitlines())} lines" in CACHES
+    for name in re.findall(r"tests/[\w/]+\.py", CACHES):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_cache_page_names_the_whole_protocol() -> None:
+    asked = {name for name in vars(LayerCache) if not name.startswith("_")}
+    asked |= set(LayerCache.__annotations__)
+    assert asked <= set(re.findall(r"\w+", CACHES))
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [(README, "."), (API, "."), (ARCHITECTURE, "docs"), (TERMS, "docs"), (CACHES, "docs")],
+    ids=["README", "api", "architecture", "terms", "caches"],
+)
+def test_links_lead_to_files(text: str, folder: str) -> None:
     for target in re.findall(r"\]\(((?!http)[^)#]+)", text):
-        assert (ROOT / target).exists(), target
+        assert (ROOT / folder / target).exists(), target
+
+
+def test_the_path_of_a_request_names_what_is_there() -> None:
+    (path,) = re.findall(r"\n## The path of a request\n(.*?)\n## ", ARCHITECTURE, re.DOTALL)
+    names = re.findall(r"`([a-z]\w*(?:\.\w+)+)`", path)
+    assert len(names) > 30
+    for name in names:
+        if not (ROOT / f"mlx_spec/{name.replace('.', '/')}").with_suffix(".py").exists():
+            assert callable(pkgutil.resolve_name(f"mlx_spec.{name}")), name
+    states = re.findall(r"\*(\w+)[.*]", path)
+    assert {state.lower() for state in states} >= {"waiting", "prefilling", "running", "finished"}
+
+
+def test_each_term_is_there_once() -> None:
+    words = [
+        word.strip()
+        for line in TERMS.splitlines()
+        if line.startswith("| ") and not line.startswith("| word")
+        for word in line.split("|")[1].split(",")
+    ]
+    assert len(words) > 80
+    assert len(set(words)) == len(words)
+    assert {state.value for state in RequestState} <= set(words)

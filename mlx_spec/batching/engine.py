@@ -163,7 +163,8 @@ class Engine:
             self._reporter.stepped(self.decoder, self.scheduler, outputs, len(ended))
         # Last: who sees a request end finds it in the statistics, and its memory free.
         for output in outputs:
-            _deliver(output.sequence, make_chunks(output))
+            if output.sequence.sink is not None:
+                _deliver(output.sequence, make_chunks(output))
         if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return [output.sequence for output in outputs]
@@ -250,7 +251,8 @@ class Engine:
     def _give_back(self) -> None:
         """Where most of what is held was for requests that have ended, hold less."""
         tokens = self._running_tokens()
-        if self.decoder.kv_usage().bytes_held > 4 * self.budget.kv.slot_bytes(tokens):
+        held = sum(runner.pool.nbytes for runner in self.decoder.runners)
+        if held > 4 * self.budget.kv.slot_bytes(tokens):
             self._size_slots()
 
     def _forget(self, request: Sequence) -> None:

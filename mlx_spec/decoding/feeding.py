@@ -28,7 +28,7 @@ import numpy as np
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.prompt_meter import PromptMeter
-from mlx_spec.model.pace import Chunk, power_of_two
+from mlx_spec.model.pace import FEWEST, Chunk, power_of_two
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
 from mlx_spec.sequence import Sequence
 
@@ -40,7 +40,13 @@ Slots = Mapping[Sequence, int]
 
 @dataclass(eq=False)
 class _FedRow:
-    """A text being read: ``seen`` tokens are in the cache, or in passes that were built."""
+    """A text being read.
+
+    Attributes:
+        sequence: whose it is.
+        seen: tokens that are in the cache, or in passes that were built.
+        done: whether no more is to be read.
+    """
 
     sequence: Sequence
     seen: int
@@ -168,7 +174,7 @@ class Feeder:
 
     def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
         """Copy the whole blocks of a row's first ``seen`` tokens into the prefix cache."""
-        self._prefix.store(sequence.known(0, seen), self._runner.pool, slot)
+        self._prefix.store(self._keys(sequence), seen, self._runner.pool, slot)
 
     def publish(self) -> None:
         """Keep what rows begin with that were read since: before any of them moves."""
@@ -239,10 +245,10 @@ class Feeder:
 
     def _wants(self, row: _FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
-        if row.done or self._waits(row):
+        if row.done:
             return False
         self._reuse(row, slot)
-        return not self._ready(row)
+        return not (self._ready(row) or self._waits(row))
 
     def _ready(self, row: _FedRow) -> bool:
         return row.sequence.length + self._flying - row.seen <= self._ride
@@ -253,14 +259,20 @@ class Feeder:
         return min(row.sequence.length - 1, (row.seen // piece + 1) * piece)
 
     def _waits(self, row: _FedRow) -> bool:
-        """Whether what comes next of a row is about to be published by an earlier one."""
-        place = row.seen // self._prefix.block_size
-        key = self._keys(row.sequence)[place : place + 1]
-        if not key:
+        """Whether what comes next of a row is about to be published by an earlier one.
+
+        Where it has seen something, a few tokens less are not worth a pass of its own.
+        """
+        size = self._prefix.block_size
+        place = row.seen // size
+        least = place + 1 if place == 0 else place + -(-FEWEST // size)
+        own = self._keys(row.sequence)[:least]
+        if len(own) < least:
             return False
         before = takewhile(lambda other: other is not row, self._rows.values())
         coming = [*self._unpublished, *(other.sequence for other in before if not other.done)]
-        return any(self._keys(other)[place : place + 1] == key for other in coming)
+        # Equal keys of a block mean equal beginnings up to its end.
+        return any(self._keys(other)[least - 1 : least] == own[-1:] for other in coming)
 
     def _keys(self, sequence: Sequence) -> list[bytes]:
         """Keys of a row's blocks, the last known token left out."""
@@ -268,15 +280,11 @@ class Feeder:
 
     def _reuse(self, row: _FedRow, slot: int) -> None:
         """Take over what the prefix cache has beyond what a row has seen."""
-        place = row.seen // self._prefix.block_size
-        key = self._keys(row.sequence)[place : place + 1]
-        if not key or key[0] not in self._prefix:
-            return
-        known = row.sequence.cached_tokens
-        kept = self._prefix.read(known)
-        if kept:
-            self._runner.pool.load(slot, 0, kept)
-            row.seen = self._prefix.match(known)
+        keys = self._keys(row.sequence)
+        match = self._prefix.match(keys)
+        if match > row.seen:
+            self._runner.pool.load(slot, 0, self._prefix.read(keys))
+            row.seen = match
             self._meter.reused(row.sequence, row.seen)
 
     def _read(self, part: _FedPass, slots: Slots) -> Rows:
@@ -289,6 +297,8 @@ class Feeder:
             tokens[place, : len(known)] = known
             counts.append(len(known))
             self._meter.fed(row.sequence, part.begin, row.seen)
+            if not self._runner.pool.sliceable:  # such a row can be kept as it is now or never
+                self._unpublished[row.sequence] = slots[row.sequence], row.seen
         # A draft may have a smaller embedding: any token will do where it lacks one.
         tokens = np.minimum(tokens, self._runner.vocabulary - 1)
         starts = mx.full((count,), part.begin, mx.int32)

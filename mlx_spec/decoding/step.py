@@ -66,7 +66,11 @@ class Choice:
 
 def propose(parts: StepParts, plan: Plan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
-    state = parts.state
+    state, count = parts.state, max(plan.lengths)
+    counted = mx.array(plan.lengths, mx.int32)
+    if count == 0:
+        parts.drafter.skip()
+        return Proposal(mx.zeros((len(plan.rows), 0), mx.int32), plan.lengths, counted)
     context = DraftContext(
         plan.rows,
         state.tokens,
@@ -75,9 +79,9 @@ def propose(parts: StepParts, plan: Plan) -> Proposal:
         plan.longest,
         state.sampling,
         parts.runner.vocabulary,
+        tuple(rule for rule in parts.rules if not rule.needs_host),
     )
-    draft = parts.drafter.propose(context, max(plan.lengths))
-    counted = mx.array(plan.lengths, mx.int32)
+    draft = parts.drafter.propose(context, count)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
     return Proposal(draft.tokens, plan.lengths, counted)
@@ -104,9 +108,9 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.rules, logits, context)
-    samples = state.sampling.choose(logits, positions)
+    samples, tops = state.sampling.choose_with_tops(logits, positions)
     accepted = count_accepted(draft.tokens, samples, draft.counted)
-    return Choice(samples, refuse_nan(accepted, logits))
+    return Choice(samples, refuse_nan(accepted, tops))
 
 
 def commit(parts: StepParts, plan: Plan, draft: Proposal, choice: Choice) -> Flight:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
@@ -34,6 +35,8 @@ class DraftContext:
         shortest, longest: host bounds on ``lengths`` over all rows.
         sampling: the rows' options.
         vocabulary: size of the target's; it has no embedding for tokens past it.
+        rules: what is done to the target's logits, as far as the device knows it; a drafter that
+            does the same to its own agrees more often.
     """
 
     sequences: Seq[Sequence]
@@ -43,6 +46,7 @@ class DraftContext:
     longest: int
     sampling: SamplingBatch
     vocabulary: int
+    rules: tuple[LogitsRule, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,12 @@ class Drafter(Protocol):
         """Whether it can draft for each row now, the others' proposals are worthless; None: all."""
         ...
 
+    def skip(self) -> None:
+        """A step drafts nothing: each row gains one token."""
+        ...
+
     def propose(self, context: DraftContext, count: int) -> Draft:
-        """Guesses for positions ``lengths ..``, ``count`` of them (it may be 0), lazily."""
+        """Guesses for positions ``lengths ..``, ``count`` of them, at least 1, lazily."""
         ...
 
     def snapshot(self) -> Any:
@@ -121,7 +129,7 @@ class Drafter(Protocol):
         ...
 
     def restore(self, snapshot: Any) -> None:
-        """Forget proposals made since ``snapshot``: their step was never launched."""
+        """Forget steps skipped or drafted for since ``snapshot``: they were never launched."""
         ...
 
 
@@ -146,6 +154,13 @@ class BaseDrafter:
     def covers(self) -> list[bool] | None:
         """All rows."""
         return None
+
+    def skip(self) -> None:
+        """Nothing to note."""
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        """What each drafter defines."""
+        raise NotImplementedError(f"[{type(self).__name__}.propose] a drafter defines this")
 
     def snapshot(self) -> Any:
         """Nothing changes."""
