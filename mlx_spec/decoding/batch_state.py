@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_spec.cache.pool import POSITION_STEP
-from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.decoding.sampler import Sample, SamplingBatch
 from mlx_spec.sequence import Sequence
 
 
@@ -28,12 +28,14 @@ class BatchState:
         lengths: [B] int32, known tokens. The target's KV cache holds ``lengths - 1``: the last
             known token is pending and opens the next verify pass.
         sampling: the rows' options.
+        operation: what chooses tokens; None for the reference.
     """
 
     sequences: list[Sequence] = field(default_factory=list)
     tokens: mx.array = field(default_factory=lambda: mx.zeros((0, 0), mx.int32))
     lengths: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
     sampling: SamplingBatch = field(default_factory=lambda: SamplingBatch.of([]))
+    operation: Sample | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -54,7 +56,7 @@ class BatchState:
         width = max(tokens.shape[1] for tokens, _ in parts)
         self.tokens = mx.concatenate([_widen(tokens, width) for tokens, _ in parts])
         self.lengths = mx.concatenate([lengths for _, lengths in parts])
-        self.sampling = SamplingBatch.of(self.sequences)
+        self.sampling = SamplingBatch.of(self.sequences, self.operation)
 
     def reserve(self, positions: int) -> None:
         """Make room for ``positions`` tokens a row."""
