@@ -86,6 +86,10 @@ class Sequence:
         """Tokens that may still be emitted."""
         return self.max_new_tokens - len(self.tokens)
 
+    def ends(self, tokens: list[int]) -> bool:
+        """Whether these next tokens bring it to a stop token or the limit; nothing changes."""
+        return len(tokens) >= self.remaining or not self.stop_ids.isdisjoint(tokens)
+
     def extend(self, tokens: list[int]) -> list[int]:
         """Append tokens up to the first stop token or the limit; return those taken.
 

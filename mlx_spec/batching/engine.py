@@ -30,7 +30,6 @@ from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
-from mlx_spec.decoding.members import MARGIN
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.sequence import Sequence
@@ -69,7 +68,11 @@ class Engine:
         self.batching = _with_prefix_share(batching, room, models=1 if draft_model is None else 2)
         self.clock = clock
         self.decoder = SpeculativeDecoder(
-            model, draft_model=draft_model, speculation=self.speculation, batching=self.batching
+            model,
+            draft_model=draft_model,
+            speculation=self.speculation,
+            batching=self.batching,
+            clock=clock,
         )
         self._tokenizer = tokenizer
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
@@ -105,7 +108,7 @@ class Engine:
         Raises:
             InvalidRequest: it can never fit, or holds a token outside the vocabulary.
         """
-        tokens = len(sequence.prompt) + sequence.max_new_tokens + self._margin
+        tokens = len(sequence.prompt) + sequence.max_new_tokens + self.decoder.margin
         request = Request(request_id or f"prompt-{sequence.index}", tokens, priority, self.clock())
         track = Track(sequence, request, self._tokenizer)
         try:
@@ -178,12 +181,6 @@ class Engine:
         """Bytes that choosing tokens takes for each row of a step, beside its K/V."""
         width = self.speculation.num_draft_tokens + 1
         return width * self.decoder.runner.vocabulary * 4 * STEP_COPIES
-
-    @property
-    def _margin(self) -> int:
-        """Positions that a row's last step may write past its end."""
-        # A step in the air and the one built on it: a draft and a bonus token each.
-        return 2 * (self.speculation.num_draft_tokens + 1) + MARGIN
 
     def _advance(self) -> list[StepOutput]:
         try:

@@ -1,6 +1,6 @@
 """A step on its way: what it may take, what was built, what came out.
 
-``Plan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput`` what
+``StepPlan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput`` what
 the host read of it for one sequence.
 """
 
@@ -31,7 +31,7 @@ class StepOutput:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What the next step may take.
 
     Attributes:
@@ -61,7 +61,10 @@ class Flight:
         known: [B] int32, the rows' known tokens after it.
         clean: its time tells what such a step costs.
         launched: when it was, in seconds of the decoder's clock.
-        gone: rows that left after it was built: what it computes for them is nobody's.
+        ahead: whether it was built while the one before computed.
+        gone: rows that left since it was built, or are tried again: what it says of them is
+            nobody's.
+        results: ``packed`` as lists, once it was read.
     """
 
     rows: list[Sequence]
@@ -70,7 +73,9 @@ class Flight:
     known: mx.array
     clean: bool
     launched: float = 0.0
+    ahead: bool = False
     gone: set[Sequence] = field(default_factory=set)
+    results: list[list[int]] = field(default_factory=list)
 
     @property
     def width(self) -> int:

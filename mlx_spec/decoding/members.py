@@ -1,7 +1,8 @@
 """Who holds which slot: rows that decode, rows whose prompts are being fed, those to come and go.
 
 Decoding rows hold the first slots, rows being fed the ones after them, in the order in which they
-will join. Everything here happens at step boundaries, when no step is in flight.
+will join. Everything here is described behind the step in flight and never waits for it: that one
+has rows of its own.
 """
 
 from __future__ import annotations
@@ -57,11 +58,6 @@ class Members:
         """Tokens that each row's slot holds, in slot order."""
         return [sequence.length - 1 for sequence in self._state.sequences] + self.feeder.cached
 
-    @property
-    def settled(self) -> bool:
-        """Whether the next step has the same rows and no prompt is being fed."""
-        return not (self.waiting or self.leaving or self.feeder.sequences)
-
     def leave(self, sequence: Sequence, *, save: bool = False) -> None:
         """Let a sequence go at the next boundary; ``save`` keeps its K/V for its return."""
         if sequence in self.waiting:
@@ -96,13 +92,17 @@ class Members:
         """Bytes of repeated beginnings kept."""
         return self.feeder.prefix_bytes + self._drafter.prefix_bytes
 
-    def change(self) -> None:
-        """Let rows leave and newcomers take slots."""
+    def change(self, flying: int = 0) -> None:
+        """Let rows leave and newcomers take slots.
+
+        Args:
+            flying: tokens that a row may gain by the step in flight, which the host does not know.
+        """
         if self.leaving:
             self._release()
         if self.size is not None:
             members = [*self._state.sequences, *self.feeder.sequences, *self.waiting]
-            needed = max((sequence.length for sequence in members), default=0) + MARGIN
+            needed = max((sequence.length for sequence in members), default=0) + flying + MARGIN
             for runner in (self._runner, *self._drafter.runners):
                 runner.pool.fit(self.size, needed)
             self.size = None

@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
-from mlx_spec.decoding.flight import Flight, Plan
+from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -64,7 +64,7 @@ class Choice:
     accepted: mx.array
 
 
-def propose(parts: StepParts, plan: Plan) -> Proposal:
+def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
     state = parts.state
     context = DraftContext(
@@ -83,7 +83,7 @@ def propose(parts: StepParts, plan: Plan) -> Proposal:
     return Proposal(parts.drafter.propose(context, max(lengths)), lengths, read)
 
 
-def verify(parts: StepParts, plan: Plan, draft: Proposal) -> mx.array:
+def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     """Logits [B, K + 1, V] of the target after each pending token and its draft."""
     state = parts.state
     return parts.runner.forward(
@@ -107,7 +107,7 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     return Choice(samples, refuse_nan(count_accepted(draft.tokens, samples, caps), logits))
 
 
-def commit(parts: StepParts, plan: Plan, draft: Proposal, choice: Choice) -> Flight:
+def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
     parts.state.append(choice.samples, choice.accepted)
     return Flight(

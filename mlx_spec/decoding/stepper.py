@@ -15,12 +15,14 @@ import mlx.core as mx
 
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.report import StepReport
-from mlx_spec.decoding.flight import Flight, Plan, StepOutput
+from mlx_spec.decoding.acceptance import NO_NUMBERS
+from mlx_spec.decoding.flight import Flight, StepOutput, StepPlan
 from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.step import Proposal, StepParts
 from mlx_spec.decoding.suspects import Suspects
+from mlx_spec.sequence import Sequence
 
 
 class Stepper:
@@ -59,26 +61,35 @@ class Stepper:
         self._joined = False
 
     def change(self) -> bool:
-        """Let rows leave, join and be fed; whether any decode now."""
-        self.members.change()
-        self._joined = self.members.fill()
-        self.suspects.clear_slots(self.parts.state, self.parts.runner.pool)
+        """Let rows leave, join and be fed, behind a step in flight; whether any decode then."""
+        flight = self.flight
+        self.members.change(flying=flight.width if flight else 0)
+        self._joined |= self.members.fill()
+        if flight is None:
+            self.suspects.clear_slots(self.parts.state, self.parts.runner.pool)
         if self.parts.state.sequences and not self.members.feeder.stopping():
             return True
         self.ready = self.clock()
         return False
 
-    def plan(self) -> Plan:
+    def leave(self, sequence: Sequence, *, save: bool = False) -> None:
+        """Let a sequence go; what a step in flight computes for it is nobody's."""
+        self.members.leave(sequence, save=save)
+        if self.flight is not None:
+            self.flight.gone.add(sequence)
+
+    def plan(self) -> StepPlan:
         """What the next step may take, with room made for it.
 
         Asked before the snapshot: while that holds the old arrays of all layers, growing them
         would keep old and new side by side.
         """
-        state = self.parts.state
+        state, flight = self.parts.state, self.flight
         rows = list(state.sequences)
-        gained = self.flight.width if self.flight else 0
-        shortest = min(row.length for row in rows) + (1 if gained else 0)
-        longest = max(row.length for row in rows) + gained
+        flying = flight.rows if flight else ()
+        gains = {row: flight.width for row in flying if row not in flight.gone} if flight else {}
+        shortest = min(row.length + (row in gains) for row in rows)
+        longest = max(row.length + gains.get(row, 0) for row in rows)
         lengths = self.policy.choose(rows)
         if self.suspects:
             lengths = [0] * len(lengths)
@@ -87,12 +98,14 @@ class Stepper:
             runner.pool.reserve(positions)
         state.reserve(positions)
         joined, self._joined = self._joined, False
-        return Plan(rows, lengths, shortest, longest, joined)
+        return StepPlan(rows, lengths, shortest, longest, joined)
 
-    def launch(self, flight: Flight) -> Flight:
-        """Start computing a step without waiting for it."""
+    def launch(self, flight: Flight, *, ahead: bool = False) -> Flight:
+        """Start computing a step without waiting for it; ``ahead`` if another one hid its build."""
+        flight.ahead = ahead
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = self.clock()
+        flight.gone |= self.members.leaving
         parts = self.parts
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
         pools = [runner.pool.state for runner in (parts.runner, *parts.drafter.runners)]
@@ -102,7 +115,7 @@ class Stepper:
         self.flight = flight
         return flight
 
-    def show(self, plan: Plan, draft: Proposal, logits: mx.array) -> None:
+    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> None:
         """Read the draft for the rules that must see it, while the target computes."""
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
         seeing = [rule for rule in self.parts.rules if rule.needs_host]
@@ -111,37 +124,55 @@ class Stepper:
             for rule in seeing:
                 rule.see(plan.rows, guesses)
 
-    def read(self, flight: Flight) -> list[StepOutput]:
-        """Wait for a step, and hand each row the tokens it gained."""
+    def read(self, flight: Flight) -> None:
+        """Wait for a step, and see who ends in it."""
         # The one place where the host waits for the device.
-        results = cast("list[list[int]]", flight.packed.tolist())
+        flight.results = cast("list[list[int]]", flight.packed.tolist())
         self.flight = None
         self.ready = self.clock()
-        seconds = self.ready - flight.launched
-        self.draft_length = max(flight.lengths)
-        accepted = [max(0, result[0]) for result in results]
-        outputs = []
-        for sequence, (count, *samples), drafted in zip(
-            flight.rows, results, flight.lengths, strict=True
-        ):
-            if sequence in self.members.leaving:
+        for sequence, (count, *samples) in zip(flight.rows, flight.results, strict=True):
+            if sequence in flight.gone:
                 continue
             if not self.suspects.judge(sequence, count):
+                flight.gone.add(sequence)  # for this once
+            elif sequence.finish_reason or sequence.ends(samples[: count + 1]):
+                self.members.leave(sequence)
+
+    def holds(self, following: Flight) -> bool:
+        """Whether a step that was built ahead is worth launching, now that the last one is read.
+
+        Rows that have ended meanwhile are computed once past their end.
+        """
+        ended = len(self.members.leaving.intersection(following.rows))
+        return not self.suspects and 2 * ended < len(following.rows)
+
+    def emit(self, flight: Flight) -> list[StepOutput]:
+        """Hand each row the tokens it gained; what is counted is counted here."""
+        outputs, accepted = [], []
+        for sequence, (count, *samples), drafted in zip(
+            flight.rows, flight.results, flight.lengths, strict=True
+        ):
+            accepted.append(NO_NUMBERS if sequence in flight.gone else count)
+            if sequence in flight.gone:
                 continue
             tokens = sequence.extend(samples[: count + 1])
             kept = max(0, min(count, len(tokens)))
             if sequence.finish_reason:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
-                self.members.leave(sequence)
+                self.leave(sequence)
             sequence.drafted += drafted
             sequence.accepted += kept
             sequence.steps += 1
             outputs.append(StepOutput(sequence, tokens, drafted, kept))
-        self.policy.observe(
-            StepReport(flight.rows, flight.lengths, accepted, seconds, flight.clean)
-        )
+        seconds = self.ready - flight.launched
+        self.draft_length = max(flight.lengths)
+        report = StepReport(flight.rows, flight.lengths, accepted, seconds, flight.clean)
+        self.policy.observe(report)
         self.meter.step(flight.lengths, outputs, seconds)
+        self.meter.ahead += flight.ahead
+        if self.debug:
+            self.check(flight)
         return outputs
 
     def land(self) -> None:
@@ -159,17 +190,17 @@ class Stepper:
             "drafter": parts.drafter.snapshot(),
         }
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
+    def restore(self, snapshot: dict[str, Any], plan: StepPlan) -> None:
         """Forget a step that was built and never launched."""
         parts = self.parts
         parts.state.tokens, parts.state.lengths = snapshot["state"]
         parts.runner.pool.restore(snapshot["target"])
         parts.drafter.restore(snapshot["drafter"])
         self.policy.forget()
+        self._joined = plan.joined
 
     def check(self, flight: Flight) -> None:
-        """In debug mode: what must hold after a step was read."""
-        if self.debug:
-            leaving, rows = self.members.leaving, self.parts.state.sequences
-            check_lengths(flight.known, flight.rows, leaving)
-            check_rows(self.parts.runner, rows, leaving)
+        """What must hold after a step was read, whatever is in flight by now."""
+        leaving, rows = self.members.leaving, self.parts.state.sequences
+        check_lengths(flight.known, flight.rows, flight.gone | leaving)
+        check_rows(self.parts.runner, rows, leaving)
