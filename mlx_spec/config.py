@@ -231,22 +231,6 @@ class BatchingConfig:
         _integer(owner, "prefill_step_size", self.prefill_step_size, 1)
         _integer(owner, "prefill_interleave", self.prefill_interleave, 1)
 
-    @classmethod
-    def low_memory(cls) -> BatchingConfig:
-        """Few rows, small prefill passes, no prefix cache."""
-        return cls(batch_size=4, memory_limit=0.5, prefill_step_size=256, prefill_interleave=128)
-
-    @classmethod
-    def high_throughput(cls) -> BatchingConfig:
-        """Many rows, a patient start, and a gigabyte of repeated beginnings."""
-        return cls(
-            batch_size=64,
-            batch_timeout=0.5,
-            prefix_cache_bytes=2**30,
-            prefill_step_size=4096,
-            prefill_interleave=2048,
-        )
-
 
 @dataclass(frozen=True)
 class ChatConfig:

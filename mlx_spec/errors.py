@@ -9,7 +9,8 @@
     +-- CapacityError         slots or memory asked for that do not exist
     +-- OutputError           an output that exists, belongs to another run, or takes no more
     +-- GeneratorClosed       the generator was closed or its worker has failed
-    +-- InvariantError        a state check failed (debug mode): a bug in mlx-spec, please report
+    +-- InvariantError        a state check failed: a bug in mlx-spec, please report
+        +-- IllegalTransition a step that a request's state does not allow
 
 Messages name the operation and the numbers: ``[KVCachePool.acquire] 33 slots asked, 32 exist``.
 The command line prints them on one line and exits with 2; no traceback is shown for them.
@@ -56,4 +57,8 @@ class GeneratorClosed(MlxSpecError):
 
 
 class InvariantError(MlxSpecError):
-    """A state check of the debug mode failed. This is a bug in mlx-spec."""
+    """A state check failed, most of which only the debug mode makes. This is a bug in mlx-spec."""
+
+
+class IllegalTransition(InvariantError):
+    """A request was made to do what its state does not allow: to end twice, to decode unread."""

@@ -1,19 +1,21 @@
-"""The one record of a running request: its tokens, its options, its counters.
+"""``Sequence``: the one record of a request, from submit to result.
 
-The scheduler, the decoder and the text layer all read this record and none keeps a parallel list
-beside it. It knows no tensors and imports no mlx.
+The scheduler, the decoder, the text and the streams all read this record and none keeps a parallel
+list beside it. It knows no tensors and imports no mlx. How it lives is written in ``life_cycle``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from mlx_spec.config import SamplingParams
-from mlx_spec.errors import InvalidRequest
-from mlx_spec.results import FinishReason
+from mlx_spec.errors import IllegalTransition, InvalidRequest
+from mlx_spec.life_cycle import LifeCycle, RequestState
+from mlx_spec.results import GenerationChunk, GenerationResult
 
 
 def seed_word(seed: int | None) -> int:
@@ -29,9 +31,38 @@ def seed_word(seed: int | None) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
+class Text(Protocol):
+    """The text of one request as its tokens come; it may end the request (stop texts)."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was found: nothing follows."""
+        ...
+
+    def add(self, token: int) -> str:
+        """Take one token; return the text that it makes certain."""
+        ...
+
+    def finish(self) -> str:
+        """No token follows; return what was held back."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the chunks of one request go."""
+
+    def put(self, chunks: Seq[GenerationChunk], result: GenerationResult | None) -> None:
+        """All chunks of one step; with a result, the request has ended and none follow."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """No chunk follows, for this reason."""
+        ...
+
+
 @dataclass(eq=False)
-class Sequence:
-    """A request as the engine sees it. Identity, not value, makes two of them equal.
+class Sequence(LifeCycle):
+    """A request as everybody sees it. Identity, not value, makes two of them equal.
 
     Attributes:
         prompt: the prompt's token ids, at least one.
@@ -40,12 +71,13 @@ class Sequence:
         stop_ids: tokens that finish the sequence.
         index: the request's place in the caller's list.
         tokens: the emitted tokens.
-        finish_reason: None while running.
-        error: why it failed, where that is how it ended.
+        texts: the text that each of them made certain; empty where ``text`` is None.
         drafted, accepted: draft tokens the target verified, and accepted.
         steps: verify passes this sequence took part in.
         reused: prompt tokens whose K/V came from the prefix cache.
         read: prompt tokens that were in the target's cache at some time, from the first on.
+        text: makes text of its tokens; None where a decoder is used alone.
+        sink: takes its chunks; None where nobody does.
         evidence: what the draft-length policy learned of it; nobody else looks there.
     """
 
@@ -55,13 +87,14 @@ class Sequence:
     stop_ids: frozenset[int] = frozenset()
     index: int = 0
     tokens: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    error: str | None = None
-    drafted: int = 0
-    accepted: int = 0
-    steps: int = 0
-    reused: int = 0
-    read: int = 0
+    texts: list[str] = field(default_factory=list, init=False)
+    drafted: int = field(default=0, init=False)
+    accepted: int = field(default=0, init=False)
+    steps: int = field(default=0, init=False)
+    reused: int = field(default=0, init=False)
+    read: int = field(default=0, init=False)
+    text: Text | None = field(default=None, kw_only=True, repr=False)
+    sink: Sink | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
     seed: int = field(init=False)
 
@@ -86,34 +119,52 @@ class Sequence:
         """Tokens that may still be emitted."""
         return self.max_new_tokens - len(self.tokens)
 
-    def ends(self, tokens: list[int]) -> bool:
-        """Whether these next tokens bring it to a stop token or the limit; nothing changes."""
+    def ends(self, tokens: Seq[int]) -> bool:
+        """Whether a stop token or the limit falls among these next tokens. Changes nothing."""
         return len(tokens) >= self.remaining or not self.stop_ids.isdisjoint(tokens)
 
-    def extend(self, tokens: list[int]) -> list[int]:
-        """Append tokens up to the first stop token or the limit; return those taken.
+    def extend(self, tokens: Seq[int]) -> list[int]:
+        """Append tokens up to the one that ends the sequence; return those taken.
 
-        Both ends are looked for *inside* the run, so a run of accepted draft tokens never
-        carries a sequence past its end.
+        Every end is looked for *inside* the run (a stop token, the limit, a stop text), so a run
+        of accepted draft tokens never carries a sequence past it, and what is counted afterwards
+        is final. What the text raises fails this sequence alone, at the token before.
         """
+        if tokens and self.state is not RequestState.RUNNING:
+            raise IllegalTransition(
+                f"[Sequence.extend] request {self.request_id!r} is {self.state.value} and gains "
+                f"{len(tokens)} tokens"
+            )
         taken: list[int] = []
         for token in tokens:
-            taken.append(token)
             self.tokens.append(token)
-            if token in self.stop_ids:
-                self.finish_reason = "stop"
-                break
-            if self.remaining <= 0:
-                self.finish_reason = "length"
+            stopped = token in self.stop_ids
+            last = stopped or self.remaining <= 0
+            if self.text is not None:
+                try:
+                    stopped |= self._say(self.text, token, last)
+                except Exception as error:  # foreign code
+                    self.tokens.pop()
+                    self.fail(f"[TextStream] the text of token {token}: {error!r}")
+                    break
+            taken.append(token)
+            if stopped or last:
+                self.finish("stop" if stopped else "length")
                 break
         return taken
 
-    def cut(self, length: int) -> None:
-        """Keep the first ``length`` emitted tokens and finish: a stop text ended there."""
-        del self.tokens[length:]
-        self.finish_reason = "stop"
+    def _say(self, text: Text, token: int, last: bool) -> bool:
+        """Keep the text that the newest token makes certain; whether a stop text ends it there."""
+        # A stop token ends the text and is no part of it.
+        piece = "" if token in self.stop_ids else text.add(token)
+        stopped = text.stopped
+        if last or stopped:
+            piece += text.finish()
+        self.texts.append(piece)
+        return stopped
 
-    def fail(self, error: str, length: int | None = None) -> None:
-        """End it alone, for this reason; keep the first ``length`` emitted tokens (None: all)."""
-        del self.tokens[len(self.tokens) if length is None else length :]
-        self.finish_reason, self.error = "error", error
+    def count(self, drafted: int, accepted: int) -> None:
+        """One verify pass more, of so many draft tokens."""
+        self.steps += 1
+        self.drafted += drafted
+        self.accepted += accepted

@@ -20,9 +20,9 @@ from typing import Any
 
 from real_model import smollm2  # loads the fast BLAS, before mlx
 
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
 from mlx_spec.pipeline.backend import Models
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.stage import Stage
 from mlx_spec.pipeline.stages.align import Align
 from mlx_spec.pipeline.stages.classify import Classify

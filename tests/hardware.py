@@ -1,9 +1,10 @@
 """Simulated hardware for draft-length policies: a step's cost and acceptance without a clock.
 
-``simulate`` plays a decoder around a policy. Like the real one it builds each step before it
-knows the result of the one before, drops that step when a row ends, lets newcomers take the place
-of rows that ended, and has a drafter that must catch up after plain steps. Time is what ``Cost``
-says, optionally with seeded noise, so that every run is the same.
+``Simulation`` plays a decoder around a policy. Like the real one it builds each step before it
+knows the result of the one before (a row that has ended is computed once more, unless few are
+left), lets newcomers take the place of rows that ended, and has a drafter that must catch up after
+plain steps. Time is what ``Hardware`` says, optionally with seeded noise, so that every run is the
+same.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_spec.config import SamplingParams, SpeculationConfig
+from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.report import StepReport
+from mlx_spec.control.row import RowEvidence
 from mlx_spec.decoding.drafters.model import MAX_RIDE
-from mlx_spec.sequence import Sequence
 
 FOREVER = 10**9
 MOST = 6  # draft tokens, where a test says nothing else
@@ -31,9 +32,23 @@ def adaptive(most: int = MOST, **options: Any) -> AdaptiveDraftLength:
     return AdaptiveDraftLength(SpeculationConfig(num_draft_tokens=most, **options))
 
 
-def make_rows(*remaining: int) -> list[Sequence]:
+@dataclass(eq=False)
+class SimulatedRow:
+    """All that control sees of a request."""
+
+    remaining: int
+    evidence: RowEvidence | None = None
+
+    def emit(self, tokens: int) -> int:
+        """Take as many of these tokens as it may still emit; return how many."""
+        taken = min(tokens, self.remaining)
+        self.remaining -= taken
+        return taken
+
+
+def make_rows(*remaining: int) -> list[SimulatedRow]:
     """Rows that may emit so many tokens."""
-    return [Sequence([1], SamplingParams(max_tokens=count)) for count in remaining]
+    return [SimulatedRow(count) for count in remaining]
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,17 @@ class Run:
         return Counter(self.lengths[first:]).most_common(1)[0][0]
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step that was built: its rows, their acceptance and lengths, and the lag of before."""
+
+    rows: list[SimulatedRow]
+    chances: list[float]
+    lengths: list[int]
+    clean: bool
+    lag: list[int]
+
+
 class Simulation:
     """Rows on simulated hardware, step by step.
 
@@ -126,6 +152,8 @@ class Simulation:
         lagging: the drafter must catch up after plain steps, as ``ModelDrafter`` does.
         catch_up: what that costs, in passes of the drafter.
         apart: what the drafter reads is measured apart from the step, as ``StepReport.reading``.
+        dropping: drop a step built ahead as soon as a row has ended, instead of computing that
+            row once more past its end.
         delayed: like the decoder, build each step before the one before is known.
         seed: of everything random.
     """
@@ -142,6 +170,7 @@ class Simulation:
         lagging: bool = True,
         catch_up: float = 3.0,
         apart: bool = False,
+        dropping: bool = False,
         delayed: bool = True,
         seed: int = 0,
     ) -> None:
@@ -156,33 +185,40 @@ class Simulation:
         self._lagging = lagging
         self._catch_up = catch_up
         self._apart = apart
+        self._dropping = dropping
         self._delayed = delayed
         self._random = random.Random(seed)
         self.rows = [self._make_row() for _ in chances]
         self._lag = [FOREVER] * len(chances)
         self._joined = True
-        self._ahead: tuple[list[int], bool] | None = None  # the next step, if it was built
+        self._ahead: Step | None = None  # the next step, if it was built
 
-    def _make_row(self) -> Sequence:
-        limit = self._new_tokens(self._random) if self._new_tokens else FOREVER
-        return Sequence([1], SamplingParams(max_tokens=limit))
+    def _make_row(self) -> SimulatedRow:
+        return SimulatedRow(self._new_tokens(self._random) if self._new_tokens else FOREVER)
 
     def steps(self, count: int) -> Run:
         """Run ``count`` steps, or until no row is left."""
         for _ in range(count):
-            if not self.rows:
+            step = self._ahead or self._build()
+            if step is None:
                 break
-            lengths, clean = self._ahead or self._build()
-            before = list(self._lag)
             self._ahead = self._build() if self._delayed else None
-            if self._finish_step(lengths, clean):
-                if self._ahead is not None:
-                    self.policy.forget()
-                self._ahead, self._lag = None, before
-                self._change_members()
+            self._finish_step(step)
+            if self._ahead is not None and self._to_drop(self._ahead):
+                self._lag = self._ahead.lag
+                self._ahead = None
+                self.policy.forget()
         return self.run
 
-    def _build(self) -> tuple[list[int], bool]:
+    def _to_drop(self, ahead: Step) -> bool:
+        """Whether a step built ahead is better not launched, now that the one before is known."""
+        alive = sum(row.remaining > 0 for row in ahead.rows)
+        return alive < len(ahead.rows) if self._dropping else 2 * alive <= len(ahead.rows)
+
+    def _build(self) -> Step | None:
+        self._change_members()
+        if not self.rows:
+            return None
         lengths = self.policy.choose(self.rows)
         assert len(lengths) == len(self.rows)
         assert min(lengths) >= 0
@@ -193,34 +229,34 @@ class Simulation:
         ready = not self._lagging or max(self._lag) <= MAX_RIDE
         clean = not max(lengths) or (ready and not self._joined)
         self._joined = False
-        self._lag = [2 if max(lengths) else lag + 1 for lag in self._lag]
-        return lengths, clean
+        lag, self._lag = self._lag, [2 if max(lengths) else lag + 1 for lag in self._lag]
+        return Step(list(self.rows), list(self.chances), lengths, clean, lag)
 
-    def _finish_step(self, lengths: list[int], clean: bool) -> bool:
-        """Time and tokens of one step; whether a row ended."""
-        count, longest = len(lengths), max(lengths)
+    def _finish_step(self, step: Step) -> None:
+        """Time and tokens of one step."""
+        count, longest = len(step.lengths), max(step.lengths)
         seconds = self.hardware.seconds(count, longest)
-        reading = 0.0 if clean else self._catch_up * self.hardware.draft(count)
+        reading = 0.0 if step.clean else self._catch_up * self.hardware.draft(count)
         slower = self.outliers.get(len(self.run.seconds), 1.0)
         if self.noise:
             slower *= self._random.lognormvariate(0, self.noise)
-        accepted = [
-            self._accept(chance, n) for chance, n in zip(self.chances, lengths, strict=True)
-        ]
-        emitted = 0
-        for row, kept in zip(self.rows, accepted, strict=True):
-            emitted += len(row.extend([0] * (kept + 1)))
-        rows = list(self.rows)
+        accepted, emitted, chances = [], 0, []
+        for row, chance, length in zip(step.rows, step.chances, step.lengths, strict=True):
+            if not row.remaining:
+                accepted.append(-1)
+                continue
+            accepted.append(self._accept(chance, length))
+            emitted += row.emit(accepted[-1] + 1)
+            chances.append(chance)
         if self._apart:
             measured = (slower * seconds, True, slower * reading)
         else:
-            measured = (slower * (seconds + reading), clean, 0.0)
-        self.policy.observe(StepReport(rows, lengths, accepted, *measured))
+            measured = (slower * (seconds + reading), step.clean, 0.0)
+        self.policy.observe(StepReport(step.rows, step.lengths, accepted, *measured))
         self.run.lengths.append(longest)
         self.run.seconds.append(seconds + reading)
         self.run.tokens.append(emitted)
-        self.run.expected.append(expected_tokens(self.chances, longest))
-        return any(row.finish_reason for row in self.rows)
+        self.run.expected.append(expected_tokens(chances, longest))
 
     def _accept(self, chance: float, length: int) -> int:
         run = 0
@@ -231,7 +267,7 @@ class Simulation:
     def _change_members(self) -> None:
         """Rows that ended give way to newcomers, or leave."""
         for i in reversed(range(len(self.rows))):
-            if not self.rows[i].finish_reason:
+            if self.rows[i].remaining:
                 continue
             if self._replace:
                 self.rows[i], self._lag[i] = self._make_row(), FOREVER

@@ -39,8 +39,10 @@ COMMON = {
     "errors",
     "events",
     "flags",
+    "life_cycle",
     "platform",
     "results",
+    "row_limit",
     "sequence",
     "text_files",
 }

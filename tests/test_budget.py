@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mlx_spec.batching.engine import Engine, TokenBudget
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.config import BatchingConfig
-from mlx_spec.flags import Flags
+from mlx_spec.pipeline.flags import Flags
 from tests.memory import settled_memory
 from tests.models import make_model
 
@@ -29,17 +30,17 @@ LENGTHS = st.lists(st.integers(1, 500), max_size=8)
     ],
 )
 def test_bytes_of_dense_slots_in_whole_blocks(tokens: list[int], nbytes: int) -> None:
-    assert KVBudget(10, 10**9, 16).nbytes(tokens) == nbytes
+    assert KVBudget(RowCost(per_token=10), 10**9, 16).nbytes(tokens) == nbytes
 
 
 def test_exactly_the_limit_fits_and_a_byte_less_does_not() -> None:
-    assert KVBudget(10, 320, 16).fits([16, 3])
-    assert not KVBudget(10, 319, 16).fits([16, 3])
+    assert KVBudget(RowCost(per_token=10), 320, 16).fits([16, 3])
+    assert not KVBudget(RowCost(per_token=10), 319, 16).fits([16, 3])
 
 
 @given(LENGTHS, LENGTHS)
 def test_fewer_or_shorter_rows_never_take_more(rows: list[int], more: list[int]) -> None:
-    budget = KVBudget(3, 0, 16)
+    budget = KVBudget(RowCost(per_token=3), 0, 16)
     assert budget.nbytes(rows) <= budget.nbytes(rows + more)
     assert budget.nbytes([max(1, tokens - 7) for tokens in rows]) <= budget.nbytes(rows)
     # Never less than the tokens themselves, and never more than a block a row beyond the longest.
@@ -51,7 +52,7 @@ def test_fewer_or_shorter_rows_never_take_more(rows: list[int], more: list[int])
 def test_both_limits_hold_and_a_refusal_names_the_one_that_was_broken(
     rows: list[int], limit: int, together: int | None
 ) -> None:
-    budget = TokenBudget(KVBudget(3, limit, 16), together)
+    budget = TokenBudget(KVBudget(RowCost(per_token=3), limit, 16), together)
     within_bytes = budget.kv.nbytes(rows) <= limit
     within_tokens = together is None or sum(rows) <= together
     assert budget.fits(rows) == (within_bytes and within_tokens)

@@ -22,6 +22,7 @@ from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import CapacityError
 from mlx_spec.sequence import Sequence
+from tests.caches import dense_pool
 from tests.models import make_model
 
 HEADS, DIMS = 2, 4
@@ -40,7 +41,7 @@ def numbers(rows: int, width: int, start: int = 0, dims: int = DIMS) -> np.ndarr
 
 def write(pool: KVCachePool, where: Span, start: int) -> list[tuple[mx.array, mx.array]]:
     """Write numbers to all layers; each layer's, and its values, are others."""
-    pool.set_span(where)
+    pool.bind(where)
     read = []
     for i, layer in enumerate(pool.layers):
         keys = numbers(where.count, where.width, start + 10_000 * i)
@@ -50,7 +51,7 @@ def write(pool: KVCachePool, where: Span, start: int) -> list[tuple[mx.array, mx
 
 def filled(slots: int, lengths: list[int], layers: int = 2) -> KVCachePool:
     """A pool with as many rows as lengths, each with its own content up to its length."""
-    pool = KVCachePool(layers, slots)
+    pool = dense_pool(layers, slots)
     pool.acquire(len(lengths))
     pool.reserve(max(lengths))
     for slot, length in enumerate(lengths):
@@ -61,7 +62,7 @@ def filled(slots: int, lengths: list[int], layers: int = 2) -> KVCachePool:
 def rows_of(pool: KVCachePool, lengths: list[int]) -> list[list[np.ndarray]]:
     """What every layer holds of each row, up to the row's length."""
     return [
-        [np.array(array[slot, :, :length]) for layer in pool.layers for array in layer.state]
+        [np.array(array[slot, :, :length]) for layer in pool.layers for array in layer.arrays]
         for slot, length in enumerate(lengths)
     ]
 
@@ -106,7 +107,7 @@ def test_each_row_is_written_at_its_own_position(
     for turn, (first, starts, width) in enumerate(todo):
         last = max(starts) + width
         limit = capacity if data is None else data.draw(st.integers(last, capacity))
-        layer.span = span_of(first, starts, width, limit)
+        layer.bind(span_of(first, starts, width, limit))
         new = numbers(len(starts), width, 1 + 1000 * turn)
         keys, values = layer.update_and_fetch(mx.array(new), mx.array(-new))
         for row, start in enumerate(starts):
@@ -127,7 +128,7 @@ def test_keys_and_values_may_differ_in_size_and_type(count: int) -> None:
     """
     layer = DenseKVCache(3, 6)
     for turn, dtype in enumerate((mx.float16, mx.float32)):
-        layer.span = span_of(0, [turn, 2, 4][:count], 1)
+        layer.bind(span_of(0, [turn, 2, 4][:count], 1))
         keys = mx.array(numbers(count, 1, 5, dims=4)).astype(dtype)
         values = mx.array(numbers(count, 1, 7, dims=6)).astype(dtype)
         layer.update_and_fetch(keys, values)
@@ -152,7 +153,7 @@ def test_mask_shows_each_query_its_own_past(
     """Stops a query that sees past itself, misses itself, or sees another row's past."""
     limit = max(starts) + width + more
     layer = DenseKVCache(len(starts), limit)
-    layer.span = span_of(0, starts, width, limit)
+    layer.bind(span_of(0, starts, width, limit))
     mask = np.array(layer.make_mask(width, window_size=size))
     assert mask.shape == (len(starts), 1, width, limit)
     for row, start in enumerate(starts):
@@ -167,11 +168,11 @@ def test_mask_shows_each_query_its_own_past(
 def test_uniform_rows_need_no_mask_array() -> None:
     """Stops a [B, 1, N, limit] mask where mlx has a fast path; and none where one is needed."""
     layer = DenseKVCache(2, 9)
-    layer.span = Span(0, 2, mx.array([4, 4]), 3, 7, uniform=True)
+    layer.bind(Span(0, 2, mx.array([4, 4]), 3, 7, uniform=True))
     assert layer.make_mask(3) == "causal"
     assert isinstance(layer.make_mask(3, return_array=True), mx.array)
     assert isinstance(layer.make_mask(3, window_size=2), mx.array)
-    layer.span = Span(0, 2, mx.array([4, 4]), 1, 5, uniform=True)
+    layer.bind(Span(0, 2, mx.array([4, 4]), 1, 5, uniform=True))
     assert layer.make_mask(1) is None
 
 
@@ -216,44 +217,43 @@ def test_kept_rows_take_their_content_along(
 
 def test_slots_and_positions_grow_without_loss() -> None:
     """Stops content lost or shifted when newcomers or long texts make the arrays grow."""
-    pool = KVCachePool(2, 7)
+    pool = dense_pool(2, 7)
     lengths = [3, 5]
     assert pool.acquire(2) == 0
     pool.reserve(5)
-    assert pool.capacity == POSITION_STEP
+    assert pool.positions == POSITION_STEP
     for slot, length in enumerate(lengths):
         write(pool, span_of(slot, [0], length), 1000 * (slot + 1))
     before = rows_of(pool, lengths)
     assert pool.acquire(1) == 2
     assert pool.slots == 4  # doubled
     pool.reserve(POSITION_STEP + 1)
-    assert pool.capacity == 2 * POSITION_STEP
+    assert pool.positions == 2 * POSITION_STEP
     assert pool.acquire(4) == 3
     assert pool.slots == 7  # never more than asked for at most
     assert same(rows_of(pool, lengths), before)
     write(pool, span_of(0, [3, 5, 0, 0, 0, 0, 300], 2), 50_000)
     assert same(rows_of(pool, lengths), before)
-    assert pool.layers[0].keys is not None
-    assert pool.layers[0].keys[6, 0, 300].any().item()
+    assert pool.arrays[0][6, 0, 300].any().item()
 
 
 def test_reserving_less_changes_nothing() -> None:
     """Stops a copy in every step: growing is for what does not fit."""
     pool = filled(2, [4, 3])
     pool.reserve(POSITION_STEP)
-    arrays = pool.state
+    arrays = pool.arrays
     pool.reserve(POSITION_STEP)
     pool.reserve(1)
-    assert all(a is b for a, b in zip(pool.state, arrays, strict=True))
-    grown = pool.capacity
+    assert all(a is b for a, b in zip(pool.arrays, arrays, strict=True))
+    grown = pool.positions
     pool.reserve(grown + 1)
     pool.reserve(grown + 2)
-    assert pool.capacity == POSITION_STEP * (1 + grown // POSITION_STEP)
+    assert pool.positions == POSITION_STEP * (1 + grown // POSITION_STEP)
 
 
 def test_more_rows_than_slots_are_refused_in_words() -> None:
     """Stops an index error deep in MLX, and slots taken by a refused request."""
-    pool = KVCachePool(1, 3)
+    pool = dense_pool(1, 3)
     pool.acquire(2)
     with pytest.raises(CapacityError, match=r"\[KVCachePool.acquire\] 4 slots asked, 3 exist"):
         pool.acquire(2)
@@ -263,13 +263,13 @@ def test_more_rows_than_slots_are_refused_in_words() -> None:
 
 def test_positions_past_the_capacity_are_refused_in_words() -> None:
     """Stops a write past the end, which MLX would clip or wrap without a word."""
-    pool = KVCachePool(1, 3)
+    pool = dense_pool(1, 3)
     pool.acquire(1)
     pool.reserve(10)
-    message = rf"\[KVCachePool.set_span\] {POSITION_STEP + 1} positions asked, {POSITION_STEP}"
+    message = rf"\[KVCachePool.bind\] {POSITION_STEP + 1} positions asked, {POSITION_STEP}"
     with pytest.raises(CapacityError, match=message):
-        pool.set_span(span_of(0, [POSITION_STEP], 1))
-    pool.set_span(span_of(0, [POSITION_STEP - 1], 1))
+        pool.bind(span_of(0, [POSITION_STEP], 1))
+    pool.bind(span_of(0, [POSITION_STEP - 1], 1))
 
 
 @pytest.mark.parametrize("rows", [3, 2], ids=["all slots", "some"])
@@ -281,17 +281,17 @@ def test_restore_undoes_steps_that_were_never_launched(rows: int, growing: bool)
     lengths = [4, 2, 6]
     pool = filled(5 if rows < 3 else 3, lengths)
     assert pool.slots == 3
-    pool.max_slots = 5
-    before, sizes = rows_of(pool, lengths), (pool.slots, pool.capacity)
+    pool.limit.rows = 5
+    before, sizes = rows_of(pool, lengths), (pool.slots, pool.positions)
     snapshot = pool.snapshot()
     write(pool, span_of(0, [1, 1, 1][:rows], 3), 70_000)
     if growing:
-        pool.reserve(pool.capacity + 1)
+        pool.reserve(pool.positions + 1)
         pool.acquire(1)
         write(pool, span_of(0, [0, 0, 0][:rows], 2), 80_000)
     pool.restore(snapshot)
-    assert (pool.slots, pool.capacity) == sizes
-    assert all((layer.slots, layer.capacity) == sizes for layer in pool.layers)
+    assert (pool.slots, pool.positions) == sizes
+    assert all((layer.slots, layer.positions) == sizes for layer in pool.layers)
     assert same(rows_of(pool, lengths), before)
     read = write(pool, span_of(0, [4, 2, 6][:rows], 1), 90_000)
     assert read[0][0].shape[0] == rows
@@ -300,13 +300,13 @@ def test_restore_undoes_steps_that_were_never_launched(rows: int, growing: bool)
 
 def test_restore_before_anything_was_written() -> None:
     """Stops arrays that survive the snapshot of an empty pool."""
-    pool = KVCachePool(2, 2)
+    pool = dense_pool(2, 2)
     snapshot = pool.snapshot()
     pool.acquire(2)
     pool.reserve(3)
     write(pool, span_of(0, [0, 0], 2), 1)
     pool.restore(snapshot)
-    assert pool.state == []
+    assert pool.arrays == []
     assert pool.nbytes == 0
 
 
@@ -325,7 +325,7 @@ class Meter:
 
     def rise(self, steps: int = 1) -> float:
         """Most bytes above the memory before a step, in buffers (keys or values of a layer)."""
-        buffer = self.decoder.runner.pool.layers[0].state[0].nbytes
+        buffer = self.decoder.runner.pool.layers[0].arrays[0].nbytes
         most = 0
         for _ in range(steps):
             mx.synchronize()
@@ -364,7 +364,7 @@ def test_the_meter_sees_a_copy() -> None:
     """Guards the guard: with a buffer's handle kept elsewhere MLX must copy, and it shows."""
     decoder = running(4, 4, 0, False)
     meter = Meter(decoder)
-    handle = decoder.runner.pool.layers[0].keys
+    handle = decoder.runner.pool.arrays[0]
     assert meter.rise() > 0.9
     del handle
     decoder.step()

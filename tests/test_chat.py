@@ -12,7 +12,7 @@ from mlx_spec import BatchedMLXGenerator, ChatConfig, batch_generate, generate
 from mlx_spec.batching.chat import RAW
 from mlx_spec.batching.prompts import encode
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
+from mlx_spec.pipeline.flags import Flags
 from tests.api_support import model, tokenizer
 
 TEMPLATE = (

@@ -16,8 +16,8 @@ import pytest
 from pyarrow import parquet
 
 from mlx_spec.cli.main import main
-from mlx_spec.cli.progress import Progress, figures
-from mlx_spec.pipeline.runner import Tally
+from mlx_spec.pipeline.progress import Progress, figures
+from mlx_spec.pipeline.stage_runner import Tally
 from mlx_spec.results import GenerationStats
 from tests.folders import CONTEXT, write_folder
 

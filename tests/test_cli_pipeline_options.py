@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mlx_spec.cli.main import main
-from mlx_spec.flags import Flags
-from mlx_spec.pipeline.config import read_config
+from mlx_spec.pipeline.config_file import read_config
+from mlx_spec.pipeline.flags import Flags
 from tests.folders import CONTEXT, write_folder
 
 OWN = """
@@ -65,7 +65,7 @@ def test_only_what_is_given_goes_before_the_config(
         seen.append(given)
         raise SystemExit(7)
 
-    monkeypatch.setattr("mlx_spec.pipeline.config.read_config", reading)
+    monkeypatch.setattr("mlx_spec.pipeline.config_file.read_config", reading)
     cases: list[tuple[list[str], dict[str, Any]]] = [
         ([], {}),
         (["--model", "m", "--batch-size", "3"], {"model": "m", "batch_size": 3}),
@@ -73,13 +73,14 @@ def test_only_what_is_given_goes_before_the_config(
         (["--stop", "a", "--stop", "b", "--temp", "0"], {"stop": ("a", "b"), "temp": 0.0}),
         (
             ["--memory-limit", "1GB", "--adapter-path", "x"],
-            {"memory_limit": 1e9, "adapter_path": "x"},
+            {"memory_limit": "1GB", "adapter_path": "x"},
         ),
     ]
     for options, expected in cases:
         assert main(["pipeline", "run", "c.toml", *options]) == 7
         assert seen.pop() == expected
         assert Flags(**expected)
+    assert Flags(memory_limit="1GB").batches.memory_limit == 10**9
 
 
 def test_flags_go_before_options_and_before_a_stage_s_own(folder: Path) -> None:
@@ -94,11 +95,13 @@ def test_flags_go_before_options_and_before_a_stage_s_own(folder: Path) -> None:
         (str(folder / "a"), 4, 0.5),
         (str(folder / "a"), 2, 0.0),
     ]
-    given = [entry.flags for entry in read_config(path, {"model": "./b", "batch_size": 3}).stages]
+    options = {"model": "./b", "batch_size": 3, "stop": ("a", "b")}
+    given = [entry.flags for entry in read_config(path, options).stages]
     assert [(flags.model, flags.batch_size, flags.temp) for flags in given] == [
         ("./b", 3, 0.5),  # a path of the command line's is no path of the config's
         ("./b", 3, 0.0),
     ]
+    assert given[0].stop == ("a", "b")
 
 
 def test_a_run_says_which_stage_and_where_the_output_is(

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 import mlx_spec
 from mlx_spec.cli.commands import ORDER
 from mlx_spec.cli.main import app, main
-from mlx_spec.cli.options import memory_size
-from mlx_spec.cli.progress import status
+from mlx_spec.cli.notes import status
 from mlx_spec.cli.prompts import DEMO_PROMPT, is_piped, read_prompts
 from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.streaming import FRAME
 from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.events import PromptProgress
+from mlx_spec.pipeline.flags import memory_size
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")
 

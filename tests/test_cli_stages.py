@@ -46,13 +46,13 @@ def test_all_options_of_the_stage_and_of_batch_are_there(
     common = {word.strip("[],/") for word in shown if word.startswith("--")}
     common -= {"--prompt-field", "--messages-field", "--output-field", "--sampling-fields"}
     assert {"--batch-size", "--resume", "--performance-log", "--draft-model"} <= common
-    for kind in KINDS:
-        assert main([kind, "-h"]) == 0
+    for name, kind in KINDS.items():
+        assert main([name, "-h"]) == 0
         text = capsys.readouterr().out
         flags = {word.strip("[],/") for word in text.split() if word.startswith("--")}
         own = {f"--{item.name.replace('_', '-')}" for item in fields(STAGES[kind])}
         assert common | own <= flags, kind
-        assert " ".join(text.split()).startswith(f"Usage: mlx-spec {kind} [OPTIONS] {{IN}} {{OUT}}")
+        assert " ".join(text.split()).startswith(f"Usage: mlx-spec {name} [OPTIONS] {{IN}} {{OUT}}")
         for item in fields(STAGES[kind]):
             assert item.metadata["help"].split()[0] in text, item.name
     assert main(["--help"]) == 0

@@ -188,7 +188,7 @@ def test_a_large_batch_is_cut_and_says_so() -> None:
 def test_a_stream_shows_how_it_stands() -> None:
     buffers = [ChunkBuffer("<b>r1</b>", lambda _: None) for _ in range(3)]
     running, finished, failed = map(TokenStream, buffers)
-    buffers[1].finish(RESULT)
+    buffers[1].put([], RESULT)
     buffers[2].fail(ValueError("<i>planted</i>"))
     assert "<b>r1</b>" in shown(running)
     assert "running, 0 chunks not read yet" in shown(running)

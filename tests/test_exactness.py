@@ -109,7 +109,7 @@ def test_debug_mode_sees_a_spoilt_cache() -> None:
     decoder.step()
     layer = decoder.runner.pool.layers[1]
     layer.values = layer.values + mx.zeros_like(layer.values).at[2, :, 1].add(0.1)
-    with pytest.raises(InvariantError, match=r"values of layer 1, slot 2"):
+    with pytest.raises(InvariantError, match=r"array 1 of layer 1, slot 2"):
         decoder.step()
 
 

@@ -27,7 +27,7 @@ from mlx_spec.batching.prompts import encode
 from mlx_spec.cli.prompts import read_prompts
 from mlx_spec.errors import MlxSpecError
 from mlx_spec.pipeline.checkpoint import Checkpoint
-from mlx_spec.pipeline.config import read_config
+from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.records import count, read_records, to_line
 from mlx_spec.pipeline.stages.generate import GenerateText

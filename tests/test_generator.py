@@ -135,17 +135,19 @@ def test_a_lone_request_does_not_wait_unless_asked_to() -> None:
     now = [100.0]  # a clock that stands still: whatever must wait would wait for ever
     batching = BatchingConfig(batch_size=4)
     engine = Engine(target("llama"), None, batching=batching, clock=lambda: now[0])
-    track = engine.submit(Sequence([1, 2], SamplingParams(max_tokens=1)))
+    lone = Sequence([1, 2], SamplingParams(max_tokens=1))
+    engine.submit(lone)
     engine.step()
-    assert track.done
+    assert lone.ended
     patient = replace(batching, batch_timeout=0.5)
     engine = Engine(target("llama"), None, batching=patient, clock=lambda: now[0])
-    tracks = [engine.submit(Sequence([1, 2], SamplingParams(max_tokens=1))) for _ in range(2)]
+    requests = [Sequence([i, 2], SamplingParams(max_tokens=1)) for i in range(6)]
+    engine.submit(*requests[:2])
     now[0] += 0.49
     assert engine.step() == []
     now[0] += 0.02
-    assert [track for track, _ in engine.step()] == tracks  # together
-    tracks += [engine.submit(Sequence([i, 2], SamplingParams(max_tokens=1))) for i in range(4)]
+    assert engine.step() == requests[:2]  # together
+    engine.submit(*requests[2:])
     assert len(engine.step()) == 4  # full
 
 

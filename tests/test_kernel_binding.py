@@ -250,7 +250,7 @@ def test_rotations_that_do_more_stay_mlx_lms() -> None:
 
 def slots(width: int, *, uniform: bool = False) -> DenseKVCache:
     cache = DenseKVCache(2, 30)
-    cache.span = Span(0, 2, mx.array([4, 4 if uniform else 9]), width, 9 + width, uniform)
+    cache.bind(Span(0, 2, mx.array([4, 4 if uniform else 9]), width, 9 + width, uniform))
     return cache
 
 
@@ -261,7 +261,7 @@ def slots(width: int, *, uniform: bool = False) -> DenseKVCache:
 def test_masks_of_slots_become_lengths(width: int, uniform: bool, window_size: int | None) -> None:
     cache = slots(width, uniform=uniform)
     if uniform:
-        cache.span = Span(0, 2, mx.array([9, 9]), width, 9 + width, True)
+        cache.bind(Span(0, 2, mx.array([9, 9]), width, 9 + width, True))
     mask = cache.make_mask(width, window_size=window_size)
     q, k = normal(2, 4, width, 8), normal(2, 2, 9 + width, 8)
     v = normal(2, 2, 9 + width, 8, seed=1)

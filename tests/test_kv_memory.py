@@ -14,6 +14,7 @@ from mlx_spec.cache.pool import KVCachePool, SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.sequence import Sequence
+from tests.caches import dense_pool, row_state
 from tests.models import make_model
 from tests.scenario import noisy_draft, target
 
@@ -24,20 +25,19 @@ SMALL_CHANGE = 2**14
 
 def fill(pool: KVCachePool, heads: int = 2, dims: int = 16) -> None:
     """Make the pool's arrays."""
-    row = [(mx.ones((1, heads, 1, dims)),) * 2 for _ in pool.layers]
-    pool.write(0, 0, row)  # type: ignore[arg-type]
-    mx.eval(pool.state)
+    pool.load(0, 0, [row_state([(mx.ones((1, heads, 1, dims)),) * 2 for _ in pool.layers])])
+    mx.eval(pool.arrays)
 
 
 def test_slots_that_nobody_needs_go_back() -> None:
     before = mx.get_active_memory()
-    pool = KVCachePool(layers=2, max_slots=32)
+    pool = dense_pool(2, 32)
     pool.fit(SlotSize(32, 32, 256), needed=256)
     pool.acquire(32)
     fill(pool)
     assert pool.free_slots == 0
     held = mx.get_active_memory() - before
-    assert held == pytest.approx(32 * 256 * pool.token_bytes, abs=SMALL_CHANGE)
+    assert held == pytest.approx(32 * 256 * pool.cost.per_token, abs=SMALL_CHANGE)
     pool.keep(range(8))
     pool.fit(SlotSize(8, 32, 256), needed=256)
     assert (pool.slots, pool.free_slots) == (32, 24)  # half of them may be needed again soon
@@ -45,13 +45,13 @@ def test_slots_that_nobody_needs_go_back() -> None:
     pool.fit(SlotSize(2, 32, 256), needed=256)
     assert pool.slots == 4
     left = mx.get_active_memory() - before
-    assert left == pytest.approx(4 * 256 * pool.token_bytes, abs=SMALL_CHANGE)
+    assert left == pytest.approx(4 * 256 * pool.cost.per_token, abs=SMALL_CHANGE)
     pool.fit(SlotSize(2, 32, 64), needed=64)  # the long ones have gone
-    assert pool.nbytes == 4 * 64 * pool.token_bytes
+    assert pool.nbytes == 4 * 64 * pool.cost.per_token
     pool.keep([])
     pool.trim()
     assert mx.get_active_memory() - before <= SMALL_CHANGE
-    assert (pool.slots, pool.nbytes, pool.token_bytes) == (0, 0, 0)
+    assert (pool.slots, pool.nbytes, pool.cost.per_token) == (0, 0, 0)
 
 
 def count_copies(patch: pytest.MonkeyPatch) -> list[int]:
@@ -59,10 +59,10 @@ def count_copies(patch: pytest.MonkeyPatch) -> list[int]:
     copies: list[int] = []
     resize = DenseKVCache.resize
 
-    def counted(self: DenseKVCache, slots: int, capacity: int) -> None:
+    def counted(self: DenseKVCache, slots: int, positions: int) -> None:
         if self.keys is not None:
             copies.append(min(self.slots, slots))
-        resize(self, slots, capacity)
+        resize(self, slots, positions)
 
     patch.setattr(DenseKVCache, "resize", counted)
     return copies
@@ -72,7 +72,7 @@ def test_rows_that_come_and_go_one_by_one_are_copied_a_few_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stops a copy of everything at each arrival: 32 arrivals would copy 496 slots."""
-    pool = KVCachePool(layers=1, max_slots=32)
+    pool = dense_pool(1, 32)
     copies = count_copies(monkeypatch)
     for rows in [*range(1, 33), *range(32, 0, -1), *range(1, 33)]:
         pool.keep(range(min(pool.used, rows)))
@@ -85,7 +85,7 @@ def test_rows_that_come_and_go_one_by_one_are_copied_a_few_times(
 
 @pytest.mark.parametrize("most", [5, 8])
 def test_room_to_spare_stays_within_the_limit(most: int) -> None:
-    pool = KVCachePool(layers=1, max_slots=32)
+    pool = dense_pool(1, 32)
     for rows in (1, 2, 3, 4, 5):
         pool.fit(SlotSize(rows, most, 64), needed=64)
         pool.acquire(1)
@@ -96,7 +96,7 @@ def test_room_to_spare_stays_within_the_limit(most: int) -> None:
 
 
 def test_usage_counts_slots_blocks_and_bytes() -> None:
-    pool = KVCachePool(layers=2, max_slots=4)
+    pool = dense_pool(2, 4)
     pool.fit(SlotSize(3, 4, 40), needed=40)
     pool.acquire(2)
     fill(pool)
@@ -135,11 +135,11 @@ def test_an_engine_tells_its_memory_and_gives_it_back() -> None:
     )
     mx.synchronize()
     before = mx.get_active_memory()
-    tracks = [
-        engine.submit(Sequence([1 + i] * 20, SamplingParams(max_tokens=300 if i == 4 else 20)))
-        for i in range(8)
+    requests = [
+        Sequence([1 + i] * 20, SamplingParams(max_tokens=300 if i == 4 else 20)) for i in range(8)
     ]
-    run_until(engine, lambda: len(tracks[0].sequence.tokens) > 5)
+    engine.submit(*requests)
+    run_until(engine, lambda: len(requests[0].tokens) > 5)
     full = engine.kv_usage()
     assert (full.slots, full.slots_used) == (8, 8)
     assert full.tokens >= 8 * 20
@@ -151,10 +151,9 @@ def test_an_engine_tells_its_memory_and_gives_it_back() -> None:
     alone = engine.kv_usage()
     assert alone.slots_used == 1
     assert alone.bytes_held <= full.bytes_held / 4
-    sequence = tracks[4].sequence
     # The row's tokens and their logits' margin, not much more: memory was really given back.
     assert mx.get_active_memory() - before <= alone.bytes_held + 2**17
-    run_until(engine, lambda: sequence.finish_reason is not None)
+    run_until(engine, lambda: requests[4].ended)
     assert engine.kv_usage().bytes_held == 0
     assert mx.get_active_memory() - before <= 2**16
 
@@ -183,11 +182,11 @@ def test_growing_between_steps_holds_one_layer_twice(monkeypatch: pytest.MonkeyP
     growths: list[tuple[int, int, int]] = []  # bytes before and after, and the most meanwhile
     grow = KVCachePool._grow
 
-    def watched(pool: KVCachePool, slots: int, capacity: int) -> None:
+    def watched(pool: KVCachePool, slots: int, positions: int) -> None:
         mx.synchronize()
         old, active = pool.nbytes, mx.get_active_memory()
         mx.reset_peak_memory()
-        grow(pool, slots, capacity)
+        grow(pool, slots, positions)
         if old:
             growths.append((old, pool.nbytes, old + mx.get_peak_memory() - active))
 
@@ -207,7 +206,7 @@ def test_growing_between_steps_holds_one_layer_twice(monkeypatch: pytest.MonkeyP
 
 def test_a_block_less_is_no_reason_to_copy_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest row leaves and the next longest may come to hold a little less."""
-    pool = KVCachePool(layers=1, max_slots=8)
+    pool = dense_pool(1, 8)
     pool.fit(SlotSize(4, 4, 512), needed=512)
     pool.acquire(4)
     fill(pool)
@@ -217,4 +216,4 @@ def test_a_block_less_is_no_reason_to_copy_everything(monkeypatch: pytest.Monkey
     assert copies == []
     pool.fit(SlotSize(3, 4, 496), needed=400)  # no longer within the bytes that are allowed
     assert copies == [4]
-    assert pool.slots * pool.capacity <= 4 * 496
+    assert pool.slots * pool.positions <= 4 * 496

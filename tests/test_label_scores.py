@@ -14,8 +14,8 @@ import pytest
 
 from mlx_spec import load
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.scoring.label_scores import Scoring, check_numbers, log_sum_exp
 from mlx_spec.pipeline.stage import Done, Generate, Score, Stage
 from mlx_spec.pipeline.stages.align import Align

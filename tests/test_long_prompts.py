@@ -87,7 +87,7 @@ def operations(arrays: Seq[mx.array]) -> int:
 
 def uncomputed(decoder: SpeculativeDecoder) -> int:
     """The same of the caches of all models."""
-    return sum(operations(runner.pool.state) for runner in decoder.runners)
+    return sum(operations(runner.pool.arrays) for runner in decoder.runners)
 
 
 def prompt(length: int, seed: int) -> list[int]:
@@ -222,12 +222,12 @@ def test_a_pass_is_computed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows(tokens, mx.zeros(2, mx.int32), 64, uniform=True)
     runner, whole = begun(2, rows), begun(2, rows)
     for layer in range(12):
-        lazy = [operations(layer.state) > 0 for layer in runner.pool.layers]
+        lazy = [operations(layer.arrays) > 0 for layer in runner.pool.layers]
         assert lazy == [False] * layer + [True] * (12 - layer)
         assert runner.unread == 128 * (12 - layer) // 12
         assert runner.proceed(0.0) == (layer == 11)
-    mx.eval(whole.pool.state)
-    for ours, theirs in zip(runner.pool.state, whole.pool.state, strict=True):
+    mx.eval(whole.pool.arrays)
+    for ours, theirs in zip(runner.pool.arrays, whole.pool.arrays, strict=True):
         assert mx.array_equal(ours, theirs)
 
 
@@ -247,20 +247,20 @@ def test_newcomers_and_cancels_have_their_turn_within_a_pass() -> None:
     """They come and go between layers of others' prompts, and nobody's text suffers."""
     batching = BatchingConfig(batch_size=4, prefill_step_size=32)
     engine = Engine(deep(), None, batching=batching)
-    tracks = []
+    requests: list[Sequence] = []
     for step in range(40):
         if step in (0, 5, 17, 23, 30):
-            sequence = Sequence(prompt(70 + step, step), SamplingParams(max_tokens=6))
-            tracks.append(engine.submit(sequence))
+            requests.append(Sequence(prompt(70 + step, step), SamplingParams(max_tokens=6)))
+            engine.submit(requests[-1])
         if step == 20:
-            engine.cancel(tracks[0])
+            engine.cancel(requests[0])
         engine.step(hurry=True)
         fed, total = engine.decoder.prompt_progress
         assert 0 <= fed <= total
     while engine.busy:
         engine.step(hurry=True)
-    assert [track.sequence.finish_reason for track in tracks] == ["cancelled"] + ["length"] * 4
-    assert all(alone(track.sequence) for track in tracks[1:])
+    assert [request.finish_reason for request in requests] == ["cancelled"] + ["length"] * 4
+    assert all(alone(request) for request in requests[1:])
 
 
 @pytest.mark.usefixtures("slow")
@@ -285,11 +285,15 @@ def test_listeners_hear_how_far_prompts_are_read() -> None:
 def test_closing_does_not_wait_for_a_pass() -> None:
     """Not even where rows decode, whose next step needs it."""
     engine = Engine(deep(), None, batching=BatchingConfig(batch_size=4))
-    tracks = [engine.submit(Sequence(prompt(5, 1), SamplingParams(max_tokens=300)))]
+    requests = [
+        Sequence(prompt(5, 1), SamplingParams(max_tokens=300)),
+        Sequence(prompt(300, 2), SamplingParams(max_tokens=6)),
+    ]
+    engine.submit(requests[0])
     for _ in range(20):
         engine.step(hurry=True)
-    emitted = len(tracks[0].sequence.tokens)
-    tracks.append(engine.submit(Sequence(prompt(300, 2), SamplingParams(max_tokens=6))))
+    emitted = len(requests[0].tokens)
+    engine.submit(requests[1])
     asked = 0
 
     def closing() -> bool:
@@ -303,11 +307,11 @@ def test_closing_does_not_wait_for_a_pass() -> None:
     runner = engine.decoder.runner
     assert runner.unread > 0
     assert engine.step(hurry=True) == []
-    for track in tracks:
-        engine.cancel(track)
+    for request in requests:
+        engine.cancel(request)
     assert not engine.busy
     assert runner.pool.nbytes == 0
-    assert len(tracks[0].sequence.tokens) <= emitted + 1
+    assert len(requests[0].tokens) <= emitted + 1
 
 
 @pytest.mark.usefixtures("slow")

@@ -1,8 +1,10 @@
-"""The event feed and what the recorder makes of it."""
+"""Percentiles, gaps, goodput, and what a report makes of a run's events."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,28 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_spec.api import batch_generate, stream_batch_generate
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
-from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import (
-    EngineStarted,
     ErrorHappened,
     Event,
-    EventFeed,
-    FirstToken,
-    RequestAdmitted,
     RequestFinished,
     RequestPreempted,
     RequestSubmitted,
     StepDone,
 )
-from mlx_spec.metrics import MetricsRecorder
+from mlx_spec.metrics import PerformanceLog
 from mlx_spec.metrics.distribution import Gaps, Percentiles, bucket, bucket_value
-from mlx_spec.metrics.recorder import Goodput
+from mlx_spec.metrics.goodput import NO_LIMITS, Goodput, Limits
+from mlx_spec.metrics.log_reader import read_logs
+from mlx_spec.metrics.summary import RunSummary, summarise
 from tests.models import VOCABULARY
-from tests.scenario import make_jobs, noisy_draft, target
+from tests.scenario import noisy_draft, target
 
 SPECULATION = SpeculationConfig(num_draft_tokens=4, probe_interval=3)
 
@@ -72,155 +69,6 @@ def finished(time: float, request_id: str, **fields: Any) -> RequestFinished:
     return RequestFinished(time=time, request_id=request_id, **{**values, **fields})
 
 
-# --- the feed ---
-
-
-def test_a_feed_without_listeners_is_false() -> None:
-    assert not EventFeed()
-    assert EventFeed([print])
-
-
-def test_a_listener_that_raises_is_dropped_with_a_warning_and_the_others_hear_on() -> None:
-    heard: list[Event] = []
-
-    def broken(event: Event) -> None:
-        raise ValueError("planted")
-
-    feed = EventFeed([broken, heard.append])
-    with pytest.warns(RuntimeWarning, match=r"broken failed on StepDone.*planted") as warned:
-        feed.publish(step(1.0))
-    feed.publish(step(2.0))
-    assert len(warned) == 1
-    assert [event.time for event in heard] == [1.0, 2.0]
-
-
-def test_a_dropped_listener_harms_nothing_where_warnings_are_errors(
-    recwarn: pytest.WarningsRecorder,
-) -> None:
-    import warnings
-
-    feed = EventFeed([lambda event: 1 / 0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        feed.publish(step(1.0))
-    assert not feed
-
-
-def test_a_broken_listener_does_not_kill_the_batch() -> None:
-    jobs = make_jobs("llama", False, 3)
-    with (
-        pytest.warns(RuntimeWarning, match="hears no more"),
-        BatchedMLXGenerator(target("llama"), None, listeners=[lambda event: 1 / 0]) as generator,
-    ):
-        results = [generator.submit(list(j.prompt), j.sampling).result(60) for j in jobs]
-    assert [tuple(r.token_ids) for r in results] == [job.expected for job in jobs]
-
-
-# --- what the engine tells ---
-
-
-def test_the_events_of_a_batch_agree_with_its_results() -> None:
-    """More requests than rows, with a draft: every figure is told once and none is lost."""
-    events: list[Event] = []
-    jobs = make_jobs("llama", True, 9)
-    batch = batch_generate(
-        target("llama"),
-        None,
-        [list(job.prompt) for job in jobs],
-        draft_model=noisy_draft("llama"),
-        sampling=[job.sampling for job in jobs],
-        speculation=SPECULATION,
-        batching=BatchingConfig(batch_size=4),
-        listeners=[events.append],
-    )
-    started = events[0]
-    assert isinstance(started, EngineStarted)
-    assert set(started.models) == {"target", "draft"}
-    assert started.config["batching"]["batch_size"] == 4
-    ends = {e.request_id: e for e in events if isinstance(e, RequestFinished)}
-    for kind in (RequestSubmitted, RequestAdmitted, FirstToken):
-        ids = [e.request_id for e in events if isinstance(e, kind)]
-        assert sorted(ids) == sorted(ends)
-    submitted = [e.request_id for e in events if isinstance(e, RequestSubmitted)]
-    for request_id, result in zip(submitted, batch.results, strict=True):
-        end = ends[request_id]
-        assert end.reason == result.finish_reason
-        assert end.generation_tokens == result.generation_tokens
-        assert (end.drafted, end.accepted) == (result.drafted, result.accepted)
-        assert (end.queue_time, end.ttft) == (result.queue_time, result.ttft)
-        assert end.verify_steps == result.verify_steps
-        assert end.tpot in (result.tpot, None)
-    steps = [e for e in events if isinstance(e, StepDone)]
-    assert sum(s.tokens for s in steps) == batch.stats.generation_tokens
-    assert sum(s.drafted for s in steps) == batch.stats.drafted > 0
-    assert sum(s.accepted for s in steps) == batch.stats.accepted > 0
-    assert sum(s.rows for s in steps) == batch.stats.row_steps
-    assert sum(s.prompt_tokens for s in steps) == batch.stats.prompt_tokens
-    assert sum(s.seconds for s in steps) == pytest.approx(batch.stats.generation_time)
-    assert sum(s.prefill_seconds for s in steps) == pytest.approx(batch.stats.prompt_time)
-    assert {s.draft_length for s in steps if s.rows} == set(batch.stats.draft_lengths)
-    assert all(s.rows <= s.running <= s.batch_size == 4 for s in steps)
-    assert all(s.memory > 0 for s in steps)
-    assert max(s.waiting for s in steps) == 5
-    assert [e.time for e in events] == sorted(e.time for e in events)
-
-
-def test_a_preempted_request_is_told_of() -> None:
-    events: list[Event] = []
-    sampling = SamplingParams(max_tokens=200, ignore_eos=True)
-    streams: list[TokenStream] = []
-
-    def listen(event: Event) -> None:
-        events.append(event)
-        if isinstance(event, FirstToken) and event.request_id == "long":
-            # From the worker's own thread, so that it comes before the long one can end.
-            short = SamplingParams(max_tokens=2)
-            streams.append(generator.submit([4], short, priority=9, request_id="urgent"))
-
-    with BatchedMLXGenerator(
-        target("llama"), None, batching=BatchingConfig(batch_size=1), listeners=[listen]
-    ) as generator:
-        generator.submit([1, 2, 3], sampling, request_id="long").result(60)
-        generator.drain(60)
-    assert [e.request_id for e in events if isinstance(e, RequestPreempted)] == ["long"]
-    admitted = [(e.request_id, e.again) for e in events if isinstance(e, RequestAdmitted)]
-    assert admitted == [("long", False), ("urgent", False), ("long", True)]
-    assert [e.request_id for e in events if isinstance(e, FirstToken)] == ["long", "urgent"]
-
-
-def test_cancels_and_refusals_are_told_of() -> None:
-    events: list[Event] = []
-    with BatchedMLXGenerator(target("llama"), None, listeners=[events.append]) as generator:
-        with pytest.raises(InvalidRequest):
-            generator.submit([VOCABULARY], request_id="bad").result(60)
-        stream = generator.submit([1], SamplingParams(max_tokens=400), request_id="gone")
-        next(stream)
-        stream.cancel()
-        generator.drain(60)
-    errors = [(e.where, e.request_id) for e in events if isinstance(e, ErrorHappened)]
-    assert errors == [("submit", "bad")]
-    ends = [(e.request_id, e.reason) for e in events if isinstance(e, RequestFinished)]
-    assert ends == [("gone", "cancelled")]
-
-
-def test_a_failing_step_is_told_of() -> None:
-    events: list[Event] = []
-
-    class Broken:
-        """A policy that gives up at once."""
-
-        def choose(self, rows: Any) -> list[int]:
-            raise RuntimeError("planted")
-
-    stream = stream_batch_generate(target("llama"), None, [[1, 2]], listeners=[events.append])
-    stream._engine.decoder.policy = Broken()  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="planted"):
-        list(stream)
-    (error,) = [e for e in events if isinstance(e, ErrorHappened)]
-    assert error.where == "step"
-    assert "planted" in error.error
-
-
 # --- distributions ---
 
 
@@ -254,37 +102,51 @@ def test_gaps_are_between_the_times_a_request_gained_tokens() -> None:
     assert gaps.of(step(4.0, ("a",))) == []
 
 
-# --- the recorder ---
+# --- from events to a summary, by way of a log ---
 
 
-def test_the_summary_of_a_run_by_hand() -> None:
-    recorder = MetricsRecorder()
-    for event in (
+def summary_of(folder: Path, events: Iterable[Event], limits: Limits = NO_LIMITS) -> RunSummary:
+    """What a report says of a run with these events."""
+    with PerformanceLog(folder, interval=100.0) as log:
+        for event in events:
+            log(event)
+    return summary_in(folder, limits)
+
+
+def summary_in(folder: Path, limits: Limits = NO_LIMITS) -> RunSummary:
+    """What a report says of the one log of a folder."""
+    (run,), problems = read_logs(folder)
+    assert problems == []
+    return summarise(run, limits)
+
+
+def test_the_summary_of_a_run_by_hand(tmp_path: Path) -> None:
+    events = (
         RequestSubmitted(10.0, "a", 3, 5, 0),
         RequestSubmitted(10.0, "b", 3, 5, 0),
         step(11.0, ("a", "b"), tokens=5, drafted=8, accepted=3, draft_length=4),
         step(12.0, ("a",), tokens=1, waiting=1, memory=300),
         RequestPreempted(12.0, "b"),
         finished(12.0, "a"),
-        step(14.0, ("b",), tokens=2, memory=200),
+        step(14.0, ("b",), seconds=2.0, tokens=2, memory=200),
         finished(14.0, "b", ttft=2.0, duration=4.0, reason="length"),
         finished(14.0, "c", reason="cancelled", ttft=None, generation_tokens=0),
         ErrorHappened(20.0, "submit", "bad"),
-    ):
-        recorder(event)
-    summary = recorder.summary(ttft_limit=1.5)
-    assert summary.seconds == 10.0
-    assert (summary.tokens, summary.throughput) == (8, 0.8)
-    assert (summary.requests, summary.reasons) == (3, {"stop": 1, "length": 1, "cancelled": 1})
-    assert (summary.preempted, summary.errors, summary.peak_memory) == (1, 1, 300)
-    assert summary.acceptance_rate == 3 / 8
-    assert summary.mean_acceptance_length == 8 / 4
-    assert summary.draft_length == pytest.approx(4 / 3)
-    assert summary.occupancy == pytest.approx((2 / 4 + 1 / 4 + 1 / 4) / 3)
+    )
+    summary = summary_of(tmp_path, events, Limits(ttft=1.5))
+    figures = summary.figures
+    assert figures["requests"] == "3 (1 cancelled, 1 length, 1 stop)"
+    assert (figures["tokens"], figures["busy"]) == ("8", "3.5 s")
+    assert figures["throughput"] == f"{8 / 3.5:.1f} tok/s"
+    assert (figures["preempted"], figures["errors"]) == ("1", "1")
+    assert (figures["acceptance"], figures["tokens a pass"]) == (f"{3 / 8:.1%}", f"{8 / 4:.2f}")
+    assert figures["occupancy"] == f"{4 / 3:.1f} of 4 rows"
     assert (summary.ttft.count, summary.ttft.p50) == (2, 1.5)
     assert (summary.tpot.count, summary.tpot.p50) == (2, 0.5)
-    assert (summary.itl.count, summary.itl.most) == (2, 3.0)
-    assert summary.goodput == Goodput(1, 0.5, 0.1)
+    assert summary.itl.count == 2
+    assert summary.itl.most == pytest.approx(3.0, rel=0.0101)
+    # Cancelled ones were not failed by us, nor served.
+    assert figures["goodput"] == f"{1 / 3.5:.2f} requests/s (50% within the limits)"
 
 
 @pytest.mark.parametrize(
@@ -301,41 +163,34 @@ def test_goodput_counts_who_meets_both_limits(
         (2.0, None),
         (None, None),
     ]
-    goodput = Goodput.of(latencies, 2.0, ttft, tpot)
+    goodput = Goodput.of(latencies, 2.0, Limits(ttft, tpot))
     assert goodput == Goodput(good, good / 4, good / 2)
+    assert Goodput.of([], 0.0, Limits(ttft, tpot)) == Goodput(0, 0.0, 0.0)
 
 
-def test_an_empty_recorder_sums_up_to_nothing() -> None:
-    summary = MetricsRecorder().summary(ttft_limit=1.0)
-    assert summary.requests == summary.tokens == 0
-    assert summary.throughput == summary.occupancy == 0.0
-    assert summary.goodput == Goodput(0, 0.0, 0.0)
-
-
-def test_it_keeps_the_latest_requests_only_and_counts_all() -> None:
-    recorder = MetricsRecorder(keep=3)
-    for number in range(10):
-        recorder(finished(float(number), f"r{number}"))
-    assert [r.request_id for r in recorder.requests] == ["r7", "r8", "r9"]
-    assert recorder.summary().requests == 10
-
-
-def test_the_recorder_agrees_with_a_real_run() -> None:
-    recorder, rng = MetricsRecorder(), random.Random(1)
-    with BatchedMLXGenerator(
-        target("llama"),
-        None,
-        draft_model=noisy_draft("llama"),
-        batching=BatchingConfig(batch_size=3),
-        speculation=SPECULATION,
-        listeners=[recorder],
-    ) as generator:
+def test_the_summary_agrees_with_a_real_run(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    with (
+        PerformanceLog(tmp_path) as log,
+        BatchedMLXGenerator(
+            target("llama"),
+            None,
+            draft_model=noisy_draft("llama"),
+            batching=BatchingConfig(batch_size=3),
+            speculation=SPECULATION,
+            listeners=[log],
+        ) as generator,
+    ):
         prompts = [[rng.randrange(VOCABULARY) for _ in range(5)] for _ in range(7)]
         results = generator.generate(prompts, SamplingParams(max_tokens=12))
-    summary = recorder.summary()
-    assert summary.tokens == sum(r.generation_tokens for r in results)
-    assert summary.ttft == Percentiles.of(r.ttft for r in results)
-    assert summary.queue_time == Percentiles.of(r.queue_time for r in results)
+    summary = summary_in(tmp_path)
+    assert summary.figures["tokens"] == str(sum(r.generation_tokens for r in results))
+    for name in ("ttft", "queue_time"):
+        known = Percentiles.of(getattr(result, name) for result in results)
+        found = getattr(summary, name)
+        assert found.count == known.count
+        assert found.p99 == pytest.approx(known.p99, abs=1e-4)
     # Every further hand-out closes a gap.
     assert summary.itl.count == sum(r.verify_steps - 1 for r in results)
-    assert 0 < summary.occupancy <= 1
+    rows, _, places = summary.figures["occupancy"].removesuffix(" rows").partition(" of ")
+    assert 0 < float(rows) <= float(places) == 3

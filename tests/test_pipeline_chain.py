@@ -11,7 +11,7 @@ import pytest
 
 from mlx_spec.cli.main import main
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.config import read_config
+from mlx_spec.pipeline.config_file import read_config
 
 HEAD = 'input = "in.jsonl"\noutput = "out.jsonl"\n'
 CHAIN = f"""{HEAD}

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
 from mlx_spec.pipeline.backend import Models
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.progress import NotebookLine
-from mlx_spec.pipeline.runner import Tally
+from mlx_spec.pipeline.stage_runner import Tally
 from mlx_spec.pipeline.stages import Classify, GenerateText
 from mlx_spec.results import GenerationStats
 from tests.folders import byte_vocabulary, write_folder

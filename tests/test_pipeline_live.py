@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.failures import Failures
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.live import arriving
 from mlx_spec.pipeline.process import process
 from mlx_spec.pipeline.records import Record
-from mlx_spec.pipeline.runner import StageRunner
+from mlx_spec.pipeline.stage_runner import StageRunner
 from mlx_spec.pipeline.stages.classify import Classify
 from tests.test_cli_streams import ENVIRONMENT, command
-from tests.test_pipeline_runner import Echo, FakeBackend
+from tests.test_stage_runner import Echo, FakeBackend
 
 
 class Pipe:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.stage import Done, Generate, Score, Stage
 from mlx_spec.pipeline.stages import STAGES
 from mlx_spec.pipeline.stages.align import Align
@@ -20,7 +20,7 @@ from mlx_spec.pipeline.stages.generate import GenerateText
 from mlx_spec.pipeline.stages.scored import probabilities
 from mlx_spec.pipeline.stages.structure import Structure
 from mlx_spec.pipeline.templates import PromptTemplate
-from tests.test_pipeline_runner import result
+from tests.test_stage_runner import result
 
 FIELDS = {"text": "Simmer the soup.", "id": 7}
 

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mlx_spec.cache.pool import KVCachePool, RowKV
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.prefix import PrefixCache
+from tests.caches import dense_pool, row_state
 
 LAYERS, HEADS, WIDTH = 2, 1, 2
 TOKEN_BYTES = LAYERS * 2 * HEADS * WIDTH * 4
@@ -29,23 +31,24 @@ def fingerprint(prefix: Tokens) -> float:
     return float(zlib.crc32(repr(prefix).encode()) % 2**20)
 
 
-def kv(tokens: Tokens, begin: int, end: int) -> RowKV:
+def kv(tokens: Tokens, begin: int, end: int) -> RowState:
     """The K/V of ``tokens`` at positions ``begin .. end - 1``."""
     values = [fingerprint(tokens[: position + 1]) for position in range(begin, end)]
     row = mx.broadcast_to(mx.array(values)[None, None, :, None], (1, HEADS, end - begin, WIDTH))
-    return [(row + layer, -row - layer) for layer in range(LAYERS)]
+    return row_state([(row + layer, -row - layer) for layer in range(LAYERS)])
 
 
 class Rows:
     """A pool of one row, in slot 3; ``reads`` says which positions were asked for."""
 
-    token_bytes = TOKEN_BYTES
+    cost = RowCost(per_token=TOKEN_BYTES)
+    sliceable = True
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
         self.reads: list[tuple[int, int]] = []
 
-    def read_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowKV]:
+    def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
         assert slot == 3
         self.reads.append((begin, end))
         return [kv(self.tokens, start, start + size) for start in range(begin, end, size)]
@@ -58,12 +61,11 @@ def keep(cache: PrefixCache, tokens: Tokens) -> list[tuple[int, int]]:
     return rows.reads
 
 
-def same(one: RowKV, other: RowKV) -> bool:
-    return all(
-        bool(mx.array_equal(a, b))
-        for pair, others in zip(one, other, strict=True)
-        for a, b in zip(pair, others, strict=True)
-    )
+def same(states: list[RowState], other: RowState) -> bool:
+    """Whether stretches one behind the other hold the same as one of all."""
+    rows = zip(*(state.flat for state in states), strict=True)
+    joined = [mx.concatenate(parts, axis=2) for parts in rows]
+    return all(bool(mx.array_equal(a, b)) for a, b in zip(joined, other.flat, strict=True))
 
 
 class PrefixMachine(RuleBasedStateMachine):
@@ -101,9 +103,8 @@ class PrefixMachine(RuleBasedStateMachine):
         known = self._known(tokens)
         row = self.cache.read(tokens)
         if not known:
-            assert row is None
+            assert row == []
             return
-        assert row is not None
         assert same(row, kv(tokens, 0, len(known) * self.size))
         self.reused += len(known) * self.size
         for prefix in reversed(known):
@@ -197,7 +198,7 @@ def test_a_limit_of_zero_keeps_nothing_and_reads_nothing() -> None:
     cache = PrefixCache(2, 0)
     assert keep(cache, (1, 2, 3, 4)) == []
     assert cache.match((1, 2)) == 0
-    assert cache.read((1, 2)) is None
+    assert cache.read((1, 2)) == []
     assert cache.nbytes == len(cache) == 0
 
 
@@ -208,7 +209,6 @@ def test_texts_share_only_their_common_beginning() -> None:
         keep(cache, text)
     for text in texts:
         kept = cache.read(text)
-        assert kept is not None
         assert same(kept, kv(text, 0, len(text)))
     assert len(cache) == 4 + 1 + 0 + 4
     assert cache.nbytes == 9 * TOKEN_BYTES
@@ -221,16 +221,16 @@ def test_storing_holds_no_byte_more_than_the_limit(blocks: int) -> None:
     An earlier version copied a row whole, then block by block, and evicted last: twice the
     prompt's bytes beyond the limit.
     """
-    pool = KVCachePool(layers=3, max_slots=2)
+    pool = dense_pool(3, 2)
     pool.acquire(2)
     pool.reserve(2048)
     heads, length, size = 4, 600, 16
     row = [(mx.ones((1, heads, length, 32)), mx.ones((1, heads, length, 32))) for _ in range(3)]
-    pool.write(1, 0, row)
-    mx.eval(pool.state)
+    pool.load(1, 0, [row_state(row)])
+    mx.eval(pool.arrays)
     del row
-    block_bytes = size * pool.token_bytes
-    assert pool.token_bytes == 3 * 2 * heads * 32 * 4
+    block_bytes = size * pool.cost.per_token
+    assert pool.cost.per_token == 3 * 2 * heads * 32 * 4
     cache = PrefixCache(size, blocks * block_bytes)
     cache.store(range(1000, 1000 + length), pool, 1)
     mx.clear_cache()
@@ -241,4 +241,4 @@ def test_storing_holds_no_byte_more_than_the_limit(blocks: int) -> None:
     assert mx.get_peak_memory() - before <= cache.limit - held + 2**14
     # Each block has buffers of its own: nothing but the blocks is held.
     assert abs(mx.get_active_memory() - before - (cache.nbytes - held)) <= 2**14
-    assert cache.match(range(length)) * pool.token_bytes == kept
+    assert cache.match(range(length)) * pool.cost.per_token == kept

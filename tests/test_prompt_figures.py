@@ -42,14 +42,15 @@ def test_a_preempted_row_s_prompt_is_counted_once(after: int) -> None:
     """Whether it had read all of its prompt, or a part: what is fed again is told apart."""
     batching = BatchingConfig(batch_size=1, prefill_step_size=32, memory_limit=None)
     engine = Engine(target("llama"), None, batching=batching)
-    first = engine.submit(Sequence(beginning(120, 3), SamplingParams(max_tokens=8)))
+    first = Sequence(beginning(120, 3), SamplingParams(max_tokens=8))
+    engine.submit(first)
     for _ in range(after):
         engine.step(hurry=True)
     fed = engine.stats().prompt_tokens
     assert fed == (32 if after == 1 else 120)
-    engine.submit(Sequence([5] * 9, SamplingParams(max_tokens=3)), priority=5)
+    engine.submit(Sequence([5] * 9, SamplingParams(max_tokens=3), priority=5))
     engine.step(hurry=True)
-    engine.decoder.drop_saved(first.sequence)
+    engine.decoder.drop_saved(first)
     while engine.busy:
         engine.step(hurry=True)
     stats = engine.stats()
@@ -63,9 +64,10 @@ def test_a_preempted_row_s_prompt_is_counted_once(after: int) -> None:
 def test_what_was_not_read_is_not_counted() -> None:
     """Stops a rate over tokens of a prompt that was cut short: ten times the true one."""
     engine = Engine(target("llama"), None, batching=BatchingConfig(prefill_step_size=32))
-    track = engine.submit(Sequence(beginning(400, 3), SamplingParams(max_tokens=8)))
+    request = Sequence(beginning(400, 3), SamplingParams(max_tokens=8))
+    engine.submit(request)
     engine.step(hurry=True)
-    engine.cancel(track)
+    engine.cancel(request)
     assert engine.stats().prompt_tokens == 32
 
 

@@ -16,9 +16,10 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import ErrorHappened, StageDone
 from mlx_spec.metrics import PerformanceLog
 from mlx_spec.metrics.distribution import bucket
+from mlx_spec.metrics.goodput import Limits
 from mlx_spec.metrics.log_reader import Problem, RunLog, read_logs
 from mlx_spec.metrics.report import print_report
-from mlx_spec.metrics.summary import Limits, summarise
+from mlx_spec.metrics.summary import summarise
 from mlx_spec.metrics.terms import GROUPS, TERMS
 from tests.test_metrics import finished, step
 

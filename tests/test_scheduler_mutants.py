@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from mlx_spec.batching.engine import Engine
-from mlx_spec.batching.scheduler import Request, RequestState, Scheduler
+from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.life_cycle import RequestState
 from mlx_spec.sequence import Sequence
 from tests import test_scheduler
 from tests.scenario import make_jobs
-from tests.test_scheduler import SchedulerMachine
+from tests.scheduler_machine import SchedulerMachine
 from tests.traffic import REQUESTS, run_traffic
 
 Patch = pytest.MonkeyPatch
@@ -42,9 +43,9 @@ HISTORIES = settings(
 def budget_ignored_for_the_last(patch: Patch) -> None:
     """Whether rows fit is asked without the one that wants to join."""
 
-    def wrong(self: Scheduler, staying: list[Request], request: Request) -> bool:
-        fits = self.budget.fits([other.tokens for other in staying])
-        return fits and len(staying) < self.rows
+    def wrong(self: Scheduler, staying: list[Sequence], request: Sequence) -> bool:
+        fits = self.budget.fits([other.reserved for other in staying])
+        return fits and len(staying) < self.limit.rows
 
     patch.setattr(Scheduler, "_fit", wrong)
 
@@ -63,8 +64,9 @@ def running_ages(patch: Patch) -> None:
     """Time spent running counts as waited."""
     right = Scheduler._evict
 
-    def wrong(self: Scheduler, victim: Request, now: float) -> None:
-        right(self, victim, victim.admitted)
+    def wrong(self: Scheduler, victim: Sequence, now: float) -> None:
+        since = victim._since
+        right(self, victim, since)
 
     patch.setattr(Scheduler, "_evict", wrong)
 
@@ -72,9 +74,9 @@ def running_ages(patch: Patch) -> None:
 def preempted_lost(patch: Patch) -> None:
     """Who loses its row does not queue again."""
 
-    def wrong(self: Scheduler, victim: Request, now: float) -> None:
+    def wrong(self: Scheduler, victim: Sequence, now: float) -> None:
         self._running.remove(victim)
-        victim.state = RequestState.PREEMPTED
+        victim.preempt(now)
         self.preempted += 1
 
     patch.setattr(Scheduler, "_evict", wrong)
@@ -84,7 +86,7 @@ def preempted_doubled(patch: Patch) -> None:
     """Who loses its row still counts as running."""
     right = Scheduler._evict
 
-    def wrong(self: Scheduler, victim: Request, now: float) -> None:
+    def wrong(self: Scheduler, victim: Sequence, now: float) -> None:
         right(self, victim, now)
         self._running.append(victim)
 
@@ -95,7 +97,7 @@ def strongest_evicted(patch: Patch) -> None:
     """The victim is sought among the greatest claims first."""
     right = Scheduler._by_claim
 
-    def wrong(requests: Iterable[Request]) -> list[Request]:
+    def wrong(requests: Iterable[Sequence]) -> list[Sequence]:
         return right(requests)[::-1]
 
     patch.setattr(Scheduler, "_by_claim", staticmethod(wrong))
@@ -105,7 +107,7 @@ def more_evicted_than_needed(patch: Patch) -> None:
     """Everybody weaker goes, whether room was needed or not."""
     right = Scheduler._make_room
 
-    def wrong(self: Scheduler, request: Request, exempt: Any) -> list[Request] | None:
+    def wrong(self: Scheduler, request: Sequence, exempt: Any) -> list[Sequence] | None:
         victims = right(self, request, exempt)
         if victims:
             return [r for r in self._running if r.claim < request.priority and r not in exempt]
@@ -117,12 +119,13 @@ def more_evicted_than_needed(patch: Patch) -> None:
 def cancelled_still_counted(patch: Patch) -> None:
     """A cancelled request keeps its row."""
 
-    def wrong(self: Scheduler, request: Request) -> None:
+    def wrong(self: Scheduler, request: Sequence) -> None:
         if request in self._waiting:
             self._waiting.remove(request)
-        request.state = RequestState.CANCELLED
+        elif request.state is not RequestState.CANCELLED:
+            self._running.remove(request)
 
-    patch.setattr(Scheduler, "cancel", wrong)
+    patch.setattr(Scheduler, "remove", wrong)
 
 
 def shrink_ignored(patch: Patch) -> None:
@@ -134,12 +137,12 @@ def admission_after_shrink(patch: Patch) -> None:
     """Who lost its row to a smaller batch is let in again at once, past the rows there are."""
     right = Scheduler._shrink
 
-    def wrong(self: Scheduler, now: float) -> list[Request]:
+    def wrong(self: Scheduler, now: float) -> list[Sequence]:
         victims = right(self, now)
         for victim in victims[:1]:
             self._waiting.remove(victim)
             self._running.append(victim)
-            victim.state = RequestState.RUNNING
+            victim.admit(now)
         return victims
 
     patch.setattr(Scheduler, "_shrink", wrong)
@@ -147,7 +150,7 @@ def admission_after_shrink(patch: Patch) -> None:
 
 def full_means_rows(patch: Patch) -> None:
     """A batch that is full of tokens waits for rows that cannot join."""
-    patch.setattr(Scheduler, "_full", lambda self: len(self._waiting) >= self.rows)
+    patch.setattr(Scheduler, "_full", lambda self: len(self._waiting) >= self.limit.rows)
 
 
 def histories() -> None:
@@ -197,14 +200,24 @@ def test_a_planted_bug_breaks_a_promise(plant: Callable[[Patch], None], monkeypa
 # --- the engine's ---
 
 
+def _removed_unless(patch: Patch, state: RequestState) -> None:
+    right = Scheduler.remove
+
+    def wrong(self: Scheduler, request: Sequence) -> None:
+        if request.state is not state:
+            right(self, request)
+
+    patch.setattr(Scheduler, "remove", wrong)
+
+
 def cancelled_row_stays(patch: Patch) -> None:
     """The scheduler is not told that a request was cancelled."""
-    patch.setattr(Scheduler, "cancel", lambda self, request: None)
+    _removed_unless(patch, RequestState.CANCELLED)
 
 
 def finished_row_stays(patch: Patch) -> None:
     """The scheduler is not told that a request has ended."""
-    patch.setattr(Scheduler, "finish", lambda self, request: None)
+    _removed_unless(patch, RequestState.FINISHED)
 
 
 def victim_keeps_decoding(patch: Patch) -> None:

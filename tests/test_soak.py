@@ -17,9 +17,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.batching.scheduler import Request
 from mlx_spec.batching.token_stream import TokenStream
-from mlx_spec.batching.track import Track
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.events import (
     Event,
@@ -170,7 +168,7 @@ def test_two_thousand_requests_leave_nothing_behind() -> None:
     gc.collect()
     mx.clear_cache()
     before, threads = mx.get_active_memory(), threading.active_count()
-    alive = _alive(Track, Sequence, Request)
+    alive = _alive(Sequence)
 
     witness = Witness()
     with _generator(models, witness) as generator:
@@ -179,7 +177,7 @@ def test_two_thousand_requests_leave_nothing_behind() -> None:
         generator.drain(10)
         stats = generator.stats()
         # While the engine still lives: it holds nothing of what has ended.
-        assert _alive(Track, Sequence, Request) <= alive
+        assert _alive(Sequence) <= alive
 
     _check_streams(soak, witness)
     results = [ask.stream.result(0) for ask in soak.all]

@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec import SamplingParams, batch_generate
-from mlx_spec.cli.report import statistics_lines
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -147,4 +148,4 @@ def test_odd_logits_are_refused() -> None:
 def test_the_passes_show_sizes() -> None:
     support = examine(make_model("llama", vocab_size=70))
     # 2 layers of keys and values, 2 heads of 8 floats each.
-    assert (support.vocabulary, support.bytes_per_token) == (70, 2 * 2 * 2 * 8 * 4)
+    assert (support.vocabulary, support.cost) == (70, RowCost(per_token=2 * 2 * 2 * 8 * 4))

@@ -11,7 +11,7 @@ import pytest
 from mlx_spec.batching.prompts import encode
 from mlx_spec.cli.prompts import read_prompts
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline.config import read_config
+from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.templates import PromptTemplate
 from mlx_spec.text_files import decode, read_text, utf8_lines
 from tests.api_support import tokenizer

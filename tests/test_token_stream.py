@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,8 +38,8 @@ def make_stream(
 
 def feed(buffer: ChunkBuffer, count: int) -> None:
     for number in range(count):
-        buffer.put(chunk(number))
-    buffer.finish(result(count))
+        buffer.put([chunk(number)])
+    buffer.put([], result(count))
 
 
 def in_thread(work: Callable[..., Any], *arguments: Any) -> threading.Thread:
@@ -61,7 +60,7 @@ def test_chunks_come_in_order_from_another_thread() -> None:
 
 def test_what_was_put_before_an_error_is_read_first() -> None:
     stream, buffer = make_stream()
-    buffer.put(chunk(0))
+    buffer.put([chunk(0)])
     buffer.fail(RuntimeError("planted"))
     assert next(stream).token == 0
     for _ in range(2):
@@ -73,14 +72,14 @@ def test_what_was_put_before_an_error_is_read_first() -> None:
 
 def test_only_the_first_end_counts() -> None:
     stream, buffer = make_stream()
-    buffer.finish(result(3))
+    buffer.put([], result(3))
     buffer.fail(RuntimeError("too late"))
-    buffer.finish(result(7))
+    buffer.put([], result(7))
     assert stream.done
     assert stream.result(LONG).generation_tokens == 3
     failed, buffer = make_stream()
     buffer.fail(RuntimeError("planted"))
-    buffer.finish(result())
+    buffer.put([], result())
     with pytest.raises(RuntimeError, match="planted"):
         failed.result(LONG)
 
@@ -116,14 +115,14 @@ def test_result_gives_up_after_its_timeout_and_may_be_asked_again() -> None:
     stream, buffer = make_stream()
     with pytest.raises(TimeoutError, match=r"r1: 0\.01 s passed"):
         stream.result(0.01)
-    buffer.finish(result(2))
+    buffer.put([], result(2))
     assert stream.result(LONG).generation_tokens == 2
 
 
 def test_cancel_calls_back_and_ends_nothing_by_itself() -> None:
     cancelled: list[ChunkBuffer] = []
     stream, buffer = make_stream(cancelled.append)
-    buffer.put(chunk(0))
+    buffer.put([chunk(0)])
     stream.cancel()
     stream.cancel()
     assert cancelled == [buffer, buffer]
@@ -171,10 +170,10 @@ def test_a_loop_goes_on_with_other_work_while_it_waits() -> None:
         async def other() -> None:
             for number in range(2):
                 seen.append(f"other {number}")
-                in_thread(buffer.put, chunk(number)).join(LONG)
+                in_thread(buffer.put, [chunk(number)]).join(LONG)
                 while f"chunk {number}" not in seen:
                     await asyncio.sleep(0)
-            in_thread(buffer.finish, result(2)).join(LONG)
+            in_thread(buffer.put, [], result(2)).join(LONG)
 
         await asyncio.wait_for(asyncio.gather(read(), other()), LONG)
         return seen
@@ -255,111 +254,3 @@ def test_sleepers_that_were_cancelled_do_not_pile_up() -> None:
 
     asyncio.run(run())
     assert buffer._sleepers == []
-
-
-def test_it_says_how_it_stands() -> None:
-    stream, buffer = make_stream()
-    buffer.put(chunk(0))
-    assert repr(stream) == "<TokenStream r1: running, 1 chunks not read yet>"
-    next(stream)
-    buffer.finish(result())
-    assert repr(stream) == "<TokenStream r1: stop, 0 chunks not read yet>"
-
-
-def test_who_was_overtaken_by_another_reader_waits_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between waking up and looking, the chunk may be gone; that is no end."""
-    stream, buffer = make_stream()
-    take, overtaken = buffer.take, [True, True]
-    monkeypatch.setattr(buffer, "take", lambda: None if overtaken and overtaken.pop() else take())
-    feed(buffer, 2)
-    buffer.outcome = None  # it still runs
-
-    async def read() -> GenerationChunk:
-        return await stream.__anext__()
-
-    assert asyncio.run(read()).token == 0
-    overtaken.append(True)
-    assert next(stream).token == 1
-
-
-def test_dropped_it_is_cancelled_once_and_ended_it_is_not() -> None:
-    cancelled: list[ChunkBuffer] = []
-    stream, buffer = make_stream(cancelled.append)
-    for _ in iter(stream) if buffer.readable else ():
-        break
-    del stream
-    assert cancelled == [buffer]
-    ended, buffer = make_stream(cancelled.append)
-    feed(buffer, 1)
-    ended.cancel()
-    del ended
-    assert len(cancelled) == 1
-
-
-@pytest.mark.parametrize("ending", ["close", "with", "async with", "aclose"])
-def test_every_way_to_close_it_cancels(ending: str) -> None:
-    cancelled: list[ChunkBuffer] = []
-    stream, buffer = make_stream(cancelled.append)
-
-    async def run() -> None:
-        if ending == "aclose":
-            await stream.aclose()
-        else:
-            async with stream:
-                pass
-
-    if ending == "close":
-        stream.close()
-    elif ending == "with":
-        with stream:
-            pass
-    else:
-        asyncio.run(run())
-    assert cancelled == [buffer]
-
-
-def test_awaited_and_given_up_it_is_cancelled_unless_another_waits() -> None:
-    cancelled: list[ChunkBuffer] = []
-    stream, buffer = make_stream(cancelled.append)
-
-    async def give_up() -> None:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(stream, 0.001)
-
-    async def beside_another() -> None:
-        other = asyncio.ensure_future(stream)
-        await asyncio.sleep(0)
-        await give_up()
-        assert not cancelled
-        buffer.put(chunk(0))
-        feed(buffer, 0)
-        await asyncio.wait_for(other, LONG)
-
-    async def beside_a_shield() -> None:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(waiting := asyncio.ensure_future(stream)), 0.001)
-        assert not cancelled
-        feed(buffer, 0)
-        await asyncio.wait_for(waiting, LONG)
-
-    asyncio.run(beside_another())
-    stream, buffer = make_stream(cancelled.append)
-    asyncio.run(beside_a_shield())
-    stream, buffer = make_stream(cancelled.append)
-    asyncio.run(give_up())
-    assert cancelled == [buffer]
-
-
-def test_what_it_kept_alive_goes_with_the_end() -> None:
-    class Owner:
-        pass
-
-    owner = Owner()
-    buffer = ChunkBuffer("r1", lambda _: None, owner)
-    stream = TokenStream(buffer)
-    alive = weakref.ref(owner)
-    del owner
-    assert alive() is not None
-    buffer.fail(RuntimeError("planted"))
-    assert alive() is None
-    del stream

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline import collect
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.stages.filter import Filter
 from mlx_spec.pipeline.verdicts import Verdict, Verdicts
 from tests.folders import write_folder

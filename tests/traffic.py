@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from mlx_spec.batching.engine import Engine
-from mlx_spec.batching.track import Track
+from mlx_spec.batching.output import make_result
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.errors import MlxSpecError
 from mlx_spec.sequence import Sequence
@@ -50,22 +50,19 @@ def run_traffic(seed: int = 0) -> list[str]:
     ]
     steps = 0
     engine = make_engine(lambda: steps * 0.1)
-    tracks: dict[int, Track] = {}
+    requests: dict[int, Sequence] = {}
     findings: list[str] = []
     try:
-        while len(tracks) < len(plan) or engine.busy:
+        while len(requests) < len(plan) or engine.busy:
             for number, arrival in enumerate(plan):
                 if arrival.step == steps:
-                    tracks[number] = engine.submit(
-                        make_sequence(arrival), priority=arrival.priority
-                    )
-                if arrival.cancelled == steps and number in tracks:
-                    engine.cancel(tracks[number])
+                    requests[number] = make_sequence(arrival)
+                    engine.submit(requests[number])
+                if arrival.cancelled == steps and number in requests:
+                    engine.cancel(requests[number])
             if rng.random() < 0.1:
                 engine.set_batch_size(rng.randint(1, ROWS))
-            for track, chunks in engine.step():
-                for chunk in chunks:
-                    track.give(chunk)
+            engine.step()
             findings += look(engine)
             steps += 1
             if steps > MOST_STEPS:
@@ -74,7 +71,7 @@ def run_traffic(seed: int = 0) -> list[str]:
         return [*findings, f"step {steps}: {error!r}"]
     if not engine.scheduler.preempted:
         findings.append("nothing was preempted: the traffic tests nothing")
-    return findings + [text for n, track in tracks.items() if (text := judge(plan[n], track))]
+    return findings + [text for n, request in requests.items() if (text := judge(plan[n], request))]
 
 
 def make_engine(clock: object) -> Engine:
@@ -97,15 +94,16 @@ def make_engine(clock: object) -> Engine:
 def make_sequence(arrival: Arrival) -> Sequence:
     sampling = arrival.job.sampling
     stops = frozenset(sampling.stop_token_ids)
-    return Sequence(list(arrival.job.prompt), sampling, stop_ids=stops)
+    prompt = list(arrival.job.prompt)
+    return Sequence(prompt, sampling, stop_ids=stops, priority=arrival.priority)
 
 
 def look(engine: Engine) -> list[str]:
     """What must hold after every step."""
     running, kv = len(engine.scheduler.running), engine.budget.kv
     findings = []
-    if running > engine.scheduler.rows:
-        findings.append(f"{running} run, {engine.scheduler.rows} rows")
+    if running > engine.limit.rows:
+        findings.append(f"{running} run, {engine.limit.rows} rows")
     # What a step takes for each row is promised too.
     held = engine.kv_usage().total + running * kv.row_bytes
     if held > kv.limit:
@@ -113,9 +111,9 @@ def look(engine: Engine) -> list[str]:
     return findings
 
 
-def judge(arrival: Arrival, track: Track) -> str | None:
+def judge(arrival: Arrival, request: Sequence) -> str | None:
     """Why a request came out wrong, if it did."""
-    result, expected = track.result(), arrival.job.expected
+    result, expected = make_result(request), arrival.job.expected
     said = tuple(result.token_ids)
     if result.finish_reason == "cancelled":
         expected = expected[: len(said)]

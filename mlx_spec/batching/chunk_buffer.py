@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 
 from mlx_spec.results import GenerationChunk, GenerationResult
 
@@ -56,26 +57,28 @@ class ChunkBuffer:
 
     # --- the worker's side ---
 
-    def put(self, chunk: GenerationChunk) -> None:
-        """Hand a chunk over."""
-        with self._changed:
-            self._chunks.append(chunk)
-            self._wake()
-
-    def finish(self, result: GenerationResult) -> None:
-        """No chunk follows; only the first end counts."""
-        self._end(result, None)
+    def put(self, chunks: Seq[GenerationChunk], result: GenerationResult | None = None) -> None:
+        """Hand over all chunks of a step, and the end if this is it; readers wake once."""
+        self._write(chunks, result, None)
 
     def fail(self, error: BaseException) -> None:
         """No chunk follows, for this reason; only the first end counts."""
-        self._end(None, error)
+        self._write((), None, error)
 
-    def _end(self, result: GenerationResult | None, error: BaseException | None) -> None:
+    def _write(
+        self,
+        chunks: Seq[GenerationChunk],
+        result: GenerationResult | None,
+        error: BaseException | None,
+    ) -> None:
+        held: object = None
         with self._changed:
-            if not self.done:
-                self.outcome, self.error = result, error
-            held = self._owner, self._cancel
-            self._owner = self._cancel = None
+            self._chunks.extend(chunks)
+            if result is not None or error is not None:
+                if not self.done:
+                    self.outcome, self.error = result, error
+                held = self._owner, self._cancel
+                self._owner = self._cancel = None
             self._wake()
         del held  # outside the lock: it may be the last reference
 

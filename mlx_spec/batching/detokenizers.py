@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from typing import Any, Protocol
 
 from tokenizers.decoders import DecodeStream
 
-from mlx_spec.batching.pieces import Pieces, patiently, pieces_of
+from mlx_spec.batching.pieces import TokenPieces, patiently, pieces_of
 
 # Enough of the prompt to decode the first token as a continuation (spaces, open characters).
 CONTEXT_TOKENS = 8
@@ -34,7 +35,7 @@ class Detokenizer(Protocol):
 class PieceDetokenizer:
     """Where tokens stand for bytes or text each (see ``pieces``)."""
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: TokenPieces) -> None:
         self._pieces = pieces
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -124,6 +125,25 @@ class NoDetokenizer:
     def finish(self) -> str:
         """No text."""
         return ""
+
+
+class LateDetokenizer:
+    """Opens another one with the first token, where what that raises is one request's alone."""
+
+    def __init__(self, tokenizer: Any, prompt: Seq[int]) -> None:
+        self._tokenizer, self._prompt = tokenizer, prompt
+
+    @cached_property
+    def _opened(self) -> Detokenizer:
+        return make_detokenizer(self._tokenizer, self._prompt)
+
+    def add(self, token: int) -> str:
+        """The text that this token makes certain, perhaps none."""
+        return self._opened.add(token)
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._opened.finish()
 
 
 def make_detokenizer(tokenizer: Any, prompt: Seq[int]) -> Detokenizer:

@@ -15,15 +15,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.batching.memory import (
-    LEDGER,
-    STEP_COPIES,
-    memory_room,
-)
+from mlx_spec.batching.detokenizers import LateDetokenizer
+from mlx_spec.batching.memory import LEDGER, STEP_COPIES, memory_room
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
+from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
-from mlx_spec.batching.scheduler import Request, Scheduler
-from mlx_spec.batching.track import Track
+from mlx_spec.batching.scheduler import Scheduler
+from mlx_spec.batching.text import TextStream
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage
@@ -32,6 +30,7 @@ from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
+from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
 
 # As mlx-lm does: give unused buffers back now and then, since lengths and so sizes change.
@@ -67,28 +66,27 @@ class Engine:
         room = memory_room(batching.memory_limit, model, draft_model)
         self.batching = _with_prefix_share(batching, room, models=1 if draft_model is None else 2)
         self.clock = clock
+        self.limit = RowLimit(self.batching.batch_size)
         self.decoder = SpeculativeDecoder(
             model,
             draft_model=draft_model,
             speculation=self.speculation,
             batching=self.batching,
             clock=clock,
+            limit=self.limit,
         )
         self._tokenizer = tokenizer
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
-        kv = KVBudget(
-            self.decoder.bytes_per_token, room, self.batching.block_size, self._step_bytes
-        )
+        kv = KVBudget(self.decoder.cost, room, self.batching.block_size, self._step_bytes)
         self.budget = TokenBudget(kv, self.batching.max_batch_tokens, weakref.ref(self))
-        self.scheduler = Scheduler(
-            self.batching.batch_size,
+        self.scheduler: Scheduler[Sequence] = Scheduler(
+            self.limit,
             self.batching.batch_timeout,
             self.budget,
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
-        self._tracks: dict[Sequence, Track] = {}
-        self._by_request: dict[Request, Track] = {}
+        self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
             models = {"target": model, "draft": draft_model}
@@ -98,73 +96,80 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether any request waits or runs."""
-        return bool(self._tracks)
+        return bool(self.scheduler.backlog or self.scheduler.active)
 
-    def submit(
-        self, sequence: Sequence, *, priority: int = 0, request_id: str | None = None
-    ) -> Track:
-        """Queue a sequence.
+    def submit(self, *requests: Sequence) -> None:
+        """Queue requests, all or none.
 
         Raises:
-            InvalidRequest: it can never fit, or holds a token outside the vocabulary.
+            InvalidRequest: one can never fit, or holds a token outside the vocabulary.
+            IllegalTransition: one was submitted before.
         """
-        tokens = len(sequence.prompt) + sequence.max_new_tokens + self.decoder.margin
-        request = Request(request_id or f"prompt-{sequence.index}", tokens, priority, self.clock())
-        track = Track(sequence, request, self._tokenizer)
-        try:
-            self.decoder.check(sequence)
+        for request in requests:
+            request.request_id = request.request_id or f"prompt-{request.index}"
+            try:
+                self.decoder.check(request)
+                self.scheduler.check(self._reserved(request), request.request_id)
+            except Exception as error:
+                self._reporter.failed("submit", repr(error), request.request_id)
+                raise
+        for request in requests:
+            request.submit(self.clock(), self._reserved(request))
+            detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
+            request.text = TextStream(detokenizer, request.sampling.stop_texts)
             self.scheduler.submit(request)
-        except Exception as error:
-            self._reporter.failed("submit", repr(error), request.request_id)
-            raise
-        self._tracks[sequence] = self._by_request[request] = track
-        if self._reporter:
-            self._reporter.submitted(track)
-        return track
-
-    def cancel(self, track: Track) -> None:
-        """Stop a request wherever it stands; a finished one stays as it is."""
-        if track.sequence in self._tracks:
-            self.scheduler.cancel(track.request)
-            track.sequence.finish_reason = "cancelled"
-            self._forget(track)
             if self._reporter:
-                self._reporter.finished(track)
-                if not self.busy:
-                    self._reporter.idle()
+                self._reporter.submitted(request)
 
-    def step(self, *, hurry: bool = False) -> list[tuple[Track, list[GenerationChunk]]]:
-        """Admit who may run, advance every row, and return what each request gained.
+    def cancel(self, request: Sequence) -> None:
+        """Stop a request wherever it stands; one that has ended stays as it is."""
+        if request.ended:
+            return
+        request.cancel()
+        self.cancelled += 1
+        self._forget(request)
+        if self._reporter:
+            self._reporter.finished(request)
+            if not self.busy:
+                self._reporter.idle()
+        _deliver(request, [])
+
+    def step(self, *, hurry: bool = False) -> list[Sequence]:
+        """Admit who may run, advance every row, and hand each request's sink what it gained.
 
         Args:
             hurry: do not wait for a batch to fill.
+
+        Returns:
+            The requests that gained tokens, or ended.
         """
         self._admit(hurry)
         if not self.decoder.busy:
             return []
-        emitted, live = [], len(self._tracks)
-        for output in self._advance():
-            track = self._tracks[output.sequence]
-            chunks = track.emit(output, self.clock())
-            if track.done:
-                self.scheduler.finish(track.request)
-                self._forget(track)
-                if track.sequence.error is not None:
-                    self._reporter.failed("step", track.sequence.error, track.request.request_id)
-            self._discount(output, len(chunks))
-            emitted.append((track, chunks))
-        ended = live - len(self._tracks)
+        outputs, now = self._advance(), self.clock()
+        ended = [output.sequence for output in outputs if output.sequence.ended]
+        for output in outputs:
+            if output.tokens:
+                output.sequence.emitted(now)
+        for request in ended:
+            self.finished += 1
+            self._forget(request)
+            if request.error is not None:
+                self._reporter.failed("step", request.error, request.request_id)
         if ended:
             self._give_back()
         if self._reporter:
-            self._reporter.stepped(self.decoder, self.scheduler, emitted, ended)
+            self._reporter.stepped(self.decoder, self.scheduler, outputs, len(ended))
+        # Last: who sees a request end finds it in the statistics, and its memory free.
+        for output in outputs:
+            _deliver(output.sequence, make_chunks(output))
         if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
-        return emitted
+        return [output.sequence for output in outputs]
 
     def set_batch_size(self, rows: int) -> None:
         """Change the number of rows; what runs beyond it is preempted at the next step."""
-        self.scheduler.rows = rows
+        self.limit.rows = rows
 
     def stats(self) -> GenerationStats:
         """Figures over all requests so far."""
@@ -182,6 +187,10 @@ class Engine:
         width = self.speculation.num_draft_tokens + 1
         return width * self.decoder.runner.vocabulary * 4 * STEP_COPIES
 
+    def _reserved(self, request: Sequence) -> int:
+        """Most tokens that its slot may come to hold."""
+        return len(request.prompt) + request.max_new_tokens + self.decoder.margin
+
     def _advance(self) -> list[StepOutput]:
         try:
             return self.decoder.step()
@@ -191,40 +200,39 @@ class Engine:
 
     def _admit(self, hurry: bool) -> None:
         plan = self.scheduler.plan(self.clock(), hurry=hurry)
-        if self._reporter and (plan.preempt or plan.admit):
-            preempted = [self._by_request[request] for request in plan.preempt]
-            self._reporter.moved(preempted, [self._by_request[request] for request in plan.admit])
+        if not (plan.preempt or plan.admit):
+            return
+        if self._reporter:
+            self._reporter.moved(plan.preempt, plan.admit)
         for request in plan.preempt:
-            self.decoder.suspend(self._by_request[request].sequence, save=True)
-        if plan.preempt or plan.admit:
-            self._drop_saved()
-            self._size_slots()
-        for request in plan.admit:
-            track = self._by_request[request]
-            if track.admitted is None:
-                track.admitted = self.clock()
-        self.decoder.add([self._by_request[request].sequence for request in plan.admit])
+            self.decoder.suspend(request, save=True)
+        self._drop_saved()
+        self._size_slots()
+        self.decoder.add(plan.admit)
 
     def _drop_saved(self) -> None:
         """K/V kept aside that do not fit beside the rows are given up, to be computed again.
 
         First of those whose turn is last. What returns now stays until it is back in its slot.
         """
-        free = self.budget.kv.left([request.tokens for request in self.scheduler.running])
+        free = self.budget.kv.left(self._running_tokens())
         if self.decoder.saved_bytes > free:
             for request in reversed(self.scheduler.waiting):
-                dropped = self.decoder.drop_saved(self._by_request[request].sequence)
+                dropped = self.decoder.drop_saved(request)
                 if dropped and self.decoder.saved_bytes <= free:
                     break
 
+    def _running_tokens(self) -> list[int]:
+        """Most tokens that each row may come to hold."""
+        return [request.reserved for request in self.scheduler.running]
+
     def _size_slots(self) -> None:
         """Make room for what the running requests may come to need, within the limit."""
-        tokens = [request.tokens for request in self.scheduler.running]
-        self.decoder.max_rows = max(self.scheduler.rows, len(tokens))
+        tokens = self._running_tokens()
         if tokens:
             size, kv = self.budget.kv.block_size, self.budget.kv
             aside = replace(kv, limit=kv.limit - self.decoder.saved_bytes)
-            most = min(self.scheduler.rows, aside.most_rows(max(tokens)))
+            most = min(self.limit.rows, aside.most_rows(max(tokens)))
             positions = -(-max(tokens) // size) * size
             self.decoder.size_slots(SlotSize(len(tokens), max(len(tokens), most), positions))
         self._promise()
@@ -232,31 +240,29 @@ class Engine:
     def _promise(self) -> None:
         """Tell other engines what rows may come to hold, so that they leave it alone."""
         usage = self.kv_usage()
-        rows = self.budget.kv.nbytes([request.tokens for request in self.scheduler.running])
+        rows = self.budget.kv.nbytes(self._running_tokens())
         kept = usage.bytes_saved + usage.bytes_prefix
         LEDGER.note(self, max(rows, usage.bytes_held) + kept, usage.total)
 
     def _give_back(self) -> None:
         """Where most of what is held was for requests that have ended, hold less."""
-        tokens = [request.tokens for request in self.scheduler.running]
+        tokens = self._running_tokens()
         if self.decoder.kv_usage().bytes_held > 4 * self.budget.kv.slot_bytes(tokens):
             self._size_slots()
 
-    def _discount(self, output: StepOutput, given: int) -> None:
-        """Where a stop text cut a run off, take back what was counted past it."""
-        if given < len(output.tokens):
-            drafted = max(0, output.drafted - given)
-            accepted = max(0, output.accepted - given)
-            output.sequence.drafted -= drafted
-            output.sequence.accepted -= accepted
-            self.decoder.meter.drop(len(output.tokens) - given, drafted, accepted)
-
-    def _forget(self, track: Track) -> None:
-        self.decoder.remove(track.sequence)
-        del self._tracks[track.sequence], self._by_request[track.request]
-        if not self._tracks:
+    def _forget(self, request: Sequence) -> None:
+        """It has ended: its row and its place are free."""
+        self.scheduler.remove(request)
+        self.decoder.remove(request)
+        if not self.busy:
             self.decoder.trim()
             self._promise()
+
+
+def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
+    """The one way out: what a request gained, and its result if it has ended."""
+    if request.sink is not None:
+        request.sink.put(chunks, make_result(request) if request.ended else None)
 
 
 def _with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:

@@ -161,8 +161,12 @@ class BatchedMLXGenerator(Closing):
             return [await stream for stream in streams]
 
     def stats(self) -> GeneratorStats:
-        """The generator as it stood at the last step boundary."""
-        return self._worker.stats
+        """The generator between two steps; requests whose end was seen are counted.
+
+        Waits for the step that is being computed, but not for one that takes long: then it is
+        the generator as it stands, in the middle of that. A closed one says how it ended.
+        """
+        return self._worker.stats()
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -196,9 +200,11 @@ class BatchedMLXGenerator(Closing):
         buffers = []
         for sequence in sequences:
             sequence.index = next(self._numbers)
-            name = request_id or f"request-{sequence.index}"
-            buffers.append(ChunkBuffer(name, self._worker.cancel, self))
-        self._worker.submit(list(zip(buffers, sequences, strict=True)), priority)
+            sequence.priority = priority
+            sequence.request_id = request_id or f"request-{sequence.index}"
+            buffers.append(ChunkBuffer(sequence.request_id, self._worker.cancel, self))
+            sequence.sink = buffers[-1]
+        self._worker.submit(sequences)
         return [TokenStream(buffer) for buffer in buffers]
 
     @contextmanager

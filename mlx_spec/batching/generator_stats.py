@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mlx_spec.batching.engine import Engine
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.display import Displayable, Summary
 from mlx_spec.results import GenerationStats
@@ -45,6 +46,22 @@ class GeneratorStats(Displayable):
             *_kv_summary(self.kv),
             *self.generation.summary,
         ]
+
+
+def generator_stats(engine: Engine) -> GeneratorStats:
+    """An engine at one moment; any thread may ask, and gets a step in progress half counted."""
+    kv = engine.kv_usage()
+    return GeneratorStats(
+        waiting=engine.scheduler.backlog,
+        running=engine.scheduler.active,
+        finished=engine.finished,
+        cancelled=engine.cancelled,
+        preempted=engine.scheduler.preempted,
+        batch_size=engine.limit.rows,
+        cache_bytes=kv.total,
+        generation=engine.stats(),
+        kv=kv,
+    )
 
 
 def _kv_summary(kv: KVUsage) -> Summary:

@@ -1,5 +1,5 @@
-"""``Pieces``: what a token alone stands for, bytes or text, where a tokenizer's tokens can be taken
-one by one.
+"""``TokenPieces``: what a token alone stands for, bytes or text, where a tokenizer's tokens can be
+taken one by one.
 
 Two families can, and they are nearly all: byte-level vocabularies (GPT-2, Llama 3, Qwen), where
 each token is a string of bytes written in stand-in letters, and vocabularies with byte fallback
@@ -41,7 +41,7 @@ def _letters() -> dict[str, int]:
 LETTERS = _letters()
 
 
-class Pieces:
+class TokenPieces:
     """The pieces of one tokenizer, looked up as they are needed.
 
     Args:
@@ -73,10 +73,10 @@ def patiently(call: Callable[[], T]) -> T:
     return call()
 
 
-_FOUND: weakref.WeakKeyDictionary[Any, Pieces | None] = weakref.WeakKeyDictionary()
+_FOUND: weakref.WeakKeyDictionary[Any, TokenPieces | None] = weakref.WeakKeyDictionary()
 
 
-def pieces_of(tokenizer: Any, backend: Any) -> Pieces | None:
+def pieces_of(tokenizer: Any, backend: Any) -> TokenPieces | None:
     """The pieces of a tokenizer; None where tokens must be decoded together.
 
     Args:
@@ -91,17 +91,17 @@ def pieces_of(tokenizer: Any, backend: Any) -> Pieces | None:
         return find_pieces(backend)
 
 
-def find_pieces(backend: Any) -> Pieces | None:
+def find_pieces(backend: Any) -> TokenPieces | None:
     """The same, looked for anew."""
     kinds = list(_decoders(backend))
     names = {kind["type"] for kind in kinds}
     if "ByteLevel" in names and names <= {"ByteLevel", "Fuse"}:
-        return Pieces(backend, _byte_level)
+        return TokenPieces(backend, _byte_level)
     at_end = any(kind.get("stop") for kind in kinds if kind["type"] == "Strip")
     if _all_there(backend, (f"<0x{byte:02X}>" for byte in range(256))):
         joined = names <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"} and not at_end
-        return Pieces(backend, _Fallback(backend)) if joined else None
-    return Pieces(backend, _byte_level) if _written_in_letters(backend) else None
+        return TokenPieces(backend, _Fallback(backend)) if joined else None
+    return TokenPieces(backend, _byte_level) if _written_in_letters(backend) else None
 
 
 def _decoders(backend: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``EventReporter``: from what the engine did to the events that its listeners hear.
+"""``EventReporter``: what the engine did, as events for its listeners.
 
 It only reads the engine's parts; the engine asks for its truth value first, so that without
 listeners no event is made. Per-step figures are differences of the decoder's meter. Short steps are
@@ -17,9 +17,9 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.batching.scheduler import Scheduler
-from mlx_spec.batching.track import Track
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.events import (
     EngineStarted,
@@ -35,7 +35,7 @@ from mlx_spec.events import (
     RequestSubmitted,
     StepDone,
 )
-from mlx_spec.results import GenerationChunk
+from mlx_spec.sequence import Sequence
 
 # Seconds of steps that are told together. Right after a step all code and data are cold, and an
 # event costs several times what it does in a burst; a step of 2 ms would feel that.
@@ -66,7 +66,7 @@ class _Step(NamedTuple):
     batch_size: int
     draft_length: int
     memory: int
-    gains: Seq[tuple[Track, list[GenerationChunk]]]
+    emitted: Seq[tuple[Sequence, bool]]  # requests, and whether their first token is among it
 
 
 class EventReporter:
@@ -108,29 +108,27 @@ class EventReporter:
             )
         )
 
-    def submitted(self, track: Track) -> None:
+    def submitted(self, request: Sequence) -> None:
         """A request was queued."""
-        request, sequence = track.request, track.sequence
         self._publish(
             RequestSubmitted(
                 request.arrival,
                 request.request_id,
-                len(sequence.prompt),
-                sequence.max_new_tokens,
+                len(request.prompt),
+                request.max_new_tokens,
                 request.priority,
             )
         )
 
-    def moved(self, preempted: Iterable[Track], admitted: Iterable[Track]) -> None:
-        """Requests lost or got rows; asked before ``admitted`` times are set."""
+    def moved(self, preempted: Iterable[Sequence], admitted: Iterable[Sequence]) -> None:
+        """Requests lost or got rows."""
         now = self._clock()
         if self._since is None:
             self._since = now
-        for track in preempted:
-            self._publish(RequestPreempted(now, track.request.request_id))
-        for track in admitted:
-            again = track.admitted is not None
-            self._publish(RequestAdmitted(now, track.request.request_id, again))
+        for request in preempted:
+            self._publish(RequestPreempted(now, request.request_id))
+        for request in admitted:
+            self._publish(RequestAdmitted(now, request.request_id, request.preemptions > 0))
 
     def failed(self, where: str, error: str, request_id: str | None = None) -> None:
         """Something went wrong; whoever called hears of it by the exception itself."""
@@ -139,8 +137,8 @@ class EventReporter:
     def stepped(
         self,
         decoder: SpeculativeDecoder,
-        scheduler: Scheduler,
-        gains: Seq[tuple[Track, list[GenerationChunk]]],
+        scheduler: Scheduler[Sequence],
+        outputs: Seq[StepOutput],
         ended: int,
     ) -> None:
         """A step is done: first tokens, the step itself, and ends, of which there were so many.
@@ -159,10 +157,10 @@ class EventReporter:
                 _totals(decoder.meter),
                 scheduler.active + ended,
                 scheduler.backlog,
-                scheduler.rows,
+                scheduler.limit.rows,
                 decoder.draft_length,
                 mx.get_active_memory(),
-                gains,
+                [(o.sequence, len(o.tokens) == len(o.sequence.tokens) > 0) for o in outputs],
             )
         )
         if ended or now - self._steps[0].time >= _BURST:
@@ -172,9 +170,9 @@ class EventReporter:
             self._progress = progress
             self._publish(PromptProgress(now, *progress))
         if ended:
-            for track, _ in gains:
-                if track.done:
-                    self.finished(track)
+            for output in outputs:
+                if output.sequence.ended:
+                    self.finished(output.sequence)
 
     def _publish(self, event: Event) -> None:
         """Tell an event, after the steps that came before it."""
@@ -191,13 +189,10 @@ class EventReporter:
             sub, step.totals, self._before
         )
         self._before = step.totals
-        emitted = []
-        for track, chunks in step.gains:
-            request_id = track.request.request_id
-            emitted.append(request_id)
-            if chunks and chunks[0].generation_tokens == 1:
-                ttft = (track.first or step.time) - track.submitted
-                self._feed.publish(FirstToken(step.time, request_id, ttft))
+        for request, first in step.emitted:
+            if first:
+                ttft = (request.first_token or step.time) - request.arrival
+                self._feed.publish(FirstToken(step.time, request.request_id, ttft))
         self._feed.publish(
             StepDone(
                 time=step.time,
@@ -215,7 +210,7 @@ class EventReporter:
                 drafted=drafted,
                 accepted=accepted,
                 memory=step.memory,
-                emitted=tuple(emitted),
+                emitted=tuple(request.request_id for request, _ in step.emitted),
             )
         )
 
@@ -223,24 +218,25 @@ class EventReporter:
         """No request is left, though no step ended: the last one was cancelled."""
         self._since = None
 
-    def finished(self, track: Track) -> None:
+    def finished(self, request: Sequence) -> None:
         """A request has ended, by itself or because it was cancelled."""
-        sequence, now = track.sequence, self._clock()
-        begun = now if track.admitted is None else track.admitted
+        now = self._clock()
+        begun = now if request.admitted is None else request.admitted
+        first, last = request.first_token, request.last_token
         self._publish(
             RequestFinished(
                 time=now,
-                request_id=track.request.request_id,
-                reason=sequence.finish_reason or "cancelled",
-                prompt_tokens=len(sequence.prompt),
-                generation_tokens=len(sequence.tokens),
-                ttft=None if track.first is None else track.first - track.submitted,
-                duration=(now if track.last is None else track.last) - track.submitted,
-                queue_time=begun - track.submitted,
-                drafted=sequence.drafted,
-                accepted=sequence.accepted,
-                verify_steps=sequence.steps,
-                reused_tokens=sequence.reused,
+                request_id=request.request_id,
+                reason=request.finish_reason or "cancelled",
+                prompt_tokens=len(request.prompt),
+                generation_tokens=len(request.tokens),
+                ttft=None if first is None else first - request.arrival,
+                duration=(now if last is None else last) - request.arrival,
+                queue_time=begun - request.arrival,
+                drafted=request.drafted,
+                accepted=request.accepted,
+                verify_steps=request.steps,
+                reused_tokens=request.reused,
             )
         )
 

@@ -1,8 +1,9 @@
 """Who runs next: queues, priorities, preemption. No mlx, no clock of its own, no thread.
 
-The scheduler knows requests by their priority, arrival and the tokens they may come to hold; a
-``Budget`` says which of them fit together. At each step boundary the caller asks for a ``Plan``
-with the time of its own clock, so that waiting times are tested without sleeping.
+The scheduler knows requests by their priority, arrival and the tokens they may come to hold
+(``Schedulable``); it admits and preempts them, and who ends them takes them out. A ``Budget`` says
+which of them fit together. At each step boundary the caller asks for a ``SchedulerOutput`` with the
+time of its own clock, so that waiting times are tested without sleeping.
 
 Order: a waiting request's claim is its priority plus what it has waited (``aging`` seconds count
 as one priority level), so everybody's turn comes. Time spent running is not waited: a running
@@ -20,45 +21,55 @@ from bisect import insort
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.row_limit import RowLimit
 
 
-class RequestState(Enum):
-    """Where a request stands."""
+class Schedulable(Protocol):
+    """What the scheduler sees of a request; ``life_cycle`` says what its states are."""
 
-    WAITING = "waiting"
-    RUNNING = "running"
-    PREEMPTED = "preempted"
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
+    @property
+    def request_id(self) -> str:
+        """Its name, for errors."""
+        ...
+
+    @property
+    def reserved(self) -> int:
+        """Most tokens it can come to hold, prompt and output."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Higher goes first."""
+        ...
+
+    @property
+    def arrival(self) -> float:
+        """When it was submitted, in seconds of the caller's clock."""
+        ...
+
+    @property
+    def claim(self) -> float:
+        """While it holds a row, the claim it was admitted with."""
+        ...
+
+    @property
+    def ran(self) -> float:
+        """Seconds that it held a row before it was preempted, over all times."""
+        ...
+
+    def admit(self, now: float, claim: float) -> None:
+        """It gets a row."""
+        ...
+
+    def preempt(self, now: float) -> None:
+        """It loses its row and waits again."""
+        ...
 
 
-@dataclass(eq=False)
-class Request:
-    """What the scheduler knows of a request.
-
-    Attributes:
-        request_id: unique among those not finished.
-        tokens: most tokens it can come to hold, prompt and output.
-        priority: higher goes first.
-        arrival: when it was submitted, in seconds of the caller's clock.
-        state: changed by the scheduler only.
-        claim: while running, the claim it was admitted with.
-        admitted: when it got its present or last row.
-        ran: seconds that it held a row before it was preempted, over all times.
-    """
-
-    request_id: str
-    tokens: int
-    priority: int = 0
-    arrival: float = 0.0
-    state: RequestState = RequestState.WAITING
-    claim: float = 0.0
-    admitted: float = 0.0
-    ran: float = 0.0
+R = TypeVar("R", bound=Schedulable)
 
 
 class Budget(Protocol):
@@ -74,18 +85,18 @@ class Budget(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SchedulerOutput(Generic[R]):
     """What to do at a step boundary: first preempt, then admit."""
 
-    preempt: list[Request] = field(default_factory=list)
-    admit: list[Request] = field(default_factory=list)
+    preempt: list[R] = field(default_factory=list)
+    admit: list[R] = field(default_factory=list)
 
 
-class Scheduler:
+class Scheduler(Generic[R]):
     """Queues of requests over a number of rows and a memory budget.
 
     Args:
-        rows: most requests that run together.
+        limit: most requests that run together; asked at every plan.
         timeout: while nothing runs, the longest wait for a full batch, in seconds.
         budget: which requests fit together.
         preemption: whether a more urgent request may take a running one's place.
@@ -94,24 +105,24 @@ class Scheduler:
 
     def __init__(
         self,
-        rows: int,
+        limit: RowLimit,
         timeout: float,
         budget: Budget,
         *,
         preemption: bool = True,
         aging: float = 10.0,
     ) -> None:
-        self.rows = rows
+        self.limit = limit
         self.timeout = timeout
         self.budget = budget
         self.preemption = preemption
         self.aging = aging
         self.preempted = 0  # evictions, over all time
-        self._waiting: list[Request] = []  # sorted by _turn
-        self._running: list[Request] = []
+        self._waiting: list[R] = []  # sorted by _turn
+        self._running: list[R] = []
 
     @property
-    def waiting(self) -> list[Request]:
+    def waiting(self) -> list[R]:
         """Requests not running, preempted ones included; whose turn comes first stands first."""
         return list(self._waiting)
 
@@ -126,35 +137,34 @@ class Scheduler:
         return len(self._running)
 
     @property
-    def running(self) -> list[Request]:
+    def running(self) -> list[R]:
         """Requests that hold a row."""
         return list(self._running)
 
-    def submit(self, request: Request) -> None:
+    def check(self, reserved: int, request_id: str = "") -> None:
+        """Refuse a request that may come to hold so many tokens and could not run even alone.
+
+        Raises:
+            InvalidRequest: the numbers.
+        """
+        if not self.budget.fits([reserved]):
+            raise InvalidRequest(
+                f"[Scheduler.submit] request {request_id} can never fit: "
+                f"{self.budget.explain([reserved])}"
+            )
+
+    def submit(self, request: R) -> None:
         """Queue a request.
 
         Raises:
             InvalidRequest: it could not run even alone.
         """
-        if not self.budget.fits([request.tokens]):
-            raise InvalidRequest(
-                f"[Scheduler.submit] request {request.request_id} can never fit: "
-                f"{self.budget.explain([request.tokens])}"
-            )
-        request.state = RequestState.WAITING
+        self.check(request.reserved, request.request_id)
         self._queue(request)
 
-    def finish(self, request: Request) -> None:
-        """A running request has reached its end."""
-        self._running.remove(request)
-        request.state = RequestState.FINISHED
-
-    def cancel(self, request: Request) -> None:
-        """A request is wanted no more, wherever it stands. Doing it twice does no harm."""
-        for queue in (self._waiting, self._running):
-            if request in queue:
-                queue.remove(request)
-                request.state = RequestState.CANCELLED
+    def remove(self, request: R) -> None:
+        """A request has ended, or is about to be cancelled, wherever it stands."""
+        (self._running if request in self._running else self._waiting).remove(request)
 
     def wake_at(self) -> float | None:
         """While idle: when the oldest request has waited long enough; None if none waits."""
@@ -173,17 +183,17 @@ class Scheduler:
         wake = self.wake_at()
         return wake is not None and (now >= wake or self._full())
 
-    def plan(self, now: float, *, hurry: bool = False) -> Plan:
-        """Decide who runs from this boundary on; states change accordingly.
+    def plan(self, now: float, *, hurry: bool = False) -> SchedulerOutput[R]:
+        """Decide who runs from this boundary on: they are preempted and admitted by it.
 
         Args:
             now: the caller's clock, in seconds.
             hurry: do not wait for a batch to fill (nothing more will come).
         """
         if not hurry and not self.due(now):
-            return Plan()
+            return SchedulerOutput()
         preempted = self._shrink(now)
-        admitted: list[Request] = []
+        admitted: list[R] = []
         # Whoever comes after one that waits would keep it waiting for ever: order is kept, and
         # one that was evicted just now waits too.
         while self._waiting and self._waiting[0] not in preempted:
@@ -196,22 +206,21 @@ class Scheduler:
                 self._evict(victim, now)
             preempted += victims
             self._running.append(request)
-            request.state, request.admitted = RequestState.RUNNING, now
-            request.claim = self._claim(request, now)
+            request.admit(now, self._claim(request, now))
             admitted.append(request)
-        return Plan(preempted, admitted)
+        return SchedulerOutput(preempted, admitted)
 
     def _full(self) -> bool:
         """Whether nothing more could join what waits, not even a request of one token."""
-        if len(self._waiting) >= self.rows:
+        if len(self._waiting) >= self.limit.rows:
             return True
-        return not self.budget.fits([request.tokens for request in self._waiting] + [1])
+        return not self.budget.fits([request.reserved for request in self._waiting] + [1])
 
-    def _claim(self, request: Request, now: float) -> float:
+    def _claim(self, request: R, now: float) -> float:
         waited = now - request.arrival - request.ran
         return request.priority + (waited / self.aging if self.aging > 0 else 0.0)
 
-    def _turn(self, request: Request) -> tuple[float, float]:
+    def _turn(self, request: R) -> tuple[float, float]:
         """Sorts waiting requests: the greatest claim first, then the earliest arrival.
 
         In seconds, less what is the same for all of them at any time.
@@ -220,25 +229,25 @@ class Scheduler:
             return (-request.priority, request.arrival)
         return (request.arrival + request.ran - request.priority * self.aging, request.arrival)
 
-    def _queue(self, request: Request) -> None:
+    def _queue(self, request: R) -> None:
         insort(self._waiting, request, key=self._turn)
 
-    def _shrink(self, now: float) -> list[Request]:
+    def _shrink(self, now: float) -> list[R]:
         """Evict the least claims where fewer rows exist than run."""
-        surplus = len(self._running) - self.rows
+        surplus = len(self._running) - self.limit.rows
         victims = self._by_claim(self._running)[: max(0, surplus)]
         for victim in victims:
             self._evict(victim, now)
         return victims
 
-    def _make_room(self, request: Request, exempt: Iterable[Request]) -> list[Request] | None:
+    def _make_room(self, request: R, exempt: Iterable[R]) -> list[R] | None:
         """Whom to evict so that ``request`` can run; None if it cannot run now."""
         if self._fit(self._running, request):
             return []
         if not self.preemption:
             return None
         staying = list(self._running)
-        victims: list[Request] = []
+        victims: list[R] = []
         spared = set(exempt)
         weaker = [r for r in staying if r.claim < request.priority and r not in spared]
         candidates = self._by_claim(weaker)
@@ -255,18 +264,17 @@ class Scheduler:
                 victims.remove(victim)
         return victims
 
-    def _fit(self, staying: Seq[Request], request: Request) -> bool:
-        tokens = [other.tokens for other in staying] + [request.tokens]
-        return len(tokens) <= self.rows and self.budget.fits(tokens)
+    def _fit(self, staying: Seq[R], request: R) -> bool:
+        tokens = [other.reserved for other in staying] + [request.reserved]
+        return len(tokens) <= self.limit.rows and self.budget.fits(tokens)
 
-    def _evict(self, victim: Request, now: float) -> None:
+    def _evict(self, victim: R, now: float) -> None:
         self._running.remove(victim)
-        victim.state = RequestState.PREEMPTED
-        victim.ran += now - victim.admitted
+        victim.preempt(now)
         self.preempted += 1
         self._queue(victim)
 
     @staticmethod
-    def _by_claim(requests: Iterable[Request]) -> list[Request]:
+    def _by_claim(requests: Iterable[R]) -> list[R]:
         """Least claim first; among equals the latest arrival, which loses least."""
         return sorted(requests, key=lambda r: (r.claim, -r.arrival))

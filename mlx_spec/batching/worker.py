@@ -1,8 +1,8 @@
 """``Worker``: the thread that owns an engine, and with it all MLX work of a generator.
 
-Others leave what they want done in its inbox, which it empties at each step boundary. Idle, it
-waits for a full batch or for the timeout, whichever is first; busy, it lets newcomers in at every
-step. However it ends, nobody is left waiting for it.
+Others leave commands in its inbox, which it empties at each step boundary. Idle, it waits for a
+full batch or for the timeout, whichever is first; busy, it lets newcomers in at every step. However
+it ends, nobody is left waiting for it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
-from mlx_spec.batching.generator_stats import GeneratorStats
+from mlx_spec.batching.generator_stats import GeneratorStats, generator_stats
 from mlx_spec.batching.memory import wired_memory
-from mlx_spec.batching.track import Track
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.sequence import Sequence
 
 Command: TypeAlias = Callable[[Engine], object]
+
+# Seconds that who asks for statistics waits for a step boundary.
+LONGEST_LOOK = 0.2
 
 
 class Worker:
@@ -40,13 +42,14 @@ class Worker:
     def __init__(self, make_engine: Callable[[], Engine]) -> None:
         self._inbox: list[Command] = []
         self._changed = threading.Condition()
-        self._buffers: dict[str, ChunkBuffer] = {}  # by request_id, those that have not ended
-        self._tracks: dict[ChunkBuffer, Track] = {}  # the worker's own, as is the next one
-        self._readers: dict[Track, ChunkBuffer] = {}
-        self._counts = {"finished": 0, "cancelled": 0}
+        self._requests: dict[str, Sequence] = {}  # by request_id, those that have not ended
         self._closing = False
+        self._gone = False
         self._error: BaseException | None = None
-        self._snapshot: GeneratorStats | None = None
+        self._engine: Engine | None = None
+        self._stats: GeneratorStats | None = None
+        self._looks = 0  # times that somebody was told the statistics
+        self._asked = False
         self._started = threading.Event()
         self._thread = threading.Thread(
             target=self._work, args=(make_engine,), name="mlx-spec", daemon=True
@@ -59,12 +62,26 @@ class Worker:
 
     # --- for everybody ---
 
-    @property
     def stats(self) -> GeneratorStats:
-        """The engine as it stood at the last step boundary."""
+        """The engine at a step boundary, or as it stands where none comes soon.
+
+        Nothing is kept up to date for it: a step costs the same whether anybody asks or not.
+        """
         with self._changed:
-            assert self._snapshot is not None
-            return self._snapshot
+            if threading.current_thread() is not self._thread:
+                looks, self._asked = self._looks, True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._gone or self._looks > looks, LONGEST_LOOK)
+                if (self._gone or self._looks > looks) and self._stats is not None:
+                    return self._stats
+            engine, last = self._engine, self._stats
+        if engine is not None:  # in the middle of a step
+            # Plain numbers that nobody locks: a dictionary may change while it is looked at.
+            for _ in range(3):
+                with suppress(RuntimeError):
+                    return generator_stats(engine)
+        assert last is not None
+        return last
 
     def post(self, command: Command) -> None:
         """Have something done at the next step boundary.
@@ -75,52 +92,41 @@ class Worker:
         with self._open():
             self._inbox.append(command)
 
-    def submit(self, requests: Seq[tuple[ChunkBuffer, Sequence]], priority: int = 0) -> None:
-        """Queue sequences, whose chunks go to their buffers; if one is refused, all are.
+    def submit(self, requests: Seq[Sequence]) -> None:
+        """Queue requests, whose chunks go to their sinks; if one is refused, all are.
 
         Raises:
             InvalidRequest: a name is in use.
             GeneratorClosed: nobody is there to run them.
         """
-        buffers = [buffer for buffer, _ in requests]
 
         def start(engine: Engine) -> None:
-            tracks: list[Track] = []
             try:
-                for buffer, sequence in requests:
-                    tracks.append(
-                        engine.submit(sequence, priority=priority, request_id=buffer.request_id)
-                    )
+                engine.submit(*requests)
             except Exception as error:  # a refusal, or foreign code: it is these requests' alone
-                for track in tracks:
-                    engine.cancel(track)
                 # Whoever keeps the error must not keep this thread's frames, and so the engine.
                 error.__traceback__ = None
-                for buffer in buffers:
-                    buffer.fail(error)
-                self._drop(buffers)
-            else:
-                self._tracks.update(zip(buffers, tracks, strict=True))
-                self._readers.update(zip(tracks, buffers, strict=True))
+                self._fail(requests, error)
+                self._drop(requests)
 
         with self._open():
-            for buffer in buffers:
-                other = self._buffers.get(buffer.request_id)
-                if other is not None and not other.done:
+            for request in requests:
+                other = self._requests.get(request.request_id)
+                if other is not None and not other.ended:
                     raise InvalidRequest(
-                        f"[BatchedMLXGenerator.submit] request_id {buffer.request_id!r} is in use"
+                        f"[BatchedMLXGenerator.submit] request_id {request.request_id!r} is in use"
                     )
-            self._buffers.update((buffer.request_id, buffer) for buffer in buffers)
+            self._requests.update((request.request_id, request) for request in requests)
             self._inbox.append(start)
 
     def cancel(self, buffer: ChunkBuffer) -> None:
         """Stop a buffer's request, unless it has ended. Never waits, and never raises."""
 
         def stop(engine: Engine) -> None:
-            track = self._tracks.get(buffer)
-            if track is not None:
-                engine.cancel(track)
-                self._end(engine, [(buffer, track)], "cancelled")
+            request = self._requests.get(buffer.request_id)
+            if request is not None and request.sink is buffer:
+                engine.cancel(request)
+                self._drop([request])
 
         with self._changed:
             if not self._closing and self._error is None:
@@ -134,9 +140,9 @@ class Worker:
             TimeoutError: some were, after ``timeout`` seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._buffers, timeout):
+            if not self._changed.wait_for(lambda: not self._requests, timeout):
                 raise TimeoutError(
-                    f"[BatchedMLXGenerator.drain] {len(self._buffers)} requests left"
+                    f"[BatchedMLXGenerator.drain] {len(self._requests)} requests left"
                 )
 
     def stop(self) -> None:
@@ -169,17 +175,16 @@ class Worker:
     def _work(self, make_engine: Callable[[], Engine]) -> None:
         engine: Engine | None = None
         try:
-            engine = make_engine()
+            self._engine = engine = make_engine()
             engine.decoder.stop_when(lambda: self._closing)
-            self._observe(engine)
+            self._stats = generator_stats(engine)
             self._started.set()
             with wired_memory(engine.decoder.device.synchronize):
                 while self._attend(engine):
-                    self._step(engine)
-            left = list(self._tracks.items())
-            for _, track in left:
-                engine.cancel(track)
-            self._end(engine, left, "cancelled")
+                    self._drop(request for request in engine.step() if request.ended)
+            for request in list(self._requests.values()):
+                if request.submitted:  # else it is still in the inbox: ``_leave`` sees to it
+                    engine.cancel(request)
         except BaseException as error:
             self._error = error
         finally:
@@ -190,10 +195,12 @@ class Worker:
         """Do what was asked for, wait while there is nothing to do; False when closing."""
         while True:
             with self._changed:
-                commands, self._inbox = self._inbox, []
                 if self._closing:
                     return False
+                commands, self._inbox = self._inbox, []
                 if not commands:
+                    if self._asked:
+                        self._tell(generator_stats(engine))
                     if engine.scheduler.due(engine.clock()):
                         return True
                     self._changed.wait(self._pause(engine))
@@ -206,55 +213,37 @@ class Worker:
         wake = engine.scheduler.wake_at()
         return None if wake is None else max(0.0, wake - engine.clock())
 
-    def _step(self, engine: Engine) -> None:
-        ended = []
-        for track, chunks in engine.step():
-            buffer = self._readers[track]
-            for chunk in chunks:
-                track.give(chunk)
-                buffer.put(chunk)
-            if track.done:
-                ended.append((buffer, track))
-        self._end(engine, ended, "finished")
+    def _tell(self, stats: GeneratorStats) -> None:
+        """Hand the statistics to all who wait for them; the lock is held."""
+        self._stats, self._asked = stats, False
+        self._looks += 1
+        self._changed.notify_all()
 
-    def _end(self, engine: Engine, ended: list[tuple[ChunkBuffer, Track]], how: str) -> None:
-        """Count first, tell then: who has seen a request end sees it in the statistics."""
-        self._counts[how] += len(ended)
-        self._observe(engine)
-        for buffer, track in ended:
-            del self._readers[track], self._tracks[buffer]
-            buffer.finish(track.result())
-        self._drop([buffer for buffer, _ in ended])
+    def _fail(self, requests: Iterable[Sequence], error: BaseException) -> None:
+        for request in requests:
+            if not request.ended:
+                request.fail(repr(error))
+            if request.sink is not None:
+                request.sink.fail(error)
 
-    def _drop(self, buffers: Iterable[ChunkBuffer]) -> None:
+    def _drop(self, requests: Iterable[Sequence]) -> None:
         """Forget requests that have ended, and tell who waits for that."""
+        ended = list(requests)
+        if not ended:
+            return
         with self._changed:
-            for buffer in buffers:
+            for request in ended:
                 # Its name may be another's by now.
-                if self._buffers.get(buffer.request_id) is buffer:
-                    del self._buffers[buffer.request_id]
+                if self._requests.get(request.request_id) is request:
+                    del self._requests[request.request_id]
             self._changed.notify_all()
-
-    def _observe(self, engine: Engine) -> None:
-        kv = engine.kv_usage()
-        snapshot = GeneratorStats(
-            waiting=engine.scheduler.backlog,
-            running=len(engine.scheduler.running),
-            finished=self._counts["finished"],
-            cancelled=self._counts["cancelled"],
-            preempted=engine.scheduler.preempted,
-            batch_size=engine.scheduler.rows,
-            cache_bytes=kv.total,
-            generation=engine.stats(),
-            kv=kv,
-        )
-        with self._changed:
-            self._snapshot = snapshot
 
     def _leave(self, engine: Engine | None) -> None:
         """Nobody may be left waiting for a worker that is gone, whatever the device says."""
         try:
             if engine is not None:
+                with suppress(Exception):
+                    self._stats = generator_stats(engine)
                 engine.decoder.device.synchronize()
         except BaseException as late:
             self._error = self._error or late
@@ -264,15 +253,13 @@ class Worker:
             traceback.clear_frames(self._error.__traceback__)
         error = self._error or GeneratorClosed("[BatchedMLXGenerator] it was closed")
         with self._changed:
-            self._closing = True
-            buffers = list(self._buffers.values())
-            self._buffers.clear()
+            self._closing = self._gone = True
+            self._engine = None
+            left = list(self._requests.values())
+            self._requests.clear()
             self._inbox.clear()
             self._changed.notify_all()
-        self._tracks.clear()
-        self._readers.clear()
-        for buffer in buffers:
-            buffer.fail(error)
+        self._fail(left, error)
         self._started.set()
 
 

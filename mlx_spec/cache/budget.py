@@ -1,8 +1,8 @@
-"""How many bytes of K/V rows take, and which rows fit together. Counts only; knows no mlx.
+"""How many bytes of caches rows take, and which rows fit together. Counts only; knows no mlx.
 
-Slots are dense: every row of the pool is as long as the longest one, so what R rows take is
-R times the longest, rounded up to whole blocks. That is what is compared with the limit, not the
-sum of lengths, which would promise memory that is not there.
+Slots are as long as the longest row, so what R rows take is R times what the longest does, rounded
+up to whole blocks. That is what is compared with the limit, not the sum of lengths, which would
+promise memory that is not there.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from mlx_spec.cache.cost import RowCost
+
 
 @dataclass(frozen=True)
 class KVBudget:
-    """A limit in bytes on the K/V of all rows.
+    """A limit in bytes on the caches of all rows.
 
     Attributes:
-        bytes_per_token: K/V bytes of one token, target and draft together.
+        cost: bytes of one row by its tokens, target and draft together.
         limit: most bytes.
         block_size: tokens that are accounted together.
-        row_bytes: bytes that a row takes beside its K/V, while a step runs.
+        row_bytes: bytes that a row takes beside its caches, while a step runs.
     """
 
-    bytes_per_token: int
+    cost: RowCost
     limit: int
     block_size: int = 16
     row_bytes: int = 0
@@ -36,7 +38,7 @@ class KVBudget:
         if not tokens:
             return 0
         blocks = -(-max(tokens) // self.block_size)
-        return len(tokens) * blocks * self.block_size * self.bytes_per_token
+        return len(tokens) * self.cost.nbytes(blocks * self.block_size)
 
     def left(self, tokens: Seq[int]) -> int:
         """Bytes that such rows leave; below 0 where they do not fit."""
@@ -47,8 +49,8 @@ class KVBudget:
         return self.left(tokens) >= 0
 
     def most_rows(self, tokens: int) -> int:
-        """How many rows of at most ``tokens`` each fit."""
-        return self.limit // self.nbytes([tokens])
+        """How many rows of at most ``tokens`` each fit; of rows that take nothing, any number."""
+        return self.limit // max(1, self.nbytes([tokens]))
 
     def explain(self, tokens: Seq[int]) -> str:
         """The numbers behind a refusal."""

@@ -1,9 +1,13 @@
 """The slots of one model: which exist, how long they are, and how rows move between them.
 
-``KVCachePool`` owns one ``DenseKVCache`` a layer. Running rows are contiguous from slot 0 and
-newcomers take the last slots, so that a decode step and a prefill chunk are both slices. When a
-row leaves, the last rows move into the holes: that copies the moved rows once and touches nothing
-else. The pool knows no tokens and no sequences.
+``KVCachePool`` owns slots, their order and sizes, and is a loop over one ``LayerCache`` a layer.
+Running rows are contiguous from slot 0 and newcomers take the last slots, so that a decode step and
+a prefill chunk are both slices. When a row leaves, the last rows move into the holes: that copies
+the moved rows once and touches nothing else. The pool knows no tokens, no sequences, and not what
+its layers hold.
+
+Nothing here waits for the device but growing. What is read of a row (saved, moved) is scheduled at
+once: a read that was left pending would make the next write copy the whole cache.
 """
 
 from __future__ import annotations
@@ -11,19 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import mlx.core as mx
 
-from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layer import LayerCache, RowState
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
+from mlx_spec.row_limit import RowLimit
 
 POSITION_STEP = 256
-
-
-RowKV: TypeAlias = list[tuple[mx.array, ...]]
-"""Keys and values of a stretch of one row, per layer."""
 
 
 def fill_holes(count: int, leaving: Iterable[int]) -> list[int]:
@@ -46,8 +47,8 @@ class PoolSnapshot:
     """The arrays of a pool at one moment, by reference; lengths live elsewhere."""
 
     slots: int
-    capacity: int
-    arrays: list[tuple[mx.array | None, mx.array | None]]
+    positions: int
+    arrays: list[list[mx.array]]
 
 
 @dataclass(frozen=True)
@@ -69,56 +70,61 @@ class KVCachePool:
     """Slots for the running rows of one model.
 
     Args:
-        layers: number of caches the model asks for.
+        layers: the model's caches, as ``layout.plan`` makes them.
         max_slots: most rows that can run together (``batch_size``).
+
+    Attributes:
+        limit: the same, asked at every change; a decoder puts its own here.
+        slots, positions: rows, and tokens of each, that there is memory for.
+        used: slots that rows hold, the first ones.
     """
 
-    def __init__(self, layers: int, max_slots: int) -> None:
-        self.max_slots = max_slots
+    def __init__(self, layers: Seq[LayerCache], max_slots: int) -> None:
+        self.limit = RowLimit(max_slots)
         self.slots = 0
-        self.capacity = 0
+        self.positions = 0
         self.used = 0
         self.most_positions: int | None = None  # set by callers that account for bytes
-        self.layers = [DenseKVCache(0, 0) for _ in range(layers)]
+        self.layers = list(layers)
 
     @property
     def free_slots(self) -> int:
         """Rows that may still be taken."""
-        return self.max_slots - self.used
+        return self.limit.rows - self.used
 
     def acquire(self, count: int) -> int:
         """Take ``count`` more slots at the end; return the first of them.
 
         Raises:
-            CapacityError: more than ``max_slots`` would be in use.
+            CapacityError: more than ``limit`` would be in use.
         """
         if count > self.free_slots:
             raise CapacityError(
                 f"[KVCachePool.acquire] {self.used + count} slots asked, "
-                f"{self.max_slots} exist (batch_size)"
+                f"{self.limit.rows} exist (batch_size)"
             )
         first, self.used = self.used, self.used + count
         if self.used > self.slots:
             # Doubling keeps the copies of a slowly filling batch O(1) a row.
-            self._grow(min(self.max_slots, max(self.used, 2 * self.slots)), self.capacity)
+            self._grow(min(self.limit.rows, max(self.used, 2 * self.slots)), self.positions)
         return first
 
     def reserve(self, positions: int) -> None:
         """Make every slot at least ``positions`` tokens long."""
-        if positions > self.capacity:
+        if positions > self.positions:
             # Growing by half keeps the copies of a growing text O(1) a token.
-            wanted = max(positions, self.capacity + self.capacity // 2)
+            wanted = max(positions, self.positions + self.positions // 2)
             wanted = -(-wanted // POSITION_STEP) * POSITION_STEP
             if self.most_positions is not None:
                 wanted = max(positions, min(wanted, self.most_positions))
             self._grow(self.slots, wanted)
 
-    def _grow(self, slots: int, capacity: int) -> None:
+    def _grow(self, slots: int, positions: int) -> None:
         for layer in self.layers:
-            layer.resize(slots, capacity)
+            layer.resize(slots, positions)
             # One layer at a time, so that old and new never exist for all of them at once.
-            mx.eval(layer.state)
-        self.slots, self.capacity = slots, capacity
+            mx.eval(layer.arrays)
+        self.slots, self.positions = slots, positions
 
     def fit(self, size: SlotSize, needed: int) -> None:
         """Have slots of the given size, as long as needed now.
@@ -130,12 +136,12 @@ class KVCachePool:
         self.most_positions = most = size.positions
         slots = self._fitting(max(size.slots, self.used), size.most_slots)
         roomy = -(-needed // POSITION_STEP) * POSITION_STEP
-        positions = max(needed, min(most, max(roomy, self.capacity)))
+        positions = max(needed, min(most, max(roomy, self.positions)))
         # A longest row that leaves makes ``most`` a little less: no reason to copy everything.
-        near = most < self.capacity <= most * 5 // 4
-        if near and slots * self.capacity <= size.most_slots * most:
-            positions = self.capacity
-        if (slots, positions) != (self.slots, self.capacity):
+        near = most < self.positions <= most * 5 // 4
+        if near and slots * self.positions <= size.most_slots * most:
+            positions = self.positions
+        if (slots, positions) != (self.slots, self.positions):
             self._grow(slots, positions)
 
     def _fitting(self, slots: int, most: int) -> int:
@@ -149,105 +155,107 @@ class KVCachePool:
     def trim(self) -> None:
         """Give all memory back while no slot is in use."""
         if self.used == 0:
-            self.slots = self.capacity = 0
+            self.slots = self.positions = 0
             self.most_positions = None
-            self.layers = [DenseKVCache(0, 0) for _ in self.layers]
+            for layer in self.layers:
+                layer.resize(0, 0)
 
     def keep(self, order: Seq[int]) -> None:
         """Slot i takes over what slot ``order[i]`` holds; slots not named are given back.
 
-        Only rows whose number changes are copied (``fill_holes`` makes an order that changes few).
+        Only rows whose number changes are copied (``fill_holes`` makes an order that changes few),
+        and written with the next pass.
         """
         self.used = len(order)
         moves = [(source, slot) for slot, source in enumerate(order) if source != slot]
         if moves:
             self._move(moves)
 
-    def read(self, slot: int, begin: int, end: int) -> RowKV:
-        """Copies of one row's K/V at positions ``begin .. end - 1``, per layer [1, H, n, D].
+    def _move(self, moves: list[tuple[int, int]]) -> None:
+        sources, slots = mx.array(moves, mx.int32).T
+        schedule([array for layer in self.layers for array in layer.move(sources, slots)])
 
-        Evaluated at once: a pending read would make the next write copy the whole cache.
-        """
-        return self.read_blocks(slot, begin, end, end - begin)[0]
+    def save(self, slot: int, begin: int, end: int) -> RowState:
+        """Copies of what a row holds of its tokens ``begin .. end - 1``."""
+        state = self._save(slot, begin, end)
+        schedule(state.flat)
+        return state
 
-    def read_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowKV]:
+    def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
         """The same in blocks of ``size`` tokens, each with buffers of its own; copied once."""
-        blocks = [
-            [
-                tuple(
-                    mx.contiguous(a[slot : slot + 1, :, start : start + size]) for a in layer.state
-                )
-                for layer in self.layers
-            ]
-            for start in range(begin, end, size)
-        ]
-        mx.eval(blocks)
+        blocks = [self._save(slot, start, start + size) for start in range(begin, end, size)]
+        schedule([array for block in blocks for array in block.flat])
         return blocks
 
-    def write(self, slot: int, begin: int, row: RowKV) -> None:
-        """Put K/V that :meth:`read` gave, of this pool or its like, at positions ``begin ..``."""
-        for layer, (keys, values) in zip(self.layers, row, strict=True):
-            layer.put(slot, begin, keys, values)
+    def _save(self, slot: int, begin: int, end: int) -> RowState:
+        return RowState(parts=tuple(layer.save(slot, begin, end) for layer in self.layers))
+
+    def load(self, slot: int, begin: int, states: Seq[RowState]) -> None:
+        """Put what was saved, of this pool or its like, one behind the other at ``begin ..``."""
+        for place, layer in enumerate(self.layers):
+            layer.load(slot, begin, [state.parts[place] for state in states])
+
+    def share(self, source: int, slots: Seq[int], count: int) -> None:
+        """Copy a row's first ``count`` tokens to other rows, written with the next pass."""
+        states = [self.save(source, 0, count)]
+        for slot in slots:
+            self.load(slot, 0, states)
 
     def wipe(self, slot: int, begin: int) -> None:
-        """Zero what a row's slot holds from position ``begin`` on. For what is no number."""
+        """Make numbers of what a row's slot holds from position ``begin`` on."""
         for layer in self.layers:
             layer.wipe(slot, begin)
 
-    def share(self, source: int, slots: Seq[int], count: int) -> None:
-        """Copy a row's first ``count`` positions to other rows, lazily: part of the next pass."""
-        for layer in self.layers:
-            layer.share(source, slots, count)
-
-    def _move(self, moves: list[tuple[int, int]]) -> None:
-        sources = mx.array([source for source, _ in moves])
-        buffers = [
-            (layer, name) for layer in self.layers if layer.state for name in ("keys", "values")
-        ]
-        rows = [getattr(layer, name)[sources] for layer, name in buffers]
-        # Evaluated before the write: a pending read of the buffer would make the write copy it.
-        mx.eval(rows)
-        destinations = mx.array([destination for _, destination in moves])
-        for (layer, name), moved in zip(buffers, rows, strict=True):
-            buffer = getattr(layer, name)
-            buffer[destinations] = moved
-            setattr(layer, name, buffer)
-
-    def set_span(self, span: Span) -> None:
+    def bind(self, span: Span) -> None:
         """Point every layer at the rows and positions of the next forward pass."""
-        if span.limit > self.capacity:
+        if span.limit > self.positions:
             raise CapacityError(
-                f"[KVCachePool.set_span] {span.limit} positions asked, {self.capacity} exist"
+                f"[KVCachePool.bind] {span.limit} positions asked, {self.positions} exist"
             )
         for layer in self.layers:
-            layer.span = span
+            layer.bind(span)
+
+    def commit(self, kept: mx.array | None) -> None:
+        """Of the bound pass keep each row's first ``kept`` tokens [rows]; None: all of them."""
+        for layer in self.layers:
+            layer.commit(kept)
 
     def snapshot(self) -> PoolSnapshot:
         """References to the present arrays, to undo steps that were built but never launched.
 
         Drop it before launching: while it lives, writes cannot reuse the buffers (donation trap).
         """
-        arrays = [(layer.keys, layer.values) for layer in self.layers]
-        return PoolSnapshot(self.slots, self.capacity, arrays)
+        arrays = [layer.arrays for layer in self.layers]
+        return PoolSnapshot(self.slots, self.positions, arrays)
 
     def restore(self, snapshot: PoolSnapshot) -> None:
         """Take the arrays of ``snapshot`` back."""
-        self.slots, self.capacity = snapshot.slots, snapshot.capacity
-        for layer, (keys, values) in zip(self.layers, snapshot.arrays, strict=True):
-            layer.slots, layer.capacity = snapshot.slots, snapshot.capacity
-            layer.keys, layer.values = keys, values
+        self.slots, self.positions = snapshot.slots, snapshot.positions
+        for layer, arrays in zip(self.layers, snapshot.arrays, strict=True):
+            layer.slots, layer.positions = snapshot.slots, snapshot.positions
+            layer.arrays = arrays
 
     @property
-    def state(self) -> list[mx.array]:
+    def sliceable(self) -> bool:
+        """Whether any stretch of a row can be saved, or only what ends where the row ends now."""
+        return all(layer.sliceable for layer in self.layers)
+
+    @property
+    def arrays(self) -> list[mx.array]:
         """All arrays, for ``mx.eval``."""
-        return [array for layer in self.layers for array in layer.state]
+        return [array for layer in self.layers for array in layer.arrays]
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(layer.nbytes for layer in self.layers)
+        return sum(array.nbytes for array in self.arrays)
 
     @property
-    def token_bytes(self) -> int:
-        """Bytes of one position of one slot, over all layers; 0 while nothing is held."""
-        return self.nbytes // (self.slots * self.capacity) if self.nbytes else 0
+    def cost(self) -> RowCost:
+        """Bytes of a row over all layers; none while nothing is held."""
+        return sum((layer.cost for layer in self.layers), RowCost())
+
+
+def schedule(arrays: list[mx.array]) -> None:
+    """Have arrays computed without waiting for them, so that they leave what they read."""
+    mx.async_eval(arrays)  # type: ignore[no-untyped-call]

@@ -1,9 +1,14 @@
-"""K/V of repeated beginnings, kept in immutable blocks and found by their tokens.
+"""What rows hold of repeated beginnings, kept in immutable stretches and found by their tokens.
 
 A block is ``block_size`` tokens; its key is a hash over its own tokens and the key of the block
-before it, so equal keys mean equal prefixes. Blocks are copies: rows come and go without touching
-them. Least recently used ones go first, and of one prefix the later blocks before the earlier,
-so what is left of it can still be found.
+before it, so equal keys mean equal prefixes. Where the caches can be cut anywhere a stretch is one
+block; else it is what lies between two places where a row was looked at, several blocks, and
+stands under the key of the last one. Stretches are copies: rows come and go without touching them.
+Least recently used ones go first, and of one prefix the later before the earlier, so what is left
+of it can still be found.
+
+Storing does not wait for the device. Whether what was stored are numbers is computed along with the
+copies and looked at when they are first wanted: what is none goes then, with what follows it.
 """
 
 from __future__ import annotations
@@ -13,34 +18,67 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import mlx.core as mx
 
-from mlx_spec.cache.pool import RowKV
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.pool import schedule
+
+
+class RowSource(Protocol):
+    """Rows of which copies can be had; ``KVCachePool`` is one."""
+
+    @property
+    def cost(self) -> RowCost:
+        """Bytes of a row, or of a stretch of one."""
+        ...
+
+    @property
+    def sliceable(self) -> bool:
+        """Whether any stretch of a row can be saved, or only what ends where the row ends now."""
+        ...
+
+    def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
+        """Copies of a row's tokens ``begin .. end - 1``, ``size`` tokens each."""
+        ...
+
+
+class _Check:
+    """Whether stretches that were stored together hold numbers, computed and not yet looked at.
+
+    What comes before NaN in a pass is spoilt too, and whatever a layer cannot bear, the last one
+    shows.
+    """
+
+    def __init__(self, states: Seq[RowState]) -> None:
+        # By the reach of their values: that makes no array as large as a stretch.
+        last = [state.flat[-1] for state in states]
+        self._finite = mx.isfinite(mx.stack([values.max() - values.min() for values in last]))
+        self._flags: list[bool] | None = None
+        schedule([self._finite])
+
+    def __getitem__(self, place: int) -> bool:
+        if self._flags is None:
+            self._flags = cast("list[bool]", self._finite.tolist())
+        return self._flags[place]
 
 
 @dataclass(frozen=True)
-class _Block:
-    row: RowKV
+class _Stretch:
+    """Blocks ``begin .. end - 1``; ``check[place]`` says whether they are sound."""
+
+    state: RowState
     nbytes: int
-
-
-class BlockSource(Protocol):
-    """Rows whose K/V can be copied; ``KVCachePool`` is one."""
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of one token's K/V, over all layers."""
-        ...
-
-    def read_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowKV]:
-        """Copies of a row's K/V at positions ``begin .. end - 1``, ``size`` tokens each."""
-        ...
+    begin: int
+    end: int
+    check: _Check
+    place: int
 
 
 class PrefixCache:
-    """Blocks of one model's K/V.
+    """What one model's rows hold of repeated beginnings.
 
     Args:
         block_size: tokens a block.
@@ -49,7 +87,7 @@ class PrefixCache:
     Attributes:
         nbytes: bytes kept.
         reused: tokens that did not have to be computed again, over all time.
-        evicted: blocks given up.
+        evicted: stretches given up.
     """
 
     def __init__(self, block_size: int, limit: int) -> None:
@@ -58,13 +96,13 @@ class PrefixCache:
         self.nbytes = 0
         self.reused = 0
         self.evicted = 0
-        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
+        self._kept: OrderedDict[bytes, _Stretch] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self._kept)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._blocks
+        return key in self._kept
 
     def keys(self, tokens: Seq[int]) -> list[bytes]:
         """One key for each whole block of ``tokens``."""
@@ -78,25 +116,20 @@ class PrefixCache:
 
     def match(self, tokens: Seq[int]) -> int:
         """How many tokens from the first on are kept, a multiple of the block size."""
-        return self.block_size * len(self._known(tokens))
+        return self.block_size * self._blocks(self._known(tokens))
 
-    def read(self, tokens: Seq[int]) -> RowKV | None:
-        """K/V of the longest kept beginning of ``tokens``, per layer [1, H, n, D]."""
+    def read(self, tokens: Seq[int]) -> list[RowState]:
+        """The longest kept beginning of ``tokens``, stretch by stretch, to load at position 0."""
         known = self._known(tokens)
-        if not known:
-            return None
         self._touch(known)
-        self.reused += self.block_size * len(known)
-        rows = [self._blocks[key].row for key in known]
-        return [
-            tuple(mx.concatenate(list(parts), axis=2) for parts in zip(*layers, strict=True))
-            for layers in zip(*rows, strict=True)
-        ]
+        self.reused += self.block_size * self._blocks(known)
+        return [self._kept[key].state for key in known]
 
-    def store(self, tokens: Seq[int], source: BlockSource, slot: int) -> None:
+    def store(self, tokens: Seq[int], source: RowSource, slot: int) -> None:
         """Keep the whole blocks of ``tokens`` that are not kept yet, as many as ``limit`` allows.
 
-        Old blocks go before new ones are copied, and each is copied once, so that never more than
+        Where rows cannot be cut anywhere, what ends behind the last token, if a block does.
+        Old ones go before new ones are copied, and each is copied once, so that never more than
         ``limit`` bytes are held.
 
         Args:
@@ -104,58 +137,77 @@ class PrefixCache:
             source, slot: where the row is.
         """
         size = self.block_size
-        if self.limit == 0 or len(tokens) < size:
+        if self.limit == 0 or len(tokens) < size or source.cost == RowCost():
             return
-        keys = self.keys(tokens)[: self.limit // (size * source.token_bytes)]
-        have = sum(key in self._blocks for key in keys)  # the first ones: later ones go first
-        self._touch(keys)
-        self._make_room((len(keys) - have) * size * source.token_bytes)
-        if have < len(keys):
-            blocks = source.read_blocks(slot, have * size, len(keys) * size, size)
-            for key, block in zip(keys[have:], blocks[: _sound(blocks)], strict=False):
-                self._add(key, block)
-            self._touch(keys)
-
-    def _touch(self, keys: Seq[bytes]) -> None:
-        """Note a use; of the later blocks first, so that they go first."""
-        for key in reversed(keys):
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-
-    def _make_room(self, nbytes: int) -> None:
-        """Let the least recently used blocks go until ``nbytes`` fit."""
-        while self.nbytes + nbytes > self.limit:
-            _, oldest = self._blocks.popitem(last=False)
-            self.nbytes -= oldest.nbytes
-            self.evicted += 1
+        keys = self.keys(tokens)
+        chain = self._chain(keys)
+        have = self._blocks(chain)
+        self._touch(chain)
+        blocks = 1 if source.sliceable else len(keys) - have  # in each new stretch
+        wanted = keys[have + blocks - 1 :: blocks] if have < len(keys) else []
+        if not source.sliceable and len(tokens) % size:
+            wanted = []
+        each = source.cost.nbytes(blocks * size)
+        wanted = wanted[: (self.limit - sum(self._kept[key].nbytes for key in chain)) // each]
+        self._make_room(len(wanted) * each)
+        if wanted:
+            end = (have + blocks * len(wanted)) * size
+            states = source.save_blocks(slot, have * size, end, blocks * size)
+            check = _Check(states)
+            for place, (key, state) in enumerate(zip(wanted, states, strict=True)):
+                begin = have + place * blocks
+                stretch = _Stretch(state, state.nbytes, begin, begin + blocks, check, place)
+                self._add(key, stretch)
+            self._touch([*chain, *wanted])
 
     def clear(self) -> None:
         """Forget everything."""
-        self._blocks.clear()
+        self._kept.clear()
         self.nbytes = 0
 
+    def _touch(self, keys: Seq[bytes]) -> None:
+        """Note a use; of the later ones first, so that they go first."""
+        for key in reversed(keys):
+            self._kept.move_to_end(key)
+
+    def _make_room(self, nbytes: int) -> None:
+        """Let the least recently used ones go until ``nbytes`` fit."""
+        while self.nbytes + nbytes > self.limit:
+            self._drop(next(iter(self._kept)))
+            self.evicted += 1
+
+    def _chain(self, keys: Seq[bytes]) -> list[bytes]:
+        """Of the stretches kept under ``keys`` those that follow each other from the start."""
+        chain: list[bytes] = []
+        blocks = 0
+        for end, key in enumerate(keys if self._kept else (), start=1):
+            if key in self._kept and self._kept[key].begin == blocks:
+                chain.append(key)
+                blocks = end
+        return chain
+
+    def _blocks(self, chain: Seq[bytes]) -> int:
+        """How many blocks a chain is."""
+        return self._kept[chain[-1]].end if chain else 0
+
     def _known(self, tokens: Seq[int]) -> list[bytes]:
-        known = []
-        if self._blocks:
-            for key in self.keys(tokens):
-                if key not in self._blocks:
-                    break
-                known.append(key)
-        return known
+        """The sound stretches that ``tokens`` begin with.
 
-    def _add(self, key: bytes, row: RowKV) -> None:
-        nbytes = sum(part.nbytes for layer in row for part in layer)
-        self._blocks[key] = _Block(row, nbytes)
-        self.nbytes += nbytes
+        What is not sound is dropped, with what follows it.
+        """
+        keys = self.keys(tokens) if self._kept else []
+        chain = self._chain(keys)
+        kept = [self._kept[key] for key in chain]
+        sound = next((i for i, s in enumerate(kept) if not s.check[s.place]), len(kept))
+        for key in chain[sound:]:
+            self._drop(key)
+        return chain[:sound]
 
+    def _add(self, key: bytes, stretch: _Stretch) -> None:
+        if key in self._kept:  # behind what was given up
+            self._drop(key)
+        self._kept[key] = stretch
+        self.nbytes += stretch.nbytes
 
-def _sound(blocks: Seq[RowKV]) -> int:
-    """How many of the first blocks hold numbers: what comes before NaN in a pass is spoilt too.
-
-    Whatever a layer cannot bear, the last one shows.
-    """
-    # By the reach of their values: that makes no array as large as a block.
-    last = [block[-1][-1] for block in blocks]
-    spans = mx.stack([values.max() - values.min() for values in last])
-    sound: Any = mx.isfinite(spans).tolist()
-    return sound.index(False) if False in sound else len(blocks)
+    def _drop(self, key: bytes) -> None:
+        self.nbytes -= self._kept.pop(key).nbytes

@@ -6,6 +6,7 @@ All layers share one, so that positions, masks and indices are made once a pass.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import mlx.core as mx
 
@@ -18,6 +19,8 @@ class Span:
         first, count: the contiguous slots ``first .. first + count - 1``.
         starts: [count] int32, position of each row's first new token.
         width: new tokens per row, N (right-padded: a row with fewer writes garbage past its end).
+        counts: [count] int32, new tokens of each row that are valid; None where all N are. Caches
+            whose rollback is assigning a length need not look at it.
         limit: keys to read; at least every row's start + width.
         uniform: all starts equal ``limit - width``, so no per-row mask is needed.
         grouped: masks get an axis more, for models that keep the query heads of one key head on an
@@ -31,6 +34,7 @@ class Span:
     limit: int
     uniform: bool = False
     grouped: bool = False
+    counts: mx.array | None = None
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -39,6 +43,11 @@ class Span:
         self.index = self.positions[:, None, :, None]
         # [count]: keys of every row with the new ones, for attention by length.
         self.lengths = self.starts + self.width
+
+    @cached_property
+    def rows(self) -> mx.array:
+        """[count, 1]: the slots, for writing to some of all."""
+        return mx.arange(self.first, self.first + self.count)[:, None]
 
     def mask(self, window_size: int | None) -> mx.array:
         """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import KVCachePool
 
 
@@ -57,14 +58,14 @@ def measure(pools: Seq[KVCachePool], cached: Seq[int], block_size: int) -> KVUsa
     """
     pool = pools[0]
     # A drafter that has not drafted yet holds nothing, whatever it will.
-    per_token = sum(pool.token_bytes for pool in pools)
+    cost = sum((pool.cost for pool in pools), RowCost())
     return KVUsage(
         slots=pool.slots,
         slots_used=len(cached),
-        positions=pool.capacity,
+        positions=pool.positions,
         tokens=sum(cached),
-        blocks=pool.slots * -(-pool.capacity // block_size),
+        blocks=pool.slots * -(-pool.positions // block_size),
         blocks_used=sum(-(-tokens // block_size) for tokens in cached),
         bytes_held=sum(pool.nbytes for pool in pools),
-        bytes_used=sum(cached) * per_token,
+        bytes_used=sum(cost.nbytes(tokens) for tokens in cached),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlx_spec.events import Listener
-    from mlx_spec.flags import Flags
+    from mlx_spec.pipeline.flags import Flags
 
 
 def listeners(folder: Path | None, flags: Flags | None, stack: ExitStack) -> list[Listener]:

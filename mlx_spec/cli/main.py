@@ -16,13 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from mlx_spec import __version__
-from mlx_spec.cli.batch import batch
 from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
-from mlx_spec.cli.performance_report import report
+from mlx_spec.cli.notes import note
 from mlx_spec.cli.pipeline import pipeline
-from mlx_spec.cli.progress import note
+from mlx_spec.cli.report import report
 from mlx_spec.cli.stages import KINDS, StageCommand
 from mlx_spec.cli.terminal import RED, marked, open_standard_files, take_every_letter
 from mlx_spec.errors import MlxSpecError
@@ -31,14 +30,13 @@ app = typer.Typer(
     name="mlx-spec",
     help="Lossless batched speculative decoding for any MLX model.",
     no_args_is_help=True,
-    cls=Commands.including(StageCommand(kind) for kind in KINDS),
+    cls=Commands.including(StageCommand(name) for name in KINDS),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     # As wide as the terminal, up to what is read well.
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for command in (generate, batch):
-    app.command(cls=GroupedCommand)(command)
+app.command(cls=GroupedCommand)(generate)
 app.add_typer(pipeline, name="pipeline")
 for command in (report, doctor):
     app.command()(command)

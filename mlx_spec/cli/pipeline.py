@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_spec.cli.batch import Limit, Overwrite, Quiet, Resume, closing_lines
 from mlx_spec.cli.commands import GroupedCommand
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.options import PerformanceLog, take_given
-from mlx_spec.cli.progress import Progress, note, say, status
+from mlx_spec.cli.notes import note, status
+from mlx_spec.cli.parameters import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
+from mlx_spec.cli.stage_run import closing_lines
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.progress import Progress, say
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.config import PipelineConfig, StageConfig
+    from mlx_spec.pipeline.config_file import PipelineConfig, StageConfig
     from mlx_spec.pipeline.process import Outcome
 
 pipeline = typer.Typer(
@@ -25,7 +27,7 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Input, outp
 
 
 @pipeline.command(cls=GroupedCommand)
-@take_given
+@takes("given", Flags, without=("unordered",), only_given=True)
 def run(
     config: Config,
     *,
@@ -43,7 +45,7 @@ def run(
     """
     from mlx_spec.pipeline.backend import Models
     from mlx_spec.pipeline.chain import Chain
-    from mlx_spec.pipeline.config import read_config
+    from mlx_spec.pipeline.config_file import read_config
 
     checked = read_config(config, given)
     chain = Chain(checked, resume=resume, overwrite=overwrite)
@@ -57,9 +59,9 @@ def run(
             shown.append(stack.enter_context(Progress(place, total, quiet)))
             return shown[-1]
 
-        told = listeners(performance_log, None, stack)
         models = Models(lambda text: status(text, quiet))
-        outcomes = chain.run(models, begin, limit=limit, listeners=told)
+        log = listeners(performance_log, None, stack)
+        outcomes = chain.run(models, begin, limit=limit, listeners=log)
     raise typer.Exit(_report(checked, outcomes, quiet))
 
 
@@ -85,18 +87,17 @@ def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int
 @pipeline.command()
 def stages() -> None:
     """List the stages, their options and their prompts."""
-    from dataclasses import fields
-
+    from mlx_spec.pipeline.options import options_of
     from mlx_spec.pipeline.stages import STAGES
 
     for kind, stage in STAGES.items():
         print(f"{kind}: {stage.about}")
-        for option in fields(stage):
+        for option in options_of(stage).values():
             default = list(option.default) if isinstance(option.default, tuple) else option.default
-            choices = " | ".join(option.metadata.get("choices", ()))
+            choices = " | ".join(option.choices)
             print(f"  {option.name} = {default!r}{f'  ({choices})' if choices else ''}")
-            if "help" in option.metadata:
-                print(f"      {option.metadata['help']}")
+            if option.help:
+                print(f"      {option.help}")
         for name, prompt in stage.prompts().items():
             print(f"  prompt{f', {name}' if name else ''}:")
             print("".join(f"      | {line}\n" for line in prompt.splitlines()), end="")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_spec.cli.progress import note
+from mlx_spec.cli.notes import note
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.text_files import decode, read_text
 

@@ -1,84 +1,50 @@
-"""The lines of statistics that close a run, and the comparison with plain decoding.
-
-mlx-lm's three lines first, in its own format, so that whatever reads those goes on working.
-"""
+"""``mlx-spec report``: what performance logs say, as a table and, with ``--out``, as charts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
-from mlx_spec.results import BatchResult, GenerationResult, GenerationStats
+import typer
 
-# Below this many tokens of a text, its first steps decide how fast it seems.
-FEWEST_TOKENS = 32
-NEAR_TIES = "Exactness: near-ties may fall differently without drafts (mlx-spec doctor --model ...)"
-
-
-def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
-    """mlx-lm's closing lines, then ours; ``drafting`` says whether speculation was on."""
-    lines = [
-        f"Prompt: {stats.prompt_tokens} tokens, {stats.prompt_tps:.3f} tokens-per-sec",
-        f"Generation: {stats.generation_tokens} tokens, {stats.generation_tps:.3f} tokens-per-sec",
-        f"Peak memory: {stats.peak_memory / 1e9:.3f} GB",
-    ]
-    if stats.reused_tokens:
-        lines.append(f"Reused prompt tokens: {stats.reused_tokens}, not in their rate")
-    if not drafting:
-        return [*lines, "Speculation: off"]
-    return [
-        *lines,
-        f"Acceptance rate: {stats.acceptance_rate:.1%} "
-        f"({stats.accepted} of {stats.drafted} draft tokens)",
-        f"Mean acceptance length: {stats.mean_acceptance_length:.2f} tokens per verify pass",
-        f"Draft lengths: {_histogram(stats)}",
-        f"Steps with a draft: {_speed(stats.speculative_tps)}; "
-        f"without: {_speed(stats.plain_tps)}{_verdict(stats)}",
-        *([NEAR_TIES] if stats.exactness == "near-ties" else []),
-    ]
+from mlx_spec.errors import InvalidRequest
 
 
-def comparison_lines(speculative: BatchResult, plain: BatchResult) -> tuple[list[str], bool]:
-    """Both speeds and whether all tokens are equal, as lines and as the verdict."""
-    fast, slow = speculative.stats.generation_tps, plain.stats.generation_tps
-    ratio = f" ({fast / slow:.2f}x)" if slow else ""
-    lines = [f"With speculation: {_speed(fast)}; without: {_speed(slow)}{ratio}"]
-    longest = max(result.generation_tokens for result in plain.results)
-    if longest < FEWEST_TOKENS:
-        lines[0] += f"; {longest} tokens are too few to compare speeds"
-    difference = _first_difference(speculative.results, plain.results)
-    if difference is None:
-        tokens = sum(len(result.token_ids) for result in plain.results)
-        return [*lines, f"Tokens: all {tokens} identical with and without speculation"], True
-    return [*lines, f"Tokens: NOT identical, {difference}"], False
+def report(
+    logs: Annotated[Path, typer.Argument(help="Folder of logs, or one file of it.")] = Path(
+        "performance_logs"
+    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write charts (PNG) and report.html there.")
+    ] = None,
+    ttft_limit: Annotated[
+        float | None,
+        typer.Option("--ttft-limit", help="For goodput: most seconds to the first token."),
+    ] = None,
+    tpot_limit: Annotated[
+        float | None,
+        typer.Option("--tpot-limit", help="For goodput: most seconds per further token."),
+    ] = None,
+) -> None:
+    """Show the runs that performance logs tell of."""
+    from rich.console import Console
 
+    from mlx_spec.metrics.goodput import Limits
+    from mlx_spec.metrics.log_reader import read_logs
+    from mlx_spec.metrics.report import check_extra, print_report, write_report
+    from mlx_spec.metrics.summary import summarise
 
-def _first_difference(
-    ours: Sequence[GenerationResult], plain: Sequence[GenerationResult]
-) -> str | None:
-    """Where two runs part, in words; None if they do not."""
-    for number, (one, other) in enumerate(zip(ours, plain, strict=True), start=1):
-        if one.token_ids == other.token_ids:
-            continue
-        pairs = enumerate(zip(one.token_ids, other.token_ids, strict=False))
-        shorter = min(len(one.token_ids), len(other.token_ids))
-        place = next((index for index, (a, b) in pairs if a != b), shorter)
-        return f"prompt {number} differs from token {place + 1} on"
-    return None
-
-
-def _histogram(stats: GenerationStats) -> str:
-    counts = sorted(stats.draft_lengths.items())
-    words = [f"K={length}: {steps} step{'s' if steps != 1 else ''}" for length, steps in counts]
-    return ", ".join(words) or "none"
-
-
-def _verdict(stats: GenerationStats) -> str:
-    """A word where drafts cost more than they gave, so that nobody takes it for a fault."""
-    fast, slow = stats.speculative_tps, stats.plain_tps
-    return " (drafting does not pay here)" if fast and slow and fast < slow else ""
-
-
-def _speed(tokens_per_second: float | None) -> str:
-    if tokens_per_second is None:
-        return "too few such steps to tell"
-    return f"{tokens_per_second:.3f} tokens-per-sec"
+    if out is not None:
+        check_extra()
+    runs, problems = read_logs(logs.expanduser())
+    if not runs:
+        left_out = f"; left out: {'; '.join(map(str, problems))}" if problems else ""
+        raise InvalidRequest(f"[report] {logs} holds no performance logs{left_out}")
+    limits = Limits(ttft_limit, tpot_limit)
+    summaries = [summarise(run, limits, number) for number, run in enumerate(runs, 1)]
+    console = Console()
+    print_report(console, summaries, problems)
+    if out is not None:
+        console.print(
+            f"wrote {write_report(out.expanduser(), summaries, problems)}", soft_wrap=True
+        )

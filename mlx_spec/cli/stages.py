@@ -1,4 +1,4 @@
-"""``mlx-spec filter | structure | classify | align IN OUT``: one stage over a file, as ``batch``.
+"""``mlx-spec batch | filter | structure | classify | align IN OUT``: one stage over a file.
 
 A stage's options are those of its dataclass: names, defaults and help stand there alone. They are
 read when a command is asked for, so that the list of commands needs none of it.
@@ -6,52 +6,69 @@ read when a command is asked for, so that the list of commands needs none of it.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import Field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_spec.cli import batch as files
-from mlx_spec.cli import options
 from mlx_spec.cli.commands import GroupedCommand
-from mlx_spec.cli.progress import say_embedded
-from mlx_spec.flags import Flags
+from mlx_spec.cli.notes import say_embedded
+from mlx_spec.cli.parameters import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
+from mlx_spec.pipeline.flags import Flags
 
 if TYPE_CHECKING:
     from mlx_spec.pipeline.stage import Stage
 
-KINDS = ("filter", "structure", "classify", "align")
+KINDS = {"batch": "generate"} | {
+    kind: kind for kind in ("filter", "structure", "classify", "align")
+}
+"""The commands, and the stage that each of them runs."""
+
+Input = Annotated[
+    Path, typer.Argument(metavar="IN", help="JSON lines, CSV or Parquet; - is stdin.")
+]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Likewise; - is stdout.")]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="As --resume, and run again what has an error; other options may be new.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="jsonl, csv or parquet, where a name does not say it."),
+]
 
 
 class StageCommand(GroupedCommand):
     """A stage as a command; what it takes is found out when it is run or asked for help."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """What it does, for the list of commands."""
-        return _about(_stage(str(self.name)))
+        return _about(self._stage)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         """The whole command's."""
         return self._whole.make_context(info_name, args, parent, **extra)
 
+    @property
+    def _stage(self) -> type[Stage]:
+        from mlx_spec.pipeline.stages import STAGES
+
+        return STAGES[KINDS[str(self.name)]]
+
     @cached_property
     def _whole(self) -> Any:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        stage = _stage(str(self.name))
-        app.command(self.name, cls=GroupedCommand, help=_help(stage))(_command(stage))
+        make = app.command(self.name, cls=GroupedCommand, help=_help(self._stage))
+        make(_command(str(self.name), self._stage))
         return typer.main.get_command(app)
-
-
-def _stage(kind: str) -> type[Stage]:
-    from mlx_spec.pipeline.stages import STAGES
-
-    return STAGES[kind]
 
 
 def _about(stage: type[Stage]) -> str:
@@ -62,33 +79,36 @@ def _about(stage: type[Stage]) -> str:
 def _help(stage: type[Stage]) -> str:
     return (
         f'{_about(stage)}\n\nA record that fails gets an "error" field and the run goes on. After '
-        "a crash, --resume goes on where it stopped."
+        "a crash, --resume goes on where it stopped: the output is the one of an undisturbed run."
     )
 
 
-def _command(stage: type[Stage]) -> Callable[..., None]:
+def _command(name: str, stage: type[Stage]) -> Callable[..., None]:
     """The function behind a stage's command."""
 
+    @takes("flags", Flags)
+    @takes("own", stage, group=f"What {name} does")
     def command(
-        source: files.Input,
-        out: files.Out,
+        source: Input,
+        out: Out,
         *,
         own: Any,
         flags: Flags,
-        unordered: files.Unordered = False,
-        resume: files.Resume = False,
-        retry_failed: files.RetryFailed = False,
-        overwrite: files.Overwrite = False,
-        limit: files.Limit = None,
-        format: files.Format = None,
-        quiet: files.Quiet = False,
-        performance_log: options.PerformanceLog = None,
+        resume: Resume = False,
+        retry_failed: RetryFailed = False,
+        overwrite: Overwrite = False,
+        limit: Limit = None,
+        format: Format = None,
+        quiet: Quiet = False,
+        performance_log: PerformanceLog = None,
     ) -> None:
+        from mlx_spec.cli.stage_run import StageRun, run_stage
         from mlx_spec.pipeline.records import format_of
 
-        job = files.Job(
-            stage=stage(**own),
-            flags=replace(flags, unordered=unordered),
+        run = StageRun(
+            name=name,
+            stage=own,
+            flags=flags,
             source=source,
             out=out,
             formats=(format_of(source, format), format_of(out, format)),
@@ -101,56 +121,6 @@ def _command(stage: type[Stage]) -> Callable[..., None]:
         )
         if not quiet:
             say_embedded(flags)
-        raise typer.Exit(files.run_job(job))
+        raise typer.Exit(run_stage(run))
 
-    def taking(**given: Any) -> None:
-        own = {item.name: _value(item, given.pop(item.name)) for item in fields(stage)}
-        command(own=own, **given)
-
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += _parameters(stage) if parameter.name == "own" else [parameter]
-    taking.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return options.take_flags(taking)
-
-
-def _parameters(stage: type[Stage]) -> list[inspect.Parameter]:
-    """A stage's options as typer's; its own before those that several have."""
-    hints, own = get_type_hints(stage), inspect.get_annotations(stage)
-    return [
-        inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=list(item.default) if isinstance(item.default, tuple) else item.default,
-            annotation=_annotation(item, hints[item.name], stage.kind),
-        )
-        for item in sorted(fields(stage), key=lambda item: item.name not in own)
-    ]
-
-
-def _annotation(item: Field[Any], hint: Any, kind: str) -> Any:
-    default: Any = item.default
-    about, flag = item.metadata, f"--{item.name.replace('_', '-')}"
-    shown: Any = default not in ("", False, ())
-    metavar = "|".join(about["choices"]) or None
-    if isinstance(default, tuple):
-        hint = list[str]
-        metavar = "WORD,WORD" if about["words"] else "TEXT"
-        shown = shown and ", ".join(map(repr, default))
-    option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if hint is bool else flag,
-        help=about["help"],
-        metavar=metavar,
-        show_default=shown,
-        rich_help_panel=f"What {kind} does",
-    )
-    return Annotated[hint, option]
-
-
-def _value(item: Field[Any], value: Any) -> Any:
-    """What was given for an option; words come one by one or with commas between them."""
-    if not isinstance(value, (list, tuple)):
-        return value
-    if not item.metadata["words"]:
-        return tuple(value)
-    return tuple(word.strip() for one in value for word in one.split(","))
+    return command

@@ -16,6 +16,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
 
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
@@ -34,6 +35,7 @@ from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
 
 
@@ -58,6 +60,7 @@ class SpeculativeDecoder:
         rules: what is done to logits before tokens are chosen.
         debug: check every row's K/V against a lone cache after every step (slow).
         clock: seconds.
+        limit: rows that run together, where somebody else says it; else ``batching.batch_size``.
 
     Raises:
         UnsupportedModel: a model whose cache cannot roll back row by row.
@@ -75,6 +78,7 @@ class SpeculativeDecoder:
         rules: Seq[LogitsRule] = (),
         debug: bool = False,
         clock: Callable[[], float] = time.perf_counter,
+        limit: RowLimit | None = None,
     ) -> None:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
@@ -86,6 +90,10 @@ class SpeculativeDecoder:
         self.policy = policy or make_policy(self.drafter, speculation, pair)
         self.meter = StepMeter()
         self._most_draft = speculation.num_draft_tokens
+        self.clock = clock
+        self.limit = limit or RowLimit(self.batching.batch_size)
+        for runner in self.runners:
+            runner.pool.limit = self.limit
         with self.device.work():
             self._state = BatchState()
         self._members = Members(self.runner, self.drafter, self._state, self.meter, self.batching)
@@ -111,20 +119,6 @@ class SpeculativeDecoder:
         return list(self._state.sequences)
 
     @property
-    def max_rows(self) -> int:
-        """Most rows that run together; may be changed at any time.
-
-        Fewer than run now lets nobody in until enough have left.
-        """
-        return self._members.max_rows
-
-    @max_rows.setter
-    def max_rows(self, rows: int) -> None:
-        self._members.max_rows = rows
-        for runner in self.runners:
-            runner.pool.max_slots = max(rows, runner.pool.used)
-
-    @property
     def runners(self) -> tuple[ModelRunner, ...]:
         """The models that run here: the target, and those of the drafter."""
         return (self.runner, *self.drafter.runners)
@@ -138,9 +132,9 @@ class SpeculativeDecoder:
         return 2 * (self._most_draft + 1) + MARGIN
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of K/V that one token takes, target and draft together."""
-        return sum(runner.bytes_per_token for runner in self.runners)
+    def cost(self) -> RowCost:
+        """Bytes that a row's caches take by its tokens, target and draft together."""
+        return sum((runner.cost for runner in self.runners), RowCost())
 
     def kv_usage(self, limit: int = 0) -> KVUsage:
         """The K/V memory now; ``limit`` is what slots and rows kept aside may take, in bytes."""
@@ -178,7 +172,7 @@ class SpeculativeDecoder:
     @property
     def free_rows(self) -> int:
         """Sequences that may still be added."""
-        return max(0, self.max_rows - self._members.staying - len(self._members.waiting))
+        return max(0, self.limit.rows - self._members.staying - len(self._members.waiting))
 
     @property
     def busy(self) -> bool:
@@ -190,14 +184,18 @@ class SpeculativeDecoder:
 
         Raises:
             InvalidRequest: more sequences than free rows, or a token outside the vocabulary.
+            IllegalTransition: one that has ended.
         """
         if len(sequences) > self.free_rows:
             raise InvalidRequest(
                 f"[SpeculativeDecoder.add] {len(sequences)} sequences, {self.free_rows} free rows "
-                f"of {self.max_rows} (batch_size)"
+                f"of {self.limit.rows} (batch_size)"
             )
         for sequence in sequences:
             self.check(sequence)
+        for sequence in sequences:
+            if not sequence.holds_row:  # else a scheduler has admitted it
+                sequence.admit(self.clock())
         self._members.waiting += sequences
 
     def check(self, sequence: Sequence) -> None:
@@ -226,6 +224,8 @@ class SpeculativeDecoder:
             save: keep its K/V (bytes until it returns: ``saved_bytes``); else they are computed
                 again from its tokens.
         """
+        if sequence.holds_row:  # else a scheduler has preempted it
+            sequence.preempt(self.clock())
         self._stepper.leave(sequence, save=save)
 
     @property

@@ -194,8 +194,8 @@ class Feeder:
             group.sequences = group.sequences[:count]
         for slot, sequence in enumerate(group.sequences, start=first):
             row = self._prefix.read(sequence.cached_tokens)
-            if row is not None:
-                self._runner.pool.write(slot, 0, row)
+            if row:
+                self._runner.pool.load(slot, 0, row)
                 read = _read_on(sequence, fed)
                 sequence.reused += read
                 self._meter.reused_tokens += read

@@ -1,7 +1,7 @@
 """A step on its way: what it may take, what was built, what came out.
 
-``StepPlan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput`` what
-the host read of it for one sequence.
+``StepPlan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput``
+what the host read of it for one sequence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class StepOutput:
 
     Attributes:
         sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
-        tokens: the emitted tokens, at least one.
+        tokens: the emitted tokens; none where the row has failed.
         drafted: draft tokens verified, those past the sequence's end not counted.
         accepted: how many of ``tokens``, from the first on, the drafter proposed.
     """

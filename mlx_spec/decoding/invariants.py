@@ -1,8 +1,9 @@
 """The debug mode's checks: what must hold after every step, whatever was accepted.
 
-Device and host agree on each row's length, and the target's K/V of its ``prompt + emitted - 1``
-cached tokens are those that a lone sequence would have. Slow by design (each check decodes every
-row again from the start).
+Device and host agree on each row's length, and what the target's caches hold of its ``prompt +
+emitted - 1`` cached tokens is what they hold of a lone sequence that was read in one pass, layer by
+layer and array by array, whatever the kind of cache. Slow by design (each check reads every row
+again from the start).
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Sequence as Seq
 from typing import cast
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.layout import plan
+from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.span import Span
 from mlx_spec.errors import InvariantError
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
@@ -59,17 +63,34 @@ def check_rows(
         if sequence in finished or sequence.length < 2:
             continue
         cached = sequence.length - 1
-        lone = make_prompt_cache(runner.model)
-        runner.model(mx.array([(sequence.prompt + sequence.tokens)[:cached]]), cache=lone)
-        for layer, (ours, theirs) in enumerate(zip(runner.pool.layers, lone, strict=True)):
-            for name, mine, reference in zip(
-                ("keys", "values"), ours.state, theirs.state, strict=False
-            ):
-                reference = reference[0, :, :cached]
-                gap = mx.abs(mine[slot, :, :cached] - reference).max()
-                if (gap > tolerance * mx.abs(reference).max()).item():
+        tokens = (sequence.prompt + sequence.tokens)[:cached]
+        expected = _lone(runner, tokens)
+        held = runner.pool.save(slot, 0, cached)
+        for layer, (ours, theirs) in enumerate(zip(held.parts, expected.parts, strict=True)):
+            for place, gap in enumerate(_gaps(ours, theirs)):
+                if gap > tolerance:
                     raise InvariantError(
-                        f"[check_rows] {name} of layer {layer}, slot {slot} (request "
-                        f"{sequence.index}, {cached} cached tokens) differ from a lone cache "
-                        f"by {gap.item():.3g}"
+                        f"[check_rows] array {place} of layer {layer}, slot {slot} (request "
+                        f"{sequence.index}, {cached} cached tokens) differs from a lone cache "
+                        f"by {gap:.3g} of its largest value"
                     )
+
+
+def _lone(runner: ModelRunner, tokens: list[int]) -> RowState:
+    """What caches of one row hold after one pass over ``tokens``."""
+    pool, width = KVCachePool(plan(runner.model), 1), len(tokens)
+    pool.acquire(1)
+    pool.reserve(width)
+    pool.bind(Span(0, 1, mx.zeros(1, mx.int32), width, width, True, runner.support.grouped_masks))
+    runner.model(mx.array([tokens]), cache=pool.layers)
+    return pool.save(0, 0, width)
+
+
+def _gaps(ours: RowState, theirs: RowState) -> list[float]:
+    """The largest difference of each array, relative to its largest value."""
+    gaps = []
+    for mine, other in zip(ours.flat, theirs.flat, strict=True):
+        mine, other = mine.astype(mx.float32), other.astype(mx.float32)
+        largest = mx.maximum(mx.abs(other).max(), 1e-30)
+        gaps.append(cast("float", (mx.abs(mine - other).max() / largest).item()))
+    return gaps

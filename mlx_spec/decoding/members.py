@@ -7,7 +7,8 @@ has rows of its own.
 
 from __future__ import annotations
 
-from mlx_spec.cache.pool import RowKV, SlotSize, fill_holes
+from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.pool import SlotSize, fill_holes
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
@@ -39,13 +40,12 @@ class Members:
         meter: StepMeter,
         batching: BatchingConfig,
     ) -> None:
-        self.max_rows = batching.batch_size
         self.feeder = Feeder(runner, batching, meter)
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
         self._saving: set[Sequence] = set()
-        self._saved: dict[Sequence, RowKV] = {}
+        self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
 
     @property
@@ -78,14 +78,13 @@ class Members:
     @property
     def kept_bytes(self) -> int:
         """Bytes of K/V saved for sequences that may return."""
-        rows = self._saved.values()
-        return sum(array.nbytes for row in rows for layer in row for array in layer)
+        return sum(state.nbytes for state in self._saved.values())
 
     @property
     def saved_bytes(self) -> int:
         """The same after the next boundary: those about to be saved are in it."""
-        tokens = sum(sequence.length - 1 for sequence in self._saving)
-        return self.kept_bytes + tokens * self._runner.bytes_per_token
+        nbytes = self._runner.cost.nbytes
+        return self.kept_bytes + sum(nbytes(sequence.length - 1) for sequence in self._saving)
 
     @property
     def prefix_bytes(self) -> int:
@@ -121,7 +120,7 @@ class Members:
         decoding = self._state.sequences
         for slot, sequence in enumerate(decoding):
             if sequence in self._saving:
-                self._saved[sequence] = self._runner.pool.read(slot, 0, sequence.length - 1)
+                self._saved[sequence] = self._runner.pool.save(slot, 0, sequence.length - 1)
             elif sequence in self.leaving and sequence.finish_reason and not sequence.error:
                 self.feeder.keep_prefix(slot, sequence)  # a chat goes on where it ended
         self._saving.clear()
@@ -143,10 +142,12 @@ class Members:
         pool.reserve(max(sequence.length for sequence in newcomers) + MARGIN)
         for slot, sequence in enumerate(newcomers, start=first):
             if sequence in self._saved:
-                pool.write(slot, 0, self._saved.pop(sequence))
+                pool.load(slot, 0, [self._saved.pop(sequence)])
 
     def _join(self, sequences: list[Sequence]) -> None:
         """Rows whose prompts are in the cache begin to decode."""
+        for sequence in sequences:
+            sequence.start()
         self._state.rearrange(range(len(self._state)), sequences)
         longest = max(sequence.length for sequence in self._state.sequences) + MARGIN
         self._state.reserve(longest)

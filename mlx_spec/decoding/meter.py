@@ -88,12 +88,6 @@ class StepMeter:
         rate.seconds += seconds
         rate.steps += 1
 
-    def drop(self, tokens: int, drafted: int, accepted: int) -> None:
-        """Take back what a step counted past a stop text."""
-        self.tokens -= tokens
-        self.drafted -= drafted
-        self.accepted -= accepted
-
     def stats(self, peak_memory: int) -> GenerationStats:
         """The totals as a record; ``peak_memory`` in bytes."""
         plain, speculative = self.speeds()
@@ -121,7 +115,7 @@ class StepMeter:
         that did not.
         """
         best = max(
-            self._rates.values(),
+            list(self._rates.values()),
             key=lambda kinds: (
                 min(FEWEST_STEPS, kinds[False].steps, kinds[True].steps),
                 kinds[False].steps + kinds[True].steps,

@@ -85,13 +85,15 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     """Logits [B, K + 1, V] of the target after each pending token and its draft."""
-    state = parts.state
+    state, count = parts.state, draft.tokens.shape[1]
+    ragged = min(draft.lengths) < count
     return parts.runner.forward(
         Rows(
             mx.concatenate([state.pending(), draft.tokens], axis=1),
             state.lengths - 1,
-            plan.longest + draft.tokens.shape[1],
+            plan.longest + count,
             uniform=plan.shortest == plan.longest,
+            counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
         )
     )
 
@@ -109,6 +111,7 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
+    parts.runner.commit(choice.accepted + 1)
     parts.state.append(choice.samples, choice.accepted)
     return Flight(
         plan.rows,

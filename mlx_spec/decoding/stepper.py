@@ -108,7 +108,7 @@ class Stepper:
         flight.gone |= self.members.leaving
         parts = self.parts
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
-        pools = [runner.pool.state for runner in (parts.runner, *parts.drafter.runners)]
+        pools = [runner.pool.arrays for runner in (parts.runner, *parts.drafter.runners)]
         mx.async_eval(  # type: ignore[no-untyped-call]
             flight.packed, parts.state.lengths, parts.state.tokens, pools
         )
@@ -161,9 +161,7 @@ class Stepper:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
                 self.leave(sequence)
-            sequence.drafted += drafted
-            sequence.accepted += kept
-            sequence.steps += 1
+            sequence.count(drafted, kept)
             outputs.append(StepOutput(sequence, tokens, drafted, kept))
         seconds = self.ready - flight.launched
         self.draft_length = max(flight.lengths)

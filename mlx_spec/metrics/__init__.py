@@ -1,6 +1,6 @@
-"""Figures of a run: recorded in memory, written to a log, and shown in a report.
+"""Figures of a run: written to a log while it goes on, and shown in a report.
 
-from mlx_spec.metrics import MetricsRecorder, PerformanceLog
+from mlx_spec.metrics import PerformanceLog
 
 with PerformanceLog("performance_logs") as log:
     batch_generate(model, tokenizer, prompts, listeners=[log])
@@ -9,6 +9,5 @@ with PerformanceLog("performance_logs") as log:
 from __future__ import annotations
 
 from mlx_spec.metrics.performance_log import PerformanceLog
-from mlx_spec.metrics.recorder import MetricsRecorder, MetricsSummary
 
-__all__ = ["MetricsRecorder", "MetricsSummary", "PerformanceLog"]
+__all__ = ["PerformanceLog"]

@@ -8,23 +8,12 @@ from pathlib import PurePath
 from typing import Any
 
 from mlx_spec.metrics.distribution import Percentiles, bucket_value
+from mlx_spec.metrics.goodput import NO_LIMITS, Goodput, Limits
 from mlx_spec.metrics.log_reader import RunLog
-from mlx_spec.metrics.recorder import Goodput
 
 NONE = "-"
 # Longest names of models in a chart's legend, in characters.
 _LONGEST = 60
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request must meet to count as goodput, in seconds; None for no such limit."""
-
-    ttft: float | None = None
-    tpot: float | None = None
-
-    def __bool__(self) -> bool:
-        return self.ttft is not None or self.tpot is not None
 
 
 @dataclass(frozen=True)
@@ -61,7 +50,7 @@ class RunSummary:
         return f"{self.number}: {models}, {self.started}".removesuffix(", ")
 
 
-def summarise(log: RunLog, limits: Limits = Limits(), number: int = 1) -> RunSummary:
+def summarise(log: RunLog, limits: Limits = NO_LIMITS, number: int = 1) -> RunSummary:
     """A run's figures; ``number`` is its place among the runs."""
     latencies = {
         name: Percentiles.of(r[name] for r in log.requests if r.get(name) is not None)
@@ -163,9 +152,7 @@ def _drafting(log: RunLog) -> dict[str, str]:
 def _goodput(log: RunLog, limits: Limits) -> str:
     ended = [r for r in log.requests if r.get("reason") != "cancelled"]
     seconds = sum(line["seconds"] for line in log.inference)
-    goodput = Goodput.of(
-        [(r.get("ttft"), r.get("tpot")) for r in ended], seconds, limits.ttft, limits.tpot
-    )
+    goodput = Goodput.of([(r.get("ttft"), r.get("tpot")) for r in ended], seconds, limits)
     return f"{goodput.per_second:.2f} requests/s ({goodput.share:.0%} within the limits)"
 
 

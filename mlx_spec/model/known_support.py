@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_spec.cache.layout import kinds
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.support import Support, examine
 
@@ -57,8 +58,9 @@ def require(model: Any) -> Support:
 
 
 def _mark(model: Any) -> tuple[Any, ...]:
-    """The class of every module, and the types, shapes and numbers that it holds itself."""
-    mark: list[Any] = []
+    """The kinds of caches that there are, the class of every module, and the types, shapes and
+    numbers that it holds itself."""
+    mark: list[Any] = [kinds()]
     waiting: list[Any] = [model]
     while waiting:
         item = waiting.pop()

@@ -87,7 +87,7 @@ class Pieces:
         begun = started = time.perf_counter()
         while self._next < len(self._pool.layers):
             layers = self._pool.layers[self._next : self._next + self._at_once]
-            mx.eval([layer.state for layer in layers])
+            mx.eval([layer.arrays for layer in layers])
             self._next += len(layers)
             now = time.perf_counter()
             fitting = int(self._at_once * PIECE / max(now - started, 1e-6))

@@ -14,8 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.model.known_support import require
@@ -33,6 +34,7 @@ class Rows:
         limit: upper bound of every row's start + N, known to the host.
         first: slot of the first row; the B rows are contiguous.
         uniform: every start is ``limit - N`` exactly (then no mask is needed).
+        counts: [B] int32, how many of its N tokens are a row's own; None where all are.
     """
 
     tokens: mx.array
@@ -40,6 +42,7 @@ class Rows:
     limit: int
     first: int = 0
     uniform: bool = False
+    counts: mx.array | None = None
 
 
 class ModelRunner:
@@ -59,7 +62,7 @@ class ModelRunner:
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         self.model = model
-        self.pool = KVCachePool(len(make_prompt_cache(model)), max_slots)
+        self.pool = KVCachePool(plan(model), max_slots)
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -69,9 +72,9 @@ class ModelRunner:
         return self.support.vocabulary
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of K/V that one token takes over all layers."""
-        return self.support.bytes_per_token
+    def cost(self) -> RowCost:
+        """Bytes that a row's caches take over all layers, by its tokens."""
+        return self.support.cost
 
     @cached_property
     def parameters(self) -> int:
@@ -86,7 +89,7 @@ class ModelRunner:
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
         count, width = rows.tokens.shape
-        self.pool.set_span(
+        self.pool.bind(
             Span(
                 rows.first,
                 count,
@@ -95,10 +98,18 @@ class ModelRunner:
                 rows.limit,
                 rows.uniform,
                 self.support.grouped_masks,
+                rows.counts,
             )
         )
         logits: mx.array = self.model(rows.tokens, cache=self.pool.layers)
         return logits
+
+    def commit(self, kept: mx.array) -> None:
+        """Of the last pass keep each row's first ``kept`` [B] tokens, known to the device alone.
+
+        Passes that nobody commits are kept whole, up to their rows' ``counts``.
+        """
+        self.pool.commit(kept)
 
     def begin(self, rows: Rows) -> None:
         """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
@@ -146,6 +157,7 @@ class ModelRunner:
                 start + end,
                 rows.first,
                 rows.uniform,
+                None if rows.counts is None else mx.clip(rows.counts - begin, 0, end - begin),
             )
             if wait:
                 self.begin(part)

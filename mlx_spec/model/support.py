@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache
 
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layout import model_name as model_name
+from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
+from mlx_spec.errors import UnsupportedModel
 
 Verdict = Literal["exact", "near-ties", "refused"]
 
@@ -40,35 +43,25 @@ class Support:
         reason: why, in words; empty for ``"exact"``.
         grouped_masks: attention masks need an axis for groups of query heads (``Span.grouped``).
         vocabulary: size of the logits' last axis; padded embeddings make it exceed the tokenizer's.
-        bytes_per_token: bytes of K/V that one token takes over all layers.
+        cost: bytes that a row's caches take over all layers, by its tokens.
     """
 
     verdict: Verdict
     reason: str = ""
     grouped_masks: bool = False
     vocabulary: int = 0
-    bytes_per_token: int = 0
+    cost: RowCost = field(default_factory=RowCost)
 
 
 def examine(model: Any) -> Support:
     """The verdict on a model, without computing anything."""
     name = model_name(model)
     try:
-        caches = make_prompt_cache(model)
-    except Exception as error:
-        return Support("refused", f"{name}: it makes no cache ({_words(error)})")
-    foreign = sorted({type(cache).__name__ for cache in caches if type(cache) is not KVCache})
-    if foreign:
-        count = sum(type(cache) is not KVCache for cache in caches)
-        return Support(
-            "refused",
-            f"{count} of {len(caches)} layers of this {name!r} model keep a {', '.join(foreign)}, "
-            "which cannot be rolled back row by row yet; "
-            "only full-attention layers (KVCache) are supported",
-        )
-    passed = _pass(model, len(caches), grouped=False)
+        passed = _pass(model, grouped=False)
+    except UnsupportedModel as error:
+        return Support("refused", str(error))
     if isinstance(passed, str):
-        other = _pass(model, len(caches), grouped=True)
+        other = _pass(model, grouped=True)
         passed = passed if isinstance(other, str) else other
     if isinstance(passed, str):
         return Support(
@@ -86,30 +79,25 @@ def examine(model: Any) -> Support:
     return replace(passed, verdict="near-ties", reason=reason)
 
 
-def model_name(model: Any) -> str:
-    """The architecture that a model says it is, else the name of its class."""
-    return str(getattr(model, "model_type", type(model).__name__))
-
-
-def _pass(model: Any, layers: int, *, grouped: bool) -> Support | str:
+def _pass(model: Any, *, grouped: bool) -> Support | str:
     """What the passes of this engine show of a model, or why it cannot run them.
 
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
     """
     for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
-        pool = KVCachePool(layers, rows)
+        pool = KVCachePool(plan(model), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
         starts = mx.ones(rows, mx.int32) if uniform else mx.arange(rows, dtype=mx.int32) % 2
-        pool.set_span(Span(0, rows, starts, width, width + 1, uniform, grouped))
+        pool.bind(Span(0, rows, starts, width, width + 1, uniform, grouped))
         try:
             logits = model(mx.zeros((rows, width), mx.int32), cache=pool.layers)
         except Exception as error:  # whatever the code of a model raises
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
-    return Support("exact", "", grouped, logits.shape[-1], pool.token_bytes)
+    return Support("exact", "", grouped, logits.shape[-1], pool.cost)
 
 
 def _apart(model: Any) -> str | None:

@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mlx_spec.flags import Flags
     from mlx_spec.pipeline.collecting import collect
+    from mlx_spec.pipeline.flags import Flags
     from mlx_spec.pipeline.stage import Done, Generate, Score, Stage, text_of
     from mlx_spec.pipeline.stages.align import Align
     from mlx_spec.pipeline.stages.classify import Classify
@@ -64,5 +64,4 @@ def __getattr__(name: str) -> Any:
     from mlx_spec.platform import ensure_blas
 
     ensure_blas()
-    room = "mlx_spec" if name == "Flags" else "mlx_spec.pipeline"
-    return getattr(importlib.import_module(f"{room}.{_EXPORTS[name]}"), name)
+    return getattr(importlib.import_module(f"mlx_spec.pipeline.{_EXPORTS[name]}"), name)

@@ -15,9 +15,9 @@ from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
-from mlx_spec.flags import Flags
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.scoring.label_scores import Scoring
 from mlx_spec.pipeline.stage import Answer, Generate, Stage
 from mlx_spec.results import GenerationStats

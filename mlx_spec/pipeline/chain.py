@@ -18,7 +18,7 @@ from mlx_spec.events import Listener
 from mlx_spec.pipeline import records
 from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.checkpoint import Checkpoint, StoredRecords
-from mlx_spec.pipeline.config import PipelineConfig, StageConfig
+from mlx_spec.pipeline.config_file import PipelineConfig, StageConfig
 from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.failures import ERROR, FAILED, NUMBER
 from mlx_spec.pipeline.process import Outcome, Watch, identity, process

@@ -16,17 +16,17 @@ from functools import partial
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Models, open_backend
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.process import Watch
 from mlx_spec.pipeline.progress import Progress
 from mlx_spec.pipeline.records import Record
-from mlx_spec.pipeline.runner import StageRunner, Tally
 from mlx_spec.pipeline.stage import Stage
+from mlx_spec.pipeline.stage_runner import StageRunner, Tally
 
 
 @dataclass
-class _Rows:
+class _RowWriter:
     """Takes results into a list."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -65,7 +65,7 @@ def collect(
         MlxSpecError: a model that cannot be used.
     """
     flags = _with_options(flags or Flags(), options)
-    sink, tally = _Rows(), Tally()
+    writer, tally = _RowWriter(), Tally()
     total = len(records) if isinstance(records, Sized) else None
     numbered = (Record(number, dict(record)) for number, record in enumerate(records, start=1))
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def collect(
         runner = StageRunner(
             stage,
             backend,
-            sink,
+            writer,
             tally=tally,
             seed=flags.seed or 0,
             look_ahead=flags.look_ahead,
@@ -85,7 +85,7 @@ def collect(
         runner.run(numbered)
     if (warning := tally.verdicts.warning()) is not None:
         warnings.warn(f"{stage.kind}: {warning}", stacklevel=2)
-    return sink.rows
+    return writer.rows
 
 
 def _with_options(flags: Flags, options: Mapping[str, Any]) -> Flags:

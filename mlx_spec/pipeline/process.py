@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from mlx_spec.events import EventFeed, Listener, StageDone
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Backend, Models, open_backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
 from mlx_spec.pipeline.failures import Failures
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.live import Arrivals
 from mlx_spec.pipeline.records import Record
-from mlx_spec.pipeline.runner import StageRunner, Tally
 from mlx_spec.pipeline.stage import Stage
+from mlx_spec.pipeline.stage_runner import StageRunner, Tally
 from mlx_spec.pipeline.stdout import StdoutOutput
 from mlx_spec.results import GenerationStats
 

@@ -15,7 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.runner import Tally
+    from mlx_spec.pipeline.stage_runner import Tally
     from mlx_spec.results import GenerationStats
 
 # Seconds between two looks on a screen, and between two lines in a log.

@@ -10,16 +10,18 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
+from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.options import options_of
 
 _NUMBERS: dict[str, type[int] | type[float]] = {
-    "max_tokens": int,
-    "temperature": float,
-    "top_p": float,
-    "top_k": int,
-    "min_p": float,
-    "seed": int,
+    one.sets[1]: one.kinds[0]
+    for one in options_of(Flags).values()
+    if one.sets is not None and one.sets[0] is SamplingParams and one.kinds[0] in (int, float)
 }
+"""Fields of ``SamplingParams`` that are numbers."""
+
 KNOWN = (*_NUMBERS, "stop")
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.options import option as option
 from mlx_spec.pipeline.verdicts import Verdict
 from mlx_spec.results import GenerationResult
 
@@ -131,18 +132,6 @@ class Stage(ABC):
     @abstractmethod
     def complete(self, fields: Mapping[str, Any], answer: Any) -> Done:
         """What the answer adds to the record; errors as in :meth:`prepare`."""
-
-
-def option(default: Any, help: str, choices: tuple[str, ...] = (), *, words: bool = False) -> Any:
-    """A stage's option: its default, and what listings and the command line say of it.
-
-    Args:
-        default: its value where none is given.
-        help: what it means, in a sentence.
-        choices: all values; that it is one of them, the stage checks.
-        words: a list of words, which a command line may give with commas between them.
-    """
-    return field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
 def text_of(fields: Mapping[str, Any], name: str, *, blank: bool = False) -> str:

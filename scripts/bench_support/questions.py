@@ -23,9 +23,9 @@ from bench_support.serving import (
     run_groups,
 )
 from mlx_spec import BatchingConfig
-from mlx_spec.flags import Flags
 from mlx_spec.pipeline.backend import Scoring
-from mlx_spec.pipeline.runner import StageRunner
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.stage_runner import StageRunner
 from mlx_spec.pipeline.stages import Classify
 
 SNIPPETS = Path(__file__).parents[2] / "examples" / "data" / "snippets.jsonl"

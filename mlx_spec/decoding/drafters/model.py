@@ -79,8 +79,8 @@ class ModelDrafter:
         for slot, sequence in enumerate(sequences, start=first):
             known = sequence.cached_tokens
             row = self._prefix.read(known)
-            if row is not None:
-                pool.write(slot, 0, row)
+            if row:
+                pool.load(slot, 0, row)
             self._keys[sequence] = self._prefix.keys(known) if self._prefix.limit else []
             self._lag.append(sequence.length - self._prefix.match(known))
             self._rows.append(sequence)

@@ -16,9 +16,9 @@ from typing import Any
 
 from mlx_spec.batching.prompts import encode
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.flags import Flags
 from mlx_spec.model.context import context_length
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.scoring.continuation import Encode, spellings, tokenise
 from mlx_spec.pipeline.scoring.scorer import Scorer
 from mlx_spec.pipeline.stage import Answer, Score
@@ -30,7 +30,7 @@ WHERE = "[score] the prompt"
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ScoredPrompt:
     """One prompt's tokens, and for each label the tokens of its spellings."""
 
     prompt: list[int]
@@ -46,7 +46,7 @@ class _Row:
 class _Prior:
     """What labels score behind neutral prompts, as log-probabilities; empty until it is known."""
 
-    rows: list[_Row]
+    rows: list[_ScoredPrompt]
     values: list[float] = field(default_factory=list)
 
 
@@ -117,7 +117,7 @@ class Scoring:
                 scores += self._score(prior.rows[first : first + self._rows])
             prior.values = _mean(scores)
 
-    def _score(self, rows: Seq[_Row]) -> list[list[float]]:
+    def _score(self, rows: Seq[_ScoredPrompt]) -> list[list[float]]:
         """Log-probability of each row's labels, their spellings summed."""
         started = time.perf_counter()
         flat = [[one for label in row.labels for one in label] for row in rows]
@@ -131,10 +131,10 @@ class Scoring:
             result.append([log_sum_exp(_take(each, len(label))) for label in row.labels])
         return result
 
-    def _row(self, request: Score, prompt: str | Seq[Mapping[str, Any]]) -> _Row:
+    def _row(self, request: Score, prompt: str | Seq[Mapping[str, Any]]) -> _ScoredPrompt:
         encode, text = self._opened(request, prompt)
         written = [spellings(label, text, request.variants) for label in request.labels]
-        row = _Row(*tokenise(encode, text, written))
+        row = _ScoredPrompt(*tokenise(encode, text, written))
         if self._context is not None and row.longest > self._context:
             raise PromptTooLong(
                 f"[score] prompt and label have {row.longest} tokens; the model's context is "
@@ -169,7 +169,7 @@ class Scoring:
 class _Scored:
     """A record in a scoring batch."""
 
-    def __init__(self, backend: Scoring, request: Score, row: _Row, prior: _Prior) -> None:
+    def __init__(self, backend: Scoring, request: Score, row: _ScoredPrompt, prior: _Prior) -> None:
         self._backend = backend
         self.request, self.row, self.prior = request, row, prior
         self.answer: dict[str, float] | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.cache.pool import RowKV
+from mlx_spec.cache.layer import RowState
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.model.similar_lengths import similar_lengths
@@ -40,7 +40,7 @@ class Scorer:
         self.reused = 0
         self._runner, self._step_size = runner, step_size
         self._shared: list[int] = []
-        self._shared_row: RowKV = []
+        self._shared_row = RowState()
 
     def score(self, prompts: Seq[Tokens], labels: Seq[Seq[Tokens]]) -> list[list[float]]:
         """Log-probability of each label's tokens after its row's prompt.
@@ -78,20 +78,22 @@ class Scorer:
         # The last token stays out: its pass predicts the labels.
         shared = _common([prompt[:-1] for prompt in prompts])
         known = len(_common([shared, self._shared]))
+        if known < len(self._shared) and not self._runner.pool.sliceable:
+            known = 0  # what was kept goes further, and cannot be cut
         if known >= MIN_SHARED and known * 2 > len(shared):
             length = known  # a few more tokens in common are no reason to feed all of it again
         elif len(prompts) > 1 and len(shared) >= MIN_SHARED:
             self._feed_run([shared], 0, 0)
             length = len(shared)
-            self._shared, self._shared_row = shared, self._runner.pool.read(0, 0, length)
+            self._shared, self._shared_row = shared, self._runner.pool.save(0, 0, length)
             self.reused -= length
         else:
             return 0
-        row = [
-            tuple(part[:, :, :length] for part in layer) for layer in self._shared_row
-        ]  # [1, H, length, D]
+        # Where it is longer, what is too much is garbage that is written over.
+        pool = self._runner.pool
+        pool.reserve(len(self._shared))
         for slot in range(len(prompts)):
-            self._runner.pool.write(slot, 0, row)
+            pool.load(slot, 0, [self._shared_row])
         self.reused += length * len(prompts)
         return length
 
@@ -106,7 +108,8 @@ class Scorer:
         if width > 0:
             tokens = mx.array([_pad(prompt[begin:], width) for prompt in prompts], mx.int32)
             starts = mx.full(len(prompts), begin, mx.int32)
-            rows = Rows(tokens, starts, begin + width, first, uniform=True)
+            counts = mx.array([max(0, len(prompt) - begin) for prompt in prompts], mx.int32)
+            rows = Rows(tokens, starts, begin + width, first, uniform=True, counts=counts)
             self._runner.feed(rows, self._step_size, wait=True)
 
     def _labels(self, prompts: list[Tokens], labels: list[Seq[Tokens]]) -> list[list[float]]:
@@ -134,7 +137,8 @@ class Scorer:
         """Sums of log p over each of a row's ``targets``, all read along the same ``inputs``."""
         width = max(1, *map(len, inputs))
         tokens = mx.array([_pad(row, width) for row in inputs], mx.int32)
-        rows = Rows(tokens, mx.array(starts, mx.int32), max(starts) + width)
+        counts = mx.array([len(row) for row in inputs], mx.int32)
+        rows = Rows(tokens, mx.array(starts, mx.int32), max(starts) + width, counts=counts)
         logits = self._runner.forward(rows).astype(mx.float32)  # [B, width, vocabulary]
         log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         most = max(map(len, targets))

@@ -39,7 +39,9 @@ class Align(TwoAnswers):
     asks: ClassVar[str] = "Policy: {{ policy }} Does this text break the policy?"
     about: ClassVar[str] = "flag what breaks a policy, or rewrite it"
     policy: str = option("", "The rules, in words.")
-    mode: str = option("flag", "flag scores two answers and generates nothing; rewrite.", MODES)
+    mode: str = option(
+        "flag", "flag scores two answers and generates nothing; rewrite.", choices=MODES
+    )
     answers: tuple[str, ...] = option(
         YES_NO,
         "Two words: the answer that flags a record, and the other one. Yes and no score the "
@@ -49,7 +51,7 @@ class Align(TwoAnswers):
     threshold: float = option(
         0.5, "Probability of the first answer from which a record is flagged."
     )
-    drop: bool = option(False, "Flagged records do not reach later stages.")
+    drop: bool = option(False, "Flagged records do not reach later stages.", off="--no-drop")
     output_field: str = option("aligned", "Field for the rewritten text.")
 
     def __post_init__(self) -> None:

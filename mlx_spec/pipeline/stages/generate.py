@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.record_sampling import check_names, sampling_of
-from mlx_spec.pipeline.stage import Done, Generate, Request, Stage, text_of
+from mlx_spec.pipeline.stage import Done, Generate, Request, Stage, option, text_of
 from mlx_spec.pipeline.templates import PromptTemplate
 from mlx_spec.results import GenerationResult
 
@@ -23,25 +23,23 @@ _FIELDS = ("prompt", "text", _MESSAGES)
 
 @dataclass(frozen=True)
 class GenerateText(Stage):
-    """The prompt comes from a template, a field, or a field of chat messages.
-
-    Attributes:
-        prompt_template: Jinja over the record's fields, or ``@file``.
-        prompt_field: a field that is the prompt; by default ``prompt``, else ``text``, else
-            ``messages``, whichever a record has.
-        messages_field: a field that holds a list of chat messages.
-        output_field: where the completion goes.
-        sampling_fields: fields that are sampling options of their record (``max_tokens``,
-            ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``seed``, ``stop``).
-    """
+    """The prompt comes from a template, a field, or a field of chat messages."""
 
     kind: ClassVar[str] = "generate"
-    about: ClassVar[str] = "a completion of each record's prompt"
-    prompt_template: str | None = None
-    prompt_field: str | None = None
-    messages_field: str | None = None
-    output_field: str = "output"
-    sampling_fields: tuple[str, ...] = ()
+    about: ClassVar[str] = "complete each record's prompt; results are written as they come"
+    prompt_template: str | None = option(None, "Jinja over the record's fields; @FILE reads it.")
+    prompt_field: str | None = option(
+        None,
+        "Field that is the prompt.  [default: prompt, else text, else the chat in messages]",
+    )
+    messages_field: str | None = option(None, "Field of chat messages.")
+    output_field: str = option("output", "Field for the completion.")
+    sampling_fields: tuple[str, ...] = option(
+        (),
+        "Fields that are a record's own options, e.g. max_tokens,temperature,stop.",
+        metavar="NAMES",
+        words=True,
+    )
 
     def __post_init__(self) -> None:
         given = [

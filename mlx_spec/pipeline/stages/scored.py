@@ -34,11 +34,12 @@ class ScoredStage(Stage):
     chat: bool = option(
         False,
         "Ask in the model's chat template; the prompt's last line begins the answer.",
+        off="--no-chat",
     )
     calibration: str = option(
         "content-free",
         "content-free takes off what each answer scores behind texts that say nothing; none.",
-        CALIBRATIONS,
+        choices=CALIBRATIONS,
     )
     neutral: tuple[str, ...] = option(
         ("N/A", "", "[text]"), "The texts that say nothing, for the calibration."

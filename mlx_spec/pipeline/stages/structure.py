@@ -52,7 +52,7 @@ class Structure(Stage):
         "instruction",
         "instruction: the model writes the instruction and the text itself is the response, so "
         "nothing in it can be invented; both: the model writes both.",
-        MODES,
+        choices=MODES,
     )
     prompt_template: str = option(
         "", "Jinja over the record's fields and text; @FILE reads it. Empty: the mode's own."

@@ -1,4 +1,4 @@
-"""What the command says beside its results: notes, what is loading, and how far a run is."""
+"""What the commands say beside their results: notes, and what is loading."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.terminal import ERASE, marked
-from mlx_spec.pipeline.progress import Progress as Progress
-from mlx_spec.pipeline.progress import figures as figures
-from mlx_spec.pipeline.progress import say as say
+from mlx_spec.pipeline.progress import say
 
 if TYPE_CHECKING:
-    from mlx_spec.flags import Flags
+    from mlx_spec.pipeline.flags import Flags
 
 
 def note(text: str) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.pipeline.records import Record
-from mlx_spec.pipeline.runner import StageRunner, clean, record_seed
 from mlx_spec.pipeline.stage import Done, Generate, Request, Stage
+from mlx_spec.pipeline.stage_runner import StageRunner, clean, record_seed
 from mlx_spec.results import GenerationResult, GenerationStats
 
 

@@ -28,7 +28,7 @@ _OURS = {NUMBER, DROPPED, FAILED, "_finish_reason", "_prompt_tokens", "_generati
 _POLL_ANY, _POLL_FIRST = 0.01, 0.25
 
 
-class Sink(Protocol):
+class ResultWriter(Protocol):
     """Where results go: a ``Checkpoint``, or stdout."""
 
     def write(self, record: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Tally:
 
 
 @dataclass
-class _Job:
+class _StartedRecord:
     record: Record
     pending: Pending | None = None
     done: Done | None = None
@@ -66,7 +66,7 @@ class StageRunner:
     Args:
         stage: what to ask and what to make of the answer.
         backend: answers.
-        sink: takes results.
+        writer: takes results.
         tally: where to count.
         seed: every record's own seed comes from this and its number.
         look_ahead: most records under way at once.
@@ -78,7 +78,7 @@ class StageRunner:
         self,
         stage: Stage,
         backend: Backend,
-        sink: Sink,
+        writer: ResultWriter,
         *,
         tally: Tally | None = None,
         seed: int = 0,
@@ -87,10 +87,10 @@ class StageRunner:
         watch: Callable[[], None] = lambda: None,
     ) -> None:
         self.tally = tally or Tally()
-        self._stage, self._backend, self._sink = stage, backend, sink
+        self._stage, self._backend, self._writer = stage, backend, writer
         self._seed, self._look_ahead, self._ordered = seed, look_ahead, ordered
         self._watch = watch
-        self._jobs: deque[_Job] = deque()
+        self._started: deque[_StartedRecord] = deque()
 
     def run(self, records: Arrivals) -> Tally:
         """Run every record; returns when all are written.
@@ -99,42 +99,42 @@ class StageRunner:
         """
         for record in records:
             if record is None:
-                if self._jobs:  # else nothing changes, and nobody needs to hear of it
+                if self._started:  # else nothing changes, and nobody needs to hear of it
                     self._wait(_POLL_ANY)
                     self._write_ready()
                     self._watch()
                 continue
-            self._jobs.append(self._start(record))
+            self._started.append(self._start(record))
             self._drain(self._look_ahead - 1)
         self._drain(0)
         return self.tally
 
-    def _start(self, record: Record) -> _Job:
+    def _start(self, record: Record) -> _StartedRecord:
         if record.error is not None:
-            return _Job(record, error=record.error)
+            return _StartedRecord(record, error=record.error)
         try:
             request = self._stage.prepare(record.fields)
             if isinstance(request, Done):
-                return _Job(record, done=request)
+                return _StartedRecord(record, done=request)
             seed = record_seed(self._seed, record.number)
-            return _Job(record, self._backend.submit(request, seed))
+            return _StartedRecord(record, self._backend.submit(request, seed))
         except GeneratorClosed:
             raise
         except Exception as error:  # a stage or a chat template over foreign data
-            return _Job(record, error=_reason(error))
+            return _StartedRecord(record, error=_reason(error))
 
     def _drain(self, most: int) -> None:
         """Write what is ready; wait until at most ``most`` records are under way."""
         while True:
             self._write_ready()
             self._watch()
-            if len(self._jobs) <= most:
+            if len(self._started) <= most:
                 return
             self._wait(_POLL_FIRST if self._ordered else _POLL_ANY)
 
     def _wait(self, seconds: float) -> None:
         """Until the first record under way has its answer, or so long."""
-        pending = self._jobs[0].pending if self._jobs else None
+        pending = self._started[0].pending if self._started else None
         if pending is not None:
             # Not yet; or the record's own error, which is written in its turn.
             with suppress(TimeoutError, InvalidRequest):
@@ -142,31 +142,31 @@ class StageRunner:
 
     def _write_ready(self) -> None:
         if self._ordered:
-            while self._jobs and self._jobs[0].ready:
-                self._write(self._jobs.popleft())
+            while self._started and self._started[0].ready:
+                self._write(self._started.popleft())
             return
-        ready = [job for job in self._jobs if job.ready]
+        ready = [one for one in self._started if one.ready]
         if ready:
-            self._jobs = deque(job for job in self._jobs if not job.ready)
-        for job in ready:
-            self._write(job)
+            self._started = deque(one for one in self._started if not one.ready)
+        for one in ready:
+            self._write(one)
 
-    def _write(self, job: _Job) -> None:
+    def _write(self, one: _StartedRecord) -> None:
         answer: Any = None
-        done, error = job.done, job.error
-        if job.pending is not None:
+        done, error = one.done, one.error
+        if one.pending is not None:
             try:
-                answer = job.pending.result()
+                answer = one.pending.result()
             except InvalidRequest as refused:
                 error = _reason(refused)
             else:
-                done, error = self._complete(job.record, answer)
+                done, error = self._complete(one.record, answer)
                 self.tally.cut += getattr(answer, "finish_reason", None) == "length"
-        fields = clean(job.record.fields)
+        fields = clean(one.record.fields)
         line: dict[str, Any] = {**fields, **(done.fields if done is not None else {})}
         if error is not None:
             line |= {ERROR: error, FAILED: True}
-        line[NUMBER] = job.record.number
+        line[NUMBER] = one.record.number
         if isinstance(answer, GenerationResult):
             line["_finish_reason"] = answer.finish_reason
             line["_prompt_tokens"] = answer.prompt_tokens
@@ -176,7 +176,7 @@ class StageRunner:
             self.tally.dropped += 1
         if done is not None and done.verdict is not None:
             self.tally.verdicts.add(done.verdict)
-        self._sink.write(line)
+        self._writer.write(line)
         self.tally.written += 1
         self.tally.failed += error is not None
 

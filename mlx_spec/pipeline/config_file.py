@@ -23,12 +23,13 @@ import importlib
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.flags import Flags
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.options import options_of
 from mlx_spec.pipeline.stage import Stage
 from mlx_spec.pipeline.stages import STAGES
 from mlx_spec.text_files import read_text
@@ -39,8 +40,16 @@ else:  # the same parser, before it was in the standard library
     import tomli as tomllib
 
 T = TypeVar("T")
+# What TOML has for a kind: it writes 1 for 1.0; and a truth value is no integer here.
+_WRITTEN: dict[type[Any], tuple[type[Any], ...]] = {float: (float, int), tuple: (list, tuple)}
 _TOP = ("input", "output", "work", "options", "stage")
-_WORDS = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+_WORDS: dict[type[Any], str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list of strings",
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ def _stage(
             "or module:Class for a stage of your own"
         )
     place = f"{place} ({kind})"
-    own, shared = _names(made), _names(Flags)
+    own, shared = options_of(made), options_of(Flags)
     values = {key: _located(key, value, folder) for key, value in table.items() if key != "kind"}
     _refuse_unknown(values, (*own, *shared), place)
     base = {key: _located(key, value, folder) for key, value in options.items()}
@@ -149,9 +158,8 @@ def _located(key: str, value: Any, folder: Path) -> Any:
         return value
     if key == "prompt_template" and value.startswith("@"):
         return f"@{folder / Path(value[1:]).expanduser()}"
-    if key == "adapter_path" or (key in ("model", "draft_model") and value.startswith(".")):
-        return str(folder / Path(value).expanduser())
-    return value
+    shared = options_of(Flags)
+    return shared[key].located(value, folder) if key in shared else value
 
 
 def _path(table: Mapping[str, Any], key: str, folder: Path, where: str) -> Path:
@@ -159,10 +167,6 @@ def _path(table: Mapping[str, Any], key: str, folder: Path, where: str) -> Path:
     if not isinstance(value, str) or not value:
         raise InvalidRequest(f"{where}: top level: {key}={value!r}, expected a path")
     return folder / Path(value).expanduser()
-
-
-def _names(record: type[Any]) -> list[str]:
-    return [entry.name for entry in fields(record)]
 
 
 def _make(record: type[T], values: Mapping[str, Any], place: str) -> T:
@@ -176,20 +180,15 @@ def _make(record: type[T], values: Mapping[str, Any], place: str) -> T:
 
 
 def _check_table(record: type[Any], values: Mapping[str, Any], place: str) -> None:
-    _refuse_unknown(values, _names(record), place)
-    hints = get_type_hints(record)
+    known = options_of(record)
+    _refuse_unknown(values, known, place)
     for key, value in values.items():
-        hint = hints[key]
-        kinds = [kind for kind in (str, int, float, bool) if hint in (kind, kind | None)]
-        if kinds:
-            kind = kinds[0]
-            # TOML writes 1 for 1.0; and a truth value is no integer here.
-            good = type(value) is kind or (kind is float and type(value) is int)
-            wanted = _WORDS[kind]
-        else:
-            good = isinstance(value, list) and all(isinstance(one, str) for one in value)
-            wanted = "a list of strings"
+        kinds = known[key].kinds
+        good = any(type(value) in _WRITTEN.get(kind, (kind,)) for kind in kinds)
+        if tuple in kinds:
+            good = good and all(isinstance(one, str) for one in value)
         if not good:
+            wanted = " or ".join(_WORDS[kind] for kind in kinds)
             raise InvalidRequest(f"{place}: {key} = {value!r}, expected {wanted}")
 
 

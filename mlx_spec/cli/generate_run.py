@@ -1,0 +1,193 @@
+"""One run of ``mlx-spec generate``, its options checked: load, decode, show, and compare."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_spec.cli.listening import listeners
+from mlx_spec.cli.notes import note, status
+from mlx_spec.cli.reading import PromptLine
+from mlx_spec.cli.statistics import comparison_lines, statistics_lines
+from mlx_spec.cli.streaming import OrderedPrinter
+from mlx_spec.config import SamplingParams
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.results import BatchResult
+
+if TYPE_CHECKING:
+    from mlx_spec.batching.stream import BatchStream
+    from mlx_spec.pipeline.backend import Loaded
+
+# Drawn seeds shown; --json shows all.
+_MOST_SEEDS = 8
+
+
+@dataclass(frozen=True)
+class GenerateRun:
+    """One run of the command, its options checked.
+
+    Attributes:
+        prompts: texts, none empty; each as often as texts of it are wanted.
+        samples: texts for each prompt.
+        flags: models and options, as all commands take them.
+        sampling: one for each of ``prompts``.
+        verbose: frames and statistics, or the bare text.
+        quiet: nothing but the text and errors.
+        compare: run again without speculation.
+        as_json: objects on stdout instead of text.
+        performance_log: folder for figures of the run, or None.
+    """
+
+    prompts: list[str]
+    samples: int
+    flags: Flags
+    sampling: list[SamplingParams]
+    verbose: bool
+    quiet: bool
+    compare: bool
+    as_json: bool
+    performance_log: Path | None
+
+
+def run_generate(run: GenerateRun) -> int:
+    """Load, decode, show; returns the exit code."""
+    target, draft = _load_models(run)
+    run = replace(run, sampling=_stopping(run, target[1]))
+    if not run.quiet:
+        _warn(run, target[1])
+    result, interrupted = _decode(run, target, draft)
+    _show_results(run, result)
+    if interrupted:
+        return 130
+    failed = [(index, one.error) for index, one in enumerate(result.results) if one.error]
+    for index, error in failed:
+        note(f"prompt {index + 1} of {len(run.prompts)} failed: {error}")
+    if failed:
+        return 1
+    return _compare(run, target, result) if run.compare else 0
+
+
+def _load_models(run: GenerateRun) -> tuple[Loaded, Loaded | None]:
+    """The target pair and the draft pair (model, tokenizer)."""
+    flags = run.flags
+    with status(f"loading {flags.target}", run.quiet):
+        from mlx_spec.model.pairing import check_pair  # which itself takes seconds
+        from mlx_spec.pipeline.backend import Models
+
+    models = Models(lambda text: status(text, run.quiet))
+    target = models.load(flags.target, flags, adapter=flags.adapter_path)
+    if flags.drafter is None:
+        return target, None
+    draft = models.load(flags.drafter, flags)
+    pairing = check_pair(target[1], draft[1])
+    if pairing.share < 1 and not run.quiet:
+        note(f"{pairing}; that changes no text, but is never guessed")
+    return target, draft
+
+
+def _stopping(run: GenerateRun, tokenizer: Any) -> list[SamplingParams]:
+    """The options with the ids of ``--extra-eos-token``, which only the tokenizer knows."""
+    ids = run.flags.sampling_for(tokenizer).stop_ids
+    return [replace(one, stop_token_ids=ids) for one in run.sampling]
+
+
+def _titles(run: GenerateRun) -> list[str]:
+    """What each text is shown under, where there are several."""
+    if run.samples == 1:
+        return run.prompts
+    return [
+        f"(seed {options.seed}) {prompt}"
+        for options, prompt in zip(run.sampling, run.prompts, strict=True)
+    ]
+
+
+def _decode(run: GenerateRun, target: Loaded, draft: Loaded | None) -> tuple[BatchResult, bool]:
+    """Decode while showing the text; what there is, and whether Ctrl-C cut it short."""
+    from mlx_spec.api import stream_batch_generate
+
+    interrupted = False
+    reading = PromptLine(quiet=run.quiet)
+    with ExitStack() as stack:
+        stack.callback(reading.end)
+        stream: BatchStream = stack.enter_context(
+            stream_batch_generate(
+                *target,
+                run.prompts,
+                draft_model=draft,
+                sampling=run.sampling,
+                chat=run.flags.chat(target[1]),
+                speculation=run.flags.speculation,
+                batching=run.flags.batches,
+                listeners=[reading, *listeners(run.performance_log, run.flags, stack)],
+            )
+        )
+        printer = None if run.as_json else OrderedPrinter(_titles(run), sys.stdout, run.verbose)
+        try:
+            for chunk in stream:
+                reading.end()
+                if printer is not None:
+                    printer.add(chunk)
+        except KeyboardInterrupt:
+            interrupted = True
+    result = stream.result()
+    if printer is not None:
+        printer.finish(result.texts)
+    return result, interrupted
+
+
+def _show_results(run: GenerateRun, result: BatchResult) -> None:
+    """Statistics after the text, or the JSON objects in its place."""
+    if run.as_json:
+        for index, one in enumerate(result.results):
+            record = {"index": index, "prompt": run.prompts[index], **asdict(one)}
+            print(json.dumps(record, ensure_ascii=False))
+    elif run.verbose:
+        for line in statistics_lines(result.stats, run.flags.drafter is not None):
+            print(line)
+        if run.flags.temp and run.flags.seed is None:
+            seeds = [str(one.seed) for one in result.results[:_MOST_SEEDS]]
+            more = ", ..." if len(result.results) > len(seeds) else ""
+            print(f"Seed, one a text: {', '.join(seeds)}{more} (drawn; --seed repeats a text)")
+    sys.stdout.flush()
+
+
+def _compare(run: GenerateRun, target: Loaded, result: BatchResult) -> int:
+    """Decode again plainly; 1 if a token differs."""
+    from mlx_spec.api import batch_generate
+
+    with status("the same without speculation", run.quiet):
+        plain = batch_generate(
+            *target,
+            run.prompts,
+            sampling=run.sampling,
+            chat=run.flags.chat(target[1]),
+            speculation=replace(run.flags.speculation, enabled=False),
+            batching=run.flags.batches,
+        )
+    lines, equal = comparison_lines(result, plain)
+    for line in lines:
+        print(line, file=sys.stdout if run.verbose else sys.stderr)
+    if not equal:
+        note(
+            "a fast BLAS or a GPU may round differently at each batch shape and flip a near-tie; "
+            "in float32 on the CPU, with MLX_SPEC_BLAS=off, no token may differ"
+        )
+    return 0 if equal else 1
+
+
+def _warn(run: GenerateRun, tokenizer: Any) -> None:
+    """What a user should know before the run, on stderr."""
+    from mlx_spec.platform import BLAS_VARIABLE, blas_advice, ensure_blas
+
+    if not run.flags.chat(tokenizer).texts:
+        for name in ("system_prompt", "prefill_response", "chat_template_config"):
+            if getattr(run.flags, name) is not None:
+                option = name.replace("_", "-")
+                note(f"--{option} is ignored: no chat template is applied")
+    if BLAS_VARIABLE not in os.environ and blas_advice(ensure_blas()) is not None:
+        note("MLX runs slowly here, with its own BLAS; `mlx-spec doctor` says how to change that")

@@ -1,0 +1,137 @@
+"""An option is written once: command line, config, engine and docs all have it from there."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_spec.cli.main import main
+from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.config_file import read_config
+from mlx_spec.pipeline.flags import ACCUMULATION, PREFIX_CACHE_BYTES, Flags
+from mlx_spec.pipeline.options import Option, options_of
+from scripts import options_table
+
+OPTIONS = options_of(Flags)
+SETTING = {name: one for name, one in OPTIONS.items() if one.sets is not None}
+# What each is given, beside its default; and what it comes to where that is written otherwise.
+VALUES: dict[type[Any], Any] = {int: 3, float: 0.25, bool: True, str: "a", tuple: ("x", "y")}
+OTHER = {
+    "adaptive": (False, False),
+    "chat_template_config": ('{"a": 1}', {"a": 1}),
+    "memory_limit": ("2GB", 2 * 10**9),
+}
+
+
+def made(flags: Flags, config: type[Any]) -> Any:
+    """The engine's option object of a class."""
+    return {
+        SamplingParams: flags.sampling,
+        SpeculationConfig: flags.speculation,
+        BatchingConfig: flags.batches,
+        ChatConfig: flags._chat,
+    }[config]
+
+
+@pytest.mark.parametrize("name", SETTING)
+def test_an_option_reaches_the_engine_whose_default_it_has(name: str) -> None:
+    one = SETTING[name]
+    assert one.sets is not None
+    config, field = one.sets
+    value, meant = OTHER.get(name, (VALUES[one.kinds[0]],) * 2)
+    assert getattr(made(Flags(**{name: value}), config), field) == meant
+    own = {"batch_timeout": ACCUMULATION, "prefix_cache_bytes": PREFIX_CACHE_BYTES}
+    default = own.get(name, getattr(config(), field))
+    assert getattr(made(Flags(), config), field) == default
+    assert meant != default
+
+
+def test_all_that_the_engine_takes_for_texts_is_an_option() -> None:
+    """A new field of these is meant for users; stop tokens come as ``extra_eos_token``."""
+    for config, without in ((SamplingParams, {"stop_token_ids"}), (ChatConfig, {"texts", "tools"})):
+        known = {one.sets[1] for one in SETTING.values() if one.sets and one.sets[0] is config}
+        assert known == {item.name for item in fields(config)} - without
+
+
+@pytest.mark.parametrize("command", ["generate", "batch", "pipeline run"])
+def test_every_option_is_a_flag_with_its_words(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for one in OPTIONS.values():
+        if one.name != "unordered":  # of records only, and in a config a stage's own
+            for word in (one.flag, *one.names, one.off, one.group, one.help.split(":")[0]):
+                assert word in shown, one.name
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_is_a_key_of_a_config(name: str, tmp_path: Path) -> None:
+    value, _ = OTHER.get(name, (VALUES[OPTIONS[name].kinds[0]],) * 2)
+    model = "" if name == "model" else 'model = "m"\ndraft_model = "d"\n'
+    model = model.replace('draft_model = "d"\n', "") if name == "draft_model" else model
+    path = tmp_path / "config.toml"
+    head = f'input = "in"\noutput = "out"\n[options]\n{model}'
+    path.write_text(f'{head}{name} = {toml(value)}\n[[stage]]\nkind = "generate"\n')
+    (entry,) = read_config(path).stages
+    expected = str(tmp_path / value) if name == "adapter_path" else value
+    assert getattr(entry.flags, name) == expected
+    path.write_text(f'{head}{name} = 1979-05-27\n[[stage]]\nkind = "generate"\n')
+    with pytest.raises(InvalidRequest, match=rf"\[options\]: {name} = .*, expected "):
+        read_config(path)
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+
+
+def test_a_config_takes_a_memory_limit_as_the_command_line_does(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    head = 'input = "in"\noutput = "out"\n[[stage]]\nkind = "generate"\nmemory_limit = '
+    for text, meant in (('"8GB"', 8 * 10**9), ('"50%"', 0.5), ("0.25", 0.25), ("1e9", 10**9)):
+        path.write_text(head + text)
+        assert read_config(path).stages[0].flags.batches.memory_limit == meant
+    path.write_text(head + '"8XB"')
+    with pytest.raises(InvalidRequest, match=r"\[\[stage\]\] 1 \(generate\): .*expected a size"):
+        read_config(path)
+
+
+def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
+    before = Flags().identity()
+    for name, one in OPTIONS.items():
+        value, _ = OTHER.get(name, (VALUES[one.kinds[0]],) * 2)
+        flags = Flags(**{"draft_model": "d", name: value})
+        assert (flags.identity() != before) == one.changes_text, name
+    free = {name for name, one in OPTIONS.items() if not one.changes_text}
+    speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft_model"}
+    batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
+    assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
+
+
+def test_plain_fields_are_options_too() -> None:
+    """A stage of one's own needs no words for them."""
+    from mlx_spec.pipeline import Stage
+    from mlx_spec.pipeline.stages.filter import Filter
+
+    assert options_of(Stage) == {}
+    assert options_of(Filter)["answers"] == Option(
+        name="answers",
+        kinds=(tuple,),
+        default=("yes", "no"),
+        help=options_of(Filter)["answers"].help,
+        words=True,
+    )
+
+
+def test_the_page_of_options_is_in_step() -> None:
+    page = Path(options_table.__file__).parent.parent / "docs" / "options.md"
+    assert page.read_text() == options_table.document(), (
+        "run: python scripts/options_table.py > docs/options.md"
+    )
