@@ -26,8 +26,8 @@ from metal_kernels.attention_inputs import RowLengths, as_array, check
 from metal_kernels.attention_plan import (
     K_PADDING,
     AttentionConfig,
+    AttentionPlan,
     MemoryEstimate,
-    Plan,
     estimate_memory,
     make_plan,
 )
@@ -169,7 +169,7 @@ def _reduce(
 
 
 def _template(
-    plan: Plan,
+    plan: AttentionPlan,
     q: mx.array,
     window: int | None,
     sinks: mx.array | None,
@@ -191,7 +191,7 @@ def _template(
     ]
 
 
-def _plan(config: AttentionConfig, q: mx.array, k: mx.array) -> Plan:
+def _plan(config: AttentionConfig, q: mx.array, k: mx.array) -> AttentionPlan:
     rows, heads, tokens, width = q.shape
     return make_plan(
         config,

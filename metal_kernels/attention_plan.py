@@ -70,7 +70,7 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttentionPlan:
     """One way to cut the work up; every number is a constant of the compiled kernel.
 
     Attributes:
@@ -115,7 +115,7 @@ def make_plan(
     capacity: int,
     head_dim: int,
     itemsize: int,
-) -> Plan:
+) -> AttentionPlan:
     """Cut attention up.
 
     Args:
@@ -135,15 +135,15 @@ def make_plan(
     # Merging many rows would take more memory than the tile: only few rows share keys out.
     key_groups = max(1, config.simdgroups // row_blocks) if row_blocks <= 2 else 1
     keys = SIMD
-    plan = Plan(rows, row_blocks, key_groups, keys, parts, 1)
+    plan = AttentionPlan(rows, row_blocks, key_groups, keys, parts, 1)
     while keys > 1 and (
         plan.tile * _key_bytes(head_dim, itemsize) > config.tile_bytes
         or plan.threadgroup_bytes(head_dim, itemsize) > THREADGROUP_BYTES
     ):
         keys //= 2
-        plan = Plan(rows, row_blocks, key_groups, keys, parts, 1)
+        plan = AttentionPlan(rows, row_blocks, key_groups, keys, parts, 1)
     splits = _count_splits(config, groups * parts, capacity)
-    return Plan(rows, row_blocks, key_groups, keys, parts, splits)
+    return AttentionPlan(rows, row_blocks, key_groups, keys, parts, splits)
 
 
 def _count_splits(config: AttentionConfig, groups: int, capacity: int) -> int:

@@ -5,7 +5,6 @@
 #pragma METAL fp contract(off)
 #pragma clang fp contract(off)
 
-#define LN2 0.693147182f
 #define UNITS 756387.688f        // of a key, in a nat
 #define ALMOST_ONE 0.99999994f   // only a distance of zero is truncated to key 0
 #define LARGEST_KEY 16777215u
@@ -17,18 +16,12 @@ inline uint mix(uint x) {
   return x ^ (x >> 16);
 }
 
-inline uint2 stir(uint2 words, uint salt) {
-  for (uint number = 0; number < 2; number++) {
-    words.x ^= mix(words.y + salt + 2 * number);
-    words.y ^= mix(words.x + salt + 2 * number + 1);
-  }
-  return words;
-}
-
+// Noise, as in noise.py.
 inline uint2 row_keys(uint2 seed, uint position) {
-  uint2 words = stir(seed, 0x9e3779b9u);
-  words.x ^= mix(position + 0x85ebca6bu);
-  return stir(words, 0xc2b2ae35u);
+  uint x = (position ^ seed.x) * 0x7feb352du;
+  x = (x ^ (x >> 16)) * 0x846ca68bu;
+  x = x ^ (x >> 15);
+  return uint2(x + seed.y, ((x * 0x7feb352du) ^ seed.y) | 1u);
 }
 
 inline uint token_word(uint token) {
@@ -36,59 +29,24 @@ inline uint token_word(uint token) {
 }
 
 inline uint first_word(uint word, uint2 keys) {
-  uint x = word ^ keys.x;
-  x = ((x ^ (x >> 16)) * 0x7feb352du) ^ keys.y;
-  x = (x ^ (x >> 15)) * 0x846ca68bu;
-  return x ^ (x >> 16);
+  const uint x = (word ^ keys.x) * 0x7feb352du;
+  return (x ^ (x >> 15)) * keys.y;
 }
 
-inline uint second_word(uint word, uint2 keys) {
-  return mix(mix(word + keys.y) ^ keys.x);
+inline uint second_word(uint first, uint2 keys) {
+  const uint x = first * 0x846ca68bu + keys.x;
+  return (x ^ (x >> 15)) * 0x7feb352du;
 }
 
-// -log(1 - d) / d for |d| <= 1/2.
-inline float log1m(float d) {
-  float total = 0.167286038f;
-  total = total * d + 0.179714784f;
-  total = total * d + 0.058257807f;
-  total = total * d + 0.0652111396f;
-  total = total * d + 0.116356127f;
-  total = total * d + 0.130585641f;
-  total = total * d + 0.142460167f;
-  total = total * d + 0.16624403f;
-  total = total * d + 0.200012654f;
-  total = total * d + 0.250013471f;
-  total = total * d + 0.333333224f;
-  total = total * d + 0.499999881f;
-  return total * d + 1.0f;
-}
-
-inline float exponent_of(float x) {
-  return float((as_type<int>(x) >> 23) - 127);
-}
-
-inline float mantissa_of(float x) {
-  return as_type<float>((as_type<int>(x) & 0x7fffff) | 0x3f800000);
-}
-
-// -log(-log(1 - w)), w = (first * 2^32 + second + 1/2) / 2^64.
-inline float gumbel(uint first, uint second) {
-  const bool upper = first >= 0x80000000u;
-  const uint high = upper ? ~first : first;
-  const uint low = upper ? ~second : second;
-  const float part = float(high) * 2.3283064365386963e-10f
-      + (float(low) + 0.5f) * 5.4210108624275222e-20f;
-  const float halvings = upper ? -1.0f - exponent_of(part) : 0.0f;
-  float rest = upper ? 1.0f - mantissa_of(part) * 0.5f : part;
-  const float exponential = halvings * LN2 + rest * log1m(rest);
-  float mantissa = mantissa_of(exponential);
-  float exponent = exponent_of(exponential);
-  if (mantissa > 1.5f) {
-    mantissa = mantissa * 0.5f;
-    exponent = exponent + 1.0f;
-  }
-  rest = 1.0f - mantissa;
-  return rest * log1m(rest) - exponent * LN2;
+// -log(-log(1 - w)), w = (first * 2^32 + second + 1/2) / 2^64, by a table of parabolas.
+template <typename P>
+inline float gumbel(uint first, uint second, P table) {
+  const float distance =
+      float(as_type<int>(first)) + (float(second) + 0.5f) * 2.3283064365386963e-10f;
+  const uint bits = as_type<uint>(distance);
+  const uint row = 3u * (bits >> 17);
+  const float inside = float(bits & 131071u);
+  return (table[row + 2u] * inside + table[row + 1u]) * inside + table[row];
 }
 
 // How far a value lies below the largest; see sample_cuts.
@@ -97,14 +55,15 @@ inline uint key_of(float value, float top) {
   return uint(min(scaled, float(LARGEST_KEY)));
 }
 
-// 2^28 times the probability over the largest, by the upper 16 bits of a key.
+// 2^28 times the probability over the largest, by the upper 16 bits of a key; 15 bits count.
 inline uint mass_of(uint high) {
   const float fraction = float(high & 2047u);
-  float total = fraction * 1.04296014e-07f + -0.00166290847f;
-  total = total * fraction + 15.3235435f;
-  total = total * fraction + -90839.2266f;
-  total = total * fraction + 268434672.0f;
-  return uint(as_type<float>(as_type<int>(total) - (int(high >> 11) << 23)));
+  float total = fraction * 1.27312647e-11f + -2.02988846e-07f;
+  total = total * fraction + 0.00187052302f;
+  total = total * fraction + -11.0886137f;
+  total = total * fraction + 32767.4358f;
+  const int mantissa = as_type<int>(float(uint(total)));
+  return uint(as_type<float>(mantissa + (13 - int(high >> 11)) * 8388608));
 }
 
 // Sums over a threadgroup; every thread gets them. `room` has three values a simdgroup.
@@ -222,8 +181,8 @@ inline Sums equals_until(P values, float top, uint key, int last, int thread_ind
     }
   }
   if (thread_index == 0) {
-    const bool stricter = lowest[row] < key;  // what min-p keeps
-    cut_key[unit] = stricter ? lowest[row] : key;
+    const bool stricter = uint(lowest[row]) < key;  // what min-p keeps
+    cut_key[unit] = stricter ? uint(lowest[row]) : key;
     cut_token[unit] = stricter ? V : token;
   }
 
@@ -253,12 +212,11 @@ inline Sums equals_until(P values, float top, uint key, int last, int thread_ind
         continue;
       }
     }
-    const uint word = token_word(uint(t));
-    const uint first = first_word(word, keys);
+    const uint first = first_word(token_word(uint(t)), keys);
     const float scaled = (value - top) * scale;
     const float bound = scaled - float(as_type<int>(float(first))) * 8.26295832e-08f;
     if (bound + BOUND_RISE >= best) {
-      const float score = scaled + gumbel(first, second_word(word, keys));
+      const float score = scaled + gumbel(first, second_word(first, keys), table);
       if (score > best) {
         best = score;
         chosen = t;

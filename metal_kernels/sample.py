@@ -7,19 +7,24 @@ vocabulary is padded. Ties go to the lower id, at filters and at the end.
 
 **The reference looks twice.** The noise is at most ``-log w`` with w its uniform number, and the
 first word of w with a float's exponent for a logarithm gives a bound that is at most 0.06 above
-that. The 64 tokens with the highest bounds are found by the maxima of columns, and only those are
-evaluated exactly. The winner is missed only if 64 other tokens have higher bounds than it and lower
-scores. In terms of exponential times E / p (p the tempered probability), of which the winner has
-the least, x: each of them has E > x p and a lower estimate, at least 0.94 (1 - exp(-E)), below x p.
-For small x p that has probability 0.064 x p, so that their number is about Poisson with a mean of
-0.064 x, and 64 of them come with 0.06**64; for large x p it becomes certain, but then all E / p
-being that large has probability exp(-0.94 * 64) = 1e-26. The kernel evaluates every token whose
-bound is above the best score so far, and so never misses.
+that. Tokens are seen as columns; those of the 32 columns with the highest bounds are evaluated
+exactly, among which are the 32 tokens with the highest bounds::
+
+    token    0 |  1 |  2 | .. | C-1      width V = height * C
+             C | C+1| C+2| ..            the best bound of each column,
+            2C | .. |                    the 32 best columns, all their tokens
+
+The winner is missed only if 32 other tokens have higher bounds than it and lower scores. In terms
+of exponential times E / p (p the tempered probability), of which the winner has the least, x: each
+of them has E > x p and a lower estimate, at least 0.94 (1 - exp(-E)), below x p. For small x p that
+has probability 0.064 x p, so that their number is about Poisson with a mean of 0.064 x, and 32 of
+them come with 0.06**32; for large x p it becomes certain, but then all E / p being that large has
+probability exp(-0.94 * 32) = 1e-13. The kernel evaluates every token whose bound is above the best
+score so far, and so never misses.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -28,7 +33,7 @@ import mlx.core as mx
 from metal_kernels._checks import check_array, fail
 from metal_kernels._runtime import Operation
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
-from metal_kernels.sample_cuts import COLUMN, cuts, is_dropped, ranks_of
+from metal_kernels.sample_cuts import COLUMN, dropped, ranks_of
 from metal_kernels.sample_kernel import kernel_race
 from metal_kernels.sample_rows import Group, Options, SampleRows
 
@@ -37,10 +42,12 @@ Race: TypeAlias = Callable[[mx.array, mx.array, Group], mx.array]
 
 MOST_TOKENS = 2**20  # a vocabulary below it has a mass that the kernel's sums hold
 
-# Tokens that are evaluated exactly; see the docstring before making it smaller.
-LEADING = 64
-_WORK = 800_000  # elements that MLX's CPU build is given at a time
-_FAR = 1e38  # what a dropped token's bound is lowered by
+# Columns whose tokens are evaluated exactly; see the docstring before making it smaller.
+LEADING = 32
+_HEIGHTS = ((2**15, 32), (2**13, 16), (2**10, 8))  # of columns, from so many tokens on
+# Elements that MLX's CPU build is given at a time: where bounds are sought, and altogether.
+_WORK, _MOST_WORK = 160_000, 800_000
+_FAR = 3e38  # what a dropped token lies below the top
 
 
 class Sampled(NamedTuple):
@@ -125,85 +132,97 @@ def _sample(
 
 def _race(values: mx.array, positions: mx.array, group: Group) -> mx.array:
     """[b, N] tokens of a group's rows of [B, N, V]."""
-    if len(group.rows) < len(values):
-        values, positions = values[group.index], positions[group.index]
-    count, places, vocabulary = values.shape
-    keys = Keys(*(word.reshape(-1, 1) for word in row_keys(group.seeds, positions)))
+    batch, places, vocabulary = values.shape
+    whole = len(group.rows) == batch
+    keys = row_keys(group.seeds, positions if whole else positions[group.index])
+    keys = Keys(keys.one.reshape(-1, 1), keys.two.reshape(-1, 1))
     flat, options = values.reshape(-1, vocabulary), group.spread(places)
-    step = min(count * places, _rows_at_a_time(vocabulary))
-    parts = []
-    for start in range(0, count * places, step):
-        part = slice(start, start + step)
-        own = Keys(keys.one[part], keys.two[part])
-        parts.append(_winners(_padded(flat[part]), own, options.part(part)))
-    tokens = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+    count, step = len(group.rows) * places, _rows_at_a_time(vocabulary, _MOST_WORK)
+    if count <= step and whole:
+        tokens = _winners(flat, keys, options)
+    else:
+        units = (group.index[:, None] * places + mx.arange(places)).reshape(-1)
+        parts = []
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            own = flat[part] if whole else flat[units[part]]
+            parts.append(_winners(own, Keys(*(key[part] for key in keys)), options.part(part)))
+        tokens = mx.concatenate(parts)
     # Out of reach unless the logits hold NaN.
-    return mx.minimum(tokens, vocabulary - 1).reshape(count, places)
+    return mx.minimum(tokens, vocabulary - 1).reshape(len(group.rows), places)
 
 
-def _rows_at_a_time(vocabulary: int) -> int:
+def _rows_at_a_time(vocabulary: int, work: int) -> int:
     """MLX's CPU build keeps the outputs of ten operations alive: for few rows, that is little."""
     if mx.default_device() != mx.Device(mx.cpu):
-        return 2**31
-    return max(1, _WORK // vocabulary)
+        return 2**20
+    return max(1, work // vocabulary)
 
 
 def _winners(values: mx.array, keys: Keys, options: Options) -> mx.array:
-    """[R] int32 tokens for ``values`` [R, V], padded; keys [R, 1]."""
-    top = _largest(values)
-    inverse = options.inverse_temperature
-    words = token_words(values.shape[1])
-    noise = first_word(words, keys).astype(mx.float32).view(mx.int32).astype(mx.float32)
-    # Float's bits are an exponent and a mantissa: a logarithm with corners, never above the true.
-    bounds = (values - top) * inverse - noise * (LN2 * 2.0**-23)
+    """[R] int32 tokens for ``values`` [R, V]; keys [R, 1]."""
+    height = _height(values.shape[1])
+    values = _padded(values, max(height, COLUMN if options.filters else 1))
+    top = _largest(values).astype(mx.float32)
+    drop = None
     if options.filters:
-        ranks = ranks_of(values, top)
-        tokens = mx.arange(values.shape[1], dtype=mx.int32)
-        dropped = is_dropped(ranks, tokens, cuts(ranks, options))
-        bounds = bounds - dropped.astype(mx.float32) * _FAR
-    tokens = _leaders(bounds)
-    words = words[tokens]
-    exact = gumbel(first_word(words, keys), second_word(words, keys))
-    scores = (mx.take_along_axis(values, tokens, axis=1) - top) * inverse + exact
-    # The most probable token is never dropped, so some score is far above these.
-    scores = mx.where(mx.take_along_axis(bounds, tokens, axis=1) <= -0.5 * _FAR, -mx.inf, scores)
+        drop = dropped(ranks_of(top - values), options)
+    tokens = _leaders(values, top, drop, keys, options)
+    below = top - mx.take_along_axis(values, tokens, axis=1)
+    if drop is not None:
+        below = below + mx.take_along_axis(drop, tokens, axis=1).astype(mx.float32) * _FAR
+    first = first_word(token_words(values.shape[1])[tokens], keys)
+    scores = gumbel(first, second_word(first, keys)) - below * options.inverse_temperature
     best = scores == scores.max(axis=1, keepdims=True)
     return mx.where(best, tokens, values.shape[1]).min(axis=1)
 
 
+def _leaders(
+    values: mx.array, top: mx.array, drop: mx.array | None, keys: Keys, options: Options
+) -> mx.array:
+    """[R, L] int32: tokens of the highest bounds, in any order.
+
+    Whole columns of tokens: those whose best one is among the best 32.
+    """
+    rows, width = values.shape
+    height = _height(width)
+    columns, tokens = width // height, mx.arange(width, dtype=mx.int32)
+    if columns <= LEADING:
+        return mx.broadcast_to(tokens, values.shape)
+    rate = options.inverse_temperature * (2.0**23 / LN2)
+    words, step = token_words(width), _rows_at_a_time(width, _WORK)
+    parts = []
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        first = first_word(words, Keys(keys.one[part], keys.two[part]))
+        # Float's bits are exponent and mantissa: a logarithm with corners, never above the true.
+        costs = first.astype(mx.float32).view(mx.int32).astype(mx.float32)
+        costs = costs + (top[part] - values[part]) * rate[part]
+        if drop is not None:
+            costs = costs + drop[part].astype(mx.float32) * _FAR
+        parts.append(costs.reshape(-1, height, columns).min(axis=1) if height > 1 else costs)
+    least = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+    best = mx.argpartition(least, LEADING - 1, axis=1)[:, None, :LEADING].astype(mx.int32)
+    lines = columns * mx.arange(height, dtype=mx.int32)[:, None]
+    return (best + lines).reshape(rows, -1)
+
+
+def _height(vocabulary: int) -> int:
+    """Of the columns in which the best are sought: the more, the fewer to choose from."""
+    return next((height for least, height in _HEIGHTS if vocabulary >= least), 1)
+
+
 def _largest(values: mx.array) -> mx.array:
     """[R, 1]; over columns first, which MLX's CPU build is quicker at."""
-    return values.reshape(values.shape[0], COLUMN, -1).max(axis=1).max(axis=1, keepdims=True)
+    rows, width = values.shape
+    if width % COLUMN:
+        return values.max(axis=1, keepdims=True)
+    return values.reshape(rows, COLUMN, -1).max(axis=1).max(axis=1, keepdims=True)
 
 
-def _leaders(bounds: mx.array) -> mx.array:
-    """[R, 64] int32: the tokens of the largest bounds, in any order."""
-    rows, width = bounds.shape
-    height = math.gcd(width, 4 * COLUMN)  # fewer and longer columns, where the width allows it
-    columns = width // height
-    lines = bounds.reshape(rows, height, columns)
-    tokens = mx.arange(width, dtype=mx.int32).reshape(1, height, columns)
-    if columns > LEADING:
-        # The first 64 of all lie in the 64 columns with the largest maxima.
-        best = _first(lines.max(axis=1))[:, None]
-        lines = mx.take_along_axis(lines, best, axis=2)
-        tokens = best + columns * mx.arange(height, dtype=mx.int32)[:, None]
-    flat = lines.reshape(rows, -1)
-    tokens = mx.broadcast_to(tokens, lines.shape).reshape(rows, -1)
-    return mx.take_along_axis(tokens, _first(flat), axis=1)
-
-
-def _first(values: mx.array) -> mx.array:
-    """[R, 64] int32: where the largest of [R, W] are; all where those are fewer."""
-    width = values.shape[1]
-    if width <= LEADING:
-        return mx.broadcast_to(mx.arange(width, dtype=mx.int32), values.shape)
-    return mx.argpartition(-values, LEADING - 1, axis=1)[:, :LEADING].astype(mx.int32)
-
-
-def _padded(values: mx.array) -> mx.array:
-    """float32, with -inf up to a multiple of 16 tokens."""
-    missing = -values.shape[1] % COLUMN
+def _padded(values: mx.array, multiple: int) -> mx.array:
+    """float32, with -inf up to a multiple of so many tokens."""
+    missing = -values.shape[1] % multiple
     values = values.astype(mx.float32)
     return mx.pad(values, [(0, 0), (0, missing)], constant_values=-mx.inf) if missing else values
 

@@ -6,10 +6,14 @@ ranking, so it is told by the last token kept: a key (its distance to the most p
 row what lies above.
 
 All sums are of integers: exact, in any order, on any device. A token's mass is 2**28 times its
-probability over the largest, rounded down, by the upper 16 bits of its key; the most probable
-token has key 0 and nobody else. So logits within 1.4e-6 of each other count as equal (a float32
-of 8 or more resolves no more), masses are right to 2.4e-4 of themselves, and tokens below 4e-9 of
-the largest have none.
+probability over the largest, rounded down, by the upper 16 bits of its key::
+
+    key     | octave, 5 bits | fraction, 11 bits | rest, 8 bits |
+    mass    ( mantissa of the fraction, 15 bits ) << 13 >> octave
+
+The most probable token has key 0 and nobody else. So logits within 1.4e-6 of each other count as
+equal (a float32 of 8 or more resolves no more), masses are right to 4e-4 of themselves, shares of
+all mass to 1e-4, and tokens below 4e-9 of the largest have no mass.
 
 Temperature plays no part: filters look at the model's own probabilities.
 """
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -29,12 +34,16 @@ ALMOST_ONE = 1 - 2**-24  # added before truncation: only what is 0 stays 0
 
 LOW_BITS = 8  # of a key, which mass does not look at
 _HIGH_BITS = 16
-_FRACTION = 2**11 - 1  # of the upper 16 bits, 11 are less than an octave
-_MASS_BITS = 28
+_FRACTION_BITS = 11  # of the upper 16 are less than an octave
+_FRACTION = 2**_FRACTION_BITS - 1
+_MANTISSA_BITS = 15
+_SPARE_BITS = 13  # octaves in which a mass loses none of its mantissa's bits
 
-# 2**-f for f in [0, 1], within 4e-6; scaled below for f in 2**-11 and to stay under 2**28.
+# 2**-f for f in [0, 1], within 4e-6; scaled below for f in 2**-11 and to stay under 2**15.
 EXP2 = (0.99999804, -0.69304893, 0.2394306, -0.05321312, 0.00683515)
-_SCALED = tuple(c * (1 - 2**-20) * 2.0 ** (_MASS_BITS - 11 * i) for i, c in enumerate(EXP2))
+_SCALED = tuple(
+    c * (1 - 2**-16) * 2.0 ** (_MANTISSA_BITS - _FRACTION_BITS * i) for i, c in enumerate(EXP2)
+)
 
 # Rows are seen as columns of 16 tokens, which MLX's CPU build reduces faster than rows; also,
 # 16 times less than 2**28 is the most that 32 bits hold.
@@ -43,60 +52,78 @@ COLUMN = 16
 
 
 class Cut(NamedTuple):
-    """The last token that a row keeps: [R, 1] uint32 key, [R, 1] int32 id (of that key)."""
+    """The last token that a row keeps: [R, 1] int32 key, [R, 1] int32 id (of that key)."""
 
     key: mx.array
     token: mx.array
 
 
-def ranks_of(values: mx.array, top: mx.array) -> mx.array:
-    """[R, V] uint32 keys: how far each of ``values`` lies below ``top`` [R, 1]."""
-    scaled = (top - values) * (OCTAVES_PER_NAT * 2**KEY_BITS) + ALMOST_ONE
-    return mx.minimum(scaled, float(LARGEST_KEY)).astype(mx.uint32)
+def ranks_of(below: mx.array) -> mx.array:
+    """[R, V] int32 keys of tokens that lie so far ``below`` their row's largest logit."""
+    scaled = below * (OCTAVES_PER_NAT * 2**KEY_BITS) + ALMOST_ONE
+    return mx.minimum(scaled, float(LARGEST_KEY)).astype(mx.int32)
 
 
-def is_dropped(keys: mx.array, tokens: mx.array, cut: Cut) -> mx.array:
-    """Which tokens lie behind the cut."""
-    return (keys > cut.key) | ((keys == cut.key) & (tokens > cut.token))
-
-
-def cuts(keys: mx.array, options: Options) -> Cut:
-    """The cut of each row.
-
-    Args:
-        keys: [R, V] as :func:`ranks_of` gives them, V a multiple of 16.
-        options: of the R rows.
-    """
-    lowest = options.lowest
-    everything = mx.full(lowest.shape, keys.shape[1], mx.int32)
+def dropped(keys: mx.array, options: Options) -> mx.array:
+    """[R, V] uint8: 1 for tokens that the filters of the R rows drop; V a multiple of 16."""
     if not options.by_rank:
-        return Cut(lowest, everything)
-    high = (keys >> LOW_BITS).astype(mx.uint16)
+        return (keys > options.lowest).view(mx.uint8)
+    cut = _cuts(keys, options)
+    # As bytes: MLX's CPU build takes truth values one at a time.
+    behind, equal = (keys > cut.key).view(mx.uint8), (keys == cut.key).view(mx.uint8)
+    return behind | (equal & (mx.arange(keys.shape[1]) > cut.token).view(mx.uint8))
+
+
+def _cuts(keys: mx.array, options: Options) -> Cut:
+    """The cut of each row that filters by rank."""
+    high = keys >> LOW_BITS
     if options.by_mass:
-        first, before, count = _first_bin_by_mass(high, options.top_p, options.top_k)
+        first, before, count = _first_bin_by_mass(high, options)
     else:
-        (first, before), count = _first_bin(high, options.top_k), options.top_k
+        first, before, count = _first_bin(high.astype(mx.uint16), options.top_k)
     ranked = _nth(keys, first, before, count)
-    stricter = lowest < ranked.key
-    return Cut(mx.where(stricter, lowest, ranked.key), mx.where(stricter, everything, ranked.token))
+    stricter = options.lowest < ranked.key
+    width = mx.array(keys.shape[1], mx.int32)
+    return Cut(
+        mx.where(stricter, options.lowest, ranked.key), mx.where(stricter, width, ranked.token)
+    )
 
 
-def mass_of(high: mx.array) -> mx.array:
-    """uint32 mass of tokens whose keys have these upper 16 bits."""
-    octaves = (high >> 11).astype(mx.int32)
+def mantissa_of(high: mx.array) -> mx.array:
+    """2**15 times 2**-f, rounded down, for f the lower 11 of these 16 bits; both int32."""
     fraction = (high & _FRACTION).astype(mx.float32)
-    total = fraction * _SCALED[-1] + _SCALED[-2]
+    total: mx.array = fraction * _SCALED[-1] + _SCALED[-2]
     for coefficient in _SCALED[-3::-1]:
         total = total * fraction + coefficient
-    return (total.view(mx.int32) - (octaves << 23)).view(mx.float32).astype(mx.uint32)
+    return total.astype(mx.int32)
+
+
+def mass_of(high: mx.array, mantissa: mx.array) -> mx.array:
+    """uint32 mass of tokens whose keys have these upper 16 bits, int32."""
+    exponents = (_SPARE_BITS - (high >> _FRACTION_BITS)) * 2**23
+    lowered = mantissa.astype(mx.float32).view(mx.int32) + exponents
+    return lowered.view(mx.float32).astype(mx.uint32)
 
 
 @functools.cache
-def _mass_table() -> mx.array:
-    """[2**16] uint32: the mass of each upper half of a key."""
-    table = mass_of(mx.arange(2**_HIGH_BITS, dtype=mx.uint32))
-    mx.eval(table)
-    return table
+def _tables() -> tuple[mx.array, mx.array]:
+    """[2**16] int64 masses by upper half of a key; [2**11] uint16 mantissas by its fraction."""
+    high = mx.arange(2**_HIGH_BITS, dtype=mx.int32)
+    mantissas = mantissa_of(high)
+    tables = (
+        mass_of(high, mantissas).astype(mx.int64),
+        mantissas[: 2**_FRACTION_BITS].astype(mx.uint16),
+    )
+    mx.eval(tables)
+    return tables
+
+
+def _bisect(bits: int, first: mx.array, enough: Callable[[mx.array], mx.array]) -> mx.array:
+    """The first of 2**bits numbers from ``first`` on that is enough; the one after if none is."""
+    for bit in reversed(range(bits)):
+        last = first + (2**bit - 1)
+        first = mx.where(enough(last), first, last + 1)
+    return first
 
 
 def _total(masses: mx.array) -> mx.array:
@@ -105,68 +132,106 @@ def _total(masses: mx.array) -> mx.array:
     return columns.astype(mx.int64).sum(axis=1, keepdims=True)
 
 
+def _weight(masses: mx.array, upto: mx.array, own: mx.array) -> mx.array:
+    """[R, 1] int64: mass of the ``upto`` tokens that weigh ``own`` or more.
+
+    The others are raised to ``own`` and taken off again: cheaper than to mask them.
+    """
+    raised = _total(mx.maximum(masses, own.astype(masses.dtype)))
+    return raised - (masses.shape[1] - upto) * own
+
+
 def _share(total: mx.array, top_p: mx.array) -> mx.array:
     """``top_p * total`` in int64, at least 1; ``total`` in two parts, or 64 bits overflow."""
     above, below = total >> 23, total & (2**23 - 1)
     return mx.maximum(((above * top_p) >> 8) + ((below * top_p) >> 31), 1)
 
 
-def _count(keys: mx.array, last: mx.array) -> mx.array:
-    """[R, 1] int32: tokens of key ``last`` or before."""
-    return (keys <= last).sum(axis=1, keepdims=True)
+def _number(flags: mx.array) -> mx.array:
+    """[R, 1] int32: how many of [R, V] are true.
+
+    Four bytes at a time, of which none overflows: MLX's CPU build sums words as fast as bytes.
+    """
+    rows, width = flags.shape
+    if width % (4 * COLUMN):
+        return flags.sum(axis=1, keepdims=True)
+    words = flags.view(mx.uint32).reshape(rows, COLUMN, -1).sum(axis=1)
+    return words.view(mx.uint8).sum(axis=1, keepdims=True).astype(mx.int32)
 
 
-def _first_bin(high: mx.array, count: mx.array) -> tuple[mx.array, mx.array]:
-    """The first upper half of a key up to which there are ``count`` tokens; those before it."""
-    first, before = mx.zeros(count.shape, mx.int32), mx.zeros(count.shape, mx.int32)
-    for bit in reversed(range(_HIGH_BITS)):
-        last = first + (2**bit - 1)
-        upto = _count(high, last.astype(mx.uint16))
-        enough = upto >= count
-        first, before = mx.where(enough, first, last + 1), mx.where(enough, before, upto)
-    return mx.minimum(first, 2**_HIGH_BITS - 1), before
+def _upto(keys: mx.array, last: mx.array) -> mx.array:
+    """[R, 1] int32: tokens of key ``last`` or before, uint16."""
+    return _number(keys <= last.astype(mx.uint16))
 
 
-def _first_bin_by_mass(
-    high: mx.array, top_p: mx.array, top_k: mx.array
-) -> tuple[mx.array, mx.array, mx.array]:
+def _before(keys: mx.array, first: mx.array) -> mx.array:
+    """[R, 1] int32: tokens of keys before ``first``, uint16."""
+    return _number(keys < first.astype(mx.uint16))
+
+
+def _first_bin(high: mx.array, count: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """The first upper half of a key up to which there are ``count`` tokens; those before; count."""
+    first = _bisect(_HIGH_BITS, mx.zeros_like(count), lambda last: _upto(high, last) >= count)
+    first = mx.minimum(first, 2**_HIGH_BITS - 1)
+    return first, _before(high, first), count
+
+
+def _first_bin_by_mass(wide: mx.array, options: Options) -> tuple[mx.array, mx.array, mx.array]:
     """The bin in which mass reaches its share or the count ``top_k``; tokens before; tokens kept.
 
-    All [R, 1] int32.
+    All [R, 1] int32. First the octave, among masses of 32 bits, then the bin in it among those of
+    its tokens alone, which are their mantissas and have 16.
     """
-    table, masses = _mass_table(), mass_of(high)
-    share = _share(_total(masses), top_p)
-    first = mx.zeros(top_k.shape, mx.int32)
-    count, mass = mx.zeros(top_k.shape, mx.int32), mx.zeros(top_k.shape, mx.int64)  # before it
-    for bit in reversed(range(_HIGH_BITS)):
-        last = first + (2**bit - 1)
-        upto = _count(high, last.astype(mx.uint16))
-        # Tokens behind ``last`` weigh no more than one there: raised to that, all can be summed.
+    table, mantissas = _tables()
+    high, mantissa = wide.astype(mx.uint16), mantissa_of(wide)
+    masses = mass_of(wide, mantissa)
+    share = _share(_total(masses), options.top_p)
+
+    def enough(last: mx.array) -> mx.array:
+        upto = _upto(high, last)
         own = table[last]
-        behind = (masses.shape[1] - upto) * own.astype(mx.int64)
-        weight = _total(mx.maximum(masses, own)) - behind
-        enough = (upto >= top_k) | (weight >= share)
-        first = mx.where(enough, first, last + 1)
-        count, mass = mx.where(enough, count, upto), mx.where(enough, mass, weight)
-    there = first < 2**_HIGH_BITS
-    first = mx.minimum(first, 2**_HIGH_BITS - 1)
-    own = mx.maximum(table[first], 1).astype(mx.int64)
-    needed = count + (share - mass + own - 1) // own
-    kept = mx.minimum(mx.where(there, needed, _ALL), top_k)
-    return first, count, kept.astype(mx.int32)
+        found = _weight(masses, upto, own) >= share
+        return found | (upto >= options.top_k) if options.by_count else found
+
+    octave = _bisect(5, mx.zeros_like(options.top_k), lambda o: enough((o << 11) + 2047))
+    there, octave = octave < 32, mx.minimum(octave, 31)
+    start = octave << _FRACTION_BITS
+    before = _before(high, start)
+    mass = _weight(masses, before, table[mx.maximum(start - 1, 0)])
+    # Tokens of other octaves: no mass, and places behind all.
+    lost = mx.maximum(octave - _SPARE_BITS, 0)
+    scale = mx.maximum(_SPARE_BITS - octave, 0)
+    place = high - start.astype(mx.uint16)
+    here = (place < 2**_FRACTION_BITS).view(mx.uint8).astype(mx.uint16)
+    inside = (mantissa.astype(mx.uint16) >> lost.astype(mx.uint16)) * here
+
+    def found(last: mx.array) -> mx.array:
+        upto = _upto(place, last)
+        own = mantissas[last].astype(mx.int32) >> lost
+        found = (_weight(inside, upto, own) << scale) >= share - mass
+        return found | (before + upto >= options.top_k) if options.by_count else found
+
+    bin_ = _bisect(_FRACTION_BITS, mx.zeros_like(octave), found)
+    bin_ = mx.minimum(bin_, 2**_FRACTION_BITS - 1)
+    own = mantissas[mx.maximum(bin_ - 1, 0)].astype(mx.int32) >> lost
+    inner = _before(place, bin_)
+    mass = mass + (_weight(inside, inner, own) << scale)
+    first, before = start + bin_, before + inner
+    own = mx.maximum(table[first], 1)
+    needed = before + (share - mass + own - 1) // own
+    kept = mx.minimum(mx.where(there, needed, _ALL), options.top_k)
+    return first, before, kept.astype(mx.int32)
 
 
 def _nth(keys: mx.array, first: mx.array, before: mx.array, count: mx.array) -> Cut:
     """The ``count``-th token of the ranking: its key begins with ``first``, none of the ``before``
     first tokens' does."""
-    key = first.astype(mx.uint32) << LOW_BITS
-    for bit in reversed(range(LOW_BITS)):
-        last = key + (2**bit - 1)
-        upto = _count(keys, last)
-        enough = upto >= count
-        key, before = mx.where(enough, key, last + 1), mx.where(enough, before, upto)
-    key = mx.minimum(key, LARGEST_KEY)
-    return Cut(key, _nth_true(keys == key, count - before))
+    start, missing = first << LOW_BITS, count - before
+    # Lower halves of the keys that begin so; of others whatever is more, read as unsigned.
+    low = mx.minimum((keys - start).view(mx.uint32), 2**LOW_BITS).astype(mx.uint16)
+    own = _bisect(LOW_BITS, mx.zeros_like(first), lambda last: _upto(low, last) >= missing)
+    own = mx.minimum(own, 2**LOW_BITS - 1)
+    return Cut(start + own, _nth_true(keys == start + own, missing - _before(low, own)))
 
 
 def _nth_true(flags: mx.array, number: mx.array) -> mx.array:

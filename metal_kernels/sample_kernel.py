@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from metal_kernels import _runtime
 from metal_kernels._runtime import unread
+from metal_kernels.noise_table import gumbel_table
 from metal_kernels.sample_rows import Group
 
 _FILE = "sample.metal"
@@ -32,14 +33,14 @@ def kernel_race(values: mx.array, positions: mx.array, group: Group) -> mx.array
         ["race"],
         [
             *("logits", "tops", "positions", "index", "seeds", "inverse_temperature"),
-            *("cut_key", "cut_token"),
+            *("cut_key", "cut_token", "table"),
         ],
         ["score", "token"],
     )
     score, token = kernel(
         inputs=[
             *(values, tops, positions.astype(mx.int32), group.index),
-            *(group.seeds, group.inverse_temperature, *cut),
+            *(group.seeds, group.inverse_temperature, *cut, gumbel_table()),
         ],
         template=[
             *(("V", vocabulary), ("N", places), ("FILTERS", group.filters)),

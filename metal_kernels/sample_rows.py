@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from metal_kernels.noise import seed_words
+
 # Probabilities are ranked by their distance to the largest, in units of 2**-KEY_BITS octaves.
 KEY_BITS = 19
 LARGEST_KEY = 2**24 - 1
-_LEAST_TEMPERATURE = 1e-38  # its inverse is still a float32
+# The inverse of the one is still a float32; at the other all tokens are alike.
+_COLDEST, _HOTTEST = 1e-38, 1e30
 _UNLIMITED = 2**31 - 1
 _TOP_P_ONE = 2**31
 
@@ -29,9 +32,9 @@ class Options:
         inverse_temperature: float32.
         top_p: int64 in units of 2**-31; more than one where the filter is off.
         top_k: int32, 2**31 - 1 where the filter is off.
-        lowest: uint32, the last key that min-p keeps.
+        lowest: int32, the last key that min-p keeps.
         filters: whether these rows filter.
-        by_mass, by_rank: some row has a top-p; some row has a top-p or a top-k.
+        by_mass, by_count: some row has a top-p; some row has a top-k.
     """
 
     inverse_temperature: mx.array
@@ -40,7 +43,12 @@ class Options:
     lowest: mx.array
     filters: bool
     by_mass: bool
-    by_rank: bool
+    by_count: bool
+
+    @property
+    def by_rank(self) -> bool:
+        """Whether some row has a top-p or a top-k."""
+        return self.by_mass or self.by_count
 
     def spread(self, places: int) -> Options:
         """Each row's options for as many neighbours: [b * places, 1]."""
@@ -67,7 +75,7 @@ class Group(Options):
     Attributes:
         rows: their numbers, ascending.
         index: [b] int32, the same on the device.
-        seeds: [b, 2] uint32, low and high word.
+        seeds: [b, 2] uint32, as ``noise.seed_words`` gives them.
     """
 
     rows: tuple[int, ...]
@@ -111,7 +119,7 @@ class SampleRows:
             ValueError: another number of them than of seeds, or values outside these bounds.
         """
         rows = len(seeds)
-        options = _Options(
+        options = _HostOptions(
             tuple(seeds),
             tuple(temperature),
             tuple([1.0] * rows if top_p is None else top_p),
@@ -127,7 +135,7 @@ class SampleRows:
         return cls(rows, greedy, groups)
 
 
-class _Options(NamedTuple):
+class _HostOptions(NamedTuple):
     """One value of each kind a row."""
 
     seeds: tuple[int, ...]
@@ -154,20 +162,20 @@ class _Options(NamedTuple):
     def group(self, rows: list[int]) -> Group:
         top_p = [self.top_p[row] for row in rows]
         top_k = [self.top_k[row] for row in rows]
-        cold = [max(self.temperature[row], _LEAST_TEMPERATURE) for row in rows]
-        words = [(self.seeds[row] % 2**32, self.seeds[row] >> 32) for row in rows]
+        temperature = [min(max(self.temperature[row], _COLDEST), _HOTTEST) for row in rows]
+        words = [seed_words(self.seeds[row]) for row in rows]
         mass = [2 * _TOP_P_ONE if p >= 1 else round(p * _TOP_P_ONE) for p in top_p]
         return Group(
             rows=tuple(rows),
             index=mx.array(rows, mx.int32),
             seeds=mx.array(words, mx.uint32),
-            inverse_temperature=mx.array([1.0 / value for value in cold], mx.float32),
+            inverse_temperature=mx.array([1.0 / value for value in temperature], mx.float32),
             top_p=mx.array(mass, mx.int64),
             top_k=mx.array([min(k or _UNLIMITED, _UNLIMITED) for k in top_k], mx.int32),
-            lowest=mx.array([_lowest_key(self.min_p[row]) for row in rows], mx.uint32),
+            lowest=mx.array([_lowest_key(self.min_p[row]) for row in rows], mx.int32),
             filters=self.filters(rows[0]),
             by_mass=any(p < 1 for p in top_p),
-            by_rank=any(p < 1 for p in top_p) or any(top_k),
+            by_count=any(k > 0 for k in top_k),
         )
 
 

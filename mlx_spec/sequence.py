@@ -6,10 +6,11 @@ list beside it. It knows no tensors and imports no mlx. How it lives is written 
 
 from __future__ import annotations
 
-import hashlib
 import secrets
+from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from mlx_spec.config import SamplingParams
@@ -27,7 +28,7 @@ def seed_word(seed: int | None) -> int:
         return secrets.randbits(53)
     if seed < 2**64:
         return seed
-    digest = hashlib.blake2b(seed.to_bytes((seed.bit_length() + 7) // 8, "big"), digest_size=8)
+    digest = blake2b(seed.to_bytes((seed.bit_length() + 7) // 8, "big"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")
 
 
@@ -97,6 +98,7 @@ class Sequence(LifeCycle):
     sink: Sink | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
     seed: int = field(init=False)
+    _keys: dict[int, list[bytes]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -112,7 +114,26 @@ class Sequence(LifeCycle):
     @property
     def cached_tokens(self) -> list[int]:
         """The tokens whose K/V the target's cache holds: all known ones but the pending last."""
-        return (self.prompt + self.tokens)[:-1]
+        return self.known(0, self.length - 1)
+
+    def known(self, begin: int, end: int) -> list[int]:
+        """The known tokens at positions ``begin .. end - 1``."""
+        first = len(self.prompt)
+        return self.prompt[begin:end] + self.tokens[max(0, begin - first) : max(0, end - first)]
+
+    def block_keys(self, size: int) -> list[bytes]:
+        """A key for each whole block of ``size`` of the cached tokens; each is hashed once.
+
+        A hash over the tokens of the block and the key before it, so equal keys mean equal
+        beginnings.
+        """
+        keys = self._keys.setdefault(size, [])
+        whole = (self.length - 1) // size
+        del keys[whole:]  # a stop text may have cut tokens off
+        for end in range((len(keys) + 1) * size, whole * size + 1, size):
+            block = array("q", self.known(end - size, end)).tobytes()
+            keys.append(blake2b((keys[-1] if keys else b"") + block, digest_size=16).digest())
+        return keys
 
     @property
     def remaining(self) -> int:

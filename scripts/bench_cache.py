@@ -24,22 +24,17 @@ from mlx_lm.models import llama
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.drafters.base import DraftContext
-from mlx_spec.decoding.drafters.none import NoDraft
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.sequence import Sequence
 
 LAYERS, HEADS, KV_HEADS, DIM = 4, 8, 4, 64
 
 
-class RepeatDrafter(NoDraft):
+class ZeroDrafter(BaseDrafter):
     """Proposes token 0 again and again at no cost: all that is timed is the target."""
 
-    @property
-    def max_draft_tokens(self) -> int | None:
-        return None
-
-    def propose(self, context: DraftContext, count: int) -> mx.array:
-        return mx.zeros((context.lengths.shape[0], count), mx.int32)
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        return Draft(mx.zeros((context.lengths.shape[0], count), mx.int32))
 
 
 def make_model() -> Any:
@@ -66,7 +61,7 @@ def make_decoder(model: Any, batch: int, cached: int, longest: int, draft: int) 
     """Rows with ``cached`` tokens each, in slots of ``longest`` positions."""
     decoder = SpeculativeDecoder(
         model,
-        drafter=RepeatDrafter(),
+        drafter=ZeroDrafter(),
         policy=FixedDraftLength(draft),
         batching=BatchingConfig(batch_size=batch, prefill_step_size=512),
     )

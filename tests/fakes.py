@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import cap_lengths
-from mlx_spec.decoding.drafters.base import DraftContext
+from mlx_spec.decoding.drafters.base import Draft, DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
@@ -36,11 +36,11 @@ class CorruptingDrafter(ModelDrafter):
         self._spoil = spoil
         self._vocabulary = vocabulary
 
-    def propose(self, context: DraftContext, count: int) -> mx.array:
-        draft = super().propose(context, count)
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        draft = super().propose(context, count).tokens
         positions = context.lengths[:, None] + mx.arange(count, dtype=mx.int32)
         wrong = (draft + 1) % self._vocabulary
-        return mx.where(self._spoil(positions), wrong, draft)
+        return Draft(mx.where(self._spoil(positions), wrong, draft))
 
 
 def never(positions: mx.array) -> mx.array:

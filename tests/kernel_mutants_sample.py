@@ -89,7 +89,7 @@ MUTANTS = [
     ),
     _cut("sample: the upper half of a mass dropped", "(ulong(all_high) << 16) + ", "", "value"),
     _cut("sample: top-k keeps one too many", "ulong(most))", "ulong(most) + 1ul)", "value"),
-    _cut("sample: min-p forgotten", "lowest[row] < key", "false", "value"),
+    _cut("sample: min-p forgotten", "uint(lowest[row]) < key", "false", "value"),
     _cut("sample: all ties kept", "key == last_key && t > last_token", "false", "value"),
     _cut("sample: keys found to their upper half only", "int bit = 7", "int bit = -1", "value"),
     _cut(

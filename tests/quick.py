@@ -24,6 +24,7 @@ NOT_QUICK = (
     "test_platform.py::test_a_process",
     "test_platform.py::test_a_public_name",
     # Faults planted into our own code, to see that the other tests find them.
+    "test_cache_mutants.py",
     "test_kernels_mutants.py",
     "test_mutants.py",
     "test_scheduler_mutants.py",

@@ -16,12 +16,12 @@ from mlx_spec import load
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.token_stream import TokenStream
-from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.events import Event, RequestFinished
 from mlx_spec.model.pace import Pieces
 from mlx_spec.results import GenerationResult
+from tests.caches import dense_pool
 from tests.models import make_model
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, plain_alone, target
 
@@ -153,7 +153,7 @@ def test_a_server_s_thousandth_prompt_is_fed_as_its_first() -> None:
     """The number of layers that are computed at once adapts; on a fast machine it must not grow
     without end (600 fast passes once made it infinite, and the next prompt failed).
     """
-    pool = KVCachePool(layers=2, max_slots=1)
+    pool = dense_pool(2, 1)
     pieces = Pieces(pool)
     for _ in range(600):
         pieces.start()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from metal_kernels import SampleRows, sample
 from metal_kernels.noise import gumbel_noise
-from metal_kernels.sample_cuts import cuts, is_dropped, ranks_of
+from metal_kernels.sample_cuts import dropped, ranks_of
 from tests.kernel_support import DTYPES, normal
 
 SEEDS = (1, 2**40 + 3, 7, 9, 2**64 - 1)
@@ -101,10 +101,9 @@ def kept(values: mx.array, group: Any) -> np.ndarray:
     rows, places, vocabulary = values.shape
     wide = mx.pad(values, [(0, 0), (0, 0), (0, -vocabulary % 16)], constant_values=-mx.inf)
     flat = wide.reshape(rows * places, -1)
-    keys = ranks_of(flat, flat.max(axis=1, keepdims=True))
-    tokens = mx.arange(flat.shape[1], dtype=mx.int32)
-    dropped = is_dropped(keys, tokens, cuts(keys, group.spread(places)))
-    return ~np.array(dropped.reshape(rows, places, -1)[..., :vocabulary])
+    keys = ranks_of(flat.max(axis=1, keepdims=True) - flat)
+    drop = np.array(dropped(keys, group.spread(places))).astype(bool)
+    return ~drop.reshape(rows, places, -1)[..., :vocabulary]
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 4.0])

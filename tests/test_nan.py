@@ -20,7 +20,7 @@ from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.acceptance import NO_NUMBERS, refuse_nan
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.drafters.base import DraftContext
+from mlx_spec.decoding.drafters.base import Draft, DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.model.loader import load
 from mlx_spec.model.runner import ModelRunner
@@ -65,10 +65,10 @@ class Hostile(ModelDrafter):
         super().__init__(ModelRunner(make_model("llama"), rows))
         self._every = every
 
-    def propose(self, context: DraftContext, count: int) -> mx.array:
-        draft = super().propose(context, count)
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        draft = super().propose(context, count).tokens
         places = (context.lengths[:, None] + mx.arange(count)) % self._every
-        return mx.where(places == 0, BAD, draft)
+        return Draft(mx.where(places == 0, BAD, draft))
 
 
 def check(decoder: SpeculativeDecoder, sampled: bool) -> None:

@@ -19,6 +19,7 @@ from metal_kernels.noise import (
     gumbel_noise,
     row_keys,
     second_word,
+    seed_words,
     token_words,
 )
 
@@ -27,14 +28,15 @@ LEAST_P_VALUE = 1e-4
 
 
 def words_of(seeds: list[int]) -> mx.array:
-    return mx.array([(seed % 2**32, seed >> 32) for seed in seeds], mx.uint32)
+    return mx.array([seed_words(seed) for seed in seeds], mx.uint32)
 
 
 def uniform_words(seeds: list[int], positions: mx.array, tokens: int) -> list[np.ndarray]:
     """First and second words, [B, N, tokens]."""
     one, two = row_keys(words_of(seeds), positions)
-    keys, words = Keys(one[..., None], two[..., None]), token_words(tokens)
-    return [np.array(make(words, keys)) for make in (first_word, second_word)]
+    keys = Keys(one[..., None], two[..., None])
+    first = first_word(token_words(tokens), keys)
+    return [np.array(first), np.array(second_word(first, keys))]
 
 
 def noise_of(seeds: list[int], positions: Any, tokens: int) -> np.ndarray:
@@ -74,9 +76,9 @@ def test_known_values() -> None:
     """Stops a change of the noise, which would break every seed that anybody has noted."""
     noise = gumbel_noise(words_of([0, 1, 2**40 + 5]), mx.array([[0], [1], [70_000]]), 3)
     assert noise[:, 0].tolist() == [
-        [0.7156332731246948, -0.9571531414985657, -0.5124731063842773],
-        [0.38012295961380005, -0.41581371426582336, 0.023270336911082268],
-        [0.06688400357961655, -0.948525607585907, 1.4028195142745972],
+        [-0.7883424758911133, 0.12878789007663727, -0.18760284781455994],
+        [1.668473243713379, 0.5201233625411987, 5.662954807281494],
+        [-0.22142773866653442, 2.6454179286956787, 0.6956361532211304],
     ]
 
 
@@ -127,6 +129,38 @@ def test_the_maximum_falls_on_every_token_alike() -> None:
     assert stats.chisquare(counts).pvalue > LEAST_P_VALUE
 
 
+def test_tokens_are_independent_of_each_other_in_twos_and_threes() -> None:
+    """Stops a hash that is uniform for each token and still ties some to others.
+
+    Of 60,000 positions: the numbers of pairs and triples, and which three of eight are first.
+    """
+    first = uniform_words([2], mx.arange(60_000)[None], 12)[0][0]
+    values = []
+    for a, b in itertools.combinations(range(12), 2):
+        cells = (first[:, a] >> 28 << 4 | first[:, b] >> 28).astype(np.int64)
+        values.append(stats.chisquare(np.bincount(cells, minlength=256)).pvalue)
+    for a, b, c in [(i, i + 1, i + 2) for i in range(10)] + [(0, i, 2 * i) for i in range(1, 6)]:
+        cells = first[:, a] >> 29 << 6 | first[:, b] >> 29 << 3 | first[:, c] >> 29
+        values.append(stats.chisquare(np.bincount(cells.astype(np.int64), minlength=512)).pvalue)
+    assert min(values) > LEAST_P_VALUE
+    assert stats.kstest(values, "uniform").pvalue > LEAST_P_VALUE
+    order = np.argsort(first[:, :8], axis=1)[:, :3] @ np.array([64, 8, 1])
+    counts = np.bincount(order, minlength=512)
+    possible = [64 * a + 8 * b + c for a, b, c in itertools.permutations(range(8), 3)]
+    assert counts[possible].sum() == len(first)
+    assert stats.chisquare(counts[possible]).pvalue > LEAST_P_VALUE
+
+
+def test_the_gaps_between_the_largest_are_as_they_should_be() -> None:
+    """Stops words that lie in a lattice, within rows of 20,000 tokens: gaps of the ten least."""
+    tokens = 20_000
+    first = uniform_words([9], mx.arange(300)[None], tokens)[0][0]
+    least = np.sort(np.partition(first, 10, axis=1)[:, :10], axis=1).astype(np.float64)
+    gaps = np.diff(least, axis=1).reshape(-1) * tokens / 2**32
+    assert stats.kstest(gaps, "expon").pvalue > LEAST_P_VALUE
+    assert all(len(np.unique(row)) == tokens for row in first[:20])
+
+
 # --- neighbours -------------------------------------------------------------------------------
 
 
@@ -155,8 +189,9 @@ def test_a_flipped_bit_changes_half_of_all_bits(what: str) -> None:
 def hashed(seeds: list[int], positions: np.ndarray, tokens: np.ndarray) -> list[np.ndarray]:
     """Both words of one token each."""
     one, two = row_keys(words_of(seeds), mx.array(positions)[:, None])
-    words = token_words(2**17)[mx.array(tokens)]
-    return [np.array(make(words, Keys(one[:, 0], two[:, 0]))) for make in (first_word, second_word)]
+    keys = Keys(one[:, 0], two[:, 0])
+    first = first_word(token_words(2**17)[mx.array(tokens)], keys)
+    return [np.array(first), np.array(second_word(first, keys))]
 
 
 def test_neighbours_are_uncorrelated() -> None:

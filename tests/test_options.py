@@ -14,6 +14,7 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.flags import ACCUMULATION, PREFIX_CACHE_BYTES, Flags
 from mlx_spec.pipeline.options import Option, options_of
+from mlx_spec.pipeline.stages import STAGES
 from scripts import options_table
 
 OPTIONS = options_of(Flags)
@@ -113,6 +114,23 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
     speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft_model"}
     batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
     assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, one.name)
+        for kind, stage in STAGES.items()
+        for one in options_of(stage).values()
+        if one.choices
+    ],
+)
+def test_a_stage_refuses_what_is_no_choice(kind: str, name: str) -> None:
+    needed = {"align": {"policy": "p"}, "classify": {"labels": ("a", "b")}}.get(kind, {})
+    for choice in options_of(STAGES[kind])[name].choices:
+        STAGES[kind](**{**needed, name: choice})
+    with pytest.raises(InvalidRequest, match=rf"\[{kind}\] {name}='other', expected one of \("):
+        STAGES[kind](**{**needed, name: "other"})
 
 
 def test_plain_fields_are_options_too() -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metal_kernels.noise import gumbel_noise
+from metal_kernels.noise import gumbel_noise, seed_words
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.sequence import Sequence
@@ -44,7 +44,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 def noise_of(seeds: Seq[int], positions: Any, vocabulary: int) -> np.ndarray:
     """[B, N, vocabulary] of noise, as sampling rows with these seeds have it."""
-    words = mx.array([(seed % 2**32, seed >> 32) for seed in seeds], mx.uint32)
+    words = mx.array([seed_words(seed) for seed in seeds], mx.uint32)
     return np.array(gumbel_noise(words, mx.array(positions), vocabulary))
 
 

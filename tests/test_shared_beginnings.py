@@ -6,7 +6,6 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
@@ -110,7 +109,7 @@ def test_a_draft_taken_over_late_is_right(plain: int) -> None:
     at the right positions.
     """
     batching = BatchingConfig(batch_size=4, prefix_cache_bytes=2**24, block_size=8)
-    drafter = ModelDrafter(ModelRunner(target("llama"), 4), prefix=PrefixCache(8, 2**24))
+    drafter = ModelDrafter(ModelRunner(target("llama"), 4), batching)
     decoder = SpeculativeDecoder(
         target("llama"),
         drafter=drafter,

@@ -54,8 +54,7 @@ class _Check:
 
     def __init__(self, states: Seq[RowState]) -> None:
         # By the reach of their values: that makes no array as large as a stretch.
-        last = [state.flat[-1] for state in states]
-        self._finite = mx.isfinite(mx.stack([values.max() - values.min() for values in last]))
+        self._finite = mx.isfinite(mx.stack([_reach(state) for state in states]))
         self._flags: list[bool] | None = None
         schedule([self._finite])
 
@@ -63,6 +62,12 @@ class _Check:
         if self._flags is None:
             self._flags = cast("list[bool]", self._finite.tolist())
         return self._flags[place]
+
+
+def _reach(state: RowState) -> mx.array:
+    """The difference of the largest and the smallest value in its last array of any."""
+    last = next((array for array in reversed(state.flat) if array.size), mx.zeros(1))
+    return (last.max() - last.min()).astype(mx.float32)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,6 @@ class StageCommand(GroupedCommand):
         return _about(self._stage)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        """The whole command's."""
         return self._whole.make_context(info_name, args, parent, **extra)
 
     @property

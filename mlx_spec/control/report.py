@@ -36,7 +36,7 @@ class StepReport:
 
     Attributes:
         rows: the rows that took part, in row order.
-        lengths: draft length of each row.
+        lengths: draft tokens of each row that counted.
         accepted: accepted draft tokens of each row; -1 where a row's result says nothing of its
             draft (it had ended before the step, or its logits were no numbers).
         seconds: of the step alone, from its launch (or the end of the work before it) to its
@@ -44,6 +44,8 @@ class StepReport:
         clean: False if ``seconds`` holds other work too, so that it says little of the next step.
         reading: seconds that the drafter spent reading texts for this step, where they are
             measured apart from ``seconds``.
+        longest: draft tokens that were computed for each row; None where it is the most of
+            ``lengths``.
     """
 
     rows: Seq[Row]
@@ -52,8 +54,9 @@ class StepReport:
     seconds: float
     clean: bool
     reading: float = 0.0
+    longest: int | None = None
 
     @cached_property
     def work(self) -> StepWork:
         """What the step computed."""
-        return StepWork(len(self.rows), max(self.lengths))
+        return StepWork(len(self.rows), max(self.lengths) if self.longest is None else self.longest)

@@ -96,7 +96,9 @@ class SpeculativeDecoder:
             runner.pool.limit = self.limit
         with self.device.work():
             self._state = BatchState()
-        self._members = Members(self.runner, self.drafter, self._state, self.meter, self.batching)
+        self._members = Members(
+            self.runner, self.drafter, self._state, self.meter, self.batching, clock
+        )
         parts = StepParts(self.runner, self.drafter, self._state, tuple(rules))
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug

@@ -18,17 +18,17 @@ def ahead(step: Stepper) -> list[StepOutput]:
         plan = step.plan()
         before = step.snapshot()
         draft = propose(step.parts, plan)
-        logits = verify(step.parts, plan, draft)
-        choice = choose(step.parts, draft, logits)
+        choice = choose(step.parts, draft, verify(step.parts, plan, draft))
         following = commit(step.parts, plan, draft, choice)
     if flight is not None:
         step.read(flight)
     if following is not None:
-        if flight is None or step.holds(following):
+        if step.send() and (flight is None or step.holds(following)):
             before.clear()  # while these references live, MLX would copy the whole cache
-            step.launch(following, ahead=flight is not None)
+            following.ahead = flight is not None
+            step.launch(following)
         else:
-            step.restore(before, plan)
+            step.restore(before)
     return step.emit(flight) if flight else []
 
 
@@ -37,10 +37,12 @@ def in_turn(step: Stepper) -> list[StepOutput]:
     if not step.change():
         return []
     plan = step.plan()
+    if not step.send():
+        return []
     draft = propose(step.parts, plan)
     logits = verify(step.parts, plan, draft)
-    step.show(plan, draft, logits)
+    begun = step.show(plan, draft, logits)  # the host works while the target computes
     choice = choose(step.parts, draft, logits)
-    flight = step.launch(commit(step.parts, plan, draft, choice))
+    flight = step.launch(commit(step.parts, plan, draft, choice), begun)
     step.read(flight)
     return step.emit(flight)

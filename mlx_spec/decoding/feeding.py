@@ -1,239 +1,314 @@
-"""``Feeder``: reads prompts into a model's slots, chunk by chunk.
+"""``Feeder``: reads texts into a model's slots, piece by piece: the target's or a draft's.
 
-Rows being fed hold the slots behind the decoding ones, in the order in which they will join.
-Prompts are fed in chunks between steps, so that a long one does not freeze the rows that decode.
-What several prompts begin with is computed once: the others wait for the first one's blocks.
+A text is cut at multiples of a piece size that is fixed when the Feeder is made, whatever else is
+fed, so that its K/V do not depend on traffic. Neighbours that stand at the same place share a pass.
+What several texts begin with is computed once: the first one's blocks go to the prefix cache, where
+the others look just before they are fed. Rows are read in the order in which they came.
+
+The target must have read a row but for its pending token before the row decodes; a draft may lag by
+what rides in its first pass. That number is the only difference::
+
+    position    0      C      2C     3C          known - ride       known
+                |------|------|------|---                 |----------|
+                 read: ``seen``      ^ next piece: [seen, 3C)         pending token
+    done when ``known - seen <= ride`` (1 for the target)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import takewhile
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig
-from mlx_spec.decoding.batch_state import upload
-from mlx_spec.decoding.meter import StepMeter
-from mlx_spec.model.pace import power_of_two
+from mlx_spec.decoding.prompt_meter import PromptMeter
+from mlx_spec.model.pace import Chunk, power_of_two
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
-from mlx_spec.model.similar_lengths import similar_lengths
 from mlx_spec.sequence import Sequence
 
 # Seconds of reading prompts after which cancelled requests, newcomers and closing have their turn.
 TURN = 0.5
 
+Slots = Mapping[Sequence, int]
 
-@dataclass
-class PrefillGroup:
-    """Neighbouring rows whose prompts are being fed together.
 
-    Attributes:
-        sequences: the rows, in slot order.
-        fed: tokens of each that are in the cache.
-        looked_up: whether the prefix cache was asked.
-    """
+@dataclass(eq=False)
+class _FedRow:
+    """A text being read: ``seen`` tokens are in the cache, or in passes that were built."""
 
-    sequences: list[Sequence]
-    fed: int = 0
-    looked_up: bool = False
+    sequence: Sequence
+    seen: int
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class _FedPass:
+    """What one pass reads: positions ``begin .. end - 1`` of rows in neighbouring slots."""
+
+    rows: list[_FedRow]
+    begin: int
+    end: int
 
     @property
-    def missing(self) -> int:
-        """Tokens of the longest row still to be fed; the last known one stays pending."""
-        return max(sequence.length for sequence in self.sequences) - 1 - self.fed
+    def tokens(self) -> int:
+        return len(self.rows) * (self.end - self.begin)
 
 
 class Feeder:
-    """Feeds the prompts of the rows that stand right behind the decoding ones.
+    """Reads the texts of rows that a model is to catch up with.
 
     Args:
         runner: the model with its slots.
-        batching: how many prompt tokens are fed at once, and what is kept of repeated beginnings.
-        meter: where what was fed is counted.
+        batching: how many tokens are read at once, and what is kept of repeated beginnings.
+        ride: known tokens that a row may lack when it is done.
+        meter: hears what was read.
+        clock: seconds.
+
+    Attributes:
+        piece: texts are cut at multiples of this many tokens.
+        stopping: whether all rows are about to be cancelled.
     """
 
-    def __init__(self, runner: ModelRunner, batching: BatchingConfig, meter: StepMeter) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        batching: BatchingConfig,
+        *,
+        ride: int = 1,
+        meter: PromptMeter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
-        self._groups: list[PrefillGroup] = []
-        self._done: list[Sequence] = []  # not empty between calls only after an interrupt
-        self._to_feed = 0  # tokens of all prompts fed since nobody's was
+        self.piece = _piece(runner, batching)
+        self._runner, self._batching, self._ride = runner, batching, ride
+        self._meter = meter or PromptMeter()
+        self._clock = clock
         self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
-        self._runner, self._batching, self._meter = runner, batching, meter
+        self._rows: dict[Sequence, _FedRow] = {}
+        self._unpublished: dict[Sequence, tuple[int, int]] = {}  # slot, tokens
+        self._flying = 0
+        self._to_read = 0  # tokens of all texts read since nobody's was
 
     @property
     def sequences(self) -> list[Sequence]:
-        """Sequences whose prompts are being fed, in slot order."""
-        return self._done + [s for group in self._groups for s in group.sequences]
+        """Rows that are being read, in the order in which they will be done."""
+        return list(self._rows)
 
     @property
     def cached(self) -> list[int]:
         """Tokens that each of their slots holds."""
-        done = [sequence.length - 1 for sequence in self._done]
-        return done + [group.fed for group in self._groups for _ in group.sequences]
+        return [row.seen for row in self._rows.values()]
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Tokens in the cache, and all tokens, of the prompts fed since nobody's was."""
-        missing = sum(max(0, s.length - 1 - g.fed) for g in self._groups for s in g.sequences)
-        return max(0, self._to_feed - missing - self._runner.unread), self._to_feed
+        """Tokens in the cache, and all tokens, of the texts read since nobody's was."""
+        missing = sum(max(0, row.sequence.length - 1 - row.seen) for row in self._rows.values())
+        return max(0, self._to_read - missing - self._runner.unread), self._to_read
 
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""
         return self._prefix.nbytes
 
-    def arrange(self, newcomers: Seq[Sequence], read: Collection[Sequence]) -> list[Sequence]:
-        """Take newcomers in; return them in the order in which they take slots.
+    def add(
+        self, sequences: Seq[Sequence], seen: Mapping[Sequence, int] | None = None
+    ) -> list[Sequence]:
+        """Take rows in.
 
         Args:
-            newcomers: rows to come.
-            read: those among them whose K/V are there already.
+            sequences: the rows.
+            seen: tokens from the first on that the slots of some of them hold already.
+
+        Returns:
+            The same in the order in which they are read: those that were, then by length, and
+            behind them those that begin as an earlier one does and can take that over.
         """
-        back = [PrefillGroup([s], s.length - 1, looked_up=True) for s in newcomers if s in read]
-        groups = back + self._group([s for s in newcomers if s not in read])
-        if not self._groups:
-            self._to_feed = 0
-        self._to_feed += sum(sequence.length - 1 for sequence in newcomers)
-        self._groups += groups
-        return [sequence for group in groups for sequence in group.sequences]
-
-    def drop(self, leaving: Collection[Sequence]) -> None:
-        """Forget rows that leave."""
-        self._done = [sequence for sequence in self._done if sequence not in leaving]
-        for group in self._groups:
-            group.sequences = [s for s in group.sequences if s not in leaving]
-        self._groups = [group for group in self._groups if group.sequences]
-
-    def keep_prefix(self, slot: int, sequence: Sequence) -> None:
-        """Copy the whole blocks of a row into the prefix cache."""
-        self._prefix.store(sequence.cached_tokens, self._runner.pool, slot)
-
-    def feed(self, first: int) -> list[Sequence]:
-        """Feed prompts, up to one chunk; return the rows that are done, in slot order.
-
-        While rows decode a chunk is at most ``prefill_interleave`` tokens, or one a row where more
-        rows than that are fed together, and it is done when this returns. Else nobody waits for the
-        next step, but for a turn: this returns after ``TURN`` seconds, and goes on next time.
-
-        Args:
-            first: slot of the first row that is fed; those before it decode.
-        """
-        started, fed = time.perf_counter(), 0
-        done = self._done
-        budget = self._budget(first)
-        while self._groups and self._computed(first + len(done)) and fed < budget:
-            if not self._groups[0].looked_up:
-                self._reuse(first + len(done))
-            group = self._groups[0]
-            if group.missing > 0:
-                if fed and len(group.sequences) > budget - fed:
-                    break  # not even a token a row
-                fed += self._feed(group, first + len(done), budget - fed)
-                if not self._computed(first + len(done)):
-                    break
-            if group.missing <= 0:
-                for sequence in self._groups.pop(0).sequences:
-                    self._finish(first + len(done), sequence)
-                    done.append(sequence)
-        self._meter.prompt_seconds += time.perf_counter() - started
-        self._done = []
-        return done
-
-    def _budget(self, decoding: int) -> int:
-        """Most tokens of a chunk."""
-        if decoding:
-            return self._runner.timely(self._batching.prefill_interleave)
-        return pass_size(self._batching.prefill_step_size)
-
-    def _computed(self, decoding: int) -> bool:
-        """Go on with the pass that was begun for a turn; whether it is done.
-
-        Where rows decode it must be, since their next step needs it.
-        """
-        while not self._runner.proceed(TURN):
-            if not decoding or self.stopping():
-                return False
-        return True
-
-    def _group(self, sequences: Seq[Sequence]) -> list[PrefillGroup]:
-        """Who is fed together: neighbours of similar length waste little when padded alike.
-
-        A sequence that begins as an earlier one does, by a block or more, waits for that one's
-        K/V instead of computing the same once more.
-        """
+        seen = seen or {}
         leaders: list[Sequence] = []
         followers: list[Sequence] = []
         begun: set[bytes] = set()
-        for sequence in sorted(sequences, key=lambda s: s.length):
-            keys = self._prefix.keys(sequence.cached_tokens) if self._prefix.limit else []
+        for sequence in sorted((s for s in sequences if s not in seen), key=lambda s: s.length):
+            keys = self._keys(sequence)
             fresh = [key for key in keys if key not in self._prefix]
             (followers if begun.intersection(fresh) else leaders).append(sequence)
             begun.update(fresh)
-        groups = []
-        for members in (leaders, followers):
-            for begin, end in similar_lengths([sequence.length for sequence in members]):
-                groups.append(PrefillGroup(members[begin:end]))
-        return groups
+        order = [*(s for s in sequences if s in seen), *leaders, *followers]
+        if not self._rows:
+            self._to_read = 0
+        self._to_read += sum(sequence.length - 1 for sequence in order)
+        for sequence in order:
+            self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0))
+        return order
 
-    def _reuse(self, first: int) -> None:
-        """Before the first group is fed: take over what the prefix cache has of its rows."""
-        group = self._groups[0]
-        matches = [self._prefix.match(s.cached_tokens) for s in group.sequences]
-        group.looked_up = True
-        if not any(matches):
-            return
-        # Rows that share less than the first one do are fed on their own, afterwards.
-        fed = matches[0]
-        count = next((i for i, match in enumerate(matches) if match != fed), len(matches))
-        if count < len(matches):
-            self._groups.insert(1, PrefillGroup(group.sequences[count:]))
-            group.sequences = group.sequences[:count]
-        for slot, sequence in enumerate(group.sequences, start=first):
-            row = self._prefix.read(sequence.cached_tokens)
-            if row:
-                self._runner.pool.load(slot, 0, row)
-                read = _read_on(sequence, fed)
-                sequence.reused += read
-                self._meter.reused_tokens += read
-                self._meter.prompt_tokens += read
-        group.fed = fed
+    def drop(self, sequences: Collection[Sequence]) -> None:
+        """Forget rows: they leave."""
+        for sequence in sequences:
+            self._rows.pop(sequence, None)
 
-    def _feed(self, group: PrefillGroup, first: int, budget: int) -> int:
-        """Begin a chunk of at most ``budget`` tokens (or one a row); return their number.
+    def seen(self, sequence: Sequence) -> int:
+        """Tokens from the first on that the slot of a row being read holds."""
+        return self._rows[sequence].seen
 
-        It ends at a multiple of a power of two: K/V of a prompt that is fed alone do not depend on
-        where the traffic happened to cut it.
+    def take(self, *, in_order: bool) -> dict[Sequence, int]:
+        """Hand over the rows that are done, with what was seen of each.
+
+        Args:
+            in_order: only those that no row stands before which is not done.
         """
-        count = len(group.sequences)
-        width = min(group.missing, max(1, budget // count))
-        over = (group.fed + width) % power_of_two(width)
-        if over < width < group.missing:
-            width -= over
-        tokens, _ = upload(group.sequences, group.fed, group.fed + width)
-        starts = mx.full((count,), group.fed, mx.int32)
-        end = group.fed + width
-        self._runner.begin(Rows(tokens, starts, end, first, uniform=True))
-        for sequence in group.sequences:
-            read = _read_on(sequence, end)
-            self._meter.prompt_tokens += read
-            computed = max(0, min(end, sequence.length - 1) - group.fed)
-            self._meter.recomputed_tokens += max(0, computed - read)
-        group.fed = end
-        return count * width
+        done: dict[Sequence, int] = {}
+        for row in list(self._rows.values()):
+            if row.done:
+                done[row.sequence] = self._rows.pop(row.sequence).seen
+            elif in_order:
+                break
+        return done
 
-    def _finish(self, slot: int, sequence: Sequence) -> None:
-        """A row's prompt is in its slot."""
-        self.keep_prefix(slot, sequence)
-        # The last token is computed by the first step.
-        self._meter.prompt_tokens += _read_on(sequence, sequence.length, pending=0)
+    def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
+        """Copy the whole blocks of a row's first ``seen`` tokens into the prefix cache."""
+        self._prefix.store(sequence.known(0, seen), self._runner.pool, slot)
+
+    def publish(self) -> None:
+        """Keep what rows begin with that were read since: before any of them moves."""
+        for sequence, (slot, seen) in self._unpublished.items():
+            self.keep(slot, sequence, seen)
+        self._unpublished.clear()
+
+    def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
+        """Describe passes over at most ``most`` tokens, fewer where those would take too long.
+
+        Nothing is computed: rows decode, and whoever steps them launches the chunk.
+
+        Args:
+            slots: where the rows are.
+            most: tokens, over all rows.
+            flying: tokens that a row being read may gain from a step in flight.
+        """
+        self._flying = flying
+        budget = self._runner.timely(most)
+        built = begun = self._runner.unread  # of a pass that was begun while nothing decoded
+        while not begun and (part := self._next(slots, budget, budget - built)):
+            self._runner.forward(self._read(part, slots))
+            built += part.tokens
+        self._finish(slots)
+        return self._runner.chunk(built, self._meter.seconds) if built else None
+
+    def compute(self, slots: Slots) -> None:
+        """Read as much as is read fastest, while nothing decodes, for at most a turn of all others.
+
+        A pass is computed in pieces; after ``TURN`` seconds this returns, and goes on next time.
+        """
+        started = self._clock()
+        budget, built, self._flying = pass_size(self._batching.prefill_step_size), 0, 0
+        while self._runner.proceed(started + TURN - self._clock()):
+            self._finish(slots)
+            self.publish()
+            part = self._next(slots, budget, budget - built)
+            if part is None:
+                break
+            self._runner.begin(self._read(part, slots))
+            built += part.tokens
+        self._meter.seconds(self._clock() - started)
+
+    def _next(self, slots: Slots, budget: int, left: int) -> _FedPass | None:
+        """The first row to be read, and neighbours of it that stand at the same place.
+
+        None where there is none, or one takes more than the tokens that are left.
+        """
+        chosen: list[_FedRow] = []
+        shortest = end = 0
+        for row in self._rows.values():
+            slot = slots[row.sequence]
+            apart = bool(chosen) and slot != slots[chosen[-1].sequence] + 1
+            if apart or not self._wants(row, slot):
+                if chosen:
+                    break
+                continue
+            own = self._cut(row, budget)
+            begin, low, high = row.seen, min(own, shortest or own), max(own, end)
+            alike = not chosen or (
+                begin == chosen[0].seen and high - begin <= 32 + (low - begin) * 3 // 2
+            )
+            if not alike or (len(chosen) + 1) * (high - begin) > left:
+                break
+            chosen.append(row)
+            shortest, end = low, high
+        return _FedPass(chosen, chosen[0].seen, end) if chosen else None
+
+    def _wants(self, row: _FedRow, slot: int) -> bool:
+        """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
+        if row.done or self._waits(row):
+            return False
+        self._reuse(row, slot)
+        return not self._ready(row)
+
+    def _ready(self, row: _FedRow) -> bool:
+        return row.sequence.length + self._flying - row.seen <= self._ride
+
+    def _cut(self, row: _FedRow, budget: int) -> int:
+        """Where the next piece of a row ends; the last known token stays pending."""
+        piece = min(self.piece, power_of_two(budget))
+        return min(row.sequence.length - 1, (row.seen // piece + 1) * piece)
+
+    def _waits(self, row: _FedRow) -> bool:
+        """Whether what comes next of a row is about to be published by an earlier one."""
+        place = row.seen // self._prefix.block_size
+        key = self._keys(row.sequence)[place : place + 1]
+        if not key:
+            return False
+        before = takewhile(lambda other: other is not row, self._rows.values())
+        coming = [*self._unpublished, *(other.sequence for other in before if not other.done)]
+        return any(self._keys(other)[place : place + 1] == key for other in coming)
+
+    def _keys(self, sequence: Sequence) -> list[bytes]:
+        """Keys of a row's blocks, the last known token left out."""
+        return sequence.block_keys(self._prefix.block_size) if self._prefix.limit else []
+
+    def _reuse(self, row: _FedRow, slot: int) -> None:
+        """Take over what the prefix cache has beyond what a row has seen."""
+        place = row.seen // self._prefix.block_size
+        key = self._keys(row.sequence)[place : place + 1]
+        if not key or key[0] not in self._prefix:
+            return
+        known = row.sequence.cached_tokens
+        kept = self._prefix.read(known)
+        if kept:
+            self._runner.pool.load(slot, 0, kept)
+            row.seen = self._prefix.match(known)
+            self._meter.reused(row.sequence, row.seen)
+
+    def _read(self, part: _FedPass, slots: Slots) -> Rows:
+        """Note that a pass is built; its input."""
+        count, width = len(part.rows), part.end - part.begin
+        tokens, counts = np.zeros((count, width), np.int32), []
+        for place, row in enumerate(part.rows):
+            row.seen = min(part.end, row.sequence.length - 1)
+            known = row.sequence.known(part.begin, row.seen)
+            tokens[place, : len(known)] = known
+            counts.append(len(known))
+            self._meter.fed(row.sequence, part.begin, row.seen)
+        # A draft may have a smaller embedding: any token will do where it lacks one.
+        tokens = np.minimum(tokens, self._runner.vocabulary - 1)
+        starts = mx.full((count,), part.begin, mx.int32)
+        first = slots[part.rows[0].sequence]
+        valid = mx.array(counts, mx.int32) if min(counts) < width else None
+        return Rows(mx.array(tokens), starts, part.end, first, uniform=True, counts=valid)
+
+    def _finish(self, slots: Slots) -> None:
+        """Note which rows are done; what they begin with is to be published."""
+        for row in self._rows.values():
+            if not row.done and self._ready(row):
+                row.done = True
+                self._unpublished[row.sequence] = slots[row.sequence], row.seen
+                self._meter.finished(row.sequence)
 
 
-def _read_on(sequence: Sequence, end: int, pending: int = 1) -> int:
-    """Note that a row's tokens before ``end`` are in the cache; how many of its prompt are new."""
-    known = max(sequence.read, min(end, len(sequence.prompt) - pending))
-    new, sequence.read = known - sequence.read, known
-    return new
+def _piece(runner: ModelRunner, batching: BatchingConfig) -> int:
+    """Tokens between two cuts: what both kinds of pass may take at this machine's pace."""
+    most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
+    return power_of_two(runner.timely(most))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_spec.model.pace import Chunk
 from mlx_spec.sequence import Sequence
 
 
@@ -36,16 +37,16 @@ class StepPlan:
 
     Attributes:
         rows: those that take part, in slot order.
-        lengths: draft length of each row, before the drafter is asked.
+        lengths: draft length of each row; 0 where the drafter cannot draft for it yet.
         shortest, longest: the host's bounds on the rows' known tokens.
-        joined: whether rows take part that the step before did not have.
+        reading: what the drafter reads before it drafts, described and not launched.
     """
 
     rows: list[Sequence]
     lengths: list[int]
     shortest: int
     longest: int
-    joined: bool = False
+    reading: Chunk | None = None
 
 
 @dataclass
@@ -57,27 +58,32 @@ class Flight:
     Attributes:
         rows: sequences in the order of its results.
         lengths: draft length of each row.
-        packed: [B, K + 2] int32: accepted count or ``NO_NUMBERS``, then the target's samples.
+        packed: [B, K + 3] int32: accepted count or ``NO_NUMBERS``, how many draft tokens counted,
+            then the target's samples.
         known: [B] int32, the rows' known tokens after it.
-        clean: its time tells what such a step costs.
+        reading: what is launched before it, for the drafter.
         launched: when it was, in seconds of the decoder's clock.
         ahead: whether it was built while the one before computed.
         gone: rows that left since it was built, or are tried again: what it says of them is
             nobody's.
         results: ``packed`` as lists, once it was read.
+        seconds: what it took on the device, once it was read.
+        clean: whether these hold no other work.
     """
 
     rows: list[Sequence]
     lengths: list[int]
     packed: mx.array
     known: mx.array
-    clean: bool
+    reading: Chunk | None = None
     launched: float = 0.0
     ahead: bool = False
     gone: set[Sequence] = field(default_factory=set)
     results: list[list[int]] = field(default_factory=list)
+    seconds: float = 0.0
+    clean: bool = True
 
     @property
     def width(self) -> int:
         """Tokens that a row may gain at most."""
-        return int(self.packed.shape[1]) - 1
+        return int(self.packed.shape[1]) - 2

@@ -7,6 +7,9 @@ has rows of its own.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.pool import SlotSize, fill_holes
 from mlx_spec.config import BatchingConfig
@@ -14,6 +17,8 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.prompt_meter import TargetPromptMeter
+from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
@@ -27,6 +32,7 @@ class Members:
     Args:
         runner, drafter, state, meter: the decoder's own.
         batching: rows, and how many prompt tokens are fed at once.
+        clock: seconds.
 
     Attributes:
         feeder: reads the prompts of those that do not decode yet.
@@ -39,14 +45,16 @@ class Members:
         state: BatchState,
         meter: StepMeter,
         batching: BatchingConfig,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.feeder = Feeder(runner, batching, meter)
+        self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter), clock=clock)
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
+        self._interleave = batching.prefill_interleave
 
     @property
     def staying(self) -> int:
@@ -97,6 +105,7 @@ class Members:
         Args:
             flying: tokens that a row may gain by the step in flight, which the host does not know.
         """
+        self.feeder.publish()
         if self.leaving:
             self._release()
         if self.size is not None:
@@ -108,12 +117,26 @@ class Members:
         if self.waiting:
             self._admit()
 
-    def fill(self) -> bool:
-        """Feed prompts, up to one chunk; return whether rows joined the decoding ones."""
-        done = self.feeder.feed(len(self._state))
+    def fill(self) -> list[Chunk]:
+        """Feed prompts; rows that are fed join the decoding ones.
+
+        Returns:
+            Where rows decode, the chunk of at most ``prefill_interleave`` tokens that is to be
+            launched before their next step; where none do, what is read is computed here.
+        """
+        fed = self.feeder.sequences
+        if not fed:
+            return []
+        slots = {sequence: slot for slot, sequence in enumerate(fed, start=len(self._state))}
+        chunk = None
+        if self._state.sequences:
+            chunk = self.feeder.build(slots, self._interleave)
+        else:
+            self.feeder.compute(slots)
+        done = list(self.feeder.take(in_order=True))
         if done:
             self._join(done)
-        return bool(done)
+        return [] if chunk is None else [chunk]
 
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
@@ -122,7 +145,8 @@ class Members:
             if sequence in self._saving:
                 self._saved[sequence] = self._runner.pool.save(slot, 0, sequence.length - 1)
             elif sequence in self.leaving and sequence.finish_reason and not sequence.error:
-                self.feeder.keep_prefix(slot, sequence)  # a chat goes on where it ended
+                # A chat goes on where it ended.
+                self.feeder.keep(slot, sequence, sequence.length - 1)
         self._saving.clear()
         rows = len(decoding)
         order = fill_holes(rows, [i for i, s in enumerate(decoding) if s in self.leaving])
@@ -135,7 +159,8 @@ class Members:
 
     def _admit(self) -> None:
         """Give newcomers slots, in the order in which they will join."""
-        newcomers = self.feeder.arrange(self.waiting, self._saved.keys())
+        back = {s: s.length - 1 for s in self.waiting if s in self._saved}
+        newcomers = self.feeder.add(self.waiting, back)
         self.waiting.clear()
         pool = self._runner.pool
         first = pool.acquire(len(newcomers))

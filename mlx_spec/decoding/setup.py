@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.fixed import FixedDraftLength
@@ -24,8 +23,7 @@ def make_drafter(
     if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
         return NoDraft()
     runner = ModelRunner(draft_model, batching.batch_size)
-    prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
-    return ModelDrafter(runner, batching.prefill_step_size, batching.prefill_interleave, prefix)
+    return ModelDrafter(runner, batching)
 
 
 def make_policy(

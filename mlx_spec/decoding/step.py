@@ -42,13 +42,13 @@ class Proposal:
 
     Attributes:
         tokens: [B, K] int32 guesses.
-        lengths: how many of them count, for each row; K is the most.
-        read: tokens that the drafter reads before it guesses.
+        lengths: how many of them may count, for each row; K is the most.
+        counted: [B] int32, how many do: fewer where the drafter had no more to say.
     """
 
     tokens: mx.array
     lengths: list[int]
-    read: int = 0
+    counted: mx.array
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
     state = parts.state
     context = DraftContext(
+        plan.rows,
         state.tokens,
         state.lengths,
         plan.shortest,
@@ -75,12 +76,11 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         state.sampling,
         parts.runner.vocabulary,
     )
-    lengths, read = plan.lengths, 0
-    if max(lengths) > 0:  # a plain step asks nothing of the drafter
-        read = parts.drafter.catch_up(context)
-        covered = parts.drafter.covers()
-        lengths = [k if known else 0 for k, known in zip(lengths, covered, strict=True)]
-    return Proposal(parts.drafter.propose(context, max(lengths)), lengths, read)
+    draft = parts.drafter.propose(context, max(plan.lengths))
+    counted = mx.array(plan.lengths, mx.int32)
+    if draft.counts is not None:
+        counted = mx.minimum(counted, draft.counts)
+    return Proposal(draft.tokens, plan.lengths, counted)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -90,7 +90,7 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     return parts.runner.forward(
         Rows(
             mx.concatenate([state.pending(), draft.tokens], axis=1),
-            state.lengths - 1,
+            state.seen,
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
             counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
@@ -105,8 +105,8 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.rules, logits, context)
     samples = state.sampling.choose(logits, positions)
-    caps = None if min(draft.lengths) == count else mx.array(draft.lengths, mx.int32)
-    return Choice(samples, refuse_nan(count_accepted(draft.tokens, samples, caps), logits))
+    accepted = count_accepted(draft.tokens, samples, draft.counted)
+    return Choice(samples, refuse_nan(accepted, logits))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
@@ -116,8 +116,7 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
     return Flight(
         plan.rows,
         draft.lengths,
-        mx.concatenate([choice.accepted[:, None], choice.samples], axis=1),
+        mx.concatenate([choice.accepted[:, None], draft.counted[:, None], choice.samples], axis=1),
         parts.state.lengths,
-        # A plain step asks nothing of the drafter, whoever has just joined.
-        clean=not draft.read and not (plan.joined and max(draft.lengths)),
+        plan.reading,
     )

@@ -46,7 +46,6 @@ class Goodput:
     def of(
         cls, latencies: Seq[tuple[float | None, float | None]], seconds: float, limits: Limits
     ) -> Goodput:
-        """From each request's TTFT and TPOT."""
         good = sum(limits.met(ttft, tpot) for ttft, tpot in latencies)
         share = good / len(latencies) if latencies else 0.0
         return cls(good, share, good / seconds if seconds > 0 else 0.0)

@@ -19,7 +19,7 @@ from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.support import Support, examine
 
 
-class _Entry(NamedTuple):
+class _Known(NamedTuple):
     model: weakref.ref[Any]
     mark: tuple[Any, ...]
     support: Support
@@ -28,7 +28,7 @@ class _Entry(NamedTuple):
 _PLAIN = (bool, int, float, str)
 
 # By identity: mlx modules are dictionaries and so have no hash.
-_KNOWN: dict[int, _Entry] = {}
+_KNOWN: dict[int, _Known] = {}
 
 
 def support_of(model: Any) -> Support:
@@ -41,7 +41,7 @@ def support_of(model: Any) -> Support:
         return entry.support
     support = examine(model)
     owner = weakref.ref(model, lambda _: _KNOWN.pop(key, None))
-    _KNOWN[key] = _Entry(owner, mark, support)
+    _KNOWN[key] = _Known(owner, mark, support)
     return support
 
 

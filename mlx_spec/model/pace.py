@@ -5,13 +5,15 @@ Ctrl-C, a cancelled request, a newcomer and the next tokens of running streams w
 
 Where nothing decodes, a pass keeps the size that is read fastest and is *computed in pieces*: a few
 layers at a time (``Pieces``), with a turn for everybody between them. The numbers are the same.
-Where rows decode, their next step needs the whole pass, so it takes no more tokens than are read in
-about ``AIM`` seconds (``Pace``).
+Where rows decode, their next step stands behind the whole pass (``Chunk``), so it takes no more
+tokens than are read in about ``AIM`` seconds (``Pace``).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 import mlx.core as mx
 
@@ -21,6 +23,7 @@ from mlx_spec.platform import ensure_blas
 AIM = 1.0  # seconds; a pass that others wait for
 FEWEST = 64  # tokens; a pass of fewer is read slowly, since every weight is read all the same
 PIECE = 0.25  # seconds that are computed between two looks at the clock
+LAUNCHED = 4  # layers that are launched between two questions whether anybody still wants them
 # Of the CPU: larger passes are no faster there and take more memory (docs/LOG.md).
 CPU_TOKENS = 256
 # Multiplications and additions a second, on the safe side: what is really there shows at once.
@@ -82,6 +85,10 @@ class Pieces:
         """A pass was built."""
         self._next = 0
 
+    def drop(self) -> None:
+        """Somebody else computes what is left."""
+        self._next = len(self._pool.layers)
+
     def compute(self, seconds: float | None) -> bool:
         """Go on, for about so many seconds (None: to the end); whether all of it is done."""
         begun = started = time.perf_counter()
@@ -96,6 +103,43 @@ class Pieces:
                 break
             started = now
         return self._next >= len(self._pool.layers)
+
+
+class Chunk:
+    """Passes over prompts that were described: launched, and not waited for.
+
+    Args:
+        layers: the arrays of each layer that the passes write, lazy.
+        tokens: how many are read.
+        done: to be told the seconds that this took, once they are known.
+
+    Attributes:
+        marker: a tiny array that is there when all is computed. Nothing else refers to it, and it
+            refers to no cache (donation trap).
+        seconds: what it took, once that is known.
+    """
+
+    def __init__(
+        self, layers: Seq[Seq[mx.array]], tokens: int, done: Callable[[float], None]
+    ) -> None:
+        self.tokens, self.done = tokens, done
+        self.seconds = 0.0
+        last = layers[-1][-1]
+        self.marker = last[(0,) * last.ndim] + 0
+        self._layers = [list(arrays) for arrays in layers]
+
+    def launch(self, stopping: Callable[[], bool]) -> bool:
+        """Start computing, a few layers at a time, and let go of them.
+
+        Returns:
+            Whether all is on its way; not where ``stopping`` says that nobody wants it any more.
+        """
+        while self._layers:
+            if stopping():
+                return False
+            some, self._layers = self._layers[:LAUNCHED], self._layers[LAUNCHED:]
+            mx.async_eval(some if self._layers else [some, self.marker])  # type: ignore[no-untyped-call]
+        return True
 
 
 def power_of_two(number: int) -> int:

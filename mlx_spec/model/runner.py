@@ -8,6 +8,7 @@ neither sequences nor sampling.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
-from mlx_spec.model.pace import CPU_TOKENS, PACE, Pieces, on_cpu
+from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,22 @@ class ModelRunner:
             PACE.note(self.parameters, self._fed, self._seconds)
             self._fed = 0
         return done
+
+    def chunk(self, tokens: int, heard: Callable[[float], None]) -> Chunk:
+        """What was described of passes that write the K/V of ``tokens`` prompt tokens.
+
+        Args:
+            tokens: all of them, what is left of a begun pass included.
+            heard: is told the seconds that they took.
+        """
+
+        def done(seconds: float) -> None:
+            PACE.note(self.parameters, tokens, seconds)
+            heard(seconds)
+
+        self._fed = 0
+        self._pieces.drop()
+        return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
 
     @property
     def unread(self) -> int:

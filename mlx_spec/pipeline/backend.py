@@ -95,13 +95,11 @@ class Generation:
         self._sampling: SamplingParams = flags.sampling_for(tokenizer)
 
     def submit(self, request: Generate, seed: int) -> Pending:
-        """Queue one completion."""
         sampling = replace(self._sampling, **{"seed": seed, **request.sampling})
         chat = replace(self._chat, texts=self._chat.texts and not request.raw)
         return self._generator.submit(request.prompt, sampling, chat=chat)
 
     def stats(self) -> GenerationStats:
-        """The generator's figures."""
         return self._generator.stats().generation
 
 
@@ -119,7 +117,6 @@ class NoModel:
         )
 
     def stats(self) -> GenerationStats:
-        """Nothing was done."""
         return GenerationStats()
 
 

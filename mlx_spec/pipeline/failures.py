@@ -35,7 +35,6 @@ class Failures:
     _kinds: dict[str, _Kind] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Look at one written record."""
         if not record.get(FAILED):
             return
         self.count += 1

@@ -28,7 +28,7 @@ class Option:
         names: further spellings on the command line.
         off: for a truth value, the flag that says no; empty where there is none.
         metavar: what stands for its value in help; empty for its kind.
-        choices: all values; that it is one of them, the record checks.
+        choices: all values; a stage refuses others.
         words: a list that may be given with commas between its words.
         parse: from what is given to what is meant; raises InvalidRequest.
         sets: (class, field) of the engine's options that its value goes to, if it is one of them.

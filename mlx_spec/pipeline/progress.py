@@ -120,13 +120,11 @@ class NotebookLine:
         return 0
 
     def start(self) -> None:
-        """Show it."""
         from IPython.display import HTML, display
 
         self._handle = display(HTML(self._html(0, "")), display_id=True)
 
     def update(self, task: int, *, completed: int, figures: str) -> None:
-        """Show how far it is."""
         from IPython.display import HTML
 
         if self._handle is not None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.options import option as option
+from mlx_spec.pipeline.options import options_of
 from mlx_spec.pipeline.verdicts import Verdict
 from mlx_spec.results import GenerationResult
 
@@ -105,6 +106,14 @@ class Stage(ABC):
 
     kind: ClassVar[str] = ""
     about: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for one in options_of(type(self)).values():
+            value = getattr(self, one.name)
+            if one.choices and value not in one.choices:
+                raise InvalidRequest(
+                    f"[{self.kind}] {one.name}={value!r}, expected one of {one.choices}"
+                )
 
     @property
     def uses(self) -> Literal["generate", "score", "nothing"]:

@@ -37,7 +37,6 @@ class Verdicts:
     _ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, verdict: Verdict) -> None:
-        """Count one."""
         low, high = self._ranges.get(verdict.outcome, (verdict.value, verdict.value))
         self._ranges[verdict.outcome] = min(low, verdict.value), max(high, verdict.value)
         self._last[verdict.outcome] = verdict

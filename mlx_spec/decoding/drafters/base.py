@@ -1,8 +1,11 @@
 """What a drafter is: the seam at which any source of guesses plugs in.
 
 The decoder holds no knowledge of any drafter; switching drafts off is ``NoDraft``, so the step
-has no ``if draft``. A drafter keeps whatever per-row state it needs in row order and hears of
-every join and leave. It may propose anything: the output never depends on it, only the speed.
+has no ``if draft``. It may propose anything: the output never depends on it, only the speed.
+
+A new drafter derives from ``BaseDrafter`` and defines ``propose``; one that keeps something for
+each row hears of every join and leave, and one that must see tokens on the host says so by
+``needs_host`` (``docs/architecture.md`` has an example).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
@@ -23,6 +27,8 @@ class DraftContext:
     """What is known when a draft is asked for.
 
     Attributes:
+        sequences: the rows. What they hold on the host is all that is known only for a drafter
+            that ``needs_host``; else a step may be in flight.
         tokens: [B, C] int32, known tokens of each row from position 0; past ``lengths`` garbage.
         lengths: [B] int32, known tokens; may still be computing on the device.
         shortest, longest: host bounds on ``lengths`` over all rows.
@@ -30,6 +36,7 @@ class DraftContext:
         vocabulary: size of the target's; it has no embedding for tokens past it.
     """
 
+    sequences: Seq[Sequence]
     tokens: mx.array
     lengths: mx.array
     shortest: int
@@ -38,17 +45,26 @@ class DraftContext:
     vocabulary: int
 
 
+@dataclass(frozen=True)
+class Draft:
+    """Guesses for the next tokens.
+
+    Attributes:
+        tokens: [B, K] int32, for positions ``lengths ..``; all of them in the target's vocabulary.
+        counts: [B] int32, how many of each row's, from the first on, are guesses; the others are
+            padding and count neither as accepted nor as rejected. None: all are guesses.
+    """
+
+    tokens: mx.array
+    counts: mx.array | None = None
+
+
 class Drafter(Protocol):
     """A source of draft tokens for a batch of rows."""
 
     @property
     def needs_host(self) -> bool:
-        """Whether the last step must have been read before it is asked (``drivers.in_turn``)."""
-        ...
-
-    @property
-    def prefix_bytes(self) -> int:
-        """Bytes that it keeps of repeated beginnings."""
+        """Whether it looks at rows on the host, so that steps are taken in turn (``drivers``)."""
         ...
 
     @property
@@ -59,6 +75,11 @@ class Drafter(Protocol):
     @property
     def runners(self) -> tuple[ModelRunner, ...]:
         """The models that it runs, none or some."""
+        ...
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Bytes that it keeps of repeated beginnings."""
         ...
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
@@ -74,20 +95,25 @@ class Drafter(Protocol):
         """Rows change: new row i was row ``order[i]``; rows not named have left."""
         ...
 
-    def catch_up(self, context: DraftContext) -> int:
-        """Read some of what it has not seen yet, lazily; return the number of tokens.
+    def feed(self, flying: int) -> Chunk | None:
+        """Describe how some of what it has not seen yet is read; None where that is nothing.
 
-        Asked before a step that drafts. It bounds what one step adds for rows whose texts are
-        long, so that the other rows' streams do not freeze meanwhile.
+        Asked before a step that drafts and before :meth:`snapshot`; the chunk is launched before
+        that step. It bounds what one step adds for rows whose texts are long, so that the other
+        rows' streams do not freeze meanwhile.
+
+        Args:
+            flying: 1 where a step is in flight, else 0: tokens that rows have at least gained
+                beyond what the host knows, and those that it does not cover at most.
         """
         ...
 
-    def covers(self) -> list[bool]:
-        """Whether it can draft for each row now; the others' proposals are worthless."""
+    def covers(self) -> list[bool] | None:
+        """Whether it can draft for each row now, the others' proposals are worthless; None: all."""
         ...
 
-    def propose(self, context: DraftContext, count: int) -> mx.array:
-        """[B, count] int32 guesses for positions ``lengths ..``, lazily; count may be 0."""
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        """Guesses for positions ``lengths ..``, ``count`` of them (it may be 0), lazily."""
         ...
 
     def snapshot(self) -> Any:
@@ -97,3 +123,32 @@ class Drafter(Protocol):
     def restore(self, snapshot: Any) -> None:
         """Forget proposals made since ``snapshot``: their step was never launched."""
         ...
+
+
+class BaseDrafter:
+    """A drafter that keeps nothing and runs no model: all that is left is ``propose``."""
+
+    needs_host: bool = False
+    max_draft_tokens: int | None = None
+    runners: tuple[ModelRunner, ...] = ()
+    prefix_bytes: int = 0
+
+    def join(self, sequences: Seq[Sequence], longest: int) -> None:
+        """Nothing is kept for a row."""
+
+    def keep(self, order: Seq[int]) -> None:
+        """Nothing is kept for a row."""
+
+    def feed(self, flying: int) -> Chunk | None:
+        """Nothing is to be read."""
+        return None
+
+    def covers(self) -> list[bool] | None:
+        """All rows."""
+        return None
+
+    def snapshot(self) -> Any:
+        """Nothing changes."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Nothing changed."""

@@ -8,12 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Generate, Request, option, text_of
-from mlx_spec.pipeline.stages.scored import (
-    YES_NO,
-    TwoAnswers,
-    check_threshold,
-    check_words,
-)
+from mlx_spec.pipeline.stages.scored import YES_NO, TwoAnswers
 from mlx_spec.pipeline.statements import stated_breach
 from mlx_spec.pipeline.verdicts import Verdict
 from mlx_spec.results import GenerationResult
@@ -55,12 +50,8 @@ class Align(TwoAnswers):
     output_field: str = option("aligned", "Field for the rewritten text.")
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InvalidRequest(f"[align] mode={self.mode!r}, expected one of {MODES}")
         if not self.policy.strip():
             raise InvalidRequest("[align] policy is empty; say what texts must keep to")
-        check_threshold(self.kind, self.threshold)
-        check_words(self.kind, "answers", self.answers, 2)
         super().__post_init__()
 
     @property
@@ -70,12 +61,10 @@ class Align(TwoAnswers):
 
     @property
     def drops(self) -> bool:
-        """If asked to."""
         return self.drop
 
     @classmethod
     def prompts(cls) -> dict[str, str]:
-        """The stage's own."""
         return {**super().prompts(), "mode = 'rewrite'": REWRITE}
 
     @property
@@ -90,11 +79,9 @@ class Align(TwoAnswers):
 
     @property
     def own_variables(self) -> dict[str, Any]:
-        """Policy and answers."""
         return {"policy": self.policy, "answers": list(self.answers)}
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
-        """The question, or the order to rewrite."""
         if self.mode == "rewrite":
             return Generate(self.render(fields, text_of(fields, self.field)))
         return self.ask_answers(fields)

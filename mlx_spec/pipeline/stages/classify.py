@@ -37,25 +37,20 @@ class Classify(ScoredStage):
 
     @classmethod
     def prompts(cls) -> dict[str, str]:
-        """The stage's own."""
         return {"": PROMPT}
 
     @property
     def own_template(self) -> str:
-        """A topic."""
         return PROMPT
 
     @property
     def own_variables(self) -> dict[str, Any]:
-        """The labels."""
         return {"labels": list(self.labels)}
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
-        """The prompt, and the labels as words that follow it."""
         return self.ask(fields, self.labels)
 
     def complete(self, fields: Mapping[str, Any], answer: dict[str, float]) -> Done:
-        """The best label and all scores."""
         scores = probabilities(answer)
         best = max(scores, key=lambda label: scores[label])
         verdict = Verdict(f"label {best!r} for", f"p({best})", scores[best], "the labels do")

@@ -13,12 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.stage import Done, Request, option, text_of
-from mlx_spec.pipeline.stages.scored import (
-    YES_NO,
-    TwoAnswers,
-    check_threshold,
-    check_words,
-)
+from mlx_spec.pipeline.stages.scored import YES_NO, TwoAnswers
 from mlx_spec.pipeline.statements import stated_question
 from mlx_spec.pipeline.verdicts import Verdict
 
@@ -55,8 +50,6 @@ class Filter(TwoAnswers):
                 f"[filter] min_chars={self.min_chars}, max_chars={self.max_chars}, expected "
                 "0 <= min_chars <= max_chars, or max_chars 0"
             )
-        check_threshold(self.kind, self.threshold)
-        check_words(self.kind, "answers", self.answers, 2)
         for name in ("must_match", "must_not_match"):
             try:
                 re.compile(getattr(self, name))
@@ -71,17 +64,14 @@ class Filter(TwoAnswers):
 
     @property
     def drops(self) -> bool:
-        """That is what it is for."""
         return True
 
     @property
     def statement(self) -> str:
-        """The question's."""
         return stated_question(self.question)
 
     @property
     def own_variables(self) -> dict[str, Any]:
-        """Question and answers."""
         return {"question": self.question, "answers": list(self.answers)}
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:

@@ -65,7 +65,6 @@ class GenerateText(Stage):
         return PromptTemplate(self.prompt_template, "prompt-template")
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
-        """The prompt, and the record's own sampling options."""
         return Generate(self._prompt(fields), sampling_of(fields, self.sampling_fields))
 
     def _prompt(self, fields: Mapping[str, Any]) -> Prompt:
@@ -81,7 +80,6 @@ class GenerateText(Stage):
         return messages_of(fields, name) if name == _MESSAGES else text_of(fields, name)
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
-        """The completion."""
         return Done({self.output_field: answer.text})
 
 

@@ -46,10 +46,7 @@ class ScoredStage(Stage):
     )
 
     def __post_init__(self) -> None:
-        if self.calibration not in CALIBRATIONS:
-            raise InvalidRequest(
-                f"[{self.kind}] calibration={self.calibration!r}, expected one of {CALIBRATIONS}"
-            )
+        super().__post_init__()
         if self.calibration != "none" and not self.neutral:
             raise InvalidRequest(f'[{self.kind}] no neutral texts; calibration = "none" needs none')
         # Compiled now, so that a bad one shows at once; its text counts for a resume, not its file.
@@ -57,7 +54,6 @@ class ScoredStage(Stage):
 
     @property
     def uses(self) -> Literal["generate", "score", "nothing"]:
-        """Answers are scored."""
         return "score"
 
     @property
@@ -103,6 +99,15 @@ class TwoAnswers(ScoredStage):
 
     asks: ClassVar[str]
     answers: tuple[str, ...] = YES_NO
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise InvalidRequest(
+                f"[{self.kind}] threshold={self.threshold}, expected one in (0, 1]"
+            )
+        check_words(self.kind, "answers", self.answers, 2)
+        super().__post_init__()
 
     @property
     def statement(self) -> str:
@@ -117,7 +122,6 @@ class TwoAnswers(ScoredStage):
 
     @classmethod
     def prompts(cls) -> dict[str, str]:
-        """The stage's own."""
         return {
             "answers yes and no": STATED,
             "yes and no, in a chat, without calibration, or not to be stated": own_prompt(
@@ -151,12 +155,6 @@ def _yes_no(answers: tuple[str, ...]) -> bool:
 
 def _says_yes(answer: str) -> bool:
     return answer.strip().lower() == YES_NO[0]
-
-
-def check_threshold(kind: str, threshold: float) -> None:
-    """Refuse a threshold that is no probability."""
-    if not 0 < threshold <= 1:
-        raise InvalidRequest(f"[{kind}] threshold={threshold}, expected one in (0, 1]")
 
 
 def check_words(kind: str, name: str, words: tuple[str, ...], exactly: int | None = None) -> None:

@@ -61,19 +61,16 @@ class Structure(Stage):
     response_field: str = option("response", "Field for the response.")
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InvalidRequest(f"[structure] mode={self.mode!r}, expected one of {MODES}")
+        super().__post_init__()
         # Compiled now, so that a bad one shows at once; its text counts for a resume, not its file.
         object.__setattr__(self, "prompt_template", self._template.source)
 
     @classmethod
     def prompts(cls) -> dict[str, str]:
-        """The stage's own."""
         return {f"mode = {mode!r}": prompt for mode, prompt in PROMPTS.items()}
 
     @property
     def own_template(self) -> str:
-        """The mode's prompt."""
         return PROMPTS[self.mode]
 
     @cached_property
@@ -81,7 +78,6 @@ class Structure(Stage):
         return PromptTemplate(self.prompt_template or self.own_template, self.kind)
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
-        """Ask for the instruction, or for both."""
         text = text_of(fields, self.field)
         raw = self.prompt_template == PROMPTS["instruction"]
         return Generate(self._template.render(fields, text=text), raw=raw)

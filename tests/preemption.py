@@ -1,0 +1,37 @@
+"""Five requests in three slots, late ones and all, of which one is preempted and comes back."""
+
+from __future__ import annotations
+
+from mlx_spec.config import SamplingParams
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.sequence import Sequence
+from tests.models import VOCABULARY
+
+PROMPTS = [[(7 * i + 3 * n) % VOCABULARY for n in range(4 + 5 * i)] for i in range(5)]
+SYSTEM = [(5 * n + 1) % VOCABULARY for n in range(21)]  # what every second prompt begins with
+
+
+def run_with_a_preemption(decoder: SpeculativeDecoder) -> list[Sequence]:
+    """The requests as they ended. The preempted row's caches are saved meanwhile; drafts are
+    accepted, and some beginning is taken over from the prefix cache.
+    """
+    todo = [
+        Sequence([*SYSTEM * (i % 2), *prompt], SamplingParams(max_tokens=9 + 2 * i), index=i)
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    made, away, step = list(todo), None, 0
+    while todo or away or decoder.busy:
+        if step == 4:
+            away = decoder.running[0]
+            decoder.suspend(away, save=True)
+        elif away is not None and step > 6 and decoder.free_rows:
+            assert decoder.saved_bytes > 0
+            decoder.add([away])
+            away = None
+        elif todo and decoder.free_rows:
+            decoder.add([todo.pop(0)])
+        decoder.step()
+        step += 1
+    assert sum(sequence.accepted for sequence in made) > 0
+    assert sum(sequence.reused for sequence in made) > 0
+    return made
