@@ -100,7 +100,7 @@ class LifeCycle:
     @property
     def ended(self) -> bool:
         """Whether it is over, in whatever way."""
-        return not NEXT[self._state]
+        return self.finish_reason is not None
 
     def submit(self, now: float, reserved: int) -> None:
         """It is queued, once in its life."""

@@ -34,8 +34,31 @@ def test_bytes_of_dense_slots_in_whole_blocks(tokens: list[int], nbytes: int) ->
 
 
 def test_exactly_the_limit_fits_and_a_byte_less_does_not() -> None:
-    assert KVBudget(RowCost(per_token=10), 320, 16).fits([16, 3])
-    assert not KVBudget(RowCost(per_token=10), 319, 16).fits([16, 3])
+    for limit, left in ((320, 0), (319, -1)):
+        budget = KVBudget(RowCost(per_token=10), limit, 16)
+        assert budget.left([16, 3]) == left
+        assert TokenBudget(budget, None).fits([16, 3]) == (left >= 0)
+
+
+def test_what_stops_growing_stays_flat() -> None:
+    """A window of 40 tokens and a state beside full attention, of target and draft together."""
+    window = RowCost(per_token=10, capped=((40, 100),))
+    cost = window + RowCost(fixed=7, capped=((40, 1), (8, 5)))
+    assert cost == RowCost(fixed=7, per_token=10, capped=((8, 5), (40, 101)))
+    assert cost.nbytes(8) == 7 + 80 + 8 * 5 + 8 * 101
+    assert cost.nbytes(1000) - cost.nbytes(40) == 960 * 10
+    assert sum([cost, cost], RowCost()).nbytes(50) == 2 * cost.nbytes(50)
+    budget = KVBudget(RowCost(capped=((40, 100),)), 10**6, 16)
+    assert budget.nbytes([48] * 3) == budget.nbytes([5000, 1, 48]) == 3 * 40 * 100
+    assert budget.most_rows(48) == budget.most_rows(10**6) == 250
+
+
+def test_rows_that_take_nothing_fit_in_any_number() -> None:
+    """Stops a division by zero for a model that keeps no bytes a token."""
+    budget = KVBudget(RowCost(), 100, 16)
+    assert budget.most_rows(10**6) == 100
+    assert budget.left([10**6] * 50) == 100
+    assert KVBudget(RowCost(fixed=30), 100, 16).most_rows(10**6) == 3
 
 
 @given(LENGTHS, LENGTHS)

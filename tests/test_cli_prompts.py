@@ -23,7 +23,7 @@ from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.streaming import FRAME
 from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.events import PromptProgress
-from mlx_spec.pipeline.flags import memory_size
+from mlx_spec.pipeline.flag_values import memory_size
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")
 

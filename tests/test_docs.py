@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 import mlx_spec
 import mlx_spec.pipeline
+from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cli.main import app
 from mlx_spec.errors import MlxSpecError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CACHES = (ROOT / "docs" / "caches.md").read_text(encoding="utf-8")
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SNIPPETS = [text for language, text in BLOCKS if language == "python"]
@@ -64,6 +66,24 @@ def test_the_api_page_names_all_there_is() -> None:
     assert errors <= named
     assert issubclass(mlx_spec.PromptTooLong, mlx_spec.InvalidRequest)
     assert issubclass(mlx_spec.InvalidRequest, (MlxSpecError, ValueError))
+
+
+def test_the_cache_that_is_shown_is_the_one_that_is_tested() -> None:
+    toy = ROOT / "tests" / "toys" / "every_second.py"
+    source = toy.read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(.*?)```", CACHES, re.DOTALL)
+    shown_class, registered = shown.rsplit("\n\n\n", 1)
+    assert shown_class in source
+    assert registered in source
+    assert f"{len(source.splitlines())} lines" in CACHES
+    for name in re.findall(r"tests/[\w/]+\.py", CACHES):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_cache_page_names_the_whole_protocol() -> None:
+    asked = {name for name in vars(LayerCache) if not name.startswith("_")}
+    asked |= set(LayerCache.__annotations__)
+    assert asked <= set(re.findall(r"\w+", CACHES))
 
 
 @pytest.mark.parametrize("text", [README, API], ids=["README", "api"])

@@ -162,7 +162,8 @@ class Engine:
             self._reporter.stepped(self.decoder, self.scheduler, outputs, len(ended))
         # Last: who sees a request end finds it in the statistics, and its memory free.
         for output in outputs:
-            _deliver(output.sequence, make_chunks(output))
+            if output.sequence.sink is not None:
+                _deliver(output.sequence, make_chunks(output))
         if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return [output.sequence for output in outputs]

@@ -44,10 +44,6 @@ class KVBudget:
         """Bytes that such rows leave; below 0 where they do not fit."""
         return self.limit - self.nbytes(tokens)
 
-    def fits(self, tokens: Seq[int]) -> bool:
-        """Whether rows that may come to hold ``tokens`` each fit together."""
-        return self.left(tokens) >= 0
-
     def most_rows(self, tokens: int) -> int:
         """How many rows of at most ``tokens`` each fit; of rows that take nothing, any number."""
         return self.limit // max(1, self.nbytes([tokens]))

@@ -61,28 +61,31 @@ class DenseKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write [rows, H, N, D] at each row's position; return what attention reads."""
-        self.keys = keys = self._write(self.keys, keys)
-        self.values = values = self._write(self.values, values)
-        return self._read(keys), self._read(values)
-
-    def _write(self, buffer: mx.array | None, new: mx.array) -> mx.array:
         span = self.span
-        if buffer is None:
-            buffer = self._buffer(new)
-        if new.dtype != buffer.dtype:
-            new = new.astype(buffer.dtype)
+        if self.keys is None or self.values is None:
+            self.keys, self.values = self._buffer(keys), self._buffer(values)
+        # What is written takes the buffer's type, either way.
         if span.count == self.slots:
-            return mx.put_along_axis(buffer, span.index, new, axis=2)
-        # Item assignment rebinds the handle it is called on; a snapshot may hold that one.
-        written = copy.copy(buffer)
-        written[span.rows, :, span.positions] = new.transpose(0, 2, 1, 3)
-        return written
+            keys = mx.put_along_axis(self.keys, span.index, keys, 2)
+            values = mx.put_along_axis(self.values, span.index, values, 2)
+            self.keys, self.values = keys, values
+        else:
+            rows = slice(span.first, span.first + span.count)
+            self.keys, self.values = self._scatter(keys, values)
+            keys, values = self.keys[rows], self.values[rows]
+        if span.limit == self.positions:
+            return keys, values
+        read = span.read
+        return keys[read], values[read]
 
-    def _read(self, buffer: mx.array) -> mx.array:
+    def _scatter(self, *new: mx.array) -> tuple[mx.array, ...]:
+        """The arrays with new tokens in some of all slots."""
         span = self.span
-        if span.count != self.slots:
-            buffer = buffer[span.first : span.first + span.count]
-        return buffer if span.limit == self.positions else buffer[:, :, : span.limit]
+        # Item assignment rebinds the handle it is called on; a snapshot may hold that one.
+        written = tuple(map(copy.copy, self.arrays))
+        for buffer, part in zip(written, new, strict=True):
+            buffer[span.rows, :, span.positions] = part.transpose(0, 2, 1, 3)
+        return written
 
     def _buffer(self, like: mx.array) -> mx.array:
         """The array of all slots."""
@@ -151,11 +154,3 @@ class DenseKVCache:
         """Linear in tokens."""
         positions = self.slots * self.positions
         return RowCost(per_token=sum(a.nbytes for a in self.arrays) // max(1, positions))
-
-    def is_trimmable(self) -> bool:
-        """Rolling back is assigning a length."""
-        return True
-
-    def __bool__(self) -> bool:
-        # mlx-lm's helpers ask ``if cache``: a cache is there even while it is empty.
-        return True

@@ -92,7 +92,6 @@ class PrefixCache:
     Attributes:
         nbytes: bytes kept.
         reused: tokens that did not have to be computed again, over all time.
-        evicted: stretches given up.
     """
 
     def __init__(self, block_size: int, limit: int) -> None:
@@ -100,7 +99,6 @@ class PrefixCache:
         self.limit = limit
         self.nbytes = 0
         self.reused = 0
-        self.evicted = 0
         self._kept: OrderedDict[bytes, _Stretch] = OrderedDict()
 
     def __len__(self) -> int:
@@ -179,7 +177,6 @@ class PrefixCache:
         """Let the least recently used ones go until ``nbytes`` fit."""
         while self.nbytes + nbytes > self.limit:
             self._drop(next(iter(self._kept)))
-            self.evicted += 1
 
     def _chain(self, keys: Seq[bytes]) -> list[bytes]:
         """Of the stretches kept under ``keys`` those that follow each other from the start."""

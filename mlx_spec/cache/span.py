@@ -43,6 +43,8 @@ class Span:
         self.index = self.positions[:, None, :, None]
         # [count]: keys of every row with the new ones, for attention by length.
         self.lengths = self.starts + self.width
+        # What attention reads of [rows, heads, positions, dims].
+        self.read = (slice(None), slice(None), slice(self.limit))
 
     @cached_property
     def rows(self) -> mx.array:

@@ -13,21 +13,18 @@ from mlx_spec.control.row import Row
 class StepWork(NamedTuple):
     """What a step computes, as far as its time depends on it.
 
-    Policies and reports say the work, and only ``costs`` knows which of its numbers are looked
-    at: another model of cost is another ``costs`` file.
+    Policies and reports say the work, and only ``costs`` knows what is made of it: a cost that
+    follows the tokens of a packed pass, or the context that is read, is a field here and another
+    ``costs`` file.
 
     Attributes:
         rows: rows that take part.
-        length: draft tokens of the longest row: passes of the drafter.
+        length: draft tokens of the longest row: passes of the drafter, and, with one token more,
+            the width of the target's pass. It is a rectangle: a row that drafts less saves nothing.
     """
 
     rows: int
     length: int
-
-    @property
-    def tokens(self) -> int:
-        """Positions that the target verifies: a rectangle, a row that drafts less saves nothing."""
-        return self.rows * (self.length + 1)
 
 
 @dataclass(frozen=True)

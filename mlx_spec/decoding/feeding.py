@@ -28,7 +28,7 @@ import numpy as np
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.prompt_meter import PromptMeter
-from mlx_spec.model.pace import Chunk, power_of_two
+from mlx_spec.model.pace import FEWEST, Chunk, power_of_two
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
 from mlx_spec.sequence import Sequence
 
@@ -40,7 +40,13 @@ Slots = Mapping[Sequence, int]
 
 @dataclass(eq=False)
 class _FedRow:
-    """A text being read: ``seen`` tokens are in the cache, or in passes that were built."""
+    """A text being read.
+
+    Attributes:
+        sequence: whose it is.
+        seen: tokens that are in the cache, or in passes that were built.
+        done: whether no more is to be read.
+    """
 
     sequence: Sequence
     seen: int
@@ -242,10 +248,10 @@ class Feeder:
 
     def _wants(self, row: _FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
-        if row.done or self._waits(row):
+        if row.done:
             return False
         self._reuse(row, slot)
-        return not self._ready(row)
+        return not (self._ready(row) or self._waits(row))
 
     def _ready(self, row: _FedRow) -> bool:
         return row.sequence.length + self._flying - row.seen <= self._ride
@@ -256,14 +262,20 @@ class Feeder:
         return min(row.sequence.length - 1, (row.seen // piece + 1) * piece)
 
     def _waits(self, row: _FedRow) -> bool:
-        """Whether what comes next of a row is about to be published by an earlier one."""
-        place = row.seen // self._prefix.block_size
-        key = self._keys(row.sequence)[place : place + 1]
-        if not key:
+        """Whether what comes next of a row is about to be published by an earlier one.
+
+        Where it has seen something, a few tokens less are not worth a pass of its own.
+        """
+        size = self._prefix.block_size
+        place = row.seen // size
+        least = place + 1 if place == 0 else place + -(-FEWEST // size)
+        own = self._keys(row.sequence)[:least]
+        if len(own) < least:
             return False
         before = takewhile(lambda other: other is not row, self._rows.values())
         coming = [*self._unpublished, *(other.sequence for other in before if not other.done)]
-        return any(self._keys(other)[place : place + 1] == key for other in coming)
+        # Equal keys of a block mean equal beginnings up to its end.
+        return any(self._keys(other)[least - 1 : least] == own[-1:] for other in coming)
 
     def _keys(self, sequence: Sequence) -> list[bytes]:
         """Keys of a row's blocks, the last known token left out."""

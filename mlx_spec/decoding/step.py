@@ -66,7 +66,11 @@ class Choice:
 
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
-    state = parts.state
+    state, count = parts.state, max(plan.lengths)
+    counted = mx.array(plan.lengths, mx.int32)
+    if count == 0:
+        parts.drafter.skip()
+        return Proposal(mx.zeros((len(plan.rows), 0), mx.int32), plan.lengths, counted)
     context = DraftContext(
         plan.rows,
         state.tokens,
@@ -76,8 +80,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         state.sampling,
         parts.runner.vocabulary,
     )
-    draft = parts.drafter.propose(context, max(plan.lengths))
-    counted = mx.array(plan.lengths, mx.int32)
+    draft = parts.drafter.propose(context, count)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
     return Proposal(draft.tokens, plan.lengths, counted)

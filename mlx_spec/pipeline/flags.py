@@ -7,16 +7,14 @@ and are not repeated. No mlx.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.flag_values import json_object, memory_size, token_id
 from mlx_spec.pipeline.options import option, options_of
 
 T = TypeVar("T")
@@ -25,53 +23,15 @@ TARGET, DRAFT = "demo", "demo-draft"
 PREFIX_CACHE_BYTES = 2**28
 # Seconds; they come one by one, from a file or a pipe, and most are there within this.
 ACCUMULATION = 0.1
-_UNITS = {"": 1, "b": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_SIZE = re.compile(r"(?P<number>[\d.]+(?:e[+-]?\d+)?)\s*(?P<unit>%|(?:[kmgt]i?)?b?)", re.IGNORECASE)
-
-
-def memory_size(size: str | float) -> int | float:
-    """Bytes (an int) or a share (a float): ``8GB``, ``8GiB``, ``50%``, a share up to 1, or bytes.
-
-    Raises:
-        InvalidRequest: none of these.
-    """
-    match = _SIZE.fullmatch(str(size).strip())
-    try:
-        number = float(match["number"]) if match else math.nan
-    except ValueError:  # two points
-        number = math.nan
-    if match is None or math.isnan(number):
-        raise InvalidRequest(
-            f"[flags] --memory-limit {size!r}, expected a size (8GB), a share (50%, 0.5) or bytes"
-        )
-    unit = match["unit"].lower()
-    bytes_or_share = number / 100 if unit == "%" else number * _UNITS[unit.removesuffix("b")]
-    return bytes_or_share if bytes_or_share <= 1 else int(bytes_or_share)
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """The keywords of a template, from the command line.
-
-    Raises:
-        InvalidRequest: no JSON, or no object.
-    """
-    wanted = """expected an object, such as '{"enable_thinking": false}'"""
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"[flags] --chat-template-config {text!r} is not JSON ({error}); {wanted}"
-        ) from error
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"[flags] --chat-template-config {text!r}, {wanted}")
-    return value
 
 
 def _setting(config: type[Any], group: str, *, changes_text: bool = True) -> Callable[..., Any]:
     """Makes options that set fields of an engine's option object, whose defaults are the same."""
 
+    known = {item.name for item in fields(config)}
+
     def make(name: str, help: str, *names: str, **about: Any) -> Any:
+        assert name in known, f"{config.__name__} has no field {name}"
         default = about.pop("default", getattr(config, name, None))
         about = {"group": group, "sets": (config, name), "changes_text": changes_text, **about}
         return option(default, help, *names, **about)
@@ -236,7 +196,7 @@ class Flags:
         if not self.extra_eos_token:
             return self.sampling
         vocabulary = tokenizer.get_vocab()
-        ids = [_token_id(token, vocabulary) for token in self.extra_eos_token]
+        ids = [token_id(token, vocabulary) for token in self.extra_eos_token]
         return replace(self.sampling, stop_token_ids=tuple(ids))
 
     def chat(self, tokenizer: Any) -> ChatConfig:
@@ -269,12 +229,3 @@ class Flags:
         options = options_of(Flags)
         kept = {name: value for name, value in asdict(self).items() if options[name].changes_text}
         return kept | {"model": self.target}
-
-
-def _token_id(token: str, vocabulary: dict[str, int]) -> int:
-    """The id of a token given by its number, as for mlx-lm, or as text."""
-    if token.isascii() and token.isdigit() and int(token) in vocabulary.values():
-        return int(token)
-    if token in vocabulary:
-        return vocabulary[token]
-    raise InvalidRequest(f"[flags] --extra-eos-token {token!r} is no token of this model")

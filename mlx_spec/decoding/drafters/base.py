@@ -112,8 +112,12 @@ class Drafter(Protocol):
         """Whether it can draft for each row now, the others' proposals are worthless; None: all."""
         ...
 
+    def skip(self) -> None:
+        """A step drafts nothing: each row gains one token."""
+        ...
+
     def propose(self, context: DraftContext, count: int) -> Draft:
-        """Guesses for positions ``lengths ..``, ``count`` of them (it may be 0), lazily."""
+        """Guesses for positions ``lengths ..``, ``count`` of them, at least 1, lazily."""
         ...
 
     def snapshot(self) -> Any:
@@ -121,7 +125,7 @@ class Drafter(Protocol):
         ...
 
     def restore(self, snapshot: Any) -> None:
-        """Forget proposals made since ``snapshot``: their step was never launched."""
+        """Forget steps skipped or drafted for since ``snapshot``: they were never launched."""
         ...
 
 
@@ -146,6 +150,13 @@ class BaseDrafter:
     def covers(self) -> list[bool] | None:
         """All rows."""
         return None
+
+    def skip(self) -> None:
+        """Nothing to note."""
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        """What each drafter defines."""
+        raise NotImplementedError(f"[{type(self).__name__}.propose] a drafter defines this")
 
     def snapshot(self) -> Any:
         """Nothing changes."""

@@ -113,18 +113,17 @@ class ModelDrafter(BaseDrafter):
         """Rows that lag by no more than rides in the first draft pass."""
         return [lag is not None and lag <= MAX_RIDE for lag in self._lag]
 
+    def skip(self) -> None:
+        """Each riding row lacks one token more."""
+        self._lag = [None if lag is None else lag + 1 for lag in self._lag]
+
     def propose(self, context: DraftContext, count: int) -> Draft:
         """Samples of the draft model at positions ``lengths ..``."""
-        covered = self.covers()
-        if count == 0 or not any(covered):
-            self._lag = [None if lag is None else lag + 1 for lag in self._lag]
-            return Draft(mx.zeros((context.lengths.shape[0], count), mx.int32))
         # Rows that lag far behind ride along for nothing: what is written for them is garbage,
         # and written again when they are read.
         width = max(lag for lag in self._lag if lag is not None and lag <= MAX_RIDE)
         self._lag = [
-            STEADY_LAG if known else None if lag is None else lag + 1
-            for lag, known in zip(self._lag, covered, strict=True)
+            lag if lag is None else STEADY_LAG if lag <= MAX_RIDE else lag + 1 for lag in self._lag
         ]
         starts = mx.maximum(context.lengths - width, 0)
         tokens = self._span(context.tokens, starts, width)

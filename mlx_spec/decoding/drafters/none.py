@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
-
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.base import BaseDrafter
 
 
 class NoDraft(BaseDrafter):
-    """Proposes nothing, so every step verifies zero drafts."""
+    """Can propose nothing, so that it is never asked to."""
 
     max_draft_tokens = 0
-
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        """An empty draft, [B, 0]."""
-        return Draft(mx.zeros((context.lengths.shape[0], 0), mx.int32))
