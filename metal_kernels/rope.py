@@ -19,6 +19,8 @@ from metal_kernels._runtime import Operation, scalar, unread
 _FILE = "rope.metal"
 _HEADS = 4  # heads that one thread serves: as many as share an angle usefully
 _THREADS = 128
+# Inputs of both kernels, in the order in which ``_angle_inputs`` makes them.
+_ANGLES = ("offsets", "freqs", "log2_base", "scale")
 # Smaller arrays reach a kernel in another address space than larger ones; wider ones leave
 # no registers.
 _MIN_WIDTH, _MAX_WIDTH = 8, 1024
@@ -85,7 +87,7 @@ def _kernel(
         "rope",
         _FILE,
         ["rope"],
-        ["x", "offsets", "freqs", "log2_base", "scale"],
+        ["x", *_ANGLES],
         ["out"],
         contiguous=False,
     )
@@ -181,17 +183,7 @@ def _norm_kernel(
         "norm_rope",
         _FILE,
         ["norm_rope"],
-        [
-            "queries",
-            "keys",
-            "query_weight",
-            "key_weight",
-            "offsets",
-            "freqs",
-            "log2_base",
-            "scale",
-            "eps",
-        ],
+        ["queries", "keys", "query_weight", "key_weight", *_ANGLES, "eps"],
         ["rotated_queries", "rotated_keys"],
         contiguous=False,
     )

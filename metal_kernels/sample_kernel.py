@@ -19,11 +19,13 @@ _RACE_THREADS = 256
 _SPLIT = 4096  # tokens of a threadgroup of the race
 
 
-def kernel_race(values: mx.array, positions: mx.array, group: Group) -> mx.array:
+def kernel_race(
+    values: mx.array, largest: mx.array | None, positions: mx.array, group: Group
+) -> mx.array:
     """[b, N] tokens of a group's rows of [B, N, V], of the winner in each."""
     _, places, vocabulary = values.shape
     units = len(group.rows) * places
-    tops = values.max(axis=-1).astype(mx.float32)
+    tops = (values.max(axis=-1) if largest is None else largest).astype(mx.float32)
     cut = _cuts(values, tops, group) if group.filters else (unread(), unread())
     parts = -(-vocabulary // _SPLIT)
     threads = min(_RACE_THREADS, _warps(vocabulary))

@@ -162,7 +162,9 @@ def test_saved_rows_come_back_whole_and_in_pieces(data: st.DataObject) -> None:
     assert sum(state.nbytes for state in states) == pool.cost.nbytes(lengths[slot])
     write(pool, span_of(slot, [0], lengths[slot]), 90_000)  # somebody else's
     other = data.draw(st.integers(0, len(lengths) - 1))
-    pool.load(other, 0, states)
+    apart = data.draw(st.integers(0, len(states) - 1))  # the others come by themselves
+    for begin, part in ((0, states[:apart]), (([0, *ends])[apart], states[apart:])):
+        pool.load(other, begin, part)
     after = rows_of(pool, [lengths[slot]] * len(lengths))
     assert same([after[other]], [before[slot]])
     others = [row for row in range(len(lengths)) if row not in (slot, other)]

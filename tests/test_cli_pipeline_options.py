@@ -127,6 +127,16 @@ def test_a_stage_of_one_s_own_lies_beside_the_config(folder: Path) -> None:
     assert (folder / "out.jsonl.stages" / "1-shout.jsonl").exists()
 
 
+def test_a_stage_of_one_s_own_may_import_mlx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A BLAS that is loaded after mlx has no effect, and reading a config loads none."""
+    calls: list[str] = []
+    monkeypatch.setattr("mlx_spec.pipeline.config_file.ensure_blas", lambda: calls.append("blas"))
+    monkeypatch.setattr("builtins.imported", calls, raising=False)
+    (folder / "with_mlx.py").write_text(OWN + "imported.append('mlx')\n")
+    read_config(write(folder, 'kind = "with_mlx:Shout"'))
+    assert calls == ["blas", "mlx"]
+
+
 @pytest.mark.parametrize(
     ("stage", "words"),
     [

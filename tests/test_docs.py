@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 from pathlib import Path
 
@@ -14,11 +15,14 @@ import mlx_spec.pipeline
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cli.main import app
 from mlx_spec.errors import MlxSpecError
+from mlx_spec.life_cycle import RequestState
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CACHES = (ROOT / "docs" / "caches.md").read_text(encoding="utf-8")
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+TERMS = (ROOT / "docs" / "terms.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SNIPPETS = [text for language, text in BLOCKS if language == "python"]
 WEB = (ROOT / "examples" / "web.py").read_text(encoding="utf-8")
@@ -86,7 +90,34 @@ def test_the_cache_page_names_the_whole_protocol() -> None:
     assert asked <= set(re.findall(r"\w+", CACHES))
 
 
-@pytest.mark.parametrize("text", [README, API], ids=["README", "api"])
-def test_links_lead_to_files(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [(README, "."), (API, "."), (ARCHITECTURE, "docs"), (TERMS, "docs"), (CACHES, "docs")],
+    ids=["README", "api", "architecture", "terms", "caches"],
+)
+def test_links_lead_to_files(text: str, folder: str) -> None:
     for target in re.findall(r"\]\(((?!http)[^)#]+)", text):
-        assert (ROOT / target).exists(), target
+        assert (ROOT / folder / target).exists(), target
+
+
+def test_the_path_of_a_request_names_what_is_there() -> None:
+    (path,) = re.findall(r"\n## The path of a request\n(.*?)\n## ", ARCHITECTURE, re.DOTALL)
+    names = re.findall(r"`([a-z]\w*(?:\.\w+)+)`", path)
+    assert len(names) > 30
+    for name in names:
+        if not (ROOT / f"mlx_spec/{name.replace('.', '/')}").with_suffix(".py").exists():
+            assert callable(pkgutil.resolve_name(f"mlx_spec.{name}")), name
+    states = re.findall(r"\*(\w+)[.*]", path)
+    assert {state.lower() for state in states} >= {"waiting", "prefilling", "running", "finished"}
+
+
+def test_each_term_is_there_once() -> None:
+    words = [
+        word.strip()
+        for line in TERMS.splitlines()
+        if line.startswith("| ") and not line.startswith("| word")
+        for word in line.split("|")[1].split(",")
+    ]
+    assert len(words) > 80
+    assert len(set(words)) == len(words)
+    assert {state.value for state in RequestState} <= set(words)

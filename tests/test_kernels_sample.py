@@ -208,7 +208,7 @@ def test_a_mask_allows_and_forbids() -> None:
 
 def test_probabilities_are_those_of_the_softmax() -> None:
     logits, positions = inputs(90, mx.float16)
-    tokens, logprobs, confidence = sample(logits, positions, MIXED, logprobs=True)
+    tokens, logprobs, confidence, _ = sample(logits, positions, MIXED, logprobs=True)
     assert logprobs is not None
     assert confidence is not None
     chances = np.array(mx.softmax(logits.astype(mx.float32), axis=-1))

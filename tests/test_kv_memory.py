@@ -205,10 +205,12 @@ def test_growing_between_steps_holds_one_layer_twice(monkeypatch: pytest.MonkeyP
         engine.submit(Sequence([1 + row] * 240, SamplingParams(max_tokens=60)))
     while engine.busy:
         engine.step(hurry=True)
-    assert len(growths) == 2  # target and draft
-    for (old, new, most), layers in zip(growths, (8, 2), strict=True):
-        assert new > old
+    grown = [sizes for sizes in growths if sizes[1] > sizes[0]]
+    assert len(grown) == 2  # target and draft
+    for (old, new, most), layers in zip(grown, (8, 2), strict=True):
         assert most <= new + old / layers + SMALL_CHANGE
+    for old, new, most in growths:  # what the last rows give back too
+        assert most <= max(old, new) + min(old, new) / 2 + SMALL_CHANGE
 
 
 def test_a_block_less_is_no_reason_to_copy_everything(monkeypatch: pytest.MonkeyPatch) -> None:

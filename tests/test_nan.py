@@ -27,6 +27,7 @@ from mlx_spec.model.runner import ModelRunner
 from tests.fakes import CyclingPolicy, RaggedPolicy
 from tests.folders import write_folder
 from tests.models import make_model
+from tests.sampling_support import batch_of
 from tests.scenario import Job, make_jobs, noisy_draft, run_jobs
 
 BAD = 13  # said by some, read by one, unknown to the others
@@ -121,14 +122,18 @@ def test_a_beginning_that_was_spoilt_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
-def test_what_counts_as_no_numbers(kind: str) -> None:
-    logits = mx.random.normal((6, 3, 40)).astype(getattr(mx, kind))
+@pytest.mark.parametrize("vocabulary", [40, 48])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5}])
+def test_what_counts_as_no_numbers(kind: str, vocabulary: int, options: dict[str, Any]) -> None:
+    logits = mx.random.normal((6, 3, vocabulary)).astype(getattr(mx, kind))
     logits[1, 2, 39] = mx.nan
     logits[2, 0, 0] = mx.inf
     logits[3, 1] = -mx.inf  # nothing left to choose
     logits[4, :, 7:] = -mx.inf  # a model's own mask
     logits[5] = mx.nan
-    accepted = refuse_nan(mx.array([2, 2, 0, 1, 2, 0]), logits)
+    batch = batch_of([{}, options] * 3)
+    _, tops = batch.choose_with_tops(logits, mx.zeros((6, 3), mx.int32))
+    accepted = refuse_nan(mx.array([2, 2, 0, 1, 2, 0]), tops)
     assert accepted.tolist() == [2, NO_NUMBERS, NO_NUMBERS, NO_NUMBERS, 2, NO_NUMBERS]
 
 

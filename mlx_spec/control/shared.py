@@ -34,13 +34,13 @@ class PairMeasurements:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _KnownPair:
     owners: tuple[weakref.ref[Any], ...]
     measurements: PairMeasurements
 
 
 # By identity: mlx modules are dictionaries and so have no hash.
-_PAIRS: dict[tuple[int, int], _Entry] = {}
+_PAIRS: dict[tuple[int, int], _KnownPair] = {}
 _LOCK = threading.Lock()
 
 
@@ -55,5 +55,5 @@ def measurements_of(model: Any, draft_model: Any) -> PairMeasurements:
                 weakref.ref(owner, lambda _, key=key: _PAIRS.pop(key, None))  # type: ignore[misc]
                 for owner in (model, draft_model)
             )
-            entry = _PAIRS[key] = _Entry(owners, PairMeasurements())
+            entry = _PAIRS[key] = _KnownPair(owners, PairMeasurements())
         return entry.measurements

@@ -34,10 +34,10 @@ def count_accepted(draft: mx.array, samples: mx.array, lengths: mx.array | None)
     return mx.cumprod(agree.astype(mx.int32), axis=1).sum(axis=1)
 
 
-def refuse_nan(accepted: mx.array, logits: mx.array) -> mx.array:
-    """``accepted`` [B], or ``NO_NUMBERS`` for rows with NaN or infinity in logits [B, N, V].
+def refuse_nan(accepted: mx.array, tops: mx.array) -> mx.array:
+    """``accepted`` [B], or ``NO_NUMBERS`` for rows whose largest logits [B, N] are not all finite.
 
-    One maximum per position, which NaN passes through; -inf alone may be a model's own mask.
+    NaN passes through a maximum; -inf below it may be a model's own mask.
     """
-    sound = mx.isfinite(logits.max(axis=-1)).all(axis=1)
+    sound = mx.isfinite(tops).all(axis=1)
     return mx.where(sound, accepted, NO_NUMBERS)

@@ -53,3 +53,9 @@ class SamplingBatch:
             [B, N] int32 tokens.
         """
         return sample(logits, positions, self.rows).tokens
+
+    def choose_with_tops(self, logits: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
+        """As :meth:`choose`, with the largest logit of each position beside: [B, N]."""
+        sampled = sample(logits, positions, self.rows, tops=True)
+        assert sampled.tops is not None
+        return sampled.tokens, sampled.tops

@@ -79,6 +79,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         plan.longest,
         state.sampling,
         parts.runner.vocabulary,
+        tuple(rule for rule in parts.rules if not rule.needs_host),
     )
     draft = parts.drafter.propose(context, count)
     if draft.counts is not None:
@@ -107,9 +108,9 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.rules, logits, context)
-    samples = state.sampling.choose(logits, positions)
+    samples, tops = state.sampling.choose_with_tops(logits, positions)
     accepted = count_accepted(draft.tokens, samples, draft.counted)
-    return Choice(samples, refuse_nan(accepted, logits))
+    return Choice(samples, refuse_nan(accepted, tops))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:

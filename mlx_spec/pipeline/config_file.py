@@ -32,6 +32,7 @@ from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import options_of
 from mlx_spec.pipeline.stage import Stage
 from mlx_spec.pipeline.stages import STAGES
+from mlx_spec.platform import ensure_blas
 from mlx_spec.text_files import read_text
 
 if sys.version_info >= (3, 11):
@@ -137,6 +138,7 @@ def _stage(
 def _foreign(kind: str, folder: Path, place: str) -> type[Stage]:
     """The user's own stage, from a module beside the config or one that is installed."""
     module, _, name = kind.partition(":")
+    ensure_blas()  # it may import mlx
     sys.path.insert(0, str(folder.resolve()))
     try:
         found = getattr(importlib.import_module(module), name)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
@@ -34,6 +35,8 @@ class DraftContext:
         shortest, longest: host bounds on ``lengths`` over all rows.
         sampling: the rows' options.
         vocabulary: size of the target's; it has no embedding for tokens past it.
+        rules: what is done to the target's logits, as far as the device knows it; a drafter that
+            does the same to its own agrees more often.
     """
 
     sequences: Seq[Sequence]
@@ -43,6 +46,7 @@ class DraftContext:
     longest: int
     sampling: SamplingBatch
     vocabulary: int
+    rules: tuple[LogitsRule, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ import mlx.core as mx
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.feeding import Feeder
+from mlx_spec.decoding.rules import RuleContext, apply_rules
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
@@ -129,21 +130,16 @@ class ModelDrafter(BaseDrafter):
         tokens = self._span(context.tokens, starts, width)
         logits = self._pass(tokens, starts, max(context.longest, width))
         logits = _last_known(logits, context, starts, width)
-        draft = [self._choose(context, logits, 0)]
+        draft = [_choose(context, logits, [])]
         for step in range(1, count):
             starts = context.lengths + (step - 1)
             logits = self._pass(draft[-1], starts, context.longest + step)
-            draft.append(self._choose(context, logits, step))
+            draft.append(_choose(context, logits, draft))
         return Draft(mx.concatenate(draft, axis=1))
 
     def _pass(self, tokens: mx.array, starts: mx.array, limit: int) -> mx.array:
         """Logits [B, N, V] after the tokens [B, N] of all rows, each from its own start."""
         return self.runner.forward(Rows(tokens, starts, limit))
-
-    def _choose(self, context: DraftContext, logits: mx.array, step: int) -> mx.array:
-        positions = context.lengths[:, None] + step
-        # A draft whose embeddings are padded to more must not propose what the target lacks.
-        return context.sampling.choose(logits[..., : context.vocabulary], positions)
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""
@@ -169,3 +165,16 @@ def _last_known(logits: mx.array, context: DraftContext, starts: mx.array, width
         return logits[:, -1:]
     last = context.lengths - 1 - starts
     return mx.take_along_axis(logits, last[:, None, None], axis=1)
+
+
+def _choose(context: DraftContext, logits: mx.array, draft: list[mx.array]) -> mx.array:
+    """[B, 1]: the token after what is drafted of [B, 1] each so far."""
+    positions = context.lengths[:, None] + len(draft)
+    # A draft whose embeddings are padded to more must not propose what the target lacks.
+    logits = logits[..., : context.vocabulary]
+    if context.rules:
+        none = mx.zeros((len(logits), 0), mx.int32)
+        known = (context.sequences, context.tokens, context.lengths, positions)
+        behind = RuleContext(*known, mx.concatenate([none, *draft], axis=1))
+        logits = apply_rules(context.rules, logits, behind)
+    return context.sampling.choose(logits, positions)
