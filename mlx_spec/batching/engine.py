@@ -248,7 +248,8 @@ class Engine:
     def _give_back(self) -> None:
         """Where most of what is held was for requests that have ended, hold less."""
         tokens = self._running_tokens()
-        if self.decoder.kv_usage().bytes_held > 4 * self.budget.kv.slot_bytes(tokens):
+        held = sum(runner.pool.nbytes for runner in self.decoder.runners)
+        if held > 4 * self.budget.kv.slot_bytes(tokens):
             self._size_slots()
 
     def _forget(self, request: Sequence) -> None:

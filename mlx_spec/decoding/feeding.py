@@ -177,7 +177,7 @@ class Feeder:
 
     def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
         """Copy the whole blocks of a row's first ``seen`` tokens into the prefix cache."""
-        self._prefix.store(sequence.known(0, seen), self._runner.pool, slot)
+        self._prefix.store(self._keys(sequence), seen, self._runner.pool, slot)
 
     def publish(self) -> None:
         """Keep what rows begin with that were read since: before any of them moves."""
@@ -283,15 +283,11 @@ class Feeder:
 
     def _reuse(self, row: _FedRow, slot: int) -> None:
         """Take over what the prefix cache has beyond what a row has seen."""
-        place = row.seen // self._prefix.block_size
-        key = self._keys(row.sequence)[place : place + 1]
-        if not key or key[0] not in self._prefix:
-            return
-        known = row.sequence.cached_tokens
-        kept = self._prefix.read(known)
-        if kept:
-            self._runner.pool.load(slot, 0, kept)
-            row.seen = self._prefix.match(known)
+        keys = self._keys(row.sequence)
+        match = self._prefix.match(keys)
+        if match > row.seen:
+            self._runner.pool.load(slot, 0, self._prefix.read(keys))
+            row.seen = match
             self._meter.reused(row.sequence, row.seen)
 
     def _read(self, part: _FedPass, slots: Slots) -> Rows:
@@ -304,6 +300,8 @@ class Feeder:
             tokens[place, : len(known)] = known
             counts.append(len(known))
             self._meter.fed(row.sequence, part.begin, row.seen)
+            if not self._runner.pool.sliceable:  # such a row can be kept as it is now or never
+                self._unpublished[row.sequence] = slots[row.sequence], row.seen
         # A draft may have a smaller embedding: any token will do where it lacks one.
         tokens = np.minimum(tokens, self._runner.vocabulary - 1)
         starts = mx.full((count,), part.begin, mx.int32)
