@@ -7,12 +7,12 @@ list beside it. It knows no tensors and imports no mlx. How it lives is written 
 from __future__ import annotations
 
 import secrets
-from array import array
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
 
+from mlx_spec.block_keys import chain_key
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import IllegalTransition, InvalidRequest
 from mlx_spec.life_cycle import LifeCycle, RequestState
@@ -122,17 +122,12 @@ class Sequence(LifeCycle):
         return self.prompt[begin:end] + self.tokens[max(0, begin - first) : max(0, end - first)]
 
     def block_keys(self, size: int) -> list[bytes]:
-        """A key for each whole block of ``size`` of the cached tokens; each is hashed once.
-
-        A hash over the tokens of the block and the key before it, so equal keys mean equal
-        beginnings.
-        """
+        """A key for each whole block of ``size`` of the cached tokens; each is hashed once."""
         keys = self._keys.setdefault(size, [])
         whole = (self.length - 1) // size
         del keys[whole:]  # a stop text may have cut tokens off
         for end in range((len(keys) + 1) * size, whole * size + 1, size):
-            block = array("q", self.known(end - size, end)).tobytes()
-            keys.append(blake2b((keys[-1] if keys else b"") + block, digest_size=16).digest())
+            keys.append(chain_key(keys[-1] if keys else b"", self.known(end - size, end)))
         return keys
 
     @property

@@ -34,6 +34,7 @@ LAYERS = [
 ]
 COMMON = {
     "blas",
+    "block_keys",
     "config",
     "display",
     "errors",

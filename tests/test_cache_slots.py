@@ -181,15 +181,6 @@ def test_blocks_are_what_pieces_are() -> None:
         assert all(mx.array_equal(a, b).item() for a, b in zip(ours.flat, theirs.flat, strict=True))
 
 
-def test_what_is_shared_is_the_beginning() -> None:
-    pool = filled(4, [6, 2, 3, 1])
-    before = rows_of(pool, [6, 2, 3, 1])
-    pool.share(0, [1, 3], 4)
-    after = rows_of(pool, [4, 4, 3, 4])
-    assert same([after[1], after[3]], [after[0], after[0]])
-    assert same([after[2]], [before[2]])
-
-
 def test_wiping_leaves_what_stands_before() -> None:
     pool = filled(3, [5, 7, 6])
     before = rows_of(pool, [5, 3, 6])

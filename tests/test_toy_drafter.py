@@ -58,7 +58,7 @@ def test_padding_is_no_guess() -> None:
     """
 
     class Half(RepeatDrafter):
-        """Draws all and lets each row's own half of it count, row by row one token more."""
+        """Guesses for all rows and lets nothing count for the first, one for the second ..."""
 
         def propose(self, context: DraftContext, count: int) -> Draft:
             rows = len(context.sequences)

@@ -195,12 +195,6 @@ class KVCachePool:
         for place, layer in enumerate(self.layers):
             layer.load(slot, begin, [state.parts[place] for state in states])
 
-    def share(self, source: int, slots: Seq[int], count: int) -> None:
-        """Copy a row's first ``count`` tokens to other rows, written with the next pass."""
-        states = [self.save(source, 0, count)]
-        for slot in slots:
-            self.load(slot, 0, states)
-
     def wipe(self, slot: int, begin: int) -> None:
         """Make numbers of what a row's slot holds from position ``begin`` on."""
         for layer in self.layers:

@@ -13,8 +13,6 @@ copies and looked at when they are first wanted: what is none goes then, with wh
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -107,48 +105,39 @@ class PrefixCache:
     def __contains__(self, key: bytes) -> bool:
         return key in self._kept
 
-    def keys(self, tokens: Seq[int]) -> list[bytes]:
-        """One key for each whole block of ``tokens``."""
-        keys: list[bytes] = []
-        key = b""
-        for end in range(self.block_size, len(tokens) + 1, self.block_size):
-            block = array("q", tokens[end - self.block_size : end]).tobytes()
-            key = hashlib.blake2b(key + block, digest_size=16).digest()
-            keys.append(key)
-        return keys
+    def match(self, keys: Seq[bytes]) -> int:
+        """How many tokens of a text with these keys are kept, a multiple of the block size."""
+        return self.block_size * self._blocks(self._known(keys))
 
-    def match(self, tokens: Seq[int]) -> int:
-        """How many tokens from the first on are kept, a multiple of the block size."""
-        return self.block_size * self._blocks(self._known(tokens))
-
-    def read(self, tokens: Seq[int]) -> list[RowState]:
-        """The longest kept beginning of ``tokens``, stretch by stretch, to load at position 0."""
-        known = self._known(tokens)
+    def read(self, keys: Seq[bytes]) -> list[RowState]:
+        """The longest kept beginning of such a text, stretch by stretch, to load at position 0."""
+        known = self._known(keys)
         self._touch(known)
         self.reused += self.block_size * self._blocks(known)
         return [self._kept[key].state for key in known]
 
-    def store(self, tokens: Seq[int], source: RowSource, slot: int) -> None:
-        """Keep the whole blocks of ``tokens`` that are not kept yet, as many as ``limit`` allows.
+    def store(self, keys: Seq[bytes], length: int, source: RowSource, slot: int) -> None:
+        """Keep the whole blocks of a row that are not kept yet, as many as ``limit`` allows.
 
         Where rows cannot be cut anywhere, what ends behind the last token, if a block does.
         Old ones go before new ones are copied, and each is copied once, so that never more than
         ``limit`` bytes are held.
 
         Args:
-            tokens: the tokens in the row's cache, from position 0.
+            keys: of the row's blocks.
+            length: tokens in the row's cache, from position 0.
             source, slot: where the row is.
         """
         size = self.block_size
-        if self.limit == 0 or len(tokens) < size or source.cost == RowCost():
+        if self.limit == 0 or length < size or source.cost == RowCost():
             return
-        keys = self.keys(tokens)
+        keys = keys[: length // size]
         chain = self._chain(keys)
         have = self._blocks(chain)
         self._touch(chain)
         blocks = 1 if source.sliceable else len(keys) - have  # in each new stretch
         wanted = keys[have + blocks - 1 :: blocks] if have < len(keys) else []
-        if not source.sliceable and len(tokens) % size:
+        if not source.sliceable and length % size:
             wanted = []
         each = source.cost.nbytes(blocks * size)
         wanted = wanted[: (self.limit - sum(self._kept[key].nbytes for key in chain)) // each]
@@ -192,12 +181,11 @@ class PrefixCache:
         """How many blocks a chain is."""
         return self._kept[chain[-1]].end if chain else 0
 
-    def _known(self, tokens: Seq[int]) -> list[bytes]:
-        """The sound stretches that ``tokens`` begin with.
+    def _known(self, keys: Seq[bytes]) -> list[bytes]:
+        """The sound stretches that a text with these keys begins with.
 
         What is not sound is dropped, with what follows it.
         """
-        keys = self.keys(tokens) if self._kept else []
         chain = self._chain(keys)
         kept = [self._kept[key] for key in chain]
         sound = next((i for i, s in enumerate(kept) if not s.check[s.place]), len(kept))

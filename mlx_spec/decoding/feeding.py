@@ -74,6 +74,7 @@ class Feeder:
         batching: how many tokens are read at once, and what is kept of repeated beginnings.
         ride: known tokens that a row may lack when it is done.
         meter: hears what was read.
+        clock: seconds.
 
     Attributes:
         piece: texts are cut at multiples of this many tokens.
@@ -87,11 +88,13 @@ class Feeder:
         *,
         ride: int = 1,
         meter: PromptMeter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
         self.piece = _piece(runner, batching)
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
+        self._clock = clock
         self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
         self._rows: dict[Sequence, _FedRow] = {}
         self._unpublished: dict[Sequence, tuple[int, int]] = {}  # slot, tokens
@@ -174,7 +177,7 @@ class Feeder:
 
     def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
         """Copy the whole blocks of a row's first ``seen`` tokens into the prefix cache."""
-        self._prefix.store(sequence.known(0, seen), self._runner.pool, slot)
+        self._prefix.store(self._keys(sequence), seen, self._runner.pool, slot)
 
     def publish(self) -> None:
         """Keep what rows begin with that were read since: before any of them moves."""
@@ -206,9 +209,9 @@ class Feeder:
 
         A pass is computed in pieces; after ``TURN`` seconds this returns, and goes on next time.
         """
-        started = time.perf_counter()
+        started = self._clock()
         budget, built, self._flying = pass_size(self._batching.prefill_step_size), 0, 0
-        while self._runner.proceed(started + TURN - time.perf_counter()):
+        while self._runner.proceed(started + TURN - self._clock()):
             self._finish(slots)
             self.publish()
             part = self._next(slots, budget, budget - built)
@@ -216,7 +219,7 @@ class Feeder:
                 break
             self._runner.begin(self._read(part, slots))
             built += part.tokens
-        self._meter.seconds(time.perf_counter() - started)
+        self._meter.seconds(self._clock() - started)
 
     def _next(self, slots: Slots, budget: int, left: int) -> _FedPass | None:
         """The first row to be read, and neighbours of it that stand at the same place.
@@ -280,15 +283,11 @@ class Feeder:
 
     def _reuse(self, row: _FedRow, slot: int) -> None:
         """Take over what the prefix cache has beyond what a row has seen."""
-        place = row.seen // self._prefix.block_size
-        key = self._keys(row.sequence)[place : place + 1]
-        if not key or key[0] not in self._prefix:
-            return
-        known = row.sequence.cached_tokens
-        kept = self._prefix.read(known)
-        if kept:
-            self._runner.pool.load(slot, 0, kept)
-            row.seen = self._prefix.match(known)
+        keys = self._keys(row.sequence)
+        match = self._prefix.match(keys)
+        if match > row.seen:
+            self._runner.pool.load(slot, 0, self._prefix.read(keys))
+            row.seen = match
             self._meter.reused(row.sequence, row.seen)
 
     def _read(self, part: _FedPass, slots: Slots) -> Rows:
@@ -301,6 +300,8 @@ class Feeder:
             tokens[place, : len(known)] = known
             counts.append(len(known))
             self._meter.fed(row.sequence, part.begin, row.seen)
+            if not self._runner.pool.sliceable:  # such a row can be kept as it is now or never
+                self._unpublished[row.sequence] = slots[row.sequence], row.seen
         # A draft may have a smaller embedding: any token will do where it lacks one.
         tokens = np.minimum(tokens, self._runner.vocabulary - 1)
         starts = mx.full((count,), part.begin, mx.int32)
