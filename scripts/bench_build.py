@@ -2,13 +2,18 @@
 
     python scripts/bench_build.py
     python scripts/bench_build.py --rows 8 --layers 36 --draft-layers 28 --drafts 0 1 4
+    python scripts/bench_build.py --like-gpu --traced
 
 Steps of two random Qwen3 models of tiny widths are built, dropped and built again, never computed:
 what is timed does not depend on the weights' size. Times are processor time of the thread that
 builds, which a busy machine disturbs less. *total* is the median of all builds and, in brackets,
 the least one. The parts are least times: *draft* and *target* are the models' passes, *choosing*
-all else of a step. *caches* is what slots, spans and masks take of the passes; the rest of them is
-the code of mlx-lm and MLX.
+all else of a step. *caches* is what slots, spans and masks take of the passes that are described;
+the rest of them is the code of mlx-lm and MLX.
+
+MLX's CPU build describes a norm, a rotation and attention in some twenty operations each, which are
+one on a GPU: with ``--like-gpu`` one other operation stands in their places. With ``--traced`` the
+draft's passes are traces as well (``mlx_spec.model.replay``), built in turn with the others.
 """
 
 from __future__ import annotations
@@ -31,9 +36,11 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.flight import Flight
 from mlx_spec.decoding.step import choose, commit, propose, verify
 from mlx_spec.decoding.stepper import Stepper
+from mlx_spec.model.replay import Replay
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
@@ -62,18 +69,30 @@ def make_model(layers: int) -> Any:
     return model
 
 
-def make_decoder(target: Any, draft: Any, rows: int, drafts: int) -> SpeculativeDecoder:
+def one_operation_each() -> None:
+    """Let what is one operation on a GPU be one here, which computes something else."""
+    mx.fast.rms_norm = lambda x, *_: mx.softmax(x, axis=-1)
+    mx.fast.rope = lambda x, *_, **__: mx.softmax(x, axis=-1)
+    mx.fast.scaled_dot_product_attention = lambda q, *_, **__: mx.softmax(q, axis=-1)
+
+
+def make_decoder(
+    target: Any, draft: Any, rows: int, drafts: int, traced: bool
+) -> SpeculativeDecoder:
     """A decoder in whose batch nothing happens any more."""
+    runner = ModelRunner(draft, rows)
     decoder = SpeculativeDecoder(
         target,
-        draft_model=draft,
+        drafter=ModelDrafter(runner, replay=Replay(runner, after=1) if traced else None),
         batching=BatchingConfig(batch_size=rows),
         speculation=SpeculationConfig(num_draft_tokens=drafts, adaptive=False),
     )
     options = SamplingParams(max_tokens=400)
     decoder.add([Sequence(prompt=[1 + row] * 5, sampling=options) for row in range(rows)])
-    for _ in range(3):
+    for _ in range(6):
         decoder.step()
+    with decoder.device.work():
+        decoder._stepper.land()
     return decoder
 
 
@@ -115,45 +134,51 @@ def build(stepper: Stepper) -> tuple[Flight, Times]:
     return flight, {**phases, "total": moments[-1] - moments[0]}
 
 
-def nodes(flight: Flight, stepper: Stepper) -> int:
+def nodes(decoder: SpeculativeDecoder) -> str:
     """Operations of a step's graph."""
-    pools = [stepper.parts.runner.pool, *(r.pool for r in stepper.parts.drafter.runners)]
-    arrays = [array for pool in pools for array in pool.arrays]
-    with tempfile.NamedTemporaryFile("r", suffix=".dot") as file:
-        mx.export_to_dot(file.name, flight.packed, *arrays)
-        return file.read().count("[label =")
-
-
-def measure(decoder: SpeculativeDecoder, repeats: int) -> dict[str, Any]:
-    """Seconds of builds by part, and the operations of one."""
     stepper = decoder._stepper
-    every: dict[str, list[float]] = defaultdict(list)
-    places = [
-        (KVCachePool, "bind", "caches"),
-        *((DenseKVCache, name, "caches") for name in ("update_and_fetch", "make_mask")),
-        (Span, "__post_init__", "caches"),
-        (ModelRunner, "forward", "passes"),
-    ]
+    pools = [runner.pool for runner in decoder.runners]
+    with decoder.device.work(), tempfile.NamedTemporaryFile("r", suffix=".dot") as file:
+        before = stepper.snapshot()
+        flight, _ = build(stepper)
+        arrays = [array for pool in pools for array in pool.arrays]
+        mx.export_to_dot(file.name, flight.packed, *arrays)
+        stepper.restore(before)
+        return str(file.read().count("[label ="))
+
+
+PLACES = [
+    (KVCachePool, "bind", "caches"),
+    *((DenseKVCache, name, "caches") for name in ("update_and_fetch", "make_mask")),
+    (Span, "__post_init__", "caches"),
+    (ModelRunner, "forward", "passes"),
+]
+
+
+def one_build(decoder: SpeculativeDecoder, apart: bool) -> Times:
+    """Seconds of one build that is dropped: of its phases, or of the ``PLACES``."""
+    stepper, times = decoder._stepper, defaultdict(float)
     with decoder.device.work():
-        stepper.land()
-        count = 0
-        for turn in range(2 * repeats):
-            before, times = stepper.snapshot(), defaultdict(float)
-            if turn % 2:  # wrapped calls take longer, so that only the parts are looked at
-                with timed(times, *places):
-                    build(stepper)
-            else:
-                flight, found = build(stepper)
-                count = count or nodes(flight, stepper)
-                times.update(found)
-            stepper.restore(before)
-            for name, seconds in times.items():
-                every[name].append(seconds)
-    return {
-        "nodes": count,
-        "median": median(every["total"]),
-        **{k: min(v) for k, v in every.items()},
-    }
+        before = stepper.snapshot()
+        if apart:  # wrapped calls take longer, so that only the parts are looked at
+            with timed(times, *PLACES):
+                build(stepper)
+        else:
+            flight, found = build(stepper)
+            times.update(found)
+            del flight
+        stepper.restore(before)
+    return times
+
+
+def measure(decoders: list[SpeculativeDecoder], repeats: int) -> list[dict[str, list[float]]]:
+    """Seconds of builds by part, of decoders that take turns."""
+    every: list[dict[str, list[float]]] = [defaultdict(list) for _ in decoders]
+    for turn in range(2 * repeats):
+        for decoder, found in zip(decoders, every, strict=True):
+            for name, seconds in one_build(decoder, bool(turn % 2)).items():
+                found[name].append(seconds)
+    return every
 
 
 def main() -> None:
@@ -165,17 +190,29 @@ def main() -> None:
     parser.add_argument("--draft-layers", type=int, default=28)
     parser.add_argument("--drafts", type=int, nargs="+", default=[0, 1, 4], help="K")
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--traced", action="store_true")
+    parser.add_argument("--like-gpu", action="store_true")
     options = parser.parse_args()
+    if options.like_gpu:
+        one_operation_each()
     target, draft = make_model(options.layers), make_model(options.draft_layers)
+    kinds = [False, True] if options.traced else [False]
     print(f"{options.rows} rows, {options.layers} and {options.draft_layers} layers: ms a step")
-    print("| K | total | draft | target | choosing | caches, of the passes | operations |")
-    print("|---|---|---|---|---|---|---|")
+    print("| K | draft's passes | total | draft | target | choosing | caches, of | operations |")
+    print("|---|---|---|---|---|---|---|---|")
     for count in options.drafts:
-        found = measure(make_decoder(target, draft, options.rows, count), options.repeats)
-        ms = {name: f"{1e3 * value:.2f}" for name, value in found.items()}
-        share = f"{ms['caches']} of {ms['passes']}"
-        cells = [f"{ms['median']} ({ms['total']})", ms["propose"], ms["verify"], ms["choose"]]
-        print("|", " | ".join([str(count), *cells, share, str(found["nodes"])]), "|", flush=True)
+        decoders = [make_decoder(target, draft, options.rows, count, kind) for kind in kinds]
+        every = measure(decoders, options.repeats)
+        for decoder, kind, found in zip(decoders, kinds, every, strict=True):
+            ms = {name: f"{1e3 * min(seconds):.2f}" for name, seconds in found.items()}
+            total = f"{1e3 * median(found['total']):.2f} ({ms['total']})"
+            phases = [ms[name] for name in ("propose", "verify", "choose")]
+            share = f"{ms['caches']} of {ms['passes']}"
+            kept = "traced" if kind else "described"
+            print("|", " | ".join([str(count), kept, total, *phases, share, nodes(decoder)]), "|")
+        if options.traced:
+            ratio = median(a / b for a, b in zip(*(one["total"] for one in every), strict=True))
+            print(f"described / traced: {ratio:.2f}")
 
 
 if __name__ == "__main__":

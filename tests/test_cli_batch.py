@@ -196,6 +196,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None
         (["--temp", "-1"], "temperature=-1.0"),
         (["--batch-size", "0"], "batch_size=0"),
         (["--format", "xml"], "format 'xml'"),
+        (["--limit", "0"], "--limit 0"),
         (["--model", "./nothing"], "no such folder"),
         (["--model", "demo", "--enable-speculative"], "needs a --draft-model"),
         (["--output-field", ""], "output field ''"),

@@ -197,7 +197,7 @@ def test_statistics_outlive_the_worker() -> None:
 def test_a_listener_may_ask_in_the_worker_s_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stops a listener that shows statistics from waiting for the step that it is part of."""
     seen: list[int] = []
-    monkeypatch.setattr(worker_module, "LONGEST_LOOK", 5.0)
+    monkeypatch.setattr(worker_module, "LONGEST_WAIT", 5.0)
 
     def listen(event: Event) -> None:
         if isinstance(event, StepDone):

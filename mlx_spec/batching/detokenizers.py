@@ -40,7 +40,6 @@ class PieceDetokenizer:
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: int) -> str:
-        """The text that this token makes certain, perhaps none."""
         piece = self._pieces[token]
         if isinstance(piece, bytes):
             return self._bytes.decode(piece)
@@ -73,7 +72,6 @@ class StreamDetokenizer:
         return DecodeStream(ids=context, skip_special_tokens=False)
 
     def add(self, token: int) -> str:
-        """The text that this token makes certain, perhaps none."""
         self._pending.append(token)
         try:
             text = self._step(token)
@@ -105,7 +103,6 @@ class WrapperDetokenizer:
         self._detokenizer.reset()
 
     def add(self, token: int) -> str:
-        """The text that this token makes certain, perhaps none."""
         self._detokenizer.add_token(token)
         return str(self._detokenizer.last_segment)
 
@@ -119,11 +116,9 @@ class NoDetokenizer:
     """Without a tokenizer there are tokens only."""
 
     def add(self, token: int) -> str:
-        """No text."""
         return ""
 
     def finish(self) -> str:
-        """No text."""
         return ""
 
 
@@ -138,11 +133,9 @@ class LateDetokenizer:
         return make_detokenizer(self._tokenizer, self._prompt)
 
     def add(self, token: int) -> str:
-        """The text that this token makes certain, perhaps none."""
         return self._opened.add(token)
 
     def finish(self) -> str:
-        """What was held back."""
         return self._opened.finish()
 
 

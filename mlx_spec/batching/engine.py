@@ -28,7 +28,6 @@ from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
-from mlx_spec.decoding.members import MARGIN
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.row_limit import RowLimit
@@ -191,9 +190,7 @@ class Engine:
 
     def _reserved(self, request: Sequence) -> int:
         """Most tokens that its slot may come to hold."""
-        # A step in the air and the one built on it, past its end: a draft and a bonus token each.
-        margin = 2 * (self.speculation.num_draft_tokens + 1) + MARGIN
-        return len(request.prompt) + request.max_new_tokens + margin
+        return len(request.prompt) + request.max_new_tokens + self.decoder.margin
 
     def _advance(self) -> list[StepOutput]:
         try:
@@ -251,7 +248,8 @@ class Engine:
     def _give_back(self) -> None:
         """Where most of what is held was for requests that have ended, hold less."""
         tokens = self._running_tokens()
-        if self.decoder.kv_usage().bytes_held > 4 * self.budget.kv.slot_bytes(tokens):
+        held = sum(runner.pool.nbytes for runner in self.decoder.runners)
+        if held > 4 * self.budget.kv.slot_bytes(tokens):
             self._size_slots()
 
     def _forget(self, request: Sequence) -> None:

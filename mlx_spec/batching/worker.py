@@ -26,7 +26,7 @@ from mlx_spec.sequence import Sequence
 Command: TypeAlias = Callable[[Engine], object]
 
 # Seconds that who asks for statistics waits for a step boundary.
-LONGEST_LOOK = 0.2
+LONGEST_WAIT = 0.2
 
 
 class Worker:
@@ -48,7 +48,7 @@ class Worker:
         self._error: BaseException | None = None
         self._engine: Engine | None = None
         self._stats: GeneratorStats | None = None
-        self._looks = 0  # times that somebody was told the statistics
+        self._answered = 0  # times that statistics were made for who asked
         self._asked = False
         self._started = threading.Event()
         self._thread = threading.Thread(
@@ -69,10 +69,12 @@ class Worker:
         """
         with self._changed:
             if threading.current_thread() is not self._thread:
-                looks, self._asked = self._looks, True
+                answered, self._asked = self._answered, True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._gone or self._looks > looks, LONGEST_LOOK)
-                if (self._gone or self._looks > looks) and self._stats is not None:
+                self._changed.wait_for(
+                    lambda: self._gone or self._answered > answered, LONGEST_WAIT
+                )
+                if (self._gone or self._answered > answered) and self._stats is not None:
                     return self._stats
             engine, last = self._engine, self._stats
         if engine is not None:  # in the middle of a step
@@ -200,7 +202,7 @@ class Worker:
                 commands, self._inbox = self._inbox, []
                 if not commands:
                     if self._asked:
-                        self._tell(generator_stats(engine))
+                        self._answer(generator_stats(engine))
                     if engine.scheduler.due(engine.clock()):
                         return True
                     self._changed.wait(self._pause(engine))
@@ -213,10 +215,10 @@ class Worker:
         wake = engine.scheduler.wake_at()
         return None if wake is None else max(0.0, wake - engine.clock())
 
-    def _tell(self, stats: GeneratorStats) -> None:
+    def _answer(self, stats: GeneratorStats) -> None:
         """Hand the statistics to all who wait for them; the lock is held."""
         self._stats, self._asked = stats, False
-        self._looks += 1
+        self._answered += 1
         self._changed.notify_all()
 
     def _fail(self, requests: Iterable[Sequence], error: BaseException) -> None:

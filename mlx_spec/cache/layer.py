@@ -76,7 +76,7 @@ class LayerCache(Protocol):
     def arrays(self, arrays: list[mx.array]) -> None: ...
 
     def bind(self, span: Span) -> None:
-        """The rows and positions of the next pass."""
+        """The rows and positions of the next pass. A row that starts at 0 begins anew."""
         ...
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -95,7 +95,8 @@ class LayerCache(Protocol):
     def commit(self, kept: mx.array | None) -> None:
         """Of the bound pass keep each row's first ``kept`` [rows] tokens, lazily.
 
-        None keeps all valid ones, as does binding another pass without a word.
+        Before, and for None, ``arrays`` are what they are with all valid ones, since not every
+        pass is committed.
         """
         ...
 

@@ -13,7 +13,7 @@ from mlx_spec.display import rich_table
 
 if TYPE_CHECKING:
     from mlx_spec.model.catalog import FoundModel
-    from mlx_spec.model.inspection import ModelFacts
+    from mlx_spec.model.inspection import ModelInspection
     from mlx_spec.model.pairing import Pairing
     from mlx_spec.platform import Machine
 
@@ -54,17 +54,17 @@ def _show_models(name: str, draft_name: str | None, as_json: bool) -> None:
 
     pairing = None
     if draft_name is None:
-        facts = [inspect_model(name)]
+        found = [inspect_model(name)]
     else:
-        *facts, pairing = inspect_pair(name, draft_name)
+        *found, pairing = inspect_pair(name, draft_name)
     if as_json:
-        record: dict[str, Any] = {"models": [asdict(each) for each in facts]}
+        record: dict[str, Any] = {"models": [asdict(each) for each in found]}
         if pairing is not None:
             record["pairing"] = asdict(pairing) | {"share": pairing.share}
         print(json.dumps(record, indent=2))
     else:
-        _print_models(facts, pairing)
-    if any(each.verdict == "refused" for each in facts):
+        _print_models(found, pairing)
+    if any(each.verdict == "refused" for each in found):
         raise typer.Exit(1)
 
 
@@ -88,28 +88,28 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
     return rows + [(name, version or "missing") for name, version in machine.versions.items()]
 
 
-def _model_rows(facts: ModelFacts) -> list[tuple[str, str]]:
+def _model_rows(found: ModelInspection) -> list[tuple[str, str]]:
     """The lines of a model's table."""
-    kind = f"{facts.bits}-bit" if facts.bits is not None else "plain"
+    kind = f"{found.bits}-bit" if found.bits is not None else "plain"
     rows = [
-        ("model", facts.name),
-        ("type", f"{facts.model_type}, {facts.layers} layers"),
-        ("weights", f"{kind}, {facts.bytes / 1e6:,.1f} MB in memory here"),
-        ("context", f"{facts.context:,} tokens" if facts.context else "not in its config"),
-        ("tokenizer", f"{facts.vocabulary:,} tokens, {'a' if facts.chat else 'no'} chat template"),
-        ("verdict", VERDICTS[facts.verdict]),
+        ("model", found.name),
+        ("type", f"{found.model_type}, {found.layers} layers"),
+        ("weights", f"{kind}, {found.bytes / 1e6:,.1f} MB in memory here"),
+        ("context", f"{found.context:,} tokens" if found.context else "not in its config"),
+        ("tokenizer", f"{found.vocabulary:,} tokens, {'a' if found.chat else 'no'} chat template"),
+        ("verdict", VERDICTS[found.verdict]),
     ]
-    if facts.reason:
-        rows.append(("  why", facts.reason))
-    return rows + ([("  faster", facts.advice)] if facts.advice is not None else [])
+    if found.reason:
+        rows.append(("  why", found.reason))
+    return rows + ([("  faster", found.advice)] if found.advice is not None else [])
 
 
-def _print_models(models: list[ModelFacts], pairing: Pairing | None) -> None:
+def _print_models(models: list[ModelInspection], pairing: Pairing | None) -> None:
     from rich.console import Console
 
     console = Console()
-    for facts in models:
-        console.print(rich_table(_model_rows(facts)))
+    for found in models:
+        console.print(rich_table(_model_rows(found)))
     if pairing is not None:
         console.print(rich_table([("pair", str(pairing))]))
 

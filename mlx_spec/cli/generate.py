@@ -15,7 +15,7 @@ import typer
 
 from mlx_spec.cli.generate_run import GenerateRun, run_generate
 from mlx_spec.cli.notes import note, say_embedded
-from mlx_spec.cli.parameters import PerformanceLog, takes, truth
+from mlx_spec.cli.parameters import takes, truth
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
@@ -65,6 +65,10 @@ Verbose = Annotated[
     ),
 ]
 Quiet = Annotated[bool, _in_output("--quiet", "-q", help="The bare text and errors, nothing else.")]
+PerformanceLog = Annotated[
+    str | None,
+    _in_output("--performance-log", metavar="DIR", help="Write figures there as JSON lines."),
+]
 AsJson = Annotated[
     bool, _in_output("--json", help="One JSON object a prompt on stdout, nothing else.")
 ]

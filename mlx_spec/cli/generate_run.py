@@ -7,7 +7,6 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec.cli.listening import listeners
@@ -51,7 +50,7 @@ class GenerateRun:
     quiet: bool
     compare: bool
     as_json: bool
-    performance_log: Path | None
+    performance_log: str | None
 
 
 def run_generate(run: GenerateRun) -> int:

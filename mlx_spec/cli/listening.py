@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
     from mlx_spec.pipeline.flags import Flags
 
 
-def listeners(folder: Path | None, flags: Flags | None, stack: ExitStack) -> list[Listener]:
+def listeners(folder: str | None, flags: Flags | None, stack: ExitStack) -> list[Listener]:
     """A log under ``folder``, closed with the stack; none where no folder is given.
 
     ``flags`` name the models in the log's header; None where stages have different ones.

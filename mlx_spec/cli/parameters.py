@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,24 +17,6 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.options import Option, options_of
 
 Command = Callable[..., None]
-
-# --- of several commands ---
-
-PerformanceLog = Annotated[
-    Path | None,
-    typer.Option(
-        "--performance-log",
-        metavar="DIR",
-        help="Write figures there as JSON lines.",
-        rich_help_panel="Output",
-    ),
-]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on where an interrupted run stopped; else begin.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin again if OUT exists.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N records.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no statistics.")]
 
 
 def truth(text: str) -> bool:
@@ -48,9 +29,6 @@ def truth(text: str) -> bool:
     if word not in ("true", "t", "yes", "1", "false", "f", "no", "0"):
         raise InvalidRequest(f"[flags] --verbose {text!r}, expected True or False")
     return word in ("true", "t", "yes", "1")
-
-
-# --- from a record ---
 
 
 def takes(

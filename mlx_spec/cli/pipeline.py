@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_spec.cli.commands import GroupedCommand
+from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, status
-from mlx_spec.cli.parameters import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
+from mlx_spec.cli.parameters import takes
 from mlx_spec.cli.stage_run import closing_lines
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.progress import Progress, say
@@ -27,17 +28,9 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Input, outp
 
 
 @pipeline.command(cls=GroupedCommand)
+@takes("files", FileOptions, without=("retry_failed", "format"))
 @takes("given", Flags, without=("unordered",), only_given=True)
-def run(
-    config: Config,
-    *,
-    given: dict[str, Any],
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    limit: Limit = None,
-    quiet: Quiet = False,
-    performance_log: PerformanceLog = None,
-) -> None:
+def run(config: Config, *, given: dict[str, Any], files: FileOptions) -> None:
     """Run the stages of a config one after another.
 
     What is given here goes before what the config says, for every stage. Every stage's output
@@ -48,7 +41,7 @@ def run(
     from mlx_spec.pipeline.config_file import read_config
 
     checked = read_config(config, given)
-    chain = Chain(checked, resume=resume, overwrite=overwrite)
+    chain = Chain(checked, resume=files.resume, overwrite=files.overwrite)
     shown: list[Progress] = []
     with ExitStack() as stack:
 
@@ -56,13 +49,13 @@ def run(
             for bar in shown:
                 bar.close()
             place = f"stage {len(shown) + 1} of {len(checked.stages)}, {entry.stage.kind}"
-            shown.append(stack.enter_context(Progress(place, total, quiet)))
+            shown.append(stack.enter_context(Progress(place, total, files.quiet)))
             return shown[-1]
 
-        models = Models(lambda text: status(text, quiet))
-        log = listeners(performance_log, None, stack)
-        outcomes = chain.run(models, begin, limit=limit, listeners=log)
-    raise typer.Exit(_report(checked, outcomes, quiet))
+        models = Models(lambda text: status(text, files.quiet))
+        log = listeners(files.performance_log, None, stack)
+        outcomes = chain.run(models, begin, limit=files.limit, listeners=log)
+    raise typer.Exit(_report(checked, outcomes, files.quiet))
 
 
 def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int:

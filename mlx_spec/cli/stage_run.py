@@ -9,16 +9,18 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.notes import note, status
+from mlx_spec.cli.notes import note, say_embedded, status
 from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.progress import Progress, figures, say
 
 if TYPE_CHECKING:
+    from mlx_spec.cli.file_options import FileOptions
     from mlx_spec.pipeline.flags import Flags
     from mlx_spec.pipeline.live import Arrivals
     from mlx_spec.pipeline.process import Outcome, Output
@@ -33,11 +35,7 @@ class StageRun:
         name: the command's.
         stage, flags: what is done with each record, and by which models.
         source, out: the files; ``-`` is stdin or stdout.
-        formats: of ``source`` and ``out``.
-        resume, overwrite, retry: what to do where ``out`` exists.
-        limit: only the first so many records; None for all.
-        quiet: no progress, no statistics.
-        performance_log: folder for figures of the run, or None.
+        files: what to read, and what to do where ``out`` exists.
     """
 
     name: str
@@ -45,37 +43,45 @@ class StageRun:
     flags: Flags
     source: Path
     out: Path
-    formats: tuple[str, str]
-    resume: bool
-    overwrite: bool
-    retry: bool
-    limit: int | None
-    quiet: bool
-    performance_log: Path | None
+    files: FileOptions
+
+    @cached_property
+    def formats(self) -> tuple[str, str]:
+        """Of ``source`` and ``out``.
+
+        Raises:
+            InvalidRequest: a name that says none, or one that is none.
+        """
+        from mlx_spec.pipeline.records import format_of
+
+        return format_of(self.source, self.files.format), format_of(self.out, self.files.format)
 
 
 def run_stage(run: StageRun) -> int:
     """Check, run, report; returns the exit code."""
-    from mlx_spec.pipeline import records
+    formats = run.formats
+    if not run.files.quiet:
+        say_embedded(run.flags)
+    from mlx_spec.pipeline import records  # which takes a second, with all of mlx behind it
     from mlx_spec.pipeline.backend import Models
     from mlx_spec.pipeline.process import process
 
-    if "parquet" in run.formats:
+    if "parquet" in formats:
         records.import_parquet()
     output, total = _open(run)
     if total is not None:
-        total = min(total, run.limit or sys.maxsize)
+        total = min(total, run.files.limit or sys.maxsize)
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(run.name, total, run.quiet))
+        progress = stack.enter_context(Progress(run.name, total, run.files.quiet))
         outcome = process(
             run.stage,
             run.flags,
             _arriving(run),
             output,
-            Models(lambda text: status(text, run.quiet)),
-            limit=run.limit,
+            Models(lambda text: status(text, run.files.quiet)),
+            limit=run.files.limit,
             watch=progress,
-            listeners=listeners(run.performance_log, run.flags, stack),
+            listeners=listeners(run.files.performance_log, run.flags, stack),
         )
     return _report(run, outcome)
 
@@ -93,7 +99,7 @@ def _report(run: StageRun, outcome: Outcome) -> int:
     """Statistics and what to do next; returns the exit code."""
     from mlx_spec.pipeline.records import STDIO
 
-    if not run.quiet:
+    if not run.files.quiet:
         for line in closing_lines(outcome, run.flags.drafter is not None):
             say(line)
     elif outcome.failed:  # the exit code alone would say nothing
@@ -118,7 +124,7 @@ def _open(run: StageRun) -> tuple[Output, int | None]:
     from mlx_spec.pipeline.stdout import StdoutOutput
 
     source, out, seed = run.source, run.out, run.flags.seed
-    if run.resume and STDIO in (source, out):
+    if run.files.goes_on and STDIO in (source, out):
         raise InvalidRequest(
             "[batch] --resume needs files, since stdin and stdout cannot be read again: save the "
             "input to a file and begin with that"
@@ -135,9 +141,9 @@ def _open(run: StageRun) -> tuple[Output, int | None]:
         run.formats[1],
         mark,
         seed,
-        resume=run.resume,
-        overwrite=run.overwrite,
-        retry=run.retry,
+        resume=run.files.goes_on,
+        overwrite=run.files.overwrite,
+        retry=run.files.retry_failed,
         dropping=run.stage.drops,
     )
     return output, total

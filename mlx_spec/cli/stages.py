@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_spec.cli.commands import GroupedCommand
-from mlx_spec.cli.notes import say_embedded
-from mlx_spec.cli.parameters import Limit, Overwrite, PerformanceLog, Quiet, Resume, takes
+from mlx_spec.cli.file_options import FileOptions
+from mlx_spec.cli.parameters import takes
 from mlx_spec.pipeline.flags import Flags
 
 if TYPE_CHECKING:
@@ -30,17 +30,6 @@ Input = Annotated[
     Path, typer.Argument(metavar="IN", help="JSON lines, CSV or Parquet; - is stdin.")
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="Likewise; - is stdout.")]
-RetryFailed = Annotated[
-    bool,
-    typer.Option(
-        "--retry-failed",
-        help="As --resume, and run again what has an error; other options may be new.",
-    ),
-]
-Format = Annotated[
-    str | None,
-    typer.Option("--format", help="jsonl, csv or parquet, where a name does not say it."),
-]
 
 
 class StageCommand(GroupedCommand):
@@ -85,41 +74,12 @@ def _help(stage: type[Stage]) -> str:
 def _command(name: str, stage: type[Stage]) -> Callable[..., None]:
     """The function behind a stage's command."""
 
+    @takes("files", FileOptions)
     @takes("flags", Flags)
     @takes("own", stage, group=f"What {name} does")
-    def command(
-        source: Input,
-        out: Out,
-        *,
-        own: Any,
-        flags: Flags,
-        resume: Resume = False,
-        retry_failed: RetryFailed = False,
-        overwrite: Overwrite = False,
-        limit: Limit = None,
-        format: Format = None,
-        quiet: Quiet = False,
-        performance_log: PerformanceLog = None,
-    ) -> None:
+    def command(source: Input, out: Out, *, own: Any, flags: Flags, files: FileOptions) -> None:
         from mlx_spec.cli.stage_run import StageRun, run_stage
-        from mlx_spec.pipeline.records import format_of
 
-        run = StageRun(
-            name=name,
-            stage=own,
-            flags=flags,
-            source=source,
-            out=out,
-            formats=(format_of(source, format), format_of(out, format)),
-            resume=resume or retry_failed,
-            overwrite=overwrite,
-            retry=retry_failed,
-            limit=limit,
-            quiet=quiet,
-            performance_log=performance_log,
-        )
-        if not quiet:
-            say_embedded(flags)
-        raise typer.Exit(run_stage(run))
+        raise typer.Exit(run_stage(StageRun(name, own, flags, source, out, files)))
 
     return command

@@ -74,6 +74,7 @@ class Feeder:
         batching: how many tokens are read at once, and what is kept of repeated beginnings.
         ride: known tokens that a row may lack when it is done.
         meter: hears what was read.
+        clock: seconds.
 
     Attributes:
         piece: texts are cut at multiples of this many tokens.
@@ -87,11 +88,13 @@ class Feeder:
         *,
         ride: int = 1,
         meter: PromptMeter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
         self.piece = _piece(runner, batching)
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
+        self._clock = clock
         self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
         self._rows: dict[Sequence, _FedRow] = {}
         self._unpublished: dict[Sequence, tuple[int, int]] = {}  # slot, tokens
@@ -211,9 +214,9 @@ class Feeder:
 
         A pass is computed in pieces; after ``TURN`` seconds this returns, and goes on next time.
         """
-        started = time.perf_counter()
+        started = self._clock()
         budget, built, self._flying = pass_size(self._batching.prefill_step_size), 0, 0
-        while self._runner.proceed(started + TURN - time.perf_counter()):
+        while self._runner.proceed(started + TURN - self._clock()):
             self._finish(slots)
             self.publish()
             self._fresh.clear()
@@ -222,7 +225,7 @@ class Feeder:
                 break
             self._runner.begin(self._read(part, slots))
             built += part.tokens
-        self._meter.seconds(time.perf_counter() - started)
+        self._meter.seconds(self._clock() - started)
 
     def _next(self, slots: Slots, budget: int, left: int) -> _FedPass | None:
         """The first row to be read, and neighbours of it that stand at the same place.

@@ -13,6 +13,7 @@ from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
+from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
 
 
@@ -23,7 +24,7 @@ def make_drafter(
     if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
         return NoDraft()
     runner = ModelRunner(draft_model, batching.batch_size)
-    return ModelDrafter(runner, batching)
+    return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
 
 
 def make_policy(

@@ -137,8 +137,8 @@ class PerformanceLog(AbstractContextManager["PerformanceLog"]):
 def _machine() -> dict[str, Any]:
     """Machine and versions for the header; a log is no reason to fail."""
     try:
-        facts = asdict(describe())
+        machine = asdict(describe())
     except MlxSpecError as error:
         return {"machine": {"error": str(error)}, "versions": {}}
-    versions = {**facts.pop("versions"), "python": facts.pop("python")}
-    return {"machine": facts, "versions": versions}
+    versions = {**machine.pop("versions"), "python": machine.pop("python")}
+    return {"machine": machine, "versions": versions}

@@ -18,7 +18,7 @@ from mlx_spec.model.support import Verdict, examine, model_name
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelInspection:
     """What :func:`inspect_model` found.
 
     Attributes:
@@ -50,18 +50,18 @@ class ModelFacts:
     advice: str | None
 
 
-def inspect_model(name: str | os.PathLike[str], **options: Any) -> ModelFacts:
+def inspect_model(name: str | os.PathLike[str], **options: Any) -> ModelInspection:
     """Look at a model; ``options`` are those of ``load``.
 
     Raises:
         ModelLoadError: there is no model, or it cannot be read.
     """
-    return _facts(name, *_look(name, **options))
+    return _inspection(name, *_look(name, **options))
 
 
 def inspect_pair(
     name: str | os.PathLike[str], draft: str | os.PathLike[str], **options: Any
-) -> tuple[ModelFacts, ModelFacts, Pairing]:
+) -> tuple[ModelInspection, ModelInspection, Pairing]:
     """Look at a target, at a draft for it, and at what they share.
 
     Raises:
@@ -70,20 +70,20 @@ def inspect_pair(
     """
     target, drafter = (_look(each, **options) for each in (name, draft))
     pairing = check_pair(target[1], drafter[1])
-    return _facts(name, *target), _facts(draft, *drafter), pairing
+    return _inspection(name, *target), _inspection(draft, *drafter), pairing
 
 
 def _look(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Any]:
-    """A model with its weights unread; what ``load`` would warn of is in the facts."""
+    """A model with its weights unread; what ``load`` would warn of is in the result."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return load(name, lazy=True, **options)
 
 
-def _facts(name: str | os.PathLike[str], model: Any, tokenizer: Any) -> ModelFacts:
+def _inspection(name: str | os.PathLike[str], model: Any, tokenizer: Any) -> ModelInspection:
     weights = [value for _, value in tree_flatten(model.parameters())]
     support, bits = examine(model), quantized_bits(model)
-    return ModelFacts(
+    return ModelInspection(
         name=os.fspath(name),
         model_type=model_name(model),
         layers=len(getattr(model, "layers", ())),

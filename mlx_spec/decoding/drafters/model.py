@@ -34,6 +34,7 @@ from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.rules import RuleContext, apply_rules
 from mlx_spec.model.pace import Chunk
+from mlx_spec.model.replay import Replay
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
@@ -49,11 +50,18 @@ class ModelDrafter(BaseDrafter):
     Args:
         runner: the draft model with its slots.
         batching: how many tokens are read before a step, and what is kept of repeated beginnings.
+        replay: of the runner's passes, where traces pay; None describes every pass.
     """
 
-    def __init__(self, runner: ModelRunner, batching: BatchingConfig | None = None) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        batching: BatchingConfig | None = None,
+        replay: Replay | None = None,
+    ) -> None:
         self.runner = runner
         self.runners = (runner,)
+        self._forward = runner.forward if replay is None else replay.forward
         self._batching = batching or BatchingConfig()
         self._feeder = Feeder(runner, self._batching, ride=MAX_RIDE)
         self._rows: list[Sequence] = []
@@ -139,7 +147,7 @@ class ModelDrafter(BaseDrafter):
 
     def _pass(self, tokens: mx.array, starts: mx.array, limit: int) -> mx.array:
         """Logits [B, N, V] after the tokens [B, N] of all rows, each from its own start."""
-        return self.runner.forward(Rows(tokens, starts, limit))
+        return self._forward(Rows(tokens, starts, limit))
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""
