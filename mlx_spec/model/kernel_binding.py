@@ -118,7 +118,8 @@ def bind_operations(model: Any, operations: Mapping[str, Call]) -> KernelBinding
     for module, (names, call) in zip(modules, calls, strict=True):
         if call is not None:
             cls = type(module)
-            module.__class__ = type(cls.__name__, (_Bound, cls), {"__call__": call})
+            own = {"__call__": call, "_own": cls}
+            module.__class__ = type(cls.__name__, (_Bound, cls), own)
             bound.update(names)
     return KernelBinding(model, bound)
 
@@ -127,11 +128,13 @@ def unbind_kernels(model: Any) -> None:
     """Make a model as it was before any binding."""
     for _, module in model.named_modules():
         if isinstance(module, _Bound):
-            module.__class__ = type(module).__bases__[1]
+            module.__class__ = module._own
 
 
 class _Bound:
-    """Marks the classes made here."""
+    """Marks the classes made here, whose subclasses others may make."""
+
+    _own: type
 
 
 def _bound_call(module: Any, operations: Mapping[str, Call]) -> tuple[list[str], Call | None]:
