@@ -72,7 +72,7 @@ class RaggedPolicy:
     def observe(self, report: StepReport) -> None:
         assert len(report.rows) == len(report.lengths) == len(report.accepted)
         for length, accepted in zip(report.lengths, report.accepted, strict=True):
-            assert 0 <= accepted <= length
+            assert -1 <= accepted <= length  # -1: it says nothing of this row
 
     def forget(self) -> None:
         """The next choice is as random as the dropped one."""

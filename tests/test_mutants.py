@@ -19,6 +19,7 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.decoding import sampler as sampler_module
 from mlx_spec.decoding import step as step_module
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.decoder import SpeculativeDecoder
@@ -134,34 +135,32 @@ def rows_stay_after_leave(patch: Patch) -> None:
 
 def noise_by_row(patch: Patch) -> None:
     """The noise depends on the row a request happens to sit in."""
-    right = SamplingBatch.choose
 
-    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array) -> mx.array:
+    def wrong(logits: mx.array, positions: mx.array, *args: Any, **options: Any) -> Any:
         rows = mx.arange(positions.shape[0])[:, None]
-        return right(self, logits, positions + 1000 * rows)
+        return SAMPLE(logits, positions + 1000 * rows, *args, **options)
 
-    patch.setattr(SamplingBatch, "choose", wrong)
+    patch.setattr(sampler_module, "sample", wrong)
 
 
 def noise_by_place_in_step(patch: Patch) -> None:
     """The noise depends on the place within the verify pass, not on the position."""
-    right = SamplingBatch.choose
 
-    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array) -> mx.array:
-        return right(self, logits, positions - positions[:, :1])
+    def wrong(logits: mx.array, positions: mx.array, *args: Any, **options: Any) -> Any:
+        return SAMPLE(logits, positions - positions[:, :1], *args, **options)
 
-    patch.setattr(SamplingBatch, "choose", wrong)
+    patch.setattr(sampler_module, "sample", wrong)
 
 
 def options_of_the_first_row(patch: Patch) -> None:
     """One sampler for all rows."""
     right = SamplingBatch.of.__func__  # type: ignore[attr-defined]
 
-    def wrong(cls: type, sequences: Any) -> SamplingBatch:
+    def wrong(cls: type, sequences: Any, *more: Any) -> SamplingBatch:
         same = [copy(sequence) for sequence in sequences]
         for sequence in same:
             sequence.sampling = same[0].sampling
-        made: SamplingBatch = right(cls, same)
+        made: SamplingBatch = right(cls, same, *more)
         return made
 
     patch.setattr(SamplingBatch, "of", classmethod(wrong))
@@ -180,6 +179,7 @@ def ends_only_after_a_run(patch: Patch) -> None:
 
 APPEND = BatchState.append
 COUNT = step_module.count_accepted
+SAMPLE = sampler_module.sample
 
 MUTANTS: list[tuple[Callable[[Patch], None], bool]] = [
     (shared_offset, False),

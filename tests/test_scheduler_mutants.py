@@ -281,5 +281,6 @@ def test_without_a_bug_the_traffic_is_served(seed: int) -> None:
 def test_a_planted_bug_disturbs_the_traffic(
     plant: Callable[[Patch], None], monkeypatch: Patch
 ) -> None:
+    """In one traffic or the other: which requests meet depends on when rows leave."""
     plant(monkeypatch)
-    assert run_traffic(0) != []
+    assert any(run_traffic(seed) for seed in range(2))

@@ -28,7 +28,6 @@ from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
-from mlx_spec.decoding.members import MARGIN
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.row_limit import RowLimit
@@ -191,9 +190,7 @@ class Engine:
 
     def _reserved(self, request: Sequence) -> int:
         """Most tokens that its slot may come to hold."""
-        # A step in the air and the one built on it, past its end: a draft and a bonus token each.
-        margin = 2 * (self.speculation.num_draft_tokens + 1) + MARGIN
-        return len(request.prompt) + request.max_new_tokens + margin
+        return len(request.prompt) + request.max_new_tokens + self.decoder.margin
 
     def _advance(self) -> list[StepOutput]:
         try:

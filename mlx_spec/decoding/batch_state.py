@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_spec.cache.pool import POSITION_STEP
-from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.decoding.sampler import Sample, SamplingBatch
 from mlx_spec.sequence import Sequence
 
 
@@ -25,15 +25,19 @@ class BatchState:
     Attributes:
         sequences: the running sequences; row i sits in slot i.
         tokens: [B, C] int32, known tokens from position 0; past ``lengths`` garbage.
-        lengths: [B] int32, known tokens. The target's KV cache holds ``lengths - 1``: the last
-            known token is pending and opens the next verify pass.
+        lengths: [B] int32, known tokens.
+        seen: [B] int32, known tokens that the target's cache holds. The others are pending and
+            open the next verify pass: one a row today, ``lengths - 1`` are seen.
         sampling: the rows' options.
+        operation: what chooses tokens; None for the reference.
     """
 
     sequences: list[Sequence] = field(default_factory=list)
     tokens: mx.array = field(default_factory=lambda: mx.zeros((0, 0), mx.int32))
     lengths: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
+    seen: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
     sampling: SamplingBatch = field(default_factory=lambda: SamplingBatch.of([]))
+    operation: Sample | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -45,7 +49,8 @@ class BatchState:
         """
         self.sequences = [self.sequences[row] for row in order] + list(newcomers)
         if not self.sequences:
-            self.tokens, self.lengths = mx.zeros((0, 0), mx.int32), mx.zeros((0,), mx.int32)
+            empty = BatchState()
+            self.tokens, self.lengths, self.seen = empty.tokens, empty.lengths, empty.seen
             return
         rows = mx.array(list(order), mx.int32)
         parts = [(self.tokens[rows], self.lengths[rows])] if order else []
@@ -54,7 +59,8 @@ class BatchState:
         width = max(tokens.shape[1] for tokens, _ in parts)
         self.tokens = mx.concatenate([_widen(tokens, width) for tokens, _ in parts])
         self.lengths = mx.concatenate([lengths for _, lengths in parts])
-        self.sampling = SamplingBatch.of(self.sequences)
+        self.seen = self.lengths - 1
+        self.sampling = SamplingBatch.of(self.sequences, self.operation)
 
     def reserve(self, positions: int) -> None:
         """Make room for ``positions`` tokens a row."""
@@ -64,13 +70,14 @@ class BatchState:
 
     def pending(self) -> mx.array:
         """[B, 1]: each row's last known token, which the target has not seen yet."""
-        return mx.take_along_axis(self.tokens, self.lengths[:, None] - 1, axis=1)
+        return mx.take_along_axis(self.tokens, self.seen[:, None], axis=1)
 
     def append(self, samples: mx.array, accepted: mx.array) -> None:
         """Add ``samples[:, : accepted + 1]`` of [B, K + 1]; the rest is garbage past the end."""
         positions = self.lengths[:, None] + mx.arange(samples.shape[1], dtype=mx.int32)
         self.tokens = mx.put_along_axis(self.tokens, positions, samples, axis=1)
-        self.lengths = self.lengths + accepted + 1
+        self.seen = self.lengths + accepted
+        self.lengths = self.seen + 1
 
 
 def upload(

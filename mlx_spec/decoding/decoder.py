@@ -26,7 +26,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drivers import ahead, in_turn
 from mlx_spec.decoding.flight import StepOutput
-from mlx_spec.decoding.members import Members
+from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.setup import make_drafter, make_policy
@@ -34,6 +34,7 @@ from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.device_stream import DeviceStream
+from mlx_spec.model.kernel_binding import bound_sample
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
@@ -89,13 +90,16 @@ class SpeculativeDecoder:
         pair = measurements_of(model, draft_model) if known else PairMeasurements()
         self.policy = policy or make_policy(self.drafter, speculation, pair)
         self.meter = StepMeter()
+        self._most_draft = speculation.num_draft_tokens
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)
         for runner in self.runners:
             runner.pool.limit = self.limit
         with self.device.work():
-            self._state = BatchState()
-        self._members = Members(self.runner, self.drafter, self._state, self.meter, self.batching)
+            self._state = BatchState(operation=bound_sample(model))
+        self._members = Members(
+            self.runner, self.drafter, self._state, self.meter, self.batching, clock
+        )
         parts = StepParts(self.runner, self.drafter, self._state, tuple(rules))
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
@@ -121,6 +125,14 @@ class SpeculativeDecoder:
     def runners(self) -> tuple[ModelRunner, ...]:
         """The models that run here: the target, and those of the drafter."""
         return (self.runner, *self.drafter.runners)
+
+    @property
+    def margin(self) -> int:
+        """Positions past a row's end that steps may still write to.
+
+        The one in which it ends, and the one that was built on that: a draft and a token each.
+        """
+        return 2 * (self._most_draft + 1) + MARGIN
 
     @property
     def cost(self) -> RowCost:
@@ -204,7 +216,7 @@ class SpeculativeDecoder:
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence leave now; what a step in flight computes for it is dropped."""
-        self._members.leave(sequence)
+        self._stepper.leave(sequence)
         self._members.forget(sequence)
 
     def suspend(self, sequence: Sequence, *, save: bool) -> None:
@@ -217,7 +229,7 @@ class SpeculativeDecoder:
         """
         if sequence.holds_row:  # else a scheduler has preempted it
             sequence.preempt(self.clock())
-        self._members.leave(sequence, save=save)
+        self._stepper.leave(sequence, save=save)
 
     @property
     def saved_bytes(self) -> int:

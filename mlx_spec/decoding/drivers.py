@@ -6,34 +6,30 @@ has read what the device computed.
 
 from __future__ import annotations
 
-from mlx_spec.decoding.flight import Flight, Plan, StepOutput
+from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.step import choose, commit, propose, verify
 from mlx_spec.decoding.stepper import Stepper
 
 
 def ahead(step: Stepper) -> list[StepOutput]:
-    """Nobody needs the host: step n + 1 is built while step n computes."""
-    if step.flight is None:
-        if not step.change():
-            return []
-        step.launch(_build(step, step.plan()))
+    """Nobody needs the host: step n + 1 is built while step n computes, if there is one."""
     flight, following = step.flight, None
-    assert flight is not None
-    if step.members.settled:
+    if step.change():
         plan = step.plan()
         before = step.snapshot()
-        following = _build(step, plan)
-    outputs = step.read(flight)
+        draft = propose(step.parts, plan)
+        choice = choose(step.parts, draft, verify(step.parts, plan, draft))
+        following = commit(step.parts, plan, draft, choice)
+    if flight is not None:
+        step.read(flight)
     if following is not None:
-        if step.members.leaving or step.suspects:
-            step.restore(before)
-        else:
-            # Until the references go, launching would copy the whole cache.
-            before.clear()
+        if step.send() and (flight is None or step.holds(following)):
+            before.clear()  # while these references live, MLX would copy the whole cache
+            following.ahead = flight is not None
             step.launch(following)
-            step.meter.ahead += 1
-    step.check(flight)
-    return outputs
+        else:
+            step.restore(before)
+    return step.emit(flight) if flight else []
 
 
 def in_turn(step: Stepper) -> list[StepOutput]:
@@ -41,17 +37,12 @@ def in_turn(step: Stepper) -> list[StepOutput]:
     if not step.change():
         return []
     plan = step.plan()
+    if not step.send():
+        return []
     draft = propose(step.parts, plan)
     logits = verify(step.parts, plan, draft)
-    step.show(plan, draft, logits)
+    begun = step.show(plan, draft, logits)  # the host works while the target computes
     choice = choose(step.parts, draft, logits)
-    flight = step.launch(commit(step.parts, plan, draft, choice))
-    outputs = step.read(flight)
-    step.check(flight)
-    return outputs
-
-
-def _build(step: Stepper, plan: Plan) -> Flight:
-    draft = propose(step.parts, plan)
-    logits = verify(step.parts, plan, draft)
-    return commit(step.parts, plan, draft, choose(step.parts, draft, logits))
+    flight = step.launch(commit(step.parts, plan, draft, choice), begun)
+    step.read(flight)
+    return step.emit(flight)

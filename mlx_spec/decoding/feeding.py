@@ -74,6 +74,7 @@ class Feeder:
         batching: how many tokens are read at once, and what is kept of repeated beginnings.
         ride: known tokens that a row may lack when it is done.
         meter: hears what was read.
+        clock: seconds.
 
     Attributes:
         piece: texts are cut at multiples of this many tokens.
@@ -87,14 +88,18 @@ class Feeder:
         *,
         ride: int = 1,
         meter: PromptMeter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
         self.piece = _piece(runner, batching)
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
+        self._clock = clock
         self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
         self._rows: dict[Sequence, _FedRow] = {}
         self._unpublished: dict[Sequence, tuple[int, int]] = {}  # slot, tokens
+        # Published and perhaps not computed yet: to look at such blocks now would wait for them.
+        self._fresh: list[Sequence] = []
         self._flying = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
 
@@ -144,6 +149,7 @@ class Feeder:
         order = [*(s for s in sequences if s in seen), *leaders, *followers]
         if not self._rows:
             self._to_read = 0
+            self._fresh.clear()
         self._to_read += sum(sequence.length - 1 for sequence in order)
         for sequence in order:
             self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0))
@@ -180,6 +186,7 @@ class Feeder:
         """Keep what rows begin with that were read since: before any of them moves."""
         for sequence, (slot, seen) in self._unpublished.items():
             self.keep(slot, sequence, seen)
+        self._fresh += self._unpublished
         self._unpublished.clear()
 
     def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
@@ -199,6 +206,7 @@ class Feeder:
             self._runner.forward(self._read(part, slots))
             built += part.tokens
         self._finish(slots)
+        self._fresh.clear()
         return self._runner.chunk(built, self._meter.seconds) if built else None
 
     def compute(self, slots: Slots) -> None:
@@ -206,17 +214,18 @@ class Feeder:
 
         A pass is computed in pieces; after ``TURN`` seconds this returns, and goes on next time.
         """
-        started = time.perf_counter()
+        started = self._clock()
         budget, built, self._flying = pass_size(self._batching.prefill_step_size), 0, 0
-        while self._runner.proceed(started + TURN - time.perf_counter()):
+        while self._runner.proceed(started + TURN - self._clock()):
             self._finish(slots)
             self.publish()
+            self._fresh.clear()
             part = self._next(slots, budget, budget - built)
             if part is None:
                 break
             self._runner.begin(self._read(part, slots))
             built += part.tokens
-        self._meter.seconds(time.perf_counter() - started)
+        self._meter.seconds(self._clock() - started)
 
     def _next(self, slots: Slots, budget: int, left: int) -> _FedPass | None:
         """The first row to be read, and neighbours of it that stand at the same place.
@@ -270,7 +279,8 @@ class Feeder:
         if len(own) < least:
             return False
         before = takewhile(lambda other: other is not row, self._rows.values())
-        coming = [*self._unpublished, *(other.sequence for other in before if not other.done)]
+        coming = [*self._unpublished, *self._fresh]
+        coming += [other.sequence for other in before if not other.done]
         # Equal keys of a block mean equal beginnings up to its end.
         return any(self._keys(other)[least - 1 : least] == own[-1:] for other in coming)
 

@@ -1,7 +1,7 @@
 """A step on its way: what it may take, what was built, what came out.
 
-``Plan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput`` what
-the host read of it for one sequence.
+``StepPlan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput``
+what the host read of it for one sequence.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ class StepOutput:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What the next step may take.
 
     Attributes:
         rows: those that take part, in slot order.
         lengths: draft length of each row; 0 where the drafter cannot draft for it yet.
         shortest, longest: the host's bounds on the rows' known tokens.
-        joined: whether rows take part that the step before did not have.
         reading: what the drafter reads before it drafts, described and not launched.
     """
 
@@ -47,7 +46,6 @@ class Plan:
     lengths: list[int]
     shortest: int
     longest: int
-    joined: bool = False
     reading: Chunk | None = None
 
 
@@ -63,20 +61,27 @@ class Flight:
         packed: [B, K + 3] int32: accepted count or ``NO_NUMBERS``, how many draft tokens counted,
             then the target's samples.
         known: [B] int32, the rows' known tokens after it.
-        clean: its time tells what such a step costs.
         reading: what is launched before it, for the drafter.
         launched: when it was, in seconds of the decoder's clock.
-        gone: rows that left after it was built: what it computes for them is nobody's.
+        ahead: whether it was built while the one before computed.
+        gone: rows that left since it was built, or are tried again: what it says of them is
+            nobody's.
+        results: ``packed`` as lists, once it was read.
+        seconds: what it took on the device, once it was read.
+        clean: whether these hold no other work.
     """
 
     rows: list[Sequence]
     lengths: list[int]
     packed: mx.array
     known: mx.array
-    clean: bool
     reading: Chunk | None = None
     launched: float = 0.0
+    ahead: bool = False
     gone: set[Sequence] = field(default_factory=set)
+    results: list[list[int]] = field(default_factory=list)
+    seconds: float = 0.0
+    clean: bool = True
 
     @property
     def width(self) -> int:

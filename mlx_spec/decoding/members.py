@@ -1,14 +1,14 @@
 """Who holds which slot: rows that decode, rows whose prompts are being fed, those to come and go.
 
 Decoding rows hold the first slots, rows being fed the ones after them, in the order in which they
-will join. Everything here happens at step boundaries, when no step is in flight.
+will join. Everything here is described behind the step in flight and never waits for it: that one
+has rows of its own.
 """
 
 from __future__ import annotations
 
 import time
-
-import mlx.core as mx
+from collections.abc import Callable
 
 from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.pool import SlotSize, fill_holes
@@ -32,6 +32,7 @@ class Members:
     Args:
         runner, drafter, state, meter: the decoder's own.
         batching: rows, and how many prompt tokens are fed at once.
+        clock: seconds.
 
     Attributes:
         feeder: reads the prompts of those that do not decode yet.
@@ -44,8 +45,9 @@ class Members:
         state: BatchState,
         meter: StepMeter,
         batching: BatchingConfig,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter))
+        self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter), clock=clock)
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
@@ -63,11 +65,6 @@ class Members:
     def cached(self) -> list[int]:
         """Tokens that each row's slot holds, in slot order."""
         return [sequence.length - 1 for sequence in self._state.sequences] + self.feeder.cached
-
-    @property
-    def settled(self) -> bool:
-        """Whether the next step has the same rows and no prompt is being fed."""
-        return not (self.waiting or self.leaving or self.feeder.sequences)
 
     def leave(self, sequence: Sequence, *, save: bool = False) -> None:
         """Let a sequence go at the next boundary; ``save`` keeps its K/V for its return."""
@@ -102,47 +99,44 @@ class Members:
         """Bytes of repeated beginnings kept."""
         return self.feeder.prefix_bytes + self._drafter.prefix_bytes
 
-    def change(self) -> None:
-        """Let rows leave and newcomers take slots."""
+    def change(self, flying: int = 0) -> None:
+        """Let rows leave and newcomers take slots.
+
+        Args:
+            flying: tokens that a row may gain by the step in flight, which the host does not know.
+        """
         self.feeder.publish()
         if self.leaving:
             self._release()
         if self.size is not None:
             members = [*self._state.sequences, *self.feeder.sequences, *self.waiting]
-            needed = max((sequence.length for sequence in members), default=0) + MARGIN
+            needed = max((sequence.length for sequence in members), default=0) + flying + MARGIN
             for runner in (self._runner, *self._drafter.runners):
                 runner.pool.fit(self.size, needed)
             self.size = None
         if self.waiting:
             self._admit()
 
-    def fill(self) -> bool:
-        """Feed prompts, up to one chunk; return whether rows joined the decoding ones.
+    def fill(self) -> list[Chunk]:
+        """Feed prompts; rows that are fed join the decoding ones.
 
-        While rows decode a chunk is at most ``prefill_interleave`` tokens.
+        Returns:
+            Where rows decode, the chunk of at most ``prefill_interleave`` tokens that is to be
+            launched before their next step; where none do, what is read is computed here.
         """
         fed = self.feeder.sequences
         if not fed:
-            return False
+            return []
         slots = {sequence: slot for slot, sequence in enumerate(fed, start=len(self._state))}
+        chunk = None
         if self._state.sequences:
             chunk = self.feeder.build(slots, self._interleave)
-            if chunk is not None and not self._computed(chunk):
-                return False
         else:
             self.feeder.compute(slots)
         done = list(self.feeder.take(in_order=True))
         if done:
             self._join(done)
-        return bool(done)
-
-    def _computed(self, chunk: Chunk) -> bool:
-        started = time.perf_counter()
-        if not chunk.launch(self.feeder.stopping):
-            return False
-        mx.eval(chunk.marker)
-        chunk.done(time.perf_counter() - started)
-        return True
+        return [] if chunk is None else [chunk]
 
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""

@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import DraftContext, Drafter
-from mlx_spec.decoding.flight import Flight, Plan
+from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -64,7 +64,7 @@ class Choice:
     accepted: mx.array
 
 
-def propose(parts: StepParts, plan: Plan) -> Proposal:
+def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
     state, count = parts.state, max(plan.lengths)
     counted = mx.array(plan.lengths, mx.int32)
@@ -87,14 +87,14 @@ def propose(parts: StepParts, plan: Plan) -> Proposal:
     return Proposal(draft.tokens, plan.lengths, counted)
 
 
-def verify(parts: StepParts, plan: Plan, draft: Proposal) -> mx.array:
+def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     """Logits [B, K + 1, V] of the target after each pending token and its draft."""
     state, count = parts.state, draft.tokens.shape[1]
     ragged = min(draft.lengths) < count
     return parts.runner.forward(
         Rows(
             mx.concatenate([state.pending(), draft.tokens], axis=1),
-            state.lengths - 1,
+            state.seen,
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
             counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
@@ -108,12 +108,13 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.rules, logits, context)
-    samples, tops = state.sampling.choose_with_tops(logits, positions)
+    sampled = state.sampling.sample(logits, positions, tops=True)
+    samples = sampled.tokens
     accepted = count_accepted(draft.tokens, samples, draft.counted)
-    return Choice(samples, refuse_nan(accepted, tops))
+    return Choice(samples, refuse_nan(accepted, sampled.tops))
 
 
-def commit(parts: StepParts, plan: Plan, draft: Proposal, choice: Choice) -> Flight:
+def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
     parts.runner.commit(choice.accepted + 1)
     parts.state.append(choice.samples, choice.accepted)
@@ -122,7 +123,5 @@ def commit(parts: StepParts, plan: Plan, draft: Proposal, choice: Choice) -> Fli
         draft.lengths,
         mx.concatenate([choice.accepted[:, None], draft.counted[:, None], choice.samples], axis=1),
         parts.state.lengths,
-        # A plain step asks nothing of the drafter, whoever has just joined.
-        clean=plan.reading is None and not (plan.joined and max(draft.lengths)),
-        reading=plan.reading,
+        plan.reading,
     )

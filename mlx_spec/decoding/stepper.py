@@ -15,13 +15,16 @@ import mlx.core as mx
 
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.report import StepReport
-from mlx_spec.decoding.flight import Flight, Plan, StepOutput
+from mlx_spec.decoding.acceptance import NO_NUMBERS
+from mlx_spec.decoding.flight import Flight, StepOutput, StepPlan
 from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.step import Proposal, StepParts
 from mlx_spec.decoding.suspects import Suspects
-from mlx_spec.model.pace import Chunk
+from mlx_spec.decoding.timeline import Timeline
+from mlx_spec.model.pace import Chunk, on_cpu
+from mlx_spec.sequence import Sequence
 
 
 class Stepper:
@@ -37,7 +40,6 @@ class Stepper:
     Attributes:
         flight: the step that computes, if any.
         suspects: rows whose last logits were no numbers.
-        ready: when the last step's work was done, in seconds of the clock.
         draft_length: of the last step, in tokens: the longest of its rows'.
         debug: check every row's K/V against a lone cache after every step (slow).
     """
@@ -54,32 +56,46 @@ class Stepper:
         self.clock = clock
         self.flight: Flight | None = None
         self.suspects = Suspects()
-        self.ready = 0.0
         self.draft_length = 0
         self.debug = False
-        self._joined = False
+        self._timeline = Timeline(clock)
+        self._described: list[Chunk] = []  # chunks that are not launched yet, in their order
+        self._fed = False  # whether the next step's chunks are on their way: the last was dropped
 
     def change(self) -> bool:
-        """Let rows leave, join and be fed; whether any decode now."""
-        self.members.change()
-        self._joined = self.members.fill()
-        self.suspects.clear_slots(self.parts.state, self.parts.runner.pool)
-        if self.parts.state.sequences and not self.members.feeder.stopping():
-            return True
-        self.ready = self.clock()
-        return False
+        """Let rows leave, join and be fed, behind a step in flight; whether any decode then."""
+        flight = self.flight
+        self.members.change(flying=flight.width if flight else 0)
+        self._fed &= bool(self.parts.state.sequences)
+        if not self._fed:
+            self._described += self.members.fill()
+        if flight is None:
+            self.suspects.clear_slots(self.parts.state, self.parts.runner.pool)
+        return bool(self.parts.state.sequences) and not self.members.feeder.stopping()
 
-    def plan(self) -> Plan:
+    @property
+    def ready(self) -> float:
+        """When the last work was done, in seconds of the clock."""
+        return self._timeline.end
+
+    def leave(self, sequence: Sequence, *, save: bool = False) -> None:
+        """Let a sequence go; what a step in flight computes for it is nobody's."""
+        self.members.leave(sequence, save=save)
+        if self.flight is not None:
+            self.flight.gone.add(sequence)
+
+    def plan(self) -> StepPlan:
         """What the next step may take, with room made for it.
 
         Asked before the snapshot: while that holds the old arrays of all layers, growing them
         would keep old and new side by side.
         """
-        state = self.parts.state
+        state, flight = self.parts.state, self.flight
         rows = list(state.sequences)
-        gained = self.flight.width if self.flight else 0
-        shortest = min(row.length for row in rows) + (1 if gained else 0)
-        longest = max(row.length for row in rows) + gained
+        flying = flight.rows if flight else ()
+        gains = {row: flight.width for row in flying if row not in flight.gone} if flight else {}
+        shortest = min(row.length + (row in gains) for row in rows)
+        longest = max(row.length + gains.get(row, 0) for row in rows)
         lengths = self.policy.choose(rows)
         if self.suspects:
             lengths = [0] * len(lengths)
@@ -88,75 +104,125 @@ class Stepper:
             runner.pool.reserve(positions)
         state.reserve(positions)
         lengths, reading = self._read_ahead(lengths)
-        joined, self._joined = self._joined, False
-        return Plan(rows, lengths, shortest, longest, joined, reading)
+        self._fed = False
+        if reading is not None:
+            self._described.append(reading)
+        return StepPlan(rows, lengths, shortest, longest, reading)
 
     def _read_ahead(self, lengths: list[int]) -> tuple[list[int], Chunk | None]:
         """Draft lengths of the rows that the drafter covers, once it reads on for the others."""
         if max(lengths) == 0:  # a plain step asks nothing of the drafter
             return lengths, None
-        reading = self.parts.drafter.feed(1 if self.flight else 0)
+        reading = None if self._fed else self.parts.drafter.feed(1 if self.flight else 0)
         covered = self.parts.drafter.covers()
         if covered is not None:
             lengths = [k if known else 0 for k, known in zip(lengths, covered, strict=True)]
         return lengths, reading
 
-    def launch(self, flight: Flight) -> Flight:
-        """Start computing a step without waiting for it."""
-        # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
-        flight.launched = self.clock()
-        parts = self.parts
-        if flight.reading is not None:
-            flight.reading.launch(self.members.feeder.stopping)
-            flight.reading = None
-        # The drafter's caches too: nothing that a step emits may depend on what it has read.
-        pools = [runner.pool.arrays for runner in (parts.runner, *parts.drafter.runners)]
-        mx.async_eval(  # type: ignore[no-untyped-call]
-            flight.packed, parts.state.lengths, parts.state.tokens, pools
-        )
-        self.flight = flight
-        return flight
+    def send(self) -> bool:
+        """Launch the chunks that were described; whether all are on their way.
 
-    def show(self, plan: Plan, draft: Proposal, logits: mx.array) -> None:
-        """Read the draft for the rules that must see it, while the target computes."""
+        Not where ``stopping`` says that nobody wants them any more.
+        """
+        while self._described:
+            launched = self.clock()
+            if not self._described[0].launch(self.members.feeder.stopping):
+                return False
+            self._timeline.add(self._described.pop(0), launched)
+        if on_cpu():
+            # async_eval computes most of a chunk before it returns: nothing is lost, and when the
+            # chunk ended is known.
+            self._timeline.wait()
+        return True
+
+    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> float:
+        """Launch a draft and its verification, and read it for the rules that must see it.
+
+        Returns:
+            When it was launched.
+        """
+        begun = self.clock()
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
         seeing = [rule for rule in self.parts.rules if rule.needs_host]
         if seeing:
             guesses = cast("list[list[int]]", draft.tokens.tolist())
             for rule in seeing:
                 rule.see(plan.rows, guesses)
+        return begun
 
-    def read(self, flight: Flight) -> list[StepOutput]:
-        """Wait for a step, and hand each row the tokens it gained."""
-        # The one place where the host waits for the device.
-        results = cast("list[list[int]]", flight.packed.tolist())
+    def launch(self, flight: Flight, begun: float | None = None) -> Flight:
+        """Start computing a step, or its last phases, without waiting for it."""
+        # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
+        flight.launched = self.clock() if begun is None else begun
+        flight.gone |= self.members.leaving
+        parts = self.parts
+        # The drafter's caches too: nothing that a step emits may depend on what it has read.
+        pools = [runner.pool.arrays for runner in (parts.runner, *parts.drafter.runners)]
+        mx.async_eval(  # type: ignore[no-untyped-call]
+            flight.packed, parts.state.lengths, parts.state.seen, parts.state.tokens, pools
+        )
+        self.flight = flight
+        return flight
+
+    def read(self, flight: Flight) -> None:
+        """Wait for a step, and see who ends in it."""
+        # The one place where the host waits for the device: for what was launched before, too.
+        flight.clean = self._timeline.wait()
+        flight.results = cast("list[list[int]]", flight.packed.tolist())
         self.flight = None
-        self.ready = self.clock()
-        seconds = self.ready - flight.launched
-        self.draft_length = max(flight.lengths)
-        accepted = [max(0, result[0]) for result in results]
-        counted = [result[1] for result in results]
-        outputs = []
-        for sequence, (count, drafted, *samples) in zip(flight.rows, results, strict=True):
-            if sequence in self.members.leaving:
+        flight.seconds = self._timeline.finish(flight.launched)
+        for sequence, (count, _, *samples) in zip(flight.rows, flight.results, strict=True):
+            if sequence in flight.gone:
                 continue
             if not self.suspects.judge(sequence, count):
+                flight.gone.add(sequence)  # for this once
+            elif sequence.finish_reason or sequence.ends(samples[: count + 1]):
+                self.members.leave(sequence)
+
+    def holds(self, following: Flight) -> bool:
+        """Whether a step that was built ahead is worth launching, now that the last one is read.
+
+        Rows that have ended meanwhile are computed once past their end.
+        """
+        ended = len(self.members.leaving.intersection(following.rows))
+        return not self.suspects and 2 * ended < len(following.rows)
+
+    def emit(self, flight: Flight) -> list[StepOutput]:
+        """Hand each row the tokens it gained; what is counted is counted here."""
+        outputs, accepted = [], []
+        for sequence, (count, drafted, *samples) in zip(flight.rows, flight.results, strict=True):
+            accepted.append(NO_NUMBERS if sequence in flight.gone else count)
+            if sequence in flight.gone:
                 continue
             tokens = sequence.extend(samples[: count + 1])
             kept = max(0, min(count, len(tokens)))
             if sequence.finish_reason:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
-                self.members.leave(sequence)
+                self.leave(sequence)
             sequence.count(drafted, kept)
             outputs.append(StepOutput(sequence, tokens, drafted, kept))
+        self._note(flight, accepted)
+        self.meter.step(flight.lengths, outputs, flight.seconds)
+        self.meter.ahead += flight.ahead
+        if self.debug:
+            self.check(flight)
+        return outputs
+
+    def _note(self, flight: Flight, accepted: list[int]) -> None:
+        """Let the policy learn from a step."""
+        self.draft_length = max(flight.lengths)
         self.policy.observe(
             StepReport(
-                flight.rows, counted, accepted, seconds, flight.clean, longest=self.draft_length
+                flight.rows,
+                [result[1] for result in flight.results],
+                accepted,
+                flight.seconds,
+                flight.clean,
+                reading=flight.reading.seconds if flight.reading else 0.0,
+                longest=self.draft_length,
             )
         )
-        self.meter.step(flight.lengths, outputs, seconds)
-        return outputs
 
     def land(self) -> None:
         """Wait for a step in flight; nobody wants what it says."""
@@ -168,7 +234,7 @@ class Stepper:
         """All that building a step changes, by reference."""
         parts = self.parts
         return {
-            "state": (parts.state.tokens, parts.state.lengths),
+            "state": (parts.state.tokens, parts.state.lengths, parts.state.seen),
             "target": parts.runner.pool.snapshot(),
             "drafter": parts.drafter.snapshot(),
         }
@@ -176,14 +242,14 @@ class Stepper:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Forget a step that was built and never launched."""
         parts = self.parts
-        parts.state.tokens, parts.state.lengths = snapshot["state"]
+        parts.state.tokens, parts.state.lengths, parts.state.seen = snapshot["state"]
         parts.runner.pool.restore(snapshot["target"])
         parts.drafter.restore(snapshot["drafter"])
         self.policy.forget()
+        self._fed = True
 
     def check(self, flight: Flight) -> None:
-        """In debug mode: what must hold after a step was read."""
-        if self.debug:
-            leaving, rows = self.members.leaving, self.parts.state.sequences
-            check_lengths(flight.known, flight.rows, leaving)
-            check_rows(self.parts.runner, rows, leaving)
+        """What must hold after a step was read, whatever is in flight by now."""
+        leaving, rows = self.members.leaving, self.parts.state.sequences
+        check_lengths(flight.known, flight.rows, flight.gone | leaving)
+        check_rows(self.parts.runner, rows, leaving)

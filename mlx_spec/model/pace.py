@@ -116,12 +116,14 @@ class Chunk:
     Attributes:
         marker: a tiny array that is there when all is computed. Nothing else refers to it, and it
             refers to no cache (donation trap).
+        seconds: what it took, once that is known.
     """
 
     def __init__(
         self, layers: Seq[Seq[mx.array]], tokens: int, done: Callable[[float], None]
     ) -> None:
         self.tokens, self.done = tokens, done
+        self.seconds = 0.0
         last = layers[-1][-1]
         self.marker = last[(0,) * last.ndim] + 0
         self._layers = [list(arrays) for arrays in layers]

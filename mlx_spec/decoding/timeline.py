@@ -1,0 +1,67 @@
+"""``Timeline``: how long each work on the device took, without stopping the device.
+
+Works run in the order in which they were launched: chunk, step, chunk, step. Each leaves a marker,
+a tiny array that is there when it is done, and the host waits for one marker after the other::
+
+    host     launch c, s                wait c     wait s
+               |  |                        .          .
+    device     [========= chunk ==========][== step ==]
+               max(launch, end before)    end        end
+
+So ``seconds = end - max(launch, end of the work before)``. A marker is a copy, never a handle to a
+cache: that would make the next write copy the whole buffer (``cache.dense``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from mlx_spec.model.pace import Chunk, on_cpu
+
+# Seconds; a wait that took less found the work done: when it ended is then not known.
+NO_WAIT = 5e-5
+
+
+class Timeline:
+    """Works on one device, in launch order.
+
+    Args:
+        clock: seconds.
+
+    Attributes:
+        end: when the last work that was waited for was done.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.end = 0.0
+        self._clock = clock
+        self._chunks: deque[tuple[Chunk, float]] = deque()
+
+    def add(self, chunk: Chunk, launched: float) -> None:
+        """A chunk was launched."""
+        self._chunks.append((chunk, launched))
+
+    def wait(self) -> bool:
+        """Wait for all chunks launched so far, and tell each its seconds.
+
+        Returns:
+            Whether the last one's end was seen as it happened, so that what comes after it can be
+            timed.
+        """
+        seen = True
+        while self._chunks:
+            chunk, launched = self._chunks.popleft()
+            asked = self._clock()
+            mx.eval(chunk.marker)
+            chunk.seconds = self.finish(launched)
+            chunk.done(chunk.seconds)
+            seen = on_cpu() or self.end - asked > NO_WAIT
+        return seen
+
+    def finish(self, launched: float) -> float:
+        """A work is done now; the seconds that it took."""
+        begun, self.end = max(launched, self.end), self._clock()
+        return self.end - begun
