@@ -20,6 +20,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
+from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
@@ -59,6 +60,7 @@ class ModelRunner:
     """
 
     def __init__(self, model: Any, max_slots: int) -> None:
+        quicken(model)
         self.support = require(model)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
