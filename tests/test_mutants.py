@@ -19,7 +19,6 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
-from mlx_spec.decoding import sampler as sampler_module
 from mlx_spec.decoding import step as step_module
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.decoder import SpeculativeDecoder
@@ -136,20 +135,20 @@ def rows_stay_after_leave(patch: Patch) -> None:
 def noise_by_row(patch: Patch) -> None:
     """The noise depends on the row a request happens to sit in."""
 
-    def wrong(logits: mx.array, positions: mx.array, *args: Any, **options: Any) -> Any:
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **options: Any) -> Any:
         rows = mx.arange(positions.shape[0])[:, None]
-        return SAMPLE(logits, positions + 1000 * rows, *args, **options)
+        return SAMPLE(self, logits, positions + 1000 * rows, **options)
 
-    patch.setattr(sampler_module, "sample", wrong)
+    patch.setattr(SamplingBatch, "sample", wrong)
 
 
 def noise_by_place_in_step(patch: Patch) -> None:
     """The noise depends on the place within the verify pass, not on the position."""
 
-    def wrong(logits: mx.array, positions: mx.array, *args: Any, **options: Any) -> Any:
-        return SAMPLE(logits, positions - positions[:, :1], *args, **options)
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **options: Any) -> Any:
+        return SAMPLE(self, logits, positions - positions[:, :1], **options)
 
-    patch.setattr(sampler_module, "sample", wrong)
+    patch.setattr(SamplingBatch, "sample", wrong)
 
 
 def options_of_the_first_row(patch: Patch) -> None:
@@ -179,7 +178,7 @@ def ends_only_after_a_run(patch: Patch) -> None:
 
 APPEND = BatchState.append
 COUNT = step_module.count_accepted
-SAMPLE = sampler_module.sample
+SAMPLE = SamplingBatch.sample
 
 MUTANTS: list[tuple[Callable[[Patch], None], bool]] = [
     (shared_offset, False),

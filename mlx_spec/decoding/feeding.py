@@ -328,4 +328,4 @@ class Feeder:
 def _piece(runner: ModelRunner, batching: BatchingConfig) -> int:
     """Tokens between two cuts: what both kinds of pass may take at this machine's pace."""
     most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
-    return power_of_two(runner.timely(most))
+    return runner.piece(most)
