@@ -5,6 +5,9 @@ python scripts/options_table.py > docs/options.md
 
 from __future__ import annotations
 
+from typing import Any
+
+from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import Option, options_of
 from mlx_spec.pipeline.stages import STAGES
@@ -41,6 +44,15 @@ def _help(one: Option) -> str:
     return f"{one.help}{choices}".replace("|", "\\|")
 
 
+def _rows(record: type[Any]) -> list[str]:
+    """A table of a record's options."""
+    cells = [
+        (_flags(one), _code(one.name), _default(one), _help(one))
+        for one in options_of(record).values()
+    ]
+    return [STAGE_COLUMNS, *(f"| {' | '.join(row)} |" for row in cells), ""]
+
+
 def document() -> str:
     """The whole page."""
     parts = [HEAD]
@@ -52,16 +64,10 @@ def document() -> str:
             cells = (_flags(one), _code(one.name), _default(one), goes, _help(one))
             parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
+    parts += ["## Of runs over files\n", "Not keys of a config.\n", *_rows(FileOptions)]
     for kind, stage in STAGES.items():
-        parts += [
-            f"## Of the stage `{kind}`\n",
-            f"{stage.about[0].upper()}{stage.about[1:]}.\n",
-            STAGE_COLUMNS,
-        ]
-        for one in options_of(stage).values():
-            cells = (_flags(one), _code(one.name), _default(one), _help(one))
-            parts.append(f"| {' | '.join(cells)} |")
-        parts.append("")
+        about = f"{stage.about[0].upper()}{stage.about[1:]}.\n"
+        parts += [f"## Of the stage `{kind}`\n", about, *_rows(stage)]
     return "\n".join(parts)
 
 

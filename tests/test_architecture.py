@@ -11,8 +11,10 @@ way of others.
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +50,13 @@ COMMON = {
     "text_files",
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-# The Metal kernels are a package of their own beside ours: they know nothing of us.
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+SOURCES = sorted(
+    path
+    for folder in ("mlx_spec", "metal_kernels", "tests", "scripts", "examples")
+    for path in (ROOT.parent / folder).rglob("*.py")
+)
+MOST_LINES, MOST_OF_A_FUNCTION = 350, 50
 
 
 def room(path: Path) -> str:
@@ -230,6 +237,44 @@ def test_no_import_circle() -> None:
             break
         needs = in_middle
     assert not needs
+
+
+def test_files_and_functions_are_small() -> None:
+    """A file is read at one sitting, a function on one screen (what it says of itself apart)."""
+    large = []
+    for path in SOURCES:
+        text, place = path.read_text(encoding="utf-8"), path.relative_to(ROOT.parent)
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            large.append(f"{place}: {lines} lines")
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, functions) and (lines := lines_of(node)) >= MOST_OF_A_FUNCTION:
+                large.append(f"{place}: {node.name}: {lines} lines")
+    assert large == []
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is None:
+        return lines
+    return lines - ((first.end_lineno or 0) - first.lineno + 1)
+
+
+def test_most_files_are_short() -> None:
+    lengths = [len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in FILES]
+    assert statistics.median(lengths) <= 125
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in (path.relative_to(ROOT.parent) for path in SOURCES):
+        if path.parts[0] in ("mlx_spec", "metal_kernels"):
+            for node in ast.parse((ROOT.parent / path).read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    places[node.name.lstrip("_")].append(str(path))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
 def test_what_quick_leaves_out_exists() -> None:

@@ -36,7 +36,7 @@ from tests.models import make_model
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, run_jobs, target, wrong_rows
 
 REFERENCES = {name: operation.reference for name, operation in OPERATIONS.items()}
-BOUND = {
+BOUND: dict[str, dict[str, int]] = {
     "llama": {"rms_norm": 5, "add_rms_norm": 2, "rope": 2, "attention": 2},
     "qwen3": {"rms_norm": 9, "add_rms_norm": 2, "rope": 2, "norm_rope": 2, "attention": 2},
     "qwen3_moe": {"rms_norm": 9, "add_rms_norm": 2, "rope": 2, "norm_rope": 2, "attention": 2},
@@ -44,11 +44,13 @@ BOUND = {
     "olmo2": {"rms_norm": 9, "rope": 2, "attention": 2},
     "starcoder2": {"rope": 2, "attention": 2},
 }
+for operations in BOUND.values():
+    operations["sample"] = 1  # the model itself
 
 
-def decode(family: str, count: int = 7) -> list[int]:
+def decode(family: str, count: int = 7, *, sampled: bool = False) -> list[int]:
     """Rows of a speculating batch of three that differ from what the target alone says."""
-    jobs = make_jobs(family, False, count)
+    jobs = make_jobs(family, sampled, count)
     decoder = SpeculativeDecoder(
         target(family),
         draft_model=noisy_draft(family),
@@ -101,15 +103,18 @@ def test_a_speculating_batch_says_the_same_with_references_bound(family: str) ->
 @pytest.mark.skipif(metal_sim.unavailable() is not None, reason=metal_sim.unavailable() or "")
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_speculating_batch_says_the_same_with_kernels_bound(family: str) -> None:
+    sampled = family == "llama"
+    make_jobs(family, sampled, 4)  # what is expected comes from the model as it is
     with (
         metal_sim.installed() as simulator,
         bind_kernels(target(family), "metal") as binding,
         bind_kernels(noisy_draft(family), "metal"),
     ):
         assert binding.bound == BOUND[family]
-        assert decode(family, 4) == []
+        assert decode(family, 4, sampled=sampled) == []
         ran = Counter(launch.kernel for launch in simulator.launches)
     fused = {"norm_rope"} if family == "qwen3" else {"rope"}
+    fused |= {"sample_race", "sample_cut"} if sampled else set()
     assert {"attention", "add_rms_norm", "rms_norm", *fused} <= set(ran)
 
 
@@ -230,7 +235,7 @@ def test_scaled_rotations_turn_alike(scaling: dict[str, Any] | None) -> None:
     x = normal(3, 2, 4, 16)
     expected = [module(x), module(x, offset=mx.array([5, 0, 40])), module(x, offset=7)]
     with bind_operations(module, REFERENCES) as binding:
-        assert binding.bound == {"rope": 1}
+        assert binding.bound == {"rope": 1, "sample": 1}
         ours = [module(x), module(x, offset=mx.array([5, 0, 40])), module(x, offset=7)]
     for one, other in zip(ours, expected, strict=True):
         assert error(one, other) <= 4e-5
@@ -245,7 +250,7 @@ def test_rotations_that_do_more_stay_mlx_lms() -> None:
         "long_factor": [2.0] * 8,
     }
     module = initialize_rope(16, 10000.0, False, longrope, 512)
-    assert bind_operations(module, REFERENCES).bound == {}
+    assert bind_operations(module, REFERENCES).bound == {"sample": 1}
 
 
 def slots(width: int, *, uniform: bool = False) -> DenseKVCache:

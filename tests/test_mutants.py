@@ -134,34 +134,32 @@ def rows_stay_after_leave(patch: Patch) -> None:
 
 def noise_by_row(patch: Patch) -> None:
     """The noise depends on the row a request happens to sit in."""
-    right = SamplingBatch.choose
 
-    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array) -> mx.array:
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **options: Any) -> Any:
         rows = mx.arange(positions.shape[0])[:, None]
-        return right(self, logits, positions + 1000 * rows)
+        return SAMPLE(self, logits, positions + 1000 * rows, **options)
 
-    patch.setattr(SamplingBatch, "choose", wrong)
+    patch.setattr(SamplingBatch, "sample", wrong)
 
 
 def noise_by_place_in_step(patch: Patch) -> None:
     """The noise depends on the place within the verify pass, not on the position."""
-    right = SamplingBatch.choose
 
-    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array) -> mx.array:
-        return right(self, logits, positions - positions[:, :1])
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **options: Any) -> Any:
+        return SAMPLE(self, logits, positions - positions[:, :1], **options)
 
-    patch.setattr(SamplingBatch, "choose", wrong)
+    patch.setattr(SamplingBatch, "sample", wrong)
 
 
 def options_of_the_first_row(patch: Patch) -> None:
     """One sampler for all rows."""
     right = SamplingBatch.of.__func__  # type: ignore[attr-defined]
 
-    def wrong(cls: type, sequences: Any) -> SamplingBatch:
+    def wrong(cls: type, sequences: Any, *more: Any) -> SamplingBatch:
         same = [copy(sequence) for sequence in sequences]
         for sequence in same:
             sequence.sampling = same[0].sampling
-        made: SamplingBatch = right(cls, same)
+        made: SamplingBatch = right(cls, same, *more)
         return made
 
     patch.setattr(SamplingBatch, "of", classmethod(wrong))
@@ -180,6 +178,7 @@ def ends_only_after_a_run(patch: Patch) -> None:
 
 APPEND = BatchState.append
 COUNT = step_module.count_accepted
+SAMPLE = SamplingBatch.sample
 
 MUTANTS: list[tuple[Callable[[Patch], None], bool]] = [
     (shared_offset, False),

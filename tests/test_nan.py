@@ -132,7 +132,7 @@ def test_what_counts_as_no_numbers(kind: str, vocabulary: int, options: dict[str
     logits[4, :, 7:] = -mx.inf  # a model's own mask
     logits[5] = mx.nan
     batch = batch_of([{}, options] * 3)
-    _, tops = batch.choose_with_tops(logits, mx.zeros((6, 3), mx.int32))
+    tops = batch.sample(logits, mx.zeros((6, 3), mx.int32), tops=True).tops
     accepted = refuse_nan(mx.array([2, 2, 0, 1, 2, 0]), tops)
     assert accepted.tolist() == [2, NO_NUMBERS, NO_NUMBERS, NO_NUMBERS, 2, NO_NUMBERS]
 

@@ -34,10 +34,11 @@ def count_accepted(draft: mx.array, samples: mx.array, lengths: mx.array | None)
     return mx.cumprod(agree.astype(mx.int32), axis=1).sum(axis=1)
 
 
-def refuse_nan(accepted: mx.array, tops: mx.array) -> mx.array:
+def refuse_nan(accepted: mx.array, tops: mx.array | None) -> mx.array:
     """``accepted`` [B], or ``NO_NUMBERS`` for rows whose largest logits [B, N] are not all finite.
 
     NaN passes through a maximum; -inf below it may be a model's own mask.
     """
+    assert tops is not None
     sound = mx.isfinite(tops).all(axis=1)
     return mx.where(sound, accepted, NO_NUMBERS)

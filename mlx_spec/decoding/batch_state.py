@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_spec.cache.pool import POSITION_STEP
-from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.decoding.sampler import Sample, SamplingBatch
 from mlx_spec.sequence import Sequence
 
 
@@ -29,6 +29,7 @@ class BatchState:
         seen: [B] int32, known tokens that the target's cache holds. The others are pending and
             open the next verify pass: one a row today, ``lengths - 1`` are seen.
         sampling: the rows' options.
+        operation: what chooses tokens; None for the reference.
     """
 
     sequences: list[Sequence] = field(default_factory=list)
@@ -36,6 +37,7 @@ class BatchState:
     lengths: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
     seen: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
     sampling: SamplingBatch = field(default_factory=lambda: SamplingBatch.of([]))
+    operation: Sample | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -58,7 +60,7 @@ class BatchState:
         self.tokens = mx.concatenate([_widen(tokens, width) for tokens, _ in parts])
         self.lengths = mx.concatenate([lengths for _, lengths in parts])
         self.seen = self.lengths - 1
-        self.sampling = SamplingBatch.of(self.sequences)
+        self.sampling = SamplingBatch.of(self.sequences, self.operation)
 
     def reserve(self, positions: int) -> None:
         """Make room for ``positions`` tokens a row."""

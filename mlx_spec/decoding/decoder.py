@@ -34,6 +34,7 @@ from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.device_stream import DeviceStream
+from mlx_spec.model.kernel_binding import bound_sample
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
@@ -95,7 +96,7 @@ class SpeculativeDecoder:
         for runner in self.runners:
             runner.pool.limit = self.limit
         with self.device.work():
-            self._state = BatchState()
+            self._state = BatchState(operation=bound_sample(model))
         self._members = Members(
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )

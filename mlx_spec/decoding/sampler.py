@@ -9,13 +9,19 @@ How it is done is ``metal_kernels.sample``'s affair.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import mlx.core as mx
 
-from metal_kernels import SampleRows, sample
+import metal_kernels
+from metal_kernels import Sampled, SampleRows
 from mlx_spec.sequence import Sequence
+
+Sample: TypeAlias = Callable[..., Sampled]
+"""An implementation of ``metal_kernels.sample``."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,14 @@ class SamplingBatch:
 
     Attributes:
         rows: seeds and options, in row order.
+        operation: the implementation.
     """
 
     rows: SampleRows
+    operation: Sample = metal_kernels.sample.reference
 
     @classmethod
-    def of(cls, sequences: Seq[Sequence]) -> SamplingBatch:
+    def of(cls, sequences: Seq[Sequence], operation: Sample | None = None) -> SamplingBatch:
         """Collect the options of ``sequences``, in row order."""
         options = [sequence.sampling for sequence in sequences]
         rows = SampleRows.of(
@@ -39,23 +47,19 @@ class SamplingBatch:
             [option.top_k for option in options],
             [option.min_p for option in options],
         )
-        return cls(rows)
+        return cls(rows, operation or metal_kernels.sample.reference)
 
-    def choose(self, logits: mx.array, positions: mx.array) -> mx.array:
+    def sample(self, logits: mx.array, positions: mx.array, *, tops: bool = False) -> Sampled:
         """The sample of each position.
 
         Args:
             logits: [B, N, V]. Models of one token map may be padded to different V: a token's
                 noise is the same in all of them.
             positions: [B, N], of the tokens to choose.
-
-        Returns:
-            [B, N] int32 tokens.
+            tops: give the largest logits [B, N] too.
         """
-        return sample(logits, positions, self.rows).tokens
+        return self.operation(logits, positions, self.rows, tops=tops)
 
-    def choose_with_tops(self, logits: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """As :meth:`choose`, with the largest logit of each position beside: [B, N]."""
-        sampled = sample(logits, positions, self.rows, tops=True)
-        assert sampled.tops is not None
-        return sampled.tokens, sampled.tops
+    def choose(self, logits: mx.array, positions: mx.array) -> mx.array:
+        """[B, N] int32, the tokens of :meth:`sample`."""
+        return self.sample(logits, positions).tokens

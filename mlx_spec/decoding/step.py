@@ -108,9 +108,10 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.rules, logits, context)
-    samples, tops = state.sampling.choose_with_tops(logits, positions)
+    sampled = state.sampling.sample(logits, positions, tops=True)
+    samples = sampled.tokens
     accepted = count_accepted(draft.tokens, samples, draft.counted)
-    return Choice(samples, refuse_nan(accepted, tops))
+    return Choice(samples, refuse_nan(accepted, sampled.tops))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:

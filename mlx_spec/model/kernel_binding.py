@@ -2,9 +2,10 @@
 
 The model stays as it is: weights, module tree and mlx-lm's code are not touched. Each module in
 question becomes an instance of a subclass of its own class that differs in ``__call__`` alone,
-and ``unbind_kernels`` gives it its class back. Attention is a layer's own code, run with our
-function where it calls ``scaled_dot_product_attention``; only calls that our slots describe by
-lengths (``DenseKVCache``) go to the kernel, all others to mlx-lm's.
+and ``unbind_kernels`` gives it its class back. (``sample``, which no model calls, is kept in the
+class of the model itself, where the decoder looks for it.) Attention is a layer's own code, run
+with our function where it calls ``scaled_dot_product_attention``; only calls that our slots
+describe by lengths (``DenseKVCache``) go to the kernel, all others to mlx-lm's.
 
 Nothing is bound unless it pays: by default an operation is bound only where Metal is present and
 the table that ``scripts/bench_kernels.py`` writes says that its kernel wins on this kind of Mac.
@@ -41,6 +42,7 @@ OPERATIONS = {
         metal_kernels.rope,
         metal_kernels.norm_rope,
         metal_kernels.attention,
+        metal_kernels.sample,
     )
 }
 _ATTENTION_NAME = "scaled_dot_product_attention"
@@ -116,9 +118,14 @@ def bind_operations(model: Any, operations: Mapping[str, Call]) -> KernelBinding
     # Decided for all before any is changed: what a layer contains says whether it can be fused.
     calls = [_bound_call(module, operations) for module in modules]
     for module, (names, call) in zip(modules, calls, strict=True):
-        if call is not None:
+        changes: dict[str, Any] = {} if call is None else {"__call__": call}
+        if module is model and "sample" in operations:
+            changes["sample_operation"] = staticmethod(operations["sample"])
+            names = [*names, "sample"]
+        if changes:
             cls = type(module)
-            module.__class__ = type(cls.__name__, (_Bound, cls), {"__call__": call})
+            changes["_own"] = cls
+            module.__class__ = type(cls.__name__, (_Bound, cls), changes)
             bound.update(names)
     return KernelBinding(model, bound)
 
@@ -127,11 +134,19 @@ def unbind_kernels(model: Any) -> None:
     """Make a model as it was before any binding."""
     for _, module in model.named_modules():
         if isinstance(module, _Bound):
-            module.__class__ = type(module).__bases__[1]
+            module.__class__ = module._own
+
+
+def bound_sample(model: Any) -> Call:
+    """What chooses tokens from a model's logits: the implementation bound, else the reference."""
+    operation: Call = getattr(type(model), "sample_operation", metal_kernels.sample.reference)
+    return operation
 
 
 class _Bound:
-    """Marks the classes made here."""
+    """Marks the classes made here, whose subclasses others may make."""
+
+    _own: type
 
 
 def _bound_call(module: Any, operations: Mapping[str, Call]) -> tuple[list[str], Call | None]:
