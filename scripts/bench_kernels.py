@@ -41,6 +41,7 @@ class Shape:
         batch, tokens: rows and new tokens of each.
         q_heads, kv_heads, head_dim, hidden: of the model.
         cached: keys of the longest row; the others have a few less.
+        vocabulary: of the logits.
     """
 
     batch: int
@@ -49,6 +50,7 @@ class Shape:
     kv_heads: int
     head_dim: int
     hidden: int
+    vocabulary: int
     cached: int
 
     def __str__(self) -> str:
@@ -58,10 +60,11 @@ class Shape:
         )
 
 
-SMALL = (Shape(2, 2, 4, 2, 64, 128, 40),)
+SMALL = (Shape(2, 2, 4, 2, 64, 128, 300, 40),)
 SHAPES = tuple(
     Shape(batch, tokens, *model, cached)
-    for model in ((16, 8, 128, 1024), (32, 8, 128, 4096))  # Qwen3-0.6B, Llama-8B
+    # Qwen3-0.6B, Llama-8B
+    for model in ((16, 8, 128, 1024, 151_936), (32, 8, 128, 4096, 128_256))
     for batch, cached in ((1, 1024), (1, 8192), (4, 1024), (8, 1024), (8, 4096))
     for tokens in (1, 5)
 )
@@ -154,12 +157,28 @@ def attention_pair(shape: Shape) -> tuple[Call, Call]:
     )
 
 
+def sample_pair(shape: Shape) -> tuple[Call, Call]:
+    """Tokens of rows that sample, every second of them with a top-p."""
+    logits = 3 * normal(shape.batch, shape.tokens, shape.vocabulary)
+    positions = mx.broadcast_to(mx.arange(shape.tokens), logits.shape[:2])
+    rows = metal_kernels.SampleRows.of(
+        range(shape.batch),
+        [0.8] * shape.batch,
+        [0.9 if row % 2 else 1.0 for row in range(shape.batch)],
+    )
+    return (
+        lambda: metal_kernels.sample.kernel(logits, positions, rows).tokens,
+        lambda: metal_kernels.sample.reference(logits, positions, rows).tokens,
+    )
+
+
 PAIRS: dict[str, Callable[[Shape], tuple[Call, Call]]] = {
     "rms_norm": norm_pair,
     "add_rms_norm": add_norm_pair,
     "rope": rope_pair,
     "norm_rope": norm_rope_pair,
     "attention": attention_pair,
+    "sample": sample_pair,
 }
 
 

@@ -30,10 +30,12 @@ class Model:
     kv_heads: int
     head_dim: int
     head_norms: bool
+    vocabulary: int
 
 
-QWEN = Model("Qwen3-0.6B", 28, 1024, 16, 8, 128, True)
-LLAMA = Model("Llama-8B", 32, 4096, 32, 8, 128, False)
+QWEN = Model("Qwen3-0.6B", 28, 1024, 16, 8, 128, True, 151_936)
+LLAMA = Model("Llama-8B", 32, 4096, 32, 8, 128, False, 128_256)
+SPLIT = 4096  # tokens of a threadgroup that samples
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One operation: ours, MLX's composition, and the least that any kernel could move."""
+    """One operation: ours, MLX's composition, and the least that any kernel could move.
+
+    Attributes:
+        times: how often a step has it; None for once a layer.
+    """
 
     name: str
     ours: Cost
     mlx: Cost
     least: int
+    times: int | None = None
 
 
 def add_norm(step: Step) -> Comparison:
@@ -174,10 +181,24 @@ def rope_alone(step: Step) -> Comparison:
     return Comparison("rope alone", Cost(moved, 2), Cost(moved, 2), moved)
 
 
+def sample(step: Step) -> Comparison:
+    """Sampling without filters: MLX's is ``mx.random.categorical``, compiled as mlx-lm does."""
+    units = step.batch * step.tokens
+    logits = units * step.model.vocabulary * step.itemsize
+    parts = -(-step.model.vocabulary // SPLIT)
+    # MLX's maximum before the kernel, and where there are several parts its argmax after it.
+    partial = 8 * units * parts
+    merged = partial + 8 * units if parts > 1 else 0
+    ours = Cost(2 * logits + partial + merged, 2 + 2 * (parts > 1))
+    # Random bits written and read, sums of noise and logits written and read.
+    mlx = Cost(logits + 16 * units * step.model.vocabulary, 3)
+    return Comparison("sampling at T > 0", ours, mlx, logits + 4 * units, times=1)
+
+
 def comparisons(step: Step) -> list[Comparison]:
     """The operations that a model's layers have."""
     turn = norm_rope if step.model.head_norms else rope_alone
-    kinds: list[Callable[[Step], Comparison]] = [attention, turn, add_norm, norm_alone]
+    kinds: list[Callable[[Step], Comparison]] = [attention, turn, add_norm, norm_alone, sample]
     return [kind(step) for kind in kinds]
 
 
@@ -197,6 +218,7 @@ def table(step: Step) -> str:
 
 
 def _line(one: Comparison, layers: int) -> str:
+    layers = one.times or layers
     saved = (one.mlx.moved - one.ours.moved) * layers
     times = " / ".join(f"{saved / (speed * 1e3):.0f}" for speed in BANDWIDTHS)
     return (

@@ -7,6 +7,7 @@ up to the rows' lengths; and the figures that ``scripts/kernel_bytes.py`` prints
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,20 @@ import mlx.core as mx
 import pytest
 
 import metal_sim
-from metal_kernels import AttentionConfig, add_rms_norm, attention, norm_rope, rms_norm, rope
+from metal_kernels import (
+    AttentionConfig,
+    SampleRows,
+    add_rms_norm,
+    attention,
+    norm_rope,
+    rms_norm,
+    rope,
+    sample,
+)
 from scripts.kernel_bytes import (
     LLAMA,
     QWEN,
+    SPLIT,
     Comparison,
     Model,
     Step,
@@ -28,12 +39,22 @@ from scripts.kernel_bytes import (
 )
 from scripts.kernel_bytes import attention as attention_bytes
 from scripts.kernel_bytes import norm_rope as norm_rope_bytes
+from scripts.kernel_bytes import sample as sample_bytes
 from tests.kernel_support import Attend, normal
 
 pytestmark = pytest.mark.skipif(
     metal_sim.unavailable() is not None, reason=metal_sim.unavailable() or ""
 )
-SMALL = Model("small", layers=1, hidden=520, q_heads=8, kv_heads=2, head_dim=64, head_norms=True)
+SMALL = Model(
+    "small",
+    layers=1,
+    hidden=520,
+    q_heads=8,
+    kv_heads=2,
+    head_dim=64,
+    head_norms=True,
+    vocabulary=5000,
+)
 
 
 @pytest.fixture
@@ -193,6 +214,25 @@ def test_the_script_counts_norms_and_rotations_right(simulator: metal_sim.Simula
     for heads in (8, 2):
         rope.kernel(normal(4, heads, 5, 64, dtype=half), offsets, dims=64)
     assert_counted(simulator, rope_alone(step))
+
+
+@pytest.mark.parametrize("vocabulary", [700, 5000])
+def test_sampling_reads_logits_once_and_writes_a_winner_a_part(
+    simulator: metal_sim.Simulator, vocabulary: int
+) -> None:
+    """The kernel; the maximum before it reads them a first time."""
+    logits = normal(3, 2, vocabulary, dtype=mx.float16)
+    rows = SampleRows.of((1, 2, 3), (0.8, 1.0, 1.2))
+    mx.eval(sample.kernel(logits, mx.zeros((3, 2), mx.int32), rows).tokens)
+    (launch,) = simulator.launches
+    assert once(launch.inputs["logits"], logits.nbytes)
+    step = Step(replace(SMALL, vocabulary=vocabulary), batch=3, tokens=2, cached=9)
+    counted = sample_bytes(step)
+    written = sum(traffic.stored for traffic in launch.outputs.values())
+    merged = written + 8 * 6 if vocabulary > SPLIT else 0
+    assert counted.ours.moved == 2 * logits.nbytes + written + merged
+    # 12 bytes of the table for each token that is the best so far in its lane, or might be.
+    assert launch.inputs["table"].loaded < 12 * 0.75 * logits.size
 
 
 @pytest.mark.parametrize("model", [QWEN, LLAMA], ids=lambda model: model.name)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
+import mlx_spec
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layout import plan
 from mlx_spec.errors import UnsupportedModel
@@ -56,3 +59,13 @@ def test_a_model_that_makes_no_cache_is_refused_in_words() -> None:
     model.make_cache = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     with pytest.raises(UnsupportedModel, match=r"fake: it makes no cache \(ZeroDivisionError: "):
         plan(model)
+
+
+def test_one_file_knows_the_classes_of_mlx_lm() -> None:
+    root = Path(mlx_spec.__file__).parent
+    knowing = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if re.search(r"mlx_lm\.models\.cache|make_prompt_cache", path.read_text(encoding="utf-8"))
+    ]
+    assert knowing == ["cache/layout.py"]

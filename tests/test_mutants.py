@@ -134,21 +134,19 @@ def rows_stay_after_leave(patch: Patch) -> None:
 
 def noise_by_row(patch: Patch) -> None:
     """The noise depends on the row a request happens to sit in."""
-    right = SamplingBatch.sample
 
-    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **more: Any) -> Any:
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **options: Any) -> Any:
         rows = mx.arange(positions.shape[0])[:, None]
-        return right(self, logits, positions + 1000 * rows, **more)
+        return SAMPLE(self, logits, positions + 1000 * rows, **options)
 
     patch.setattr(SamplingBatch, "sample", wrong)
 
 
 def noise_by_place_in_step(patch: Patch) -> None:
     """The noise depends on the place within the verify pass, not on the position."""
-    right = SamplingBatch.sample
 
-    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **more: Any) -> Any:
-        return right(self, logits, positions - positions[:, :1], **more)
+    def wrong(self: SamplingBatch, logits: mx.array, positions: mx.array, **options: Any) -> Any:
+        return SAMPLE(self, logits, positions - positions[:, :1], **options)
 
     patch.setattr(SamplingBatch, "sample", wrong)
 
@@ -180,6 +178,7 @@ def ends_only_after_a_run(patch: Patch) -> None:
 
 APPEND = BatchState.append
 COUNT = step_module.count_accepted
+SAMPLE = SamplingBatch.sample
 
 MUTANTS: list[tuple[Callable[[Patch], None], bool]] = [
     (shared_offset, False),

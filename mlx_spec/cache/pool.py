@@ -86,6 +86,7 @@ class KVCachePool:
         self.used = 0
         self.most_positions: int | None = None  # set by callers that account for bytes
         self.layers = list(layers)
+        self._cost: RowCost | None = None  # once the layers have arrays; asked at every admission
 
     @property
     def free_slots(self) -> int:
@@ -156,7 +157,7 @@ class KVCachePool:
         """Give all memory back while no slot is in use."""
         if self.used == 0:
             self.slots = self.positions = 0
-            self.most_positions = None
+            self.most_positions = self._cost = None
             for layer in self.layers:
                 layer.resize(0, 0)
 
@@ -225,6 +226,7 @@ class KVCachePool:
     def restore(self, snapshot: PoolSnapshot) -> None:
         """Take the arrays of ``snapshot`` back."""
         self.slots, self.positions = snapshot.slots, snapshot.positions
+        self._cost = None
         for layer, arrays in zip(self.layers, snapshot.arrays, strict=True):
             layer.slots, layer.positions = snapshot.slots, snapshot.positions
             layer.arrays = arrays
@@ -247,7 +249,9 @@ class KVCachePool:
     @property
     def cost(self) -> RowCost:
         """Bytes of a row over all layers; none while nothing is held."""
-        return sum((layer.cost for layer in self.layers), RowCost())
+        if self._cost is None and self.nbytes:
+            self._cost = sum((layer.cost for layer in self.layers), RowCost())
+        return self._cost or RowCost()
 
 
 def schedule(arrays: list[mx.array]) -> None:

@@ -41,10 +41,13 @@ class Span:
         # [count, N]: the position of every new token; and the same as all layers index with it.
         self.positions = self.starts[:, None] + mx.arange(self.width, dtype=mx.int32)
         self.index = self.positions[:, None, :, None]
-        # [count]: keys of every row with the new ones, for attention by length.
-        self.lengths = self.starts + self.width
         # What attention reads of [rows, heads, positions, dims].
         self.read = (slice(None), slice(None), slice(self.limit))
+
+    @cached_property
+    def lengths(self) -> mx.array:
+        """[count] int32: keys of every row with the new ones, for attention by length."""
+        return self.starts + self.width
 
     @cached_property
     def rows(self) -> mx.array:

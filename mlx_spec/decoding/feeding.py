@@ -98,6 +98,8 @@ class Feeder:
         self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
         self._rows: dict[Sequence, _FedRow] = {}
         self._unpublished: dict[Sequence, tuple[int, int]] = {}  # slot, tokens
+        # Published and perhaps not computed yet: to look at such blocks now would wait for them.
+        self._fresh: list[Sequence] = []
         self._flying = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
 
@@ -147,6 +149,7 @@ class Feeder:
         order = [*(s for s in sequences if s in seen), *leaders, *followers]
         if not self._rows:
             self._to_read = 0
+            self._fresh.clear()
         self._to_read += sum(sequence.length - 1 for sequence in order)
         for sequence in order:
             self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0))
@@ -183,6 +186,7 @@ class Feeder:
         """Keep what rows begin with that were read since: before any of them moves."""
         for sequence, (slot, seen) in self._unpublished.items():
             self.keep(slot, sequence, seen)
+        self._fresh += self._unpublished
         self._unpublished.clear()
 
     def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
@@ -202,6 +206,7 @@ class Feeder:
             self._runner.forward(self._read(part, slots))
             built += part.tokens
         self._finish(slots)
+        self._fresh.clear()
         return self._runner.chunk(built, self._meter.seconds) if built else None
 
     def compute(self, slots: Slots) -> None:
@@ -214,6 +219,7 @@ class Feeder:
         while self._runner.proceed(started + TURN - self._clock()):
             self._finish(slots)
             self.publish()
+            self._fresh.clear()
             part = self._next(slots, budget, budget - built)
             if part is None:
                 break
@@ -273,7 +279,8 @@ class Feeder:
         if len(own) < least:
             return False
         before = takewhile(lambda other: other is not row, self._rows.values())
-        coming = [*self._unpublished, *(other.sequence for other in before if not other.done)]
+        coming = [*self._unpublished, *self._fresh]
+        coming += [other.sequence for other in before if not other.done]
         # Equal keys of a block mean equal beginnings up to its end.
         return any(self._keys(other)[least - 1 : least] == own[-1:] for other in coming)
 
@@ -321,4 +328,4 @@ class Feeder:
 def _piece(runner: ModelRunner, batching: BatchingConfig) -> int:
     """Tokens between two cuts: what both kinds of pass may take at this machine's pace."""
     most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
-    return power_of_two(runner.timely(most))
+    return runner.piece(most)

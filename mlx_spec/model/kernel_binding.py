@@ -124,6 +124,7 @@ def bind_operations(model: Any, operations: Mapping[str, Call]) -> KernelBinding
             names = [*names, "sample"]
         if changes:
             cls = type(module)
+            changes["_own"] = cls
             module.__class__ = type(cls.__name__, (_Bound, cls), changes)
             bound.update(names)
     return KernelBinding(model, bound)
@@ -133,7 +134,7 @@ def unbind_kernels(model: Any) -> None:
     """Make a model as it was before any binding."""
     for _, module in model.named_modules():
         if isinstance(module, _Bound):
-            module.__class__ = type(module).__bases__[1]
+            module.__class__ = module._own
 
 
 def bound_sample(model: Any) -> Call:
@@ -143,7 +144,9 @@ def bound_sample(model: Any) -> Call:
 
 
 class _Bound:
-    """Marks the classes made here."""
+    """Marks the classes made here, whose subclasses others may make."""
+
+    _own: type
 
 
 def _bound_call(module: Any, operations: Mapping[str, Call]) -> tuple[list[str], Call | None]:

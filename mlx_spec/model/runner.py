@@ -20,6 +20,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
+from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
@@ -59,6 +60,7 @@ class ModelRunner:
     """
 
     def __init__(self, model: Any, max_slots: int) -> None:
+        quicken(model)
         self.support = require(model)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
@@ -86,6 +88,10 @@ class ModelRunner:
     def timely(self, most: int) -> int:
         """Prompt tokens, over all rows, that may be fed while others wait; at most ``most``."""
         return PACE.tokens(self.parameters, most)
+
+    def piece(self, most: int) -> int:
+        """Prompt tokens between two cuts, a power of two, at most ``most``."""
+        return PACE.piece(self.parameters, most)
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
