@@ -149,7 +149,6 @@ class Feeder:
         order = [*(s for s in sequences if s in seen), *leaders, *followers]
         if not self._rows:
             self._to_read = 0
-            self._fresh.clear()
         self._to_read += sum(sequence.length - 1 for sequence in order)
         for sequence in order:
             self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0))
@@ -159,6 +158,7 @@ class Feeder:
         """Forget rows: they leave."""
         for sequence in sequences:
             self._rows.pop(sequence, None)
+        self._forget()
 
     def seen(self, sequence: Sequence) -> int:
         """Tokens from the first on that the slot of a row being read holds."""
@@ -176,18 +176,29 @@ class Feeder:
                 done[row.sequence] = self._rows.pop(row.sequence).seen
             elif in_order:
                 break
+        self._forget()
         return done
 
     def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
-        """Copy the whole blocks of a row's first ``seen`` tokens into the prefix cache."""
-        self._prefix.store(self._keys(sequence), seen, self._runner.pool, slot)
+        """Copy the whole blocks of a row's first ``seen`` tokens into the prefix cache.
+
+        Of a row that decodes: where rows cannot be cut, it is past that place.
+        """
+        if self._runner.pool.sliceable:
+            self._prefix.store(self._keys(sequence), seen, self._runner.pool, slot)
 
     def publish(self) -> None:
         """Keep what rows begin with that were read since: before any of them moves."""
         for sequence, (slot, seen) in self._unpublished.items():
-            self.keep(slot, sequence, seen)
+            self._prefix.store(self._keys(sequence), seen, self._runner.pool, slot)
         self._fresh += self._unpublished
         self._unpublished.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """While nothing is read nobody waits for what was published."""
+        if not self._rows:
+            self._fresh.clear()
 
     def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
         """Describe passes over at most ``most`` tokens, fewer where those would take too long.
@@ -207,6 +218,10 @@ class Feeder:
             built += part.tokens
         self._finish(slots)
         self._fresh.clear()
+        if not self._runner.pool.sliceable:  # they go on before they could be published
+            for row in self._rows.values():
+                if row.done:
+                    self._unpublished.pop(row.sequence, None)
         return self._runner.chunk(built, self._meter.seconds) if built else None
 
     def compute(self, slots: Slots) -> None:
