@@ -7,6 +7,7 @@ rich.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from html import escape
 from typing import TYPE_CHECKING, TypeAlias
@@ -74,13 +75,13 @@ def html_table(summary: Summary) -> str:
     return f"<div><table>{rows}</table></div>"
 
 
-def html_rows(columns: Seq[str], rows: Seq[Seq[str]], boxed: Seq[str]) -> str:
-    """The first of many rows; the columns named in ``boxed`` hold texts of several lines."""
+def html_rows(columns: Seq[str], rows: Seq[Seq[str]], boxed: Mapping[str, str]) -> str:
+    """The first of many rows; ``boxed`` columns hold texts of several lines, in such elements."""
     head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in columns)
     body = []
     for row in rows[:MOST_ROWS]:
         cells = [
-            html_text(text) if name in boxed else escape(text)
+            html_text(text, boxed[name]) if name in boxed else escape(text)
             for name, text in zip(columns, row, strict=True)
         ]
         marked = [f'<td style="{_CELL}">{cell}</td>' for cell in cells]
@@ -89,9 +90,9 @@ def html_rows(columns: Seq[str], rows: Seq[Seq[str]], boxed: Seq[str]) -> str:
     return f"<div><table><tr>{head}</tr>{''.join(body)}</table>{rest}</div>"
 
 
-def html_text(text: str) -> str:
+def html_text(text: str, element: str = "pre") -> str:
     """A text as it is, its line breaks kept."""
-    return f'<pre style="{_PRE}">{escape(text)}</pre>'
+    return f'<{element} style="{_PRE}">{escape(text)}</{element}>'
 
 
 def _more(rows: Seq[object]) -> str:

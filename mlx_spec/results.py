@@ -245,7 +245,8 @@ class BatchResult(Displayable):
         return display.rich_rows(_COLUMNS[:-1], rows, self.summary)
 
     def _repr_html_(self) -> str:
-        table = display.html_rows(_COLUMNS, self._rows(), boxed=("prompt", "text"))
+        boxed = {"prompt": "div", "text": "pre"}
+        table = display.html_rows(_COLUMNS, self._rows(), boxed)
         return f"{table}{super()._repr_html_()}"
 
     def _rows(self) -> list[tuple[str, ...]]:

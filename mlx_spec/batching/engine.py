@@ -164,7 +164,7 @@ class Engine:
         for output in outputs:
             if output.sequence.sink is not None:
                 _deliver(output.sequence, make_chunks(output))
-        if self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
+        if outputs and self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return [output.sequence for output in outputs]
 

@@ -154,7 +154,6 @@ class Stepper:
         """Start computing a step, or its last phases, without waiting for it."""
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = self.clock() if begun is None else begun
-        flight.gone |= self.members.leaving
         parts = self.parts
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
         pools = [runner.pool.arrays for runner in (parts.runner, *parts.drafter.runners)]

@@ -52,6 +52,15 @@ class Pace:
         fitting = int(AIM * self._speed / (2 * parameters))
         return min(max(FEWEST, power_of_two(fitting)), most)
 
+    def piece(self, parameters: int, most: int) -> int:
+        """Tokens between two cuts of a text, a power of two: chosen once, and kept.
+
+        So a GPU that nothing was measured of yet is taken for what the first pass may show.
+        """
+        unknown = self._operations is None and not on_cpu()
+        hope = Pace(_MOST_CHANGE * self._speed) if unknown else self
+        return power_of_two(hope.tokens(parameters, most))
+
     def note(self, parameters: int, tokens: int, seconds: float) -> None:
         """Learn from a pass; a quick one says only what is possible at least."""
         speed = 2 * parameters * tokens / max(seconds, 1e-6)

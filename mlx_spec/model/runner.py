@@ -89,6 +89,10 @@ class ModelRunner:
         """Prompt tokens, over all rows, that may be fed while others wait; at most ``most``."""
         return PACE.tokens(self.parameters, most)
 
+    def piece(self, most: int) -> int:
+        """Prompt tokens between two cuts, a power of two, at most ``most``."""
+        return PACE.piece(self.parameters, most)
+
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
         count, width = rows.tokens.shape

@@ -50,12 +50,36 @@ class Pair:
         return [list(self.tokenizer.encode(PROMPTS[i % len(PROMPTS)])) for i in range(count)]
 
 
-def load_pair(width: int) -> Pair:
-    """The embedded pair; the target's MLPs are padded to ``width``, 0 leaves them."""
+def load_pair(width: int, vocabulary: int = 0) -> Pair:
+    """The embedded pair.
+
+    Args:
+        width: the target's MLPs are padded to it; 0 leaves them.
+        vocabulary: both models' vocabularies are padded to it; 0 leaves them.
+    """
     model, tokenizer = mlx_spec.load("demo")
     draft, _ = mlx_spec.load("demo-draft")
     tokenizer.eos_token_ids = []  # equal lengths for everyone
+    if vocabulary:
+        model, draft = add_tokens(model, vocabulary), add_tokens(draft, vocabulary)
     return Pair(widen(model, width) if width else model, draft, tokenizer)
+
+
+def add_tokens(model: Any, vocabulary: int) -> Any:
+    """Pad the embeddings and the head of a Llama model with tokens that nobody says.
+
+    What it says stays the same; what a head and a choice among so many cost is paid.
+    """
+    embedding = model.model.embed_tokens.weight
+    head = embedding if model.args.tie_word_embeddings else model.lm_head.weight
+    more = vocabulary - len(head)
+    bias = mx.concatenate([mx.zeros(len(head), head.dtype), mx.full(more, -1e4, head.dtype)])
+    model.lm_head = nn.Linear(head.shape[1], vocabulary)
+    model.lm_head.weight, model.lm_head.bias = mx.pad(head, [(0, more), (0, 0)]), bias
+    model.model.embed_tokens.weight = mx.pad(embedding, [(0, more), (0, 0)])
+    model.args.tie_word_embeddings = False
+    mx.eval(model.parameters())
+    return model
 
 
 def widen(model: Any, width: int, seed: int = 0) -> Any:

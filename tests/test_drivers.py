@@ -1,0 +1,186 @@
+"""Ahead and in turn say the same, and the timeline tells works apart."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.decoding import drivers, timeline
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.none import NoDraft
+from mlx_spec.decoding.rules import LogitsRule
+from mlx_spec.decoding.stepper import Stepper
+from mlx_spec.decoding.timeline import Timeline
+from mlx_spec.model.pace import Chunk
+from mlx_spec.sequence import Sequence
+from tests.fakes import RaggedPolicy
+from tests.scenario import Job, make_jobs, noisy_draft, run_jobs, target
+from tests.test_rules import NotTwice, NotTwiceOnHost
+from tests.toys.repeat_drafter import HostRepeatDrafter
+
+ROWS = 4
+
+
+@cache
+def jobs() -> tuple[Job, ...]:
+    """Greedy and sampling rows in turn."""
+    greedy, sampled = (make_jobs("llama", kind, 2 * ROWS + 1) for kind in (False, True))
+    return tuple(sampled[i] if i % 2 else greedy[i] for i in range(2 * ROWS + 1))
+
+
+class LookupDrafter(BaseDrafter):
+    """On the host: what followed the last token when it was said before, as far as that goes."""
+
+    needs_host = True
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        guesses, counts = [], []
+        for row in context.sequences:
+            text = row.known(0, row.length)
+            places = [i for i, token in enumerate(text[:-1]) if token == text[-1]]
+            found = text[places[-1] + 1 :][:count] if places else []
+            guesses.append(found + [0] * (count - len(found)))
+            counts.append(len(found))
+        return Draft(mx.array(guesses, mx.int32).reshape(-1, count), mx.array(counts, mx.int32))
+
+
+def said(debug: bool = False, **options: Any) -> tuple[list[list[int]], SpeculativeDecoder]:
+    batching = BatchingConfig(batch_size=ROWS, prefill_step_size=16, prefill_interleave=4)
+    decoder = SpeculativeDecoder(target("llama"), batching=batching, debug=debug, **options)
+    return [sequence.tokens for sequence in run_jobs(decoder, jobs())], decoder
+
+
+@pytest.mark.parametrize("drafter", ["none", "repeat", "lookup", "model"])
+@pytest.mark.parametrize("ruled", [False, True])
+def test_in_turn_says_what_ahead_says(drafter: str, ruled: bool) -> None:
+    """A host drafter, a host rule or both, against plain steps with the rule on the device."""
+    given: Any = {"none": NoDraft, "repeat": HostRepeatDrafter, "lookup": LookupDrafter}
+    options: dict[str, Any] = {"rules": [NotTwiceOnHost()] if ruled else []}
+    if drafter == "model":
+        options["draft_model"] = noisy_draft("llama")
+    else:
+        options["drafter"] = given[drafter]()
+    rules: list[LogitsRule] = [NotTwice()] if ruled else []
+    plain, ahead = said(rules=rules)
+    assert ahead._drive is drivers.ahead
+    policy = None if drafter == "none" else RaggedPolicy()
+    tokens, decoder = said(policy=policy, debug=not ruled, **options)
+    host = ruled or drafter in ("repeat", "lookup")
+    assert decoder._drive is (drivers.in_turn if host else drivers.ahead)
+    assert decoder.meter.ahead == 0 or not host
+    assert tokens == plain
+    if drafter != "none":
+        assert decoder.meter.drafted > 0
+
+
+def test_the_host_looks_at_the_draft_while_the_target_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are launched before a rule sees the draft; tokens are chosen after it."""
+    order: list[str] = []
+
+    def note(place: Any, name: str) -> None:
+        right = getattr(place, name)
+
+        def noted(*args: Any, **more: Any) -> Any:
+            order.append(name)
+            return right(*args, **more)
+
+        monkeypatch.setattr(place, name, noted)
+
+    note(NotTwiceOnHost, "see")
+    note(drivers, "choose")
+    note(mx, "async_eval")
+    for name in ("show", "read"):
+        note(Stepper, name)
+    said(rules=[NotTwiceOnHost()], draft_model=noisy_draft("llama"))
+    start = order.index("show")
+    step = order[start : order.index("show", start + 1)]
+    assert step[:4] == ["show", "async_eval", "see", "choose"]
+    assert "read" in step
+
+
+# --- the timeline --------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that pass when the device is waited for."""
+
+    def __init__(self) -> None:
+        self.now = 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def chunk(heard: list[float]) -> Chunk:
+    return Chunk([[mx.zeros((1, 2, 3, 4))]], 5, heard.append)
+
+
+def test_works_are_timed_from_the_end_of_the_work_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launched together at 10; the chunks are done at 13 and 17, the step at 18."""
+    clock, heard = Clock(), list[float]()
+    works = Timeline(clock)
+    ends = iter([13.0, 17.0])
+    monkeypatch.setattr(timeline, "on_cpu", lambda: False)
+    monkeypatch.setattr(timeline.mx, "eval", lambda marker: setattr(clock, "now", next(ends)))
+    works.add(chunk(heard), 10.0)
+    works.add(chunk(heard), 10.5)
+    assert works.wait()
+    clock.now = 18.0
+    assert works.finish(11.0) == 1.0
+    assert heard == [3.0, 4.0]
+    clock.now = 30.0  # nothing was on the device from 18 to 25
+    assert works.finish(25.0) == 5.0
+
+
+def test_a_chunk_that_was_done_before_anybody_looked_times_nothing_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, heard = Clock(), list[float]()
+    works = Timeline(clock)
+    monkeypatch.setattr(timeline, "on_cpu", lambda: False)
+    works.add(chunk(heard), 9.0)
+    assert not works.wait()
+    assert heard == [1.0]
+    assert works.wait()  # nothing to wait for: the step's own launch counts
+
+
+def test_a_step_s_seconds_hold_no_reading() -> None:
+    """Prompts and the drafter's reading are told apart from the step: their sum is all there is."""
+    reports: list[Any] = []
+
+    class Noting(RaggedPolicy):
+        def choose(self, rows: Any) -> list[int]:
+            return [2] * len(rows)
+
+        def observe(self, report: Any) -> None:
+            reports.append(report)
+
+    batching = BatchingConfig(batch_size=2, prefill_interleave=64)
+    decoder = SpeculativeDecoder(
+        target("llama"),
+        draft_model=noisy_draft("llama"),
+        policy=Noting(),
+        batching=batching,
+    )
+    decoder.add([Sequence([1, 2, 3], SamplingParams(max_tokens=60))])
+    for _ in range(3):
+        decoder.step()
+    decoder.add([Sequence([5, 6] * 200, SamplingParams(max_tokens=20))])
+    before, started = decoder.meter.prompt_seconds, decoder._stepper.clock()
+    reports.clear()
+    while decoder.busy:
+        decoder.step()
+    busy = decoder._stepper.clock() - started
+    reading = [report.reading for report in reports if report.reading]
+    assert len(reading) >= 6  # 400 tokens, 64 at once
+    prompts = decoder.meter.prompt_seconds - before
+    assert prompts > 0
+    assert prompts + sum(reading) + sum(report.seconds for report in reports) <= busy * 1.001
+    assert all(report.seconds > 0 and report.clean for report in reports)
