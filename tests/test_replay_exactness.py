@@ -49,10 +49,10 @@ def guessed(sequences: list[Sequence]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
 def test_ragged_rows_that_join_and_leave_equal_the_target_alone(sampled: bool) -> None:
-    jobs = make_jobs("llama", sampled, 11)
+    jobs = make_jobs("llama", sampled, 5 if sampled else 9)
     counts = []
     for traced in (True, False):
-        decoder = make_decoder(noisy_draft("llama"), 5, RaggedPolicy(), traced)
+        decoder = make_decoder(noisy_draft("llama"), 4, RaggedPolicy(), traced)
         sequences = run_jobs(decoder, jobs)
         assert wrong_rows(jobs, sequences) == []
         assert not traced or traces(decoder) > 2
@@ -62,13 +62,13 @@ def test_ragged_rows_that_join_and_leave_equal_the_target_alone(sampled: bool) -
 
 
 def test_texts_that_outgrow_their_slots() -> None:
-    prompts = [(1, 2, 3), (9, 8, 7, 6), (4,) * 30]
+    prompts = [(1, 2, 3), (4,) * 30]
     options = SamplingParams(max_tokens=280)
     jobs = tuple(
         Job(prompt, options, tuple(mlx_lm_greedy(target("llama"), prompt, 280)), arrival=0)
         for prompt in prompts
     )
-    decoder = make_decoder(target("llama"), 3, FixedDraftLength(4))
+    decoder = make_decoder(target("llama"), 2, FixedDraftLength(4))
     sequences = run_jobs(decoder, jobs)
     assert wrong_rows(jobs, sequences) == []
     drafted, accepted = guessed(sequences)
