@@ -186,7 +186,8 @@ class Feeder:
         """Keep what rows begin with that were read since: before any of them moves."""
         for sequence, (slot, seen) in self._unpublished.items():
             self.keep(slot, sequence, seen)
-        self._fresh += self._unpublished
+        if self._rows:  # nobody else looks
+            self._fresh += self._unpublished
         self._unpublished.clear()
 
     def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
