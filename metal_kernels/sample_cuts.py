@@ -47,7 +47,7 @@ _SCALED = tuple(
 
 # Rows are seen as columns of 16 tokens, which MLX's CPU build reduces faster than rows; also,
 # 16 times less than 2**28 is the most that 32 bits hold.
-_ALL = 2**31 - 1
+_WORK = 300_000  # elements that cost about what an operation itself does
 COLUMN = 16
 
 
@@ -118,26 +118,36 @@ def _tables() -> tuple[mx.array, mx.array]:
     return tables
 
 
-def _bisect(bits: int, first: mx.array, enough: Callable[[mx.array], mx.array]) -> mx.array:
-    """The first of 2**bits numbers from ``first`` on that is enough; the one after if none is."""
-    for bit in reversed(range(bits)):
-        last = first + (2**bit - 1)
-        first = mx.where(enough(last), first, last + 1)
+def _search(
+    bits: int, first: mx.array, size: int, enough: Callable[[mx.array], mx.array]
+) -> mx.array:
+    """The first of 2**bits numbers from ``first`` [R, 1] on that is enough; the last if none is.
+
+    ``enough`` is asked about [R, T] numbers at once; ``size`` elements are what one of them costs.
+    Where that is little, many are asked about, since each operation has a cost of its own.
+    """
+    radix = max(1, min(6, (_WORK // size + 1).bit_length() - 1))
+    while bits:
+        step = min(radix, bits)
+        bits -= step
+        last = first + (mx.arange(1, 2**step, dtype=mx.int32) * 2**bits - 1)
+        lacking = mx.logical_not(enough(last)).sum(axis=1, keepdims=True)
+        first = first + lacking * 2**bits
     return first
 
 
 def _total(masses: mx.array) -> mx.array:
-    """[R, 1] int64."""
-    columns = masses.reshape(masses.shape[0], COLUMN, -1).sum(axis=1)
-    return columns.astype(mx.int64).sum(axis=1, keepdims=True)
+    """int64 sums over the last axis."""
+    columns = masses.reshape(*masses.shape[:-1], COLUMN, -1).sum(axis=-2)
+    return columns.astype(mx.int64).sum(axis=-1)
 
 
 def _weight(masses: mx.array, upto: mx.array, own: mx.array) -> mx.array:
-    """[R, 1] int64: mass of the ``upto`` tokens that weigh ``own`` or more.
+    """[R, T] int64: of [R, V] the mass of the ``upto`` tokens that weigh ``own`` or more.
 
     The others are raised to ``own`` and taken off again: cheaper than to mask them.
     """
-    raised = _total(mx.maximum(masses, own.astype(masses.dtype)))
+    raised = _total(mx.maximum(masses[:, None], own.astype(masses.dtype)[..., None]))
     return raised - (masses.shape[1] - upto) * own
 
 
@@ -148,31 +158,30 @@ def _share(total: mx.array, top_p: mx.array) -> mx.array:
 
 
 def _number(flags: mx.array) -> mx.array:
-    """[R, 1] int32: how many of [R, V] are true.
+    """int32: how many of the last axis are true.
 
     Four bytes at a time, of which none overflows: MLX's CPU build sums words as fast as bytes.
     """
-    rows, width = flags.shape
-    if width % (4 * COLUMN):
-        return flags.sum(axis=1, keepdims=True)
-    words = flags.view(mx.uint32).reshape(rows, COLUMN, -1).sum(axis=1)
-    return words.view(mx.uint8).sum(axis=1, keepdims=True).astype(mx.int32)
+    if flags.shape[-1] % (4 * COLUMN):
+        return flags.sum(axis=-1)
+    words = flags.view(mx.uint32).reshape(*flags.shape[:-1], COLUMN, -1).sum(axis=-2)
+    return words.view(mx.uint8).sum(axis=-1).astype(mx.int32)
 
 
 def _upto(keys: mx.array, last: mx.array) -> mx.array:
-    """[R, 1] int32: tokens of key ``last`` or before, uint16."""
-    return _number(keys <= last.astype(mx.uint16))
+    """[R, T] int32: tokens of keys [R, V] (uint16) that are at most ``last`` [R, T]."""
+    return _number(keys[:, None] <= last.astype(mx.uint16)[..., None])
 
 
 def _before(keys: mx.array, first: mx.array) -> mx.array:
-    """[R, 1] int32: tokens of keys before ``first``, uint16."""
-    return _number(keys < first.astype(mx.uint16))
+    """[R, T] int32: tokens of keys [R, V] (uint16) that are less than ``first`` [R, T]."""
+    return _number(keys[:, None] < first.astype(mx.uint16)[..., None])
 
 
 def _first_bin(high: mx.array, count: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """The first upper half of a key up to which there are ``count`` tokens; those before; count."""
-    first = _bisect(_HIGH_BITS, mx.zeros_like(count), lambda last: _upto(high, last) >= count)
-    first = mx.minimum(first, 2**_HIGH_BITS - 1)
+    start = mx.zeros_like(count)
+    first = _search(_HIGH_BITS, start, high.size, lambda last: _upto(high, last) >= count)
     return first, _before(high, first), count
 
 
@@ -184,43 +193,42 @@ def _first_bin_by_mass(wide: mx.array, options: Options) -> tuple[mx.array, mx.a
     """
     table, mantissas = _tables()
     high, mantissa = wide.astype(mx.uint16), mantissa_of(wide)
-    masses = mass_of(wide, mantissa)
-    share = _share(_total(masses), options.top_p)
+    masses, nothing = mass_of(wide, mantissa), mx.zeros_like(options.top_k)
+    share = _share(_total(masses)[:, None], options.top_p)
 
-    def enough(last: mx.array) -> mx.array:
+    def reached(upto: mx.array, weight: mx.array) -> mx.array:
+        enough = weight >= share
+        return enough | (upto >= options.top_k) if options.by_count else enough
+
+    def by_octave(octave: mx.array) -> mx.array:
+        last = (octave << _FRACTION_BITS) + _FRACTION
         upto = _upto(high, last)
-        own = table[last]
-        found = _weight(masses, upto, own) >= share
-        return found | (upto >= options.top_k) if options.by_count else found
+        return reached(upto, _weight(masses, upto, table[last]))
 
-    octave = _bisect(5, mx.zeros_like(options.top_k), lambda o: enough((o << 11) + 2047))
-    there, octave = octave < 32, mx.minimum(octave, 31)
+    octave = _search(5, nothing, high.size, by_octave)
     start = octave << _FRACTION_BITS
     before = _before(high, start)
     mass = _weight(masses, before, table[mx.maximum(start - 1, 0)])
     # Tokens of other octaves: no mass, and places behind all.
-    lost = mx.maximum(octave - _SPARE_BITS, 0)
-    scale = mx.maximum(_SPARE_BITS - octave, 0)
+    lost, scale = mx.maximum(octave - _SPARE_BITS, 0), mx.maximum(_SPARE_BITS - octave, 0)
     place = high - start.astype(mx.uint16)
-    here = (place < 2**_FRACTION_BITS).view(mx.uint8).astype(mx.uint16)
+    here = (place <= _FRACTION).view(mx.uint8).astype(mx.uint16)
     inside = (mantissa.astype(mx.uint16) >> lost.astype(mx.uint16)) * here
 
-    def found(last: mx.array) -> mx.array:
-        upto = _upto(place, last)
+    def weight(upto: mx.array, last: mx.array) -> mx.array:
         own = mantissas[last].astype(mx.int32) >> lost
-        found = (_weight(inside, upto, own) << scale) >= share - mass
-        return found | (before + upto >= options.top_k) if options.by_count else found
+        return mass + (_weight(inside, upto, own) << scale)
 
-    bin_ = _bisect(_FRACTION_BITS, mx.zeros_like(octave), found)
-    bin_ = mx.minimum(bin_, 2**_FRACTION_BITS - 1)
-    own = mantissas[mx.maximum(bin_ - 1, 0)].astype(mx.int32) >> lost
-    inner = _before(place, bin_)
-    mass = mass + (_weight(inside, inner, own) << scale)
-    first, before = start + bin_, before + inner
-    own = mx.maximum(table[first], 1)
-    needed = before + (share - mass + own - 1) // own
-    kept = mx.minimum(mx.where(there, needed, _ALL), options.top_k)
-    return first, before, kept.astype(mx.int32)
+    def by_place(last: mx.array) -> mx.array:
+        upto = _upto(place, last)
+        return reached(before + upto, weight(upto, last))
+
+    last = _search(_FRACTION_BITS, nothing, high.size, by_place)
+    upto = _before(place, last)
+    mass = weight(upto, mx.maximum(last - 1, 0))
+    own = mx.maximum(table[start + last], 1)
+    kept = mx.minimum(before + upto + (share - mass + own - 1) // own, options.top_k)
+    return start + last, before + upto, kept.astype(mx.int32)
 
 
 def _nth(keys: mx.array, first: mx.array, before: mx.array, count: mx.array) -> Cut:
@@ -229,8 +237,8 @@ def _nth(keys: mx.array, first: mx.array, before: mx.array, count: mx.array) -> 
     start, missing = first << LOW_BITS, count - before
     # Lower halves of the keys that begin so; of others whatever is more, read as unsigned.
     low = mx.minimum((keys - start).view(mx.uint32), 2**LOW_BITS).astype(mx.uint16)
-    own = _bisect(LOW_BITS, mx.zeros_like(first), lambda last: _upto(low, last) >= missing)
-    own = mx.minimum(own, 2**LOW_BITS - 1)
+    nothing = mx.zeros_like(first)
+    own = _search(LOW_BITS, nothing, keys.size, lambda last: _upto(low, last) >= missing)
     return Cut(start + own, _nth_true(keys == start + own, missing - _before(low, own)))
 
 

@@ -111,11 +111,6 @@ class Sequence(LifeCycle):
         """Known tokens: prompt and emitted. The KV cache holds one less (the pending token)."""
         return len(self.prompt) + len(self.tokens)
 
-    @property
-    def cached_tokens(self) -> list[int]:
-        """The tokens whose K/V the target's cache holds: all known ones but the pending last."""
-        return self.known(0, self.length - 1)
-
     def known(self, begin: int, end: int) -> list[int]:
         """The known tokens at positions ``begin .. end - 1``."""
         first = len(self.prompt)

@@ -11,11 +11,13 @@ way of others.
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,11 +59,20 @@ SOURCES = sorted(
     for path in (ROOT.parent / folder).rglob("*.py")
 )
 MOST_LINES, MOST_OF_A_FUNCTION = 350, 50
+# typer and Python call these; users' rules and tests need the last two.
+CALLED_BY_OTHERS = {"_close_all", "_root", "format_options", "get_short_help_str", "list_commands"}
+CALLED_BY_OTHERS |= {"gumbel_noise", "previous"}
 
 
 def room(path: Path) -> str:
     """The layer or common module that a file belongs to."""
     return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A file's statements; every test asks for all files."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def name_of(path: Path) -> str:
@@ -90,7 +101,7 @@ def with_packages(name: str) -> set[str]:
 def imports(path: Path, run: bool = False) -> Iterator[str]:
     """Full names of what a file imports, for its types too; with ``run`` only those that importing
     the file runs."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    tree = parsed(ROOT / path)
     for node in _statements(tree) if run else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -200,7 +211,7 @@ def test_no_private_name_of_mlx_lm_is_touched(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_every_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))), path
+    assert ast.get_docstring(parsed(ROOT / path)), path
 
 
 def test_help_needs_nothing_heavy() -> None:
@@ -247,7 +258,7 @@ def test_files_and_functions_are_small() -> None:
         if (lines := len(text.splitlines())) > MOST_LINES:
             large.append(f"{place}: {lines} lines")
         functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, functions) and (lines := lines_of(node)) >= MOST_OF_A_FUNCTION:
                 large.append(f"{place}: {node.name}: {lines} lines")
     assert large == []
@@ -271,10 +282,31 @@ def test_a_class_name_means_one_thing() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for path in (path.relative_to(ROOT.parent) for path in SOURCES):
         if path.parts[0] in ("mlx_spec", "metal_kernels"):
-            for node in ast.parse((ROOT.parent / path).read_text(encoding="utf-8")).body:
+            for node in parsed(ROOT.parent / path).body:
                 if isinstance(node, ast.ClassDef):
                     places[node.name.lstrip("_")].append(str(path))
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
+def _is_called_by_others(name: str) -> bool:
+    return name in CALLED_BY_OTHERS or (name.startswith("__") and name.endswith("__"))
+
+
+def test_what_is_defined_is_used() -> None:
+    """Not by tests alone: what only they call goes. A name in a page for users counts as used."""
+    folders = ("mlx_spec", "metal_kernels", "scripts", "examples", "docs")
+    files = [path for folder in folders for path in (ROOT.parent / folder).rglob("*.*")]
+    pages = [p for p in files if p.suffix in (".py", ".md", ".ipynb") and p.name != "LOG.md"]
+    texts = [path.read_text(encoding="utf-8") for path in [*pages, ROOT.parent / "README.md"]]
+    known = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    unused = []
+    for path in SOURCES:
+        if path.is_relative_to(ROOT) or path.parent.name == "metal_kernels":
+            for node in ast.walk(parsed(path)):
+                named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+                if named and known[node.name] < 2 and not _is_called_by_others(node.name):
+                    unused.append(f"{path.relative_to(ROOT.parent)}: {node.name}")
+    assert unused == []
 
 
 def test_what_quick_leaves_out_exists() -> None:

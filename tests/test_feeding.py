@@ -158,7 +158,7 @@ def test_a_beginning_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder.add(rows)
     finish(decoder)
     for row in rows:
-        assert row.block_keys(4) == block_keys(row.cached_tokens, 4)
+        assert row.block_keys(4) == block_keys((row.prompt + row.tokens)[:-1], 4)
     assert hashed == sum((row.length - 1) // 4 for row in rows)
 
 

@@ -130,8 +130,8 @@ def test_idle_waits_for_the_timeout() -> None:
         assert generator.submit([1, 2], sampling).result(60).queue_time >= 0.2
 
 
-def advance(engine: Engine) -> list[Sequence]:
-    """The first call launches a step, the second one reads it."""
+def emitted(engine: Engine) -> list[Sequence]:
+    """Who gains tokens by a step: one call launches it, the next one reads it."""
     return engine.step() or engine.step()
 
 
@@ -142,18 +142,19 @@ def test_a_lone_request_does_not_wait_unless_asked_to() -> None:
     engine = Engine(target("llama"), None, batching=batching, clock=lambda: now[0])
     lone = Sequence([1, 2], SamplingParams(max_tokens=1))
     engine.submit(lone)
-    advance(engine)
+    assert emitted(engine) == [lone]
     assert lone.ended
     patient = replace(batching, batch_timeout=0.5)
     engine = Engine(target("llama"), None, batching=patient, clock=lambda: now[0])
     requests = [Sequence([i, 2], SamplingParams(max_tokens=1)) for i in range(6)]
     engine.submit(*requests[:2])
     now[0] += 0.49
-    assert advance(engine) == []
+    assert emitted(engine) == []
+    assert {request.state.value for request in requests[:2]} == {"waiting"}
     now[0] += 0.02
-    assert advance(engine) == requests[:2]  # together
+    assert emitted(engine) == requests[:2]  # together
     engine.submit(*requests[2:])
-    assert len(advance(engine)) == 4  # full
+    assert len(emitted(engine)) == 4  # full
 
 
 def test_a_full_batch_does_not_wait_for_the_timeout() -> None:

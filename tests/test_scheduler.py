@@ -7,6 +7,7 @@ promise.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from mlx_spec.life_cycle import RequestState
 from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
 from tests.scheduler_machine import BLOCK, SchedulerMachine, end, make_request, make_scheduler
+from tests.test_architecture import imports
 
 FAST = settings(deadline=None, suppress_health_check=list(HealthCheck))
 PLENTY = KVBudget(RowCost(per_token=1), limit=10**9, block_size=BLOCK)
@@ -240,3 +242,10 @@ def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
     with pytest.raises(InvalidRequest, match=r"big can never fit: 41 tokens need 44 bytes.*40 are"):
         scheduler.submit(make_request("big", 41))
     assert scheduler.waiting == []
+
+
+def test_it_knows_no_mlx_no_clock_and_no_record_of_ours() -> None:
+    names = set(imports(Path("batching/scheduler.py")))
+    ours = {name for name in names if name.startswith("mlx")}
+    assert ours == {"mlx_spec.errors.InvalidRequest", "mlx_spec.row_limit.RowLimit"}
+    assert "time" not in {name.split(".")[0] for name in names}

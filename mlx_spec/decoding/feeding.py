@@ -25,10 +25,10 @@ from itertools import takewhile
 import mlx.core as mx
 import numpy as np
 
-from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.prompt_meter import PromptMeter
-from mlx_spec.model.pace import FEWEST, Chunk, power_of_two
+from mlx_spec.decoding.shared_prefixes import SharedPrefixes
+from mlx_spec.model.pace import Chunk, power_of_two
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
 from mlx_spec.sequence import Sequence
 
@@ -95,11 +95,8 @@ class Feeder:
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
         self._clock = clock
-        self._prefix = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
+        self._shared = SharedPrefixes(runner.pool, batching)
         self._rows: dict[Sequence, _FedRow] = {}
-        self._unpublished: dict[Sequence, tuple[int, int]] = {}  # slot, tokens
-        # Published and perhaps not computed yet: to look at such blocks now would wait for them.
-        self._fresh: list[Sequence] = []
         self._flying = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
 
@@ -122,7 +119,7 @@ class Feeder:
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""
-        return self._prefix.nbytes
+        return self._shared.nbytes
 
     def add(
         self, sequences: Seq[Sequence], seen: Mapping[Sequence, int] | None = None
@@ -138,18 +135,10 @@ class Feeder:
             behind them those that begin as an earlier one does and can take that over.
         """
         seen = seen or {}
-        leaders: list[Sequence] = []
-        followers: list[Sequence] = []
-        begun: set[bytes] = set()
-        for sequence in sorted((s for s in sequences if s not in seen), key=lambda s: s.length):
-            keys = self._keys(sequence)
-            fresh = [key for key in keys if key not in self._prefix]
-            (followers if begun.intersection(fresh) else leaders).append(sequence)
-            begun.update(fresh)
-        order = [*(s for s in sequences if s in seen), *leaders, *followers]
+        new = self._shared.order(s for s in sequences if s not in seen)
+        order = [*(s for s in sequences if s in seen), *new]
         if not self._rows:
             self._to_read = 0
-            self._fresh.clear()
         self._to_read += sum(sequence.length - 1 for sequence in order)
         for sequence in order:
             self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0))
@@ -159,6 +148,7 @@ class Feeder:
         """Forget rows: they leave."""
         for sequence in sequences:
             self._rows.pop(sequence, None)
+        self._forget()
 
     def seen(self, sequence: Sequence) -> int:
         """Tokens from the first on that the slot of a row being read holds."""
@@ -176,19 +166,22 @@ class Feeder:
                 done[row.sequence] = self._rows.pop(row.sequence).seen
             elif in_order:
                 break
+        self._forget()
         return done
 
     def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
-        """Copy the whole blocks of a row's first ``seen`` tokens into the prefix cache."""
-        self._prefix.store(self._keys(sequence), seen, self._runner.pool, slot)
+        """Copy what a row that decodes begins with, ``seen`` tokens, into the prefix cache."""
+        self._shared.keep(sequence, slot, seen)
 
     def publish(self) -> None:
-        """Keep what rows begin with that were read since: before any of them moves."""
-        for sequence, (slot, seen) in self._unpublished.items():
-            self.keep(slot, sequence, seen)
-        if self._rows:  # nobody else looks
-            self._fresh += self._unpublished
-        self._unpublished.clear()
+        """At a boundary, first of all: keep what rows begin with that were read since."""
+        self._shared.publish()
+        self._forget()
+
+    def _forget(self) -> None:
+        """While nothing is read nobody waits for what was published."""
+        if not self._rows:
+            self._shared.settle()
 
     def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
         """Describe passes over at most ``most`` tokens, fewer where those would take too long.
@@ -207,7 +200,7 @@ class Feeder:
             self._runner.forward(self._read(part, slots))
             built += part.tokens
         self._finish(slots)
-        self._fresh.clear()
+        self._shared.settle()
         return self._runner.chunk(built, self._meter.seconds) if built else None
 
     def compute(self, slots: Slots) -> None:
@@ -220,7 +213,7 @@ class Feeder:
         while self._runner.proceed(started + TURN - self._clock()):
             self._finish(slots)
             self.publish()
-            self._fresh.clear()
+            self._shared.settle()
             part = self._next(slots, budget, budget - built)
             if part is None:
                 break
@@ -257,7 +250,10 @@ class Feeder:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
         if row.done:
             return False
-        self._reuse(row, slot)
+        seen = self._shared.take_over(row.sequence, slot, row.seen)
+        if seen > row.seen:
+            row.seen = seen
+            self._meter.reused(row.sequence, seen)
         return not (self._ready(row) or self._waits(row))
 
     def _ready(self, row: _FedRow) -> bool:
@@ -269,34 +265,10 @@ class Feeder:
         return min(row.sequence.length - 1, (row.seen // piece + 1) * piece)
 
     def _waits(self, row: _FedRow) -> bool:
-        """Whether what comes next of a row is about to be published by an earlier one.
-
-        Where it has seen something, a few tokens less are not worth a pass of its own.
-        """
-        size = self._prefix.block_size
-        place = row.seen // size
-        least = place + 1 if place == 0 else place + -(-FEWEST // size)
-        own = self._keys(row.sequence)[:least]
-        if len(own) < least:
-            return False
+        """Whether an earlier row is about to give away what comes next of this one."""
         before = takewhile(lambda other: other is not row, self._rows.values())
-        coming = [*self._unpublished, *self._fresh]
-        coming += [other.sequence for other in before if not other.done]
-        # Equal keys of a block mean equal beginnings up to its end.
-        return any(self._keys(other)[least - 1 : least] == own[-1:] for other in coming)
-
-    def _keys(self, sequence: Sequence) -> list[bytes]:
-        """Keys of a row's blocks, the last known token left out."""
-        return sequence.block_keys(self._prefix.block_size) if self._prefix.limit else []
-
-    def _reuse(self, row: _FedRow, slot: int) -> None:
-        """Take over what the prefix cache has beyond what a row has seen."""
-        keys = self._keys(row.sequence)
-        match = self._prefix.match(keys)
-        if match > row.seen:
-            self._runner.pool.load(slot, 0, self._prefix.read(keys))
-            row.seen = match
-            self._meter.reused(row.sequence, row.seen)
+        earlier = [other.sequence for other in before if not other.done]
+        return self._shared.waits(row.sequence, row.seen, earlier)
 
     def _read(self, part: _FedPass, slots: Slots) -> Rows:
         """Note that a pass is built; its input."""
@@ -308,8 +280,7 @@ class Feeder:
             tokens[place, : len(known)] = known
             counts.append(len(known))
             self._meter.fed(row.sequence, part.begin, row.seen)
-            if not self._runner.pool.sliceable:  # such a row can be kept as it is now or never
-                self._unpublished[row.sequence] = slots[row.sequence], row.seen
+            self._shared.note(row.sequence, slots[row.sequence], row.seen, done=False)
         # A draft may have a smaller embedding: any token will do where it lacks one.
         tokens = np.minimum(tokens, self._runner.vocabulary - 1)
         starts = mx.full((count,), part.begin, mx.int32)
@@ -322,7 +293,7 @@ class Feeder:
         for row in self._rows.values():
             if not row.done and self._ready(row):
                 row.done = True
-                self._unpublished[row.sequence] = slots[row.sequence], row.seen
+                self._shared.note(row.sequence, slots[row.sequence], row.seen, done=True)
                 self._meter.finished(row.sequence)
 
 
