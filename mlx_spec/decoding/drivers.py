@@ -1,7 +1,23 @@
 """The two ways to take a step: built ahead, or in turn.
 
 Both run the same phases (``step``) over the same edges (``stepper``). They differ in when the host
-has read what the device computed.
+has read what the device computed. Ahead, the host always describes one step more than it knows::
+
+    host    change, build n+1 | read n | launch c, n+1 | emit n | change, build n+2 | read n+1 |
+    device  ===== step n =====|          == chunk c ==|====== step n+1 ======|
+
+    members  a b c             b ended     a b c: b is computed once    a d c: b's slot is d's,
+    of       n and n+1         in n        past its end, for nobody     who was fed by c: n+2
+
+In turn, nothing of step n + 1 is proposed before step n is read, and the draft is read by rules
+while the target verifies it::
+
+    host    change, build | launch c, draft, verify | see draft: masks | choose | read n | emit n |
+    device                  == chunk c ==|= draft =|===== verify =====|= choose |
+
+Rows lag by one and a step is seldom dropped: only where at most half of its rows are left, or one
+of them must be tried again (``Stepper.holds``). What was described of members and chunks stays;
+what was described of the step is forgotten.
 """
 
 from __future__ import annotations
