@@ -52,22 +52,6 @@ class AttentionConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"[AttentionConfig] {name}={getattr(self, name)}, expected >= 1")
 
-    @classmethod
-    def low_memory(cls) -> AttentionConfig:
-        """Small tiles and few splits: little memory, several threadgroups a core."""
-        return cls(
-            simdgroups=4,
-            tile_bytes=6 * 1024,
-            query_bytes=8 * 1024,
-            threadgroups=16,
-            split_keys=1024,
-        )
-
-    @classmethod
-    def high_speed(cls) -> AttentionConfig:
-        """The machine filled even by one row; partial results take the memory."""
-        return cls(threadgroups=256, split_keys=128)
-
 
 @dataclass(frozen=True)
 class AttentionPlan:

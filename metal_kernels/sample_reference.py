@@ -30,7 +30,7 @@ from metal_kernels.sample_rows import Group, Options
 LEADING = 32
 _HEIGHTS = ((2**15, 32), (2**13, 16), (2**10, 8))  # of columns, from so many tokens on
 # Elements that MLX's CPU build is given at a time: where bounds are sought, and altogether.
-_WORK, _MOST_WORK = 160_000, 800_000
+_WORK, _MOST_WORK = 160_000, 480_000
 _FAR = 3e38  # what a dropped token lies below the top
 
 
@@ -53,17 +53,22 @@ def reference_race(
     tops = None if largest is None else largest.reshape(-1, 1)
     units = (group.index[:, None] * places + mx.arange(places)).reshape(-1)
     count, step = len(group.rows) * places, _rows_at_a_time(vocabulary, _MOST_WORK)
-    parts = []
+    parts: list[mx.array] = []
     for start in range(0, count, step):
         part = slice(start, start + step)
         own = part if whole else units[part]
         top = None if tops is None else tops[own]
         part_keys = keys if count <= step else Keys(keys.one[part], keys.two[part])
         part_options = options if count <= step else options.part(part)
-        parts.append(_winners(flat[own], top, part_keys, part_options))
+        parts.append(_winners(_after(parts, flat[own]), top, part_keys, part_options))
     tokens = parts[0] if len(parts) == 1 else mx.concatenate(parts)
     # Out of reach unless the logits hold NaN.
     return mx.minimum(tokens, vocabulary - 1).reshape(len(group.rows), places)
+
+
+def _after(parts: list[mx.array], values: mx.array) -> mx.array:
+    """Values that are not touched before the parts so far are done, which bounds what is alive."""
+    return mx.depends([values], parts[-1:])[0] if parts else values
 
 
 def _rows_at_a_time(vocabulary: int, work: int) -> int:
@@ -105,13 +110,14 @@ def _leaders(
         return mx.broadcast_to(tokens, values.shape)
     rate = options.inverse_temperature * (2.0**23 / LN2)
     words, step = token_words(width), _rows_at_a_time(width, _WORK)
-    parts = []
+    parts: list[mx.array] = []
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        first = first_word(words, Keys(keys.one[part], keys.two[part]))
+        own, one = _after(parts, values[part]), _after(parts, keys.one[part])
+        first = first_word(words, Keys(one, keys.two[part]))
         # Float's bits are exponent and mantissa: a logarithm with corners, never above the true.
         costs = first.astype(mx.float32).view(mx.int32).astype(mx.float32)
-        costs = costs + (top[part] - values[part]) * rate[part]
+        costs = costs + (top[part] - own) * rate[part]
         if drop is not None:
             costs = costs + drop[part].astype(mx.float32) * _FAR
         parts.append(costs.reshape(-1, height, columns).min(axis=1) if height > 1 else costs)
