@@ -27,7 +27,8 @@ BLOCK = 4
 
 def make_scheduler(rows: int, limit: int = 10**9, **options: Any) -> Scheduler:
     options.setdefault("timeout", 0.0)
-    return Scheduler(RowLimit(rows), budget=KVBudget(RowCost(per_token=1), limit, BLOCK), **options)
+    budget = TokenBudget(KVBudget(RowCost(per_token=1), limit, BLOCK), None)
+    return Scheduler(RowLimit(rows), budget=budget, **options)
 
 
 def make_request(name: str, tokens: int, priority: int = 0, arrival: float = 0.0) -> Sequence:

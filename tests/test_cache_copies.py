@@ -102,6 +102,19 @@ def test_rows_that_end_and_join_copy_no_more_than_a_row(length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 3], ids=["plain", "speculating"])
+def test_chunks_launched_between_steps_copy_nothing(length: int) -> None:
+    """Stops a marker that is a handle to a cache, and a chunk that holds what it described: the
+    step behind it would copy every buffer. What is read of a long prompt is small beside those.
+    """
+    decoder = running(3, 4, length, False, prefill_interleave=16)
+    meter = Meter(decoder)
+    decoder.add([Sequence([5, 6, 7, 8] * 20, SamplingParams(max_tokens=400))])
+    assert meter.rise(steps=9) < 0.1
+    assert decoder.meter.prompt_tokens >= 80
+    assert len(decoder.running) == 4
+
+
+@pytest.mark.parametrize("length", [0, 3], ids=["plain", "speculating"])
 def test_a_row_that_is_saved_and_comes_back_copies_itself_only(length: int) -> None:
     """Stops a save that is still pending when the next step writes: that would copy everything.
     Besides the row itself one moves into the hole, in every buffer.

@@ -16,6 +16,7 @@ from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.decoding.timeline import Timeline
+from mlx_spec.life_cycle import RequestState
 from mlx_spec.model.pace import Chunk
 from mlx_spec.sequence import Sequence
 from tests.fakes import RaggedPolicy
@@ -76,6 +77,50 @@ def test_in_turn_says_what_ahead_says(drafter: str, ruled: bool) -> None:
     assert tokens == plain
     if drafter != "none":
         assert decoder.meter.drafted > 0
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["ahead", "in turn"])
+def test_rows_that_come_and_go_while_their_step_is_in_flight(host: bool) -> None:
+    """Cancelled, and preempted with their K/V kept or not, some back before that step is read; the
+    debug mode looks at every row after every step.
+    """
+    decoder = SpeculativeDecoder(
+        target("llama"),
+        draft_model=noisy_draft("llama"),
+        policy=RaggedPolicy(),
+        rules=[NotTwiceOnHost() if host else NotTwice()],
+        batching=BatchingConfig(batch_size=ROWS, prefill_interleave=4),
+        debug=True,
+    )
+    sequences = [Sequence([1 + i] * (5 + i), SamplingParams(max_tokens=40)) for i in range(ROWS)]
+    cancelled = sequences[1]
+    decoder.add(sequences)
+    away: list[Sequence] = []
+    turn = 0
+    while decoder.busy or away:
+        turn += 1
+        decoder.step()
+        decoder.add(away)
+        away.clear()
+        row = sequences[turn % ROWS]
+        if turn == 20:
+            cancelled.cancel()
+            decoder.remove(cancelled)
+        elif turn % 3 == 0 and row.state is RequestState.RUNNING:
+            decoder.suspend(row, save=turn % 2 == 0)
+            if turn % 4 == 0:
+                decoder.add([row])  # in its slot again before the step is read
+            else:
+                away.append(row)
+    for sequence in sequences:
+        lone = SpeculativeDecoder(target("llama"), rules=[NotTwice()])
+        alone = Sequence(sequence.prompt, sequence.sampling)
+        lone.add([alone])
+        while lone.busy:
+            lone.step()
+        assert sequence.tokens == alone.tokens[: len(sequence.tokens)]
+        assert len(sequence.tokens) == 40 or sequence is cancelled
+    assert 0 < len(cancelled.tokens) < 40
 
 
 def test_the_host_looks_at_the_draft_while_the_target_computes(

@@ -224,7 +224,9 @@ class Stepper:
         )
 
     def land(self) -> None:
-        """Wait for a step in flight; nobody wants what it says."""
+        """Wait for what is in flight; nobody wants what it says, nor what was described."""
+        self._described.clear()
+        self._timeline.wait()
         if self.flight is not None:
             mx.eval(self.flight.packed)
             self.flight = None
