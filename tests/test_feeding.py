@@ -137,6 +137,23 @@ def test_neighbours_share_passes_as_far_as_the_budget_goes() -> None:
     assert passes == [(2, PIECE), (2, PIECE), (2, PIECE), (2, PIECE)]
 
 
+def test_rows_that_come_together_where_nothing_decodes_begin_together() -> None:
+    """Stops the first ones of a closed batch from decoding alone, chunk by chunk of the others."""
+    decoder, _ = make()
+    rows = [text(60 + i, i) for i in range(4)]
+    decoder.add(rows)
+    finish(decoder)
+    assert decoder.meter.row_steps == 4 * decoder.meter.steps
+    # One that is much longer keeps nobody waiting.
+    decoder, cuts = make()
+    short, long = text(5, 1, 40), text(90, 2)
+    decoder.add([long, short])
+    while not short.tokens:
+        decoder.step()
+    assert sum(end - begin for begin, end in cuts[long]) < 89
+    finish(decoder)
+
+
 def test_a_beginning_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the whole life of a request, for target and draft: it was 3-4 times, each in full."""
     hashed, chain = 0, sequence_module.chain_key

@@ -45,11 +45,13 @@ class _FedRow:
     Attributes:
         sequence: whose it is.
         seen: tokens that are in the cache, or in passes that were built.
+        group: rows that came together and are about as long.
         done: whether no more is to be read.
     """
 
     sequence: Sequence
     seen: int
+    group: int
     done: bool = False
 
 
@@ -97,7 +99,7 @@ class Feeder:
         self._clock = clock
         self._shared = SharedPrefixes(runner.pool, batching)
         self._rows: dict[Sequence, _FedRow] = {}
-        self._flying = 0
+        self._flying = self._group = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
 
     @property
@@ -140,8 +142,12 @@ class Feeder:
         if not self._rows:
             self._to_read = 0
         self._to_read += sum(sequence.length - 1 for sequence in order)
+        shortest = None  # of the group
         for sequence in order:
-            self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0))
+            if shortest is None or not shortest <= sequence.length <= 32 + shortest * 3 // 2:
+                self._group += 1
+                shortest = None if sequence in seen else sequence.length
+            self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0), self._group)
         return order
 
     def drop(self, sequences: Collection[Sequence]) -> None:
@@ -154,18 +160,22 @@ class Feeder:
         """Tokens from the first on that the slot of a row being read holds."""
         return self._rows[sequence].seen
 
-    def take(self, *, in_order: bool) -> dict[Sequence, int]:
+    def take(self, *, in_order: bool, groups: bool = False) -> dict[Sequence, int]:
         """Hand over the rows that are done, with what was seen of each.
 
         Args:
             in_order: only those that no row stands before which is not done.
+            groups: and only whole groups.
         """
-        done: dict[Sequence, int] = {}
-        for row in list(self._rows.values()):
-            if row.done:
-                done[row.sequence] = self._rows.pop(row.sequence).seen
-            elif in_order:
-                break
+        rows = list(self._rows.values())
+        if in_order:
+            rows = list(takewhile(lambda row: row.done, rows))
+        if groups:
+            reading = {row.group for row in self._rows.values() if not row.done}
+            rows = [row for row in rows if row.group not in reading]
+        done = {row.sequence: row.seen for row in rows if row.done}
+        for sequence in done:
+            del self._rows[sequence]
         self._forget()
         return done
 

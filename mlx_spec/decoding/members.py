@@ -133,7 +133,9 @@ class Members:
             chunk = self.feeder.build(slots, self._interleave)
         else:
             self.feeder.compute(slots)
-        done = list(self.feeder.take(in_order=True))
+        # Rows that wait for nobody begin together: else the first would decode in a small batch,
+        # while the others are read in small chunks.
+        done = list(self.feeder.take(in_order=True, groups=not self._state.sequences))
         if done:
             self._join(done)
         return [] if chunk is None else [chunk]
