@@ -123,6 +123,39 @@ def test_rows_that_come_and_go_while_their_step_is_in_flight(host: bool) -> None
     assert 0 < len(cancelled.tokens) < 40
 
 
+def test_ctrl_c_while_a_step_is_waited_for_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step stays in flight, and the one that was built on it is forgotten."""
+    right, calls = Timeline.wait, 0
+
+    def interrupted(self: Timeline) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            raise KeyboardInterrupt
+        return right(self)
+
+    options: dict[str, Any] = {"policy": RaggedPolicy(), "draft_model": noisy_draft("llama")}
+    decoder = SpeculativeDecoder(target("llama"), batching=BatchingConfig(batch_size=3), **options)
+    jobs_of = make_jobs("llama", True, 3)
+    sequences = [
+        Sequence(list(job.prompt), job.sampling, stop_ids=frozenset(job.sampling.stop_token_ids))
+        for job in jobs_of
+    ]
+    decoder.add(sequences)
+    for _ in range(4):
+        decoder.step()
+    monkeypatch.setattr(Timeline, "wait", interrupted)
+    monkeypatch.setattr("mlx_spec.decoding.stepper.on_cpu", lambda: False)
+    interrupts = 0
+    while decoder.busy:
+        try:
+            decoder.step()
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts > 1
+    assert [tuple(sequence.tokens) for sequence in sequences] == [job.expected for job in jobs_of]
+
+
 def test_the_host_looks_at_the_draft_while_the_target_computes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

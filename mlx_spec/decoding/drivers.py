@@ -37,7 +37,12 @@ def ahead(step: Stepper) -> list[StepOutput]:
         choice = choose(step.parts, draft, verify(step.parts, plan, draft))
         following = commit(step.parts, plan, draft, choice)
     if flight is not None:
-        step.read(flight)
+        try:
+            step.read(flight)
+        except BaseException:  # Ctrl-C: whoever goes on finds this step in flight, and no other
+            if following is not None:
+                step.restore(before)
+            raise
     if following is not None:
         if step.send() and (flight is None or step.holds(following)):
             before.clear()  # while these references live, MLX would copy the whole cache
