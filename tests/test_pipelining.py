@@ -60,8 +60,15 @@ class Requests:
 
 
 @pytest.mark.parametrize("name", TRAFFIC)
-def test_at_most_one_step_in_twenty_waits_for_the_host(name: str) -> None:
-    """Before rows lagged by one it was 66%, 91% and 21% of them."""
+def test_at_most_one_step_in_twenty_waits_for_the_host(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before rows lagged by one it was 66%, 91% and 21% of them.
+
+    As a GPU steps: a CPU has nothing to do while a step is built, so there it is dropped wherever
+    building it again costs less than the rows that ended (the next test).
+    """
+    monkeypatch.setattr("mlx_spec.decoding.stepper.on_cpu", lambda: False)
     rows, prompts = TRAFFIC[name]
     traffic = Requests(rows, prompts)
     traffic.run(STEPS // 2 if name == "long prompts" else STEPS)
@@ -69,6 +76,28 @@ def test_at_most_one_step_in_twenty_waits_for_the_host(name: str) -> None:
     ended = sum(request.ended for request in traffic.requests)
     assert ended >= (1 if name == "long prompts" else 20), "nobody ended: no traffic"
     assert 1 - meter.ahead / meter.steps <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("cpu", "build", "held"), [(True, 1.0, True), (True, 0.2, False), (False, 0.0, True)]
+)
+def test_a_cpu_computes_no_more_for_nothing_than_building_again_takes(
+    cpu: bool, build: float, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four rows has ended in a step of two seconds: half a second would be for nothing."""
+    monkeypatch.setattr("mlx_spec.decoding.stepper.on_cpu", lambda: cpu)
+    traffic = Requests(4, (1, 30))
+    traffic.run(5)
+    stepper = traffic.decoder._stepper
+    flight = stepper.flight
+    assert flight is not None and len(flight.rows) == 4
+    stepper._step_seconds, stepper._build_seconds = 2.0, build
+    stepper.members.leaving.clear()
+    assert stepper.holds(flight)
+    stepper.members.leaving.add(flight.rows[1])
+    assert stepper.holds(flight) is held
+    stepper.members.leaving.add(flight.rows[2])
+    assert not stepper.holds(flight), "half of the rows"
 
 
 def waits(patch: pytest.MonkeyPatch) -> list[str]:

@@ -61,6 +61,8 @@ class Stepper:
         self._timeline = Timeline(clock)
         self._described: list[Chunk] = []  # chunks that are not launched yet, in their order
         self._fed = False  # whether the next step's chunks are on their way: the last was dropped
+        self._planned = 0.0  # when the step that is being built was begun
+        self._build_seconds = self._step_seconds = 0.0  # of the last step that was built, and read
 
     def change(self) -> bool:
         """Let rows leave, join and be fed, behind a step in flight; whether any decode then."""
@@ -90,6 +92,7 @@ class Stepper:
         Asked before the snapshot: while that holds the old arrays of all layers, growing them
         would keep old and new side by side.
         """
+        self._planned = self.clock()
         state, flight = self.parts.state, self.flight
         rows = list(state.sequences)
         flying = flight.rows if flight else ()
@@ -165,11 +168,12 @@ class Stepper:
 
     def read(self, flight: Flight) -> None:
         """Wait for a step, and see who ends in it."""
+        self._build_seconds = self.clock() - self._planned
         # The one place where the host waits for the device: for what was launched before, too.
         flight.clean = self._timeline.wait()
         flight.results = cast("list[list[int]]", flight.packed.tolist())
         self.flight = None
-        flight.seconds = self._timeline.finish(flight.launched)
+        flight.seconds = self._step_seconds = self._timeline.finish(flight.launched)
         for sequence, (count, _, *samples) in zip(flight.rows, flight.results, strict=True):
             if sequence in flight.gone:
                 continue
@@ -181,10 +185,15 @@ class Stepper:
     def holds(self, following: Flight) -> bool:
         """Whether a step that was built ahead is worth launching, now that the last one is read.
 
-        Rows that have ended meanwhile are computed once past their end.
+        Rows that have ended meanwhile are computed once past their end. On a GPU a few rows more
+        or less hardly count, and an idle device does. A CPU computes row by row, and has nothing
+        else to do while a step is built: there it is dropped if building it again takes less.
         """
-        ended = len(self.members.leaving.intersection(following.rows))
-        return not self.suspects and 2 * ended < len(following.rows)
+        rows, ended = len(following.rows), len(self.members.leaving.intersection(following.rows))
+        if self.suspects or 2 * ended >= rows:
+            return False
+        wasted = ended / rows * self._step_seconds if on_cpu() else 0.0
+        return wasted <= self._build_seconds
 
     def emit(self, flight: Flight) -> list[StepOutput]:
         """Hand each row the tokens it gained; what is counted is counted here."""
