@@ -90,7 +90,8 @@ def test_a_cpu_computes_no_more_for_nothing_than_building_again_takes(
     traffic.run(5)
     stepper = traffic.decoder._stepper
     flight = stepper.flight
-    assert flight is not None and len(flight.rows) == 4
+    assert flight is not None
+    assert len(flight.rows) == 4
     stepper._step_seconds, stepper._build_seconds = 2.0, build
     stepper.members.leaving.clear()
     assert stepper.holds(flight)
