@@ -80,3 +80,18 @@ def test_kernels_are_bound_and_unbound_all_the_same(bound_first: bool) -> None:
     assert all(issubclass(new, old) for new, old in zip(classes(model), before, strict=True))
     assert not any(issubclass(cls, _Bound) for cls in classes(model))
     assert mx.allclose(model(TOKENS), logits, atol=1e-5)
+
+
+def test_a_submodule_may_go_or_give_way_to_what_is_no_module() -> None:
+    model = make_model("llama")
+    quicken(model)
+    layer, other = model.model.layers[:2]
+    layer.mlp = lambda x: 0 * x
+    assert layer.mlp(1) == 0
+    assert "mlp" not in layer
+    del other.mlp
+    assert not hasattr(other, "mlp")
+    with pytest.raises(AttributeError, match="mlp"):
+        other.mlp  # noqa: B018
+    assert isinstance(layer.self_attn, nn.Module)
+    assert isinstance(other.self_attn, nn.Module)

@@ -260,5 +260,6 @@ def test_a_step_s_seconds_hold_no_reading() -> None:
     assert len(reading) >= 6  # 400 tokens, 64 at once
     prompts = decoder.meter.prompt_seconds - before
     assert prompts > 0
-    assert prompts + sum(reading) + sum(report.seconds for report in reports) <= busy * 1.001
+    # The first step reported here was launched before the clock was looked at.
+    assert prompts + sum(reading) + sum(r.seconds for r in reports[1:]) <= busy * 1.001
     assert all(report.seconds > 0 and report.clean for report in reports)

@@ -15,6 +15,7 @@ import pytest
 
 from mlx_spec.batching.engine import Engine
 from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.decoding import stepper as stepper_module
 from mlx_spec.decoding import timeline
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.stepper import Stepper
@@ -61,14 +62,13 @@ class Requests:
 
 @pytest.mark.parametrize("name", TRAFFIC)
 def test_at_most_one_step_in_twenty_waits_for_the_host(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
 ) -> None:
     """Before rows lagged by one it was 66%, 91% and 21% of them.
 
-    As a GPU steps: a CPU has nothing to do while a step is built, so there it is dropped wherever
-    building it again costs less than the rows that ended (the next test).
+    As where rows cost little (``conftest``): a CPU has nothing else to do while a step is built, so
+    there it is dropped wherever building it again takes less than the rows that ended.
     """
-    monkeypatch.setattr("mlx_spec.decoding.stepper.on_cpu", lambda: False)
     rows, prompts = TRAFFIC[name]
     traffic = Requests(rows, prompts)
     traffic.run(STEPS // 2 if name == "long prompts" else STEPS)
@@ -85,7 +85,7 @@ def test_a_cpu_computes_no_more_for_nothing_than_building_again_takes(
     cpu: bool, build: float, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of four rows has ended in a step of two seconds: half a second would be for nothing."""
-    monkeypatch.setattr("mlx_spec.decoding.stepper.on_cpu", lambda: cpu)
+    monkeypatch.setattr(stepper_module, "rows_cost", lambda: cpu)
     traffic = Requests(4, (1, 30))
     traffic.run(5)
     stepper = traffic.decoder._stepper

@@ -253,4 +253,8 @@ class SpeculativeDecoder:
             One output per row that emitted tokens, in row order; none while only prompts are fed.
         """
         with self.device.work():
-            return self._drive(self._stepper)
+            outputs = self._drive(self._stepper)
+            if not outputs and self._stepper.flight is not None:
+                # Nothing was in flight before: that call launched a step, and this one reads it.
+                outputs = self._drive(self._stepper)
+            return outputs

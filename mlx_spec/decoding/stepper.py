@@ -27,6 +27,11 @@ from mlx_spec.model.pace import Chunk, on_cpu
 from mlx_spec.sequence import Sequence
 
 
+def rows_cost() -> bool:
+    """Whether a row more makes a step longer in proportion, as on a CPU."""
+    return on_cpu()
+
+
 class Stepper:
     """The edges of steps.
 
@@ -72,6 +77,7 @@ class Stepper:
         if not self._fed:
             self._described += self.members.fill()
         if flight is None:
+            self._timeline.rest()
             self.suspects.clear_slots(self.parts.state, self.parts.runner.pool)
         return bool(self.parts.state.sequences) and not self.members.feeder.stopping()
 
@@ -192,7 +198,7 @@ class Stepper:
         rows, ended = len(following.rows), len(self.members.leaving.intersection(following.rows))
         if self.suspects or 2 * ended >= rows:
             return False
-        wasted = ended / rows * self._step_seconds if on_cpu() else 0.0
+        wasted = ended / rows * self._step_seconds if rows_cost() else 0.0
         return wasted <= self._build_seconds
 
     def emit(self, flight: Flight) -> list[StepOutput]:

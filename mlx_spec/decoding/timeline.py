@@ -44,6 +44,11 @@ class Timeline:
         """A chunk was launched."""
         self._chunks.append((chunk, launched))
 
+    def rest(self) -> None:
+        """The host itself has waited for everything but chunks: what comes next begins now."""
+        if not self._chunks:
+            self.end = self._clock()
+
     def wait(self) -> bool:
         """Wait for all chunks launched so far, and tell each its seconds.
 

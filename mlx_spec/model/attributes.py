@@ -9,11 +9,13 @@ each name that reads the same dictionary::
                  after    property -> itemgetter -> dict[...]             0.07 us
 
 What a model computes, its tree of modules and its weights are untouched; a submodule that is
-replaced later is the one that is found.
+replaced later is the one that is found, and one that goes, or gives way to what is no module, is
+gone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
@@ -35,5 +37,22 @@ def quicken(model: Any) -> None:
 
 
 def _with_properties(own: type, names: tuple[str, ...]) -> type:
-    properties = {name: property(itemgetter(name)) for name in names}
-    return type(own.__name__, (own,), {"__module__": own.__module__, **properties})
+    def plain(module: Any) -> None:
+        """Whoever puts something else in a submodule's place gets the module's own class back."""
+        module.__class__ = own
+
+    def delete(module: Any, name: str) -> None:
+        plain(module)
+        delattr(module, name)
+
+    properties = {name: _property(name, plain) for name in names}
+    body = {"__module__": own.__module__, "__delattr__": delete, **properties}
+    return type(own.__name__, (own,), body)
+
+
+def _property(name: str, plain: Callable[[Any], None]) -> property:
+    def replace(module: Any, value: Any) -> None:
+        plain(module)
+        object.__setattr__(module, name, value)
+
+    return property(itemgetter(name), replace)
