@@ -161,3 +161,14 @@ def test_a_wait_in_secret_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> N
     callers = waits(monkeypatch)
     traffic.run(5)
     assert "wrong" in callers
+
+
+def test_who_waits_for_a_row_joins_as_soon_as_a_step_was_dropped() -> None:
+    """Two of three rows end in step 5, so step 6 is dropped; who takes their rows is in it."""
+    engine = Engine(target("llama"), None, batching=BatchingConfig(batch_size=3))
+    for index, tokens in enumerate((5, 5, 12, 7, 7)):
+        sampling = SamplingParams(max_tokens=tokens)
+        engine.submit(Sequence([1 + index, 2, 3], sampling, index=index))
+    while engine.busy:
+        engine.step(hurry=True)
+    assert engine.decoder.meter.steps == 12

@@ -196,11 +196,16 @@ def draft_rows_wrong() -> int:
 
     When one of two rows ends the next step is dropped, and plain steps leave the drafter behind.
     """
+    return sum(draft_rows_wrong_by([0] * plain + [3]) for plain in (2, 3, 4))
+
+
+def draft_rows_wrong_by(cycle: list[int]) -> int:
+    """The same of draft lengths in this order: the dropped step must be one that drafts."""
     drafter = ModelDrafter(ModelRunner(target("llama"), 2))
     decoder = SpeculativeDecoder(
         target("llama"),
         drafter=drafter,
-        policy=CyclingPolicy([0, 0, 0, 0, 3]),
+        policy=CyclingPolicy(cycle),
         batching=BatchingConfig(batch_size=2),
     )
     waiting = [Sequence([1 + i] * (3 + i), SamplingParams(max_tokens=7 + 3 * i)) for i in range(6)]

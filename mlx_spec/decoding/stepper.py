@@ -65,7 +65,8 @@ class Stepper:
         self.debug = False
         self._timeline = Timeline(clock)
         self._described: list[Chunk] = []  # chunks that are not launched yet, in their order
-        self._fed = False  # whether the next step's chunks are on their way: the last was dropped
+        # Whether chunks were launched for the next step; and already for one that was dropped.
+        self._sent = self._fed = False
         self._planned = 0.0  # when the step that is being built was begun
         self._build_seconds = self._step_seconds = 0.0  # of the last step that was built, and read
 
@@ -133,6 +134,7 @@ class Stepper:
 
         Not where ``stopping`` says that nobody wants them any more.
         """
+        self._sent = bool(self._described)
         while self._described:
             launched = self.clock()
             if not self._described[0].launch(self.members.feeder.stopping):
@@ -262,7 +264,7 @@ class Stepper:
         parts.runner.pool.restore(snapshot["target"])
         parts.drafter.restore(snapshot["drafter"])
         self.policy.forget()
-        self._fed = True
+        self._fed = self._sent or bool(self._described)
 
     def check(self, flight: Flight) -> None:
         """What must hold after a step was read, whatever is in flight by now."""
