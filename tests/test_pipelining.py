@@ -23,6 +23,7 @@ from mlx_spec.model import pace
 from mlx_spec.sequence import Sequence
 from tests.models import VOCABULARY
 from tests.scenario import noisy_draft, target
+from tests.test_long_prompts import INTERLEAVE, Fed, make_decoder, prompt, right
 
 STEPS = 100
 TRAFFIC = {"rows that end": (32, (1, 30)), "long prompts": (32, (1200, 1200)), "few": (8, (1, 30))}
@@ -172,3 +173,27 @@ def test_who_waits_for_a_row_joins_as_soon_as_a_step_was_dropped() -> None:
     while engine.busy:
         engine.step(hurry=True)
     assert engine.decoder.meter.steps == 12
+
+
+def test_a_step_that_was_dropped_does_not_double_the_share() -> None:
+    """A long prompt comes when half of the rows have ended: the call that launches and reads the
+    next step feeds once.
+    """
+    fed = Fed()
+    decoder = make_decoder(fed)
+    short = [Sequence(prompt(4, i), SamplingParams(max_tokens=6)) for i in range(2)]
+    running = Sequence(prompt(5, 3), SamplingParams(max_tokens=60))
+    decoder.add([*short, running])
+    while not short[0].finish_reason:
+        decoder.step()
+    assert decoder._stepper.flight is None, "nothing was dropped"
+    decoder.add([Sequence(prompt(220, 9), SamplingParams(max_tokens=2))])
+    most = 0
+    while not running.finish_reason:
+        fed.target.clear()
+        fed.draft.clear()
+        decoder.step()
+        most = max(most, sum(fed.target))
+        assert sum(fed.draft) <= INTERLEAVE
+    assert most == INTERLEAVE
+    assert right(running)

@@ -256,5 +256,6 @@ class SpeculativeDecoder:
             outputs = self._drive(self._stepper)
             if not outputs and self._stepper.flight is not None:
                 # Nothing was in flight before: that call launched a step, and this one reads it.
+                self._stepper.feed_no_more()
                 outputs = self._drive(self._stepper)
             return outputs

@@ -82,6 +82,10 @@ class Stepper:
             self.suspects.clear_slots(self.parts.state, self.parts.runner.pool)
         return bool(self.parts.state.sequences) and not self.members.feeder.stopping()
 
+    def feed_no_more(self) -> None:
+        """Before the next tokens, where chunks were launched since the last ones."""
+        self._fed = self._sent
+
     @property
     def ready(self) -> float:
         """When the last work was done, in seconds of the clock."""
