@@ -171,12 +171,16 @@ class Stepper:
         flight.launched = self.clock() if begun is None else begun
         parts = self.parts
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
-        pools = [runner.pool.arrays for runner in (parts.runner, *parts.drafter.runners)]
         mx.async_eval(  # type: ignore[no-untyped-call]
-            flight.packed, parts.state.lengths, parts.state.seen, parts.state.tokens, pools
+            flight.packed, parts.state.lengths, parts.state.seen, parts.state.tokens, self._pools()
         )
         self.flight = flight
         return flight
+
+    def _pools(self) -> list[list[mx.array]]:
+        """The arrays of all caches."""
+        runners = (self.parts.runner, *self.parts.drafter.runners)
+        return [runner.pool.arrays for runner in runners]
 
     def read(self, flight: Flight) -> None:
         """Wait for a step, and see who ends in it."""
@@ -269,6 +273,9 @@ class Stepper:
         parts.drafter.restore(snapshot["drafter"])
         self.policy.forget()
         self._fed = self._sent or bool(self._described)
+        if self.flight is None and not self._described:
+            # Nobody reads the caches now: copies of rows that moved need not wait for a step.
+            mx.async_eval(self._pools())  # type: ignore[no-untyped-call]
 
     def check(self, flight: Flight) -> None:
         """What must hold after a step was read, whatever is in flight by now."""
