@@ -72,10 +72,15 @@ class BatchState:
         """[B, 1]: each row's last known token, which the target has not seen yet."""
         return mx.take_along_axis(self.tokens, self.seen[:, None], axis=1)
 
+    def following(self, count: int) -> mx.array:
+        """[B, count]: the positions of each row's next tokens."""
+        begin = self.lengths[:, None]
+        return begin if count == 1 else begin + mx.arange(count, dtype=mx.int32)
+
     def append(self, samples: mx.array, accepted: mx.array) -> None:
         """Add ``samples[:, : accepted + 1]`` of [B, K + 1]; the rest is garbage past the end."""
-        positions = self.lengths[:, None] + mx.arange(samples.shape[1], dtype=mx.int32)
-        self.tokens = mx.put_along_axis(self.tokens, positions, samples, axis=1)
+        where = self.following(samples.shape[1])
+        self.tokens = mx.put_along_axis(self.tokens, where, samples, axis=1)
         self.seen = self.lengths + accepted
         self.lengths = self.seen + 1
 

@@ -91,9 +91,10 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     """Logits [B, K + 1, V] of the target after each pending token and its draft."""
     state, count = parts.state, draft.tokens.shape[1]
     ragged = min(draft.lengths) < count
+    pending = state.pending()
     return parts.runner.forward(
         Rows(
-            mx.concatenate([state.pending(), draft.tokens], axis=1),
+            mx.concatenate([pending, draft.tokens], axis=1) if count else pending,
             state.seen,
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
@@ -105,7 +106,7 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
 def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     """The target's own tokens, and how far the draft agrees with them."""
     state, count = parts.state, draft.tokens.shape[1]
-    positions = state.lengths[:, None] + mx.arange(count + 1, dtype=mx.int32)
+    positions = state.following(count + 1)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.rules, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
