@@ -25,6 +25,9 @@ class Span:
         uniform: all starts equal ``limit - width``, so no per-row mask is needed.
         grouped: masks get an axis more, for models that keep the query heads of one key head on an
             axis of their own.
+        tentative: guesses are among the tokens, so that ``commit`` follows.
+        opens: it is the first call of its pass, and not one more of the same rows.
+        since: no row starts before that position.
     """
 
     first: int
@@ -35,6 +38,9 @@ class Span:
     uniform: bool = False
     grouped: bool = False
     counts: mx.array | None = None
+    tentative: bool = False
+    opens: bool = True
+    since: int = 0
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -99,6 +99,8 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
             counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
+            tentative=True,
+            since=plan.shortest - 1,
         )
     )
 

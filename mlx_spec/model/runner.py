@@ -37,6 +37,9 @@ class Rows:
         first: slot of the first row; the B rows are contiguous.
         uniform: every start is ``limit - N`` exactly (then no mask is needed).
         counts: [B] int32, how many of its N tokens are a row's own; None where all are.
+        tentative: guesses are among them, so that ``commit`` says what stays; not so for prompts.
+        opens: it is the first call of its pass, and not one more of the same rows.
+        since: no row starts before that position, as far as the host knows.
     """
 
     tokens: mx.array
@@ -45,6 +48,9 @@ class Rows:
     first: int = 0
     uniform: bool = False
     counts: mx.array | None = None
+    tentative: bool = False
+    opens: bool = True
+    since: int = 0
 
 
 class ModelRunner:
@@ -106,6 +112,9 @@ class ModelRunner:
                 rows.uniform,
                 self.support.grouped_masks,
                 rows.counts,
+                rows.tentative,
+                rows.opens,
+                rows.since,
             )
         )
         logits: mx.array = self.model(rows.tokens, cache=self.pool.layers)
