@@ -33,6 +33,7 @@ _EXPORTS = {
     "GeneratorStats": "batching.generator_stats",
     "InvalidRequest": "errors",
     "InvariantError": "errors",
+    "LoadConfig": "load_config",
     "MlxSpecError": "errors",
     "ModelLoadError": "errors",
     "OutputError": "errors",
@@ -44,6 +45,7 @@ _EXPORTS = {
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
+    "WeightQuantization": "load_config",
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
@@ -52,7 +54,7 @@ _EXPORTS = {
 }
 
 # These import no mlx.
-_LIGHT = ("config", "errors", "results")
+_LIGHT = ("config", "errors", "load_config", "results")
 
 __all__ = [
     "BatchResult",
@@ -68,6 +70,7 @@ __all__ = [
     "GeneratorStats",
     "InvalidRequest",
     "InvariantError",
+    "LoadConfig",
     "MlxSpecError",
     "ModelLoadError",
     "OutputError",
@@ -79,6 +82,7 @@ __all__ = [
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
+    "WeightQuantization",
     "batch_generate",
     "generate",
     "load",
@@ -106,6 +110,7 @@ if TYPE_CHECKING:
         TokenizerMismatch,
         UnsupportedModel,
     )
+    from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
     from mlx_spec.model.loader import load
     from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats

@@ -11,6 +11,7 @@ import pytest
 from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.load_config import LoadConfig, WeightQuantization
 from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.flags import ACCUMULATION, PREFIX_CACHE_BYTES, Flags
 from mlx_spec.pipeline.options import Option, options_of
@@ -25,6 +26,10 @@ OTHER = {
     "adaptive": (False, False),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
     "memory_limit": ("2GB", 2 * 10**9),
+    "dtype": ("bfloat16", "bfloat16"),
+    "quantize": ("4:32", WeightQuantization(4, 32)),
+    "set": (("a=1", "b=c"), {"a": 1, "b": "c"}),
+    "gguf_requantize": ("float16", "float16"),
 }
 
 
@@ -35,6 +40,7 @@ def made(flags: Flags, config: type[Any]) -> Any:
         SpeculationConfig: flags.speculation,
         BatchingConfig: flags.batches,
         ChatConfig: flags._chat,
+        LoadConfig: flags.loading,
     }[config]
 
 

@@ -25,6 +25,7 @@ class Span:
         uniform: all starts equal ``limit - width``, so no per-row mask is needed.
         grouped: masks get an axis more, for models that keep the query heads of one key head on an
             axis of their own.
+        start: of one row alone, the number that ``starts`` holds, where models are to get that.
         tentative: guesses are among the tokens, so that ``commit`` follows.
         opens: it is the first call of its pass, and not one more of the same rows.
         since: no row starts before that position.
@@ -38,6 +39,7 @@ class Span:
     uniform: bool = False
     grouped: bool = False
     counts: mx.array | None = None
+    start: int | None = None
     tentative: bool = False
     opens: bool = True
     since: int = 0
@@ -49,6 +51,11 @@ class Span:
         self.index = self.positions[:, None, :, None]
         # What attention reads of [rows, heads, positions, dims].
         self.read = (slice(None), slice(None), slice(self.limit))
+
+    @property
+    def offset(self) -> mx.array | int:
+        """What models see of a cache as its ``offset``."""
+        return self.starts if self.start is None else self.start
 
     @cached_property
     def lengths(self) -> mx.array:

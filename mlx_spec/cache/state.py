@@ -66,7 +66,7 @@ class StateCache(ArraysCache):  # type: ignore[misc]  # models ask whether it is
     """
 
     sliceable = False
-    offset: mx.array
+    offset: mx.array | int
     span: Span
     cache: list[mx.array | None]
 
@@ -89,7 +89,7 @@ class StateCache(ArraysCache):  # type: ignore[misc]  # models ask whether it is
                 before = (None,) * len(before)  # nobody will ask
             self._pass = _Pass(span, before, read)
             self.cache = list(read)
-        self.span, self.offset = span, span.starts
+        self.span, self.offset = span, span.offset
         # One token is computed as if all rows had one; what rows without any make of it is dropped.
         self.lengths = span.counts if span.width > 1 else None
 

@@ -19,12 +19,18 @@ import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import model_name as model_name
-from mlx_spec.cache.layout import plan
+from mlx_spec.cache.layout import own_caches, plan
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.span import Span
+from mlx_spec.cache.state import StateCache
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.passes.form import WHOLE, PassForm
+from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.rows import Rows
 
 Verdict = Literal["exact", "near-ties", "refused"]
+
+# In the order in which they are tried: the first that a model's code can run is taken.
+FORMS = (WHOLE, PassForm(rows_apart=True))
 
 # "if L == 1:" and the like, in the code of a layer: a branch for one new token.
 _ONE_TOKEN = re.compile(
@@ -41,6 +47,8 @@ class Support:
             nothing where the device computes rows alike. ``"near-ties"``: they are not, so that
             two tokens that are as good as equally likely may change places. ``"refused"``.
         reason: why, in words; empty for ``"exact"``.
+        form: how a pass must go through the model.
+        pads: whether rows of different width may share a pass over prompts.
         grouped_masks: attention masks need an axis for groups of query heads (``Span.grouped``).
         vocabulary: size of the logits' last axis; padded embeddings make it exceed the tokenizer's.
         cost: bytes that a row's caches take over all layers, by its tokens.
@@ -48,6 +56,8 @@ class Support:
 
     verdict: Verdict
     reason: str = ""
+    form: PassForm = WHOLE
+    pads: bool = True
     grouped_masks: bool = False
     vocabulary: int = 0
     cost: RowCost = field(default_factory=RowCost)
@@ -55,22 +65,14 @@ class Support:
 
 def examine(model: Any) -> Support:
     """The verdict on a model, without computing anything."""
-    name = model_name(model)
     try:
-        passed = _pass(model, grouped=False)
+        passed = _first_form(model)
     except UnsupportedModel as error:
         return Support("refused", str(error))
     if isinstance(passed, str):
-        other = _pass(model, grouped=True)
-        passed = passed if isinstance(other, str) else other
-    if isinstance(passed, str):
-        return Support(
-            "refused",
-            f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
-            f"{passed}",
-        )
+        return Support("refused", passed)
     apart = _apart(model)
-    if apart is None:
+    if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
     reason = (
         f"{apart} computes one new token in another way than several, so that near-ties may fall "
@@ -79,7 +81,28 @@ def examine(model: Any) -> Support:
     return replace(passed, verdict="near-ties", reason=reason)
 
 
-def _pass(model: Any, *, grouped: bool) -> Support | str:
+def _first_form(model: Any) -> Support | str:
+    """What the passes of the first form show that a model can run, or why it can run none."""
+    failures = []
+    folds = any(isinstance(layer, StateCache) for layer in KVCachePool(plan(model), 1).layers)
+    for form in FORMS:
+        form = replace(form, tokens_apart=folds)
+        for grouped in (False, True):
+            passed = _passes(model, form, grouped=grouped)
+            if not isinstance(passed, str):
+                return passed
+            failures.append(passed)
+    name = model_name(model)
+    alone = _alone(model)
+    if alone is not None:
+        return f"mlx-lm's own code of this {name!r} model does not run here: {alone}"
+    return (
+        f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
+        f"{failures[0]}"
+    )
+
+
+def _passes(model: Any, form: PassForm, *, grouped: bool) -> Support | str:
     """What the passes of this engine show of a model, or why it cannot run them.
 
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
@@ -89,15 +112,27 @@ def _pass(model: Any, *, grouped: bool) -> Support | str:
         pool = KVCachePool(plan(model), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
-        starts = mx.ones(rows, mx.int32) if uniform else mx.arange(rows, dtype=mx.int32) % 2
-        pool.bind(Span(0, rows, starts, width, width + 1, uniform, grouped))
+        at = tuple(1 if uniform else row % 2 for row in range(rows))
+        tokens = mx.zeros((rows, width), mx.int32)
+        where = Rows(tokens, mx.array(at, mx.int32), width + 1, uniform=uniform, at=at)
         try:
-            logits = model(mx.zeros((rows, width), mx.int32), cache=pool.layers)
+            logits = make_pass(form, model, pool, grouped=grouped).forward(where)
         except Exception as error:  # whatever the code of a model raises
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
-    return Support("exact", "", grouped, logits.shape[-1], pool.cost)
+    return Support(
+        "exact", "", form, not form.tokens_apart, grouped, logits.shape[-1], pool.cost
+    )
+
+
+def _alone(model: Any) -> str | None:
+    """Why a model cannot run even by itself, over its own caches; None where it can."""
+    try:
+        model(mx.zeros((1, 3), mx.int32), cache=own_caches(model))
+    except Exception as error:  # whatever the code of a model raises
+        return _words(error)
+    return None
 
 
 def _apart(model: Any) -> str | None:
