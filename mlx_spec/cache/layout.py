@@ -13,17 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, make_prompt_cache
 
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.several import OwnCaches, SeveralCaches
+from mlx_spec.cache.state import StateCache
 from mlx_spec.errors import UnsupportedModel
 
 # From one of the model's own caches, which says sizes, to ours for all slots.
 Maker = Callable[[Any], LayerCache]
 
-_KINDS: dict[type, Maker] = {KVCache: lambda own: DenseKVCache()}
+_KINDS: dict[type, Maker] = {
+    KVCache: lambda own: DenseKVCache(),
+    ArraysCache: lambda own: StateCache(len(own.cache)),
+}
 
 
 def register(own: type, make: Maker) -> None:
