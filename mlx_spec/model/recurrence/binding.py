@@ -45,7 +45,7 @@ def unbind_recurrence(model: Any) -> None:
 
 def _noting(cls: type, found: MixerProbe) -> Call:
     """The call of a mixer's subclass."""
-    own: Call = cls.__call__  # type: ignore[operator]
+    own: Call = cls.__call__
 
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
         values = dict(zip(argument_names(own), args, strict=False)) | kwargs

@@ -14,6 +14,7 @@ lazy.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class MixerCall:
     def clone(self, stand_in: StandIn) -> Any:
         """A copy of the mixer that shares its weights."""
         cls = type(self.module)
-        clone = cls.__new__(cls)
+        clone: Any = object.__new__(cls)
         vars(clone).update(vars(self.module))
         for name, value in self.module.items():
             child = stand_in(name, value) if isinstance(value, nn.Module) else value
@@ -87,7 +88,8 @@ class MixerCall:
             same or has other members beside.
         """
         own = ArraysCache(len(states))
-        own.cache, own.lengths = list(states), lengths
+        # ``advance`` subtracts from the handle that it finds.
+        own.cache, own.lengths = list(states), copy.copy(lengths)
         if self.offsets is None:
             return own, own
         return own, [own if at is None else _PassingBy(at + index) for at in self.offsets]

@@ -39,6 +39,9 @@ class MixerProbe:
     zeros: bool
 
 
+FAILED = MixerProbe(replays=False, masked=False, pads=False, zeros=True)
+
+
 def probe(traced: MixerCall) -> MixerProbe:
     """Try one mixer.
 

@@ -6,43 +6,57 @@ instance of a subclass of its own class that says with what it was called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList
 
+from mlx_spec.cache.layout import own_caches
+from mlx_spec.cache.several import SeveralCaches
 from mlx_spec.model.recurrence.mixer import Call, MixerCall, argument_names, own_code
 
 # Of the traced pass, and so of all that is tried with what it shows; no two numbers alike, since
 # axes of a call are told by them.
 ROWS, WIDTH = 3, 5
 
+
 def states_at(value: Any) -> list[Any]:
     """The states in an argument: itself, or among its members; [] where it is no cache."""
     if isinstance(value, ArraysCache):
         return [value]
-    members = getattr(value, "caches", None)
-    return [m for m in members if isinstance(m, ArraysCache)] if members else []
+    return [member for member in members(value) if isinstance(member, ArraysCache)]
 
 
-def has_states(model: Any) -> bool:
-    """Whether a model keeps any."""
-    return any(map(states_at, make_prompt_cache(model)))
+def members(value: Any) -> Sequence[Any]:
+    """The caches in a list of them, mlx-lm's or ours; () where it is none."""
+    if isinstance(value, CacheList):
+        return tuple(value.caches)
+    return value.members if isinstance(value, SeveralCaches) else ()
+
+
+def states_of(model: Any) -> list[Any]:
+    """All that a model keeps, of its own kind."""
+    return [state for cache in own_caches(model) for state in states_at(cache)]
 
 
 def find_mixers(model: Any) -> list[MixerCall]:
-    """A call of each mixer, in their order, with random numbers for what depends on weights."""
-    caches = make_prompt_cache(model)
-    lengths = mx.full((ROWS,), WIDTH, mx.int32)
-    for cache in caches:
-        for state in states_at(cache):
-            state.lengths = lengths
+    """A call of each mixer, in their order, with random numbers for what a pass computes.
+
+    Returns:
+        Nothing if the model keeps no states, or none of its modules is called with some of them.
+    """
+    caches = own_caches(model)
+    states = [state for cache in caches for state in states_at(cache)]
+    for state in states:
+        state.lengths = mx.full((ROWS,), WIDTH, mx.int32)
+    if not states:
+        return []
     spy = _Spy()
     with spy.watching(model):
         model(mx.zeros((ROWS, WIDTH), mx.int32), cache=caches)
-    return spy.calls
+    return spy.calls if spy.seen == set(map(id, states)) else []
 
 
 class _Spy:
@@ -50,10 +64,12 @@ class _Spy:
 
     Attributes:
         calls: those of mixers.
+        seen: the states that these were called with.
     """
 
     def __init__(self) -> None:
         self.calls: list[MixerCall] = []
+        self.seen: set[int] = set()
         self._passed: list[set[int]] = []  # by call in progress: states that it handed on
 
     @contextmanager
@@ -86,6 +102,7 @@ class _Spy:
             finally:
                 name, cache = held[0]
                 if id(cache) not in self._passed.pop():
+                    self.seen.add(id(cache))
                     self.calls.append(call_of(code, module, _random(values), name))
 
         return call
@@ -95,10 +112,8 @@ def call_of(code: Call, module: Any, values: dict[str, Any], name: str) -> Mixer
     """A call, apart from the cache that it was made with."""
     rest = dict(values)
     cache = rest.pop(name)
-    offsets, members = None, getattr(cache, "caches", None)
-    if members:
-        offsets = tuple(None if states_at(member) else member.offset for member in members)
-    return MixerCall(code, module, rest, name, len(states_at(cache)[0].cache), offsets)
+    offsets = tuple(None if states_at(member) else member.offset for member in members(cache))
+    return MixerCall(code, module, rest, name, len(states_at(cache)[0].cache), offsets or None)
 
 
 def _random(values: dict[str, Any]) -> dict[str, Any]:
