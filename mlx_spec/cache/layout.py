@@ -21,12 +21,17 @@ from mlx_spec.cache.several import OwnCaches, SeveralCaches
 from mlx_spec.cache.state import StateCache
 from mlx_spec.errors import UnsupportedModel
 
+
+class _States(StateCache, ArraysCache):  # type: ignore[misc]
+    """Some models ask whether it is one of mlx-lm's."""
+
+
 # From one of the model's own caches, which says sizes, to ours for all slots.
 Maker = Callable[[Any], LayerCache]
 
 _KINDS: dict[type, Maker] = {
     KVCache: lambda own: DenseKVCache(),
-    ArraysCache: lambda own: StateCache(len(own.cache)),
+    ArraysCache: lambda own: _States(len(own.cache)),
 }
 
 

@@ -121,9 +121,7 @@ def _passes(model: Any, form: PassForm, *, grouped: bool) -> Support | str:
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
-    return Support(
-        "exact", "", form, not form.tokens_apart, grouped, logits.shape[-1], pool.cost
-    )
+    return Support("exact", "", form, not form.tokens_apart, grouped, logits.shape[-1], pool.cost)
 
 
 def _alone(model: Any) -> str | None:
