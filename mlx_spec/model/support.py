@@ -22,6 +22,7 @@ from mlx_spec.cache.layout import model_name as model_name
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
+from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 
 Verdict = Literal["exact", "near-ties", "refused"]
@@ -53,22 +54,23 @@ class Support:
     cost: RowCost = field(default_factory=RowCost)
 
 
-def examine(model: Any) -> Support:
-    """The verdict on a model, without computing anything."""
+def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
+    """The verdict on a model over caches as ``options`` say, without computing anything."""
     name = model_name(model)
     try:
-        passed = _pass(model, grouped=False)
+        passed = _pass(model, options, grouped=False)
+        if isinstance(passed, str):
+            other = _pass(model, options, grouped=True)
+            passed = passed if isinstance(other, str) else other
     except UnsupportedModel as error:
         return Support("refused", str(error))
     if isinstance(passed, str):
-        other = _pass(model, grouped=True)
-        passed = passed if isinstance(other, str) else other
-    if isinstance(passed, str):
-        return Support(
-            "refused",
-            f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
-            f"{passed}",
+        what = (
+            "run rows at different positions"
+            if options.kv_bits is None
+            else f"read keys and values in {options.kv_bits} bits (kv_bits)"
         )
+        return Support("refused", f"mlx-lm's code of this {name!r} model cannot {what}: {passed}")
     apart = _apart(model)
     if apart is None:
         return passed
@@ -79,20 +81,22 @@ def examine(model: Any) -> Support:
     return replace(passed, verdict="near-ties", reason=reason)
 
 
-def _pass(model: Any, *, grouped: bool) -> Support | str:
+def _pass(model: Any, options: CacheOptions, *, grouped: bool) -> Support | str:
     """What the passes of this engine show of a model, or why it cannot run them.
 
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
     """
     for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
-        pool = KVCachePool(plan(model), rows)
+        pool = KVCachePool(plan(model, options), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
         starts = mx.ones(rows, mx.int32) if uniform else mx.arange(rows, dtype=mx.int32) % 2
         pool.bind(Span(0, rows, starts, width, width + 1, uniform, grouped))
         try:
             logits = model(mx.zeros((rows, width), mx.int32), cache=pool.layers)
+        except UnsupportedModel as error:  # in a cache's own words
+            raise UnsupportedModel(f"this {model_name(model)!r} model: {error}") from error
         except Exception as error:  # whatever the code of a model raises
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
