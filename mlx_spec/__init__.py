@@ -34,6 +34,7 @@ _EXPORTS = {
     "GeneratorStats": "batching.generator_stats",
     "InvalidRequest": "errors",
     "InvariantError": "errors",
+    "LoadConfig": "load_config",
     "MlxSpecError": "errors",
     "ModelLoadError": "errors",
     "OutputError": "errors",
@@ -45,6 +46,7 @@ _EXPORTS = {
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
+    "WeightQuantization": "load_config",
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
@@ -53,7 +55,7 @@ _EXPORTS = {
 }
 
 # These import no mlx.
-_LIGHT = ("config", "errors", "results")
+_LIGHT = ("config", "errors", "load_config", "results")
 
 __all__ = [
     "BatchResult",
@@ -70,6 +72,7 @@ __all__ = [
     "GeneratorStats",
     "InvalidRequest",
     "InvariantError",
+    "LoadConfig",
     "MlxSpecError",
     "ModelLoadError",
     "OutputError",
@@ -81,6 +84,7 @@ __all__ = [
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
+    "WeightQuantization",
     "batch_generate",
     "generate",
     "load",
@@ -114,6 +118,7 @@ if TYPE_CHECKING:
         TokenizerMismatch,
         UnsupportedModel,
     )
+    from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
     from mlx_spec.model.loader import load
     from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats

@@ -17,6 +17,7 @@ from mlx_spec.config import (
     SpeculationConfig,
 )
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.load_config import LoadConfig, WeightQuantization
 from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.flags import ACCUMULATION, PREFIX_CACHE_BYTES, Flags
 from mlx_spec.pipeline.options import Option, options_of
@@ -34,6 +35,10 @@ OTHER = {
     "max_kv_size": (4096, 4096),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
     "memory_limit": ("2GB", 2 * 10**9),
+    "dtype": ("bfloat16", "bfloat16"),
+    "quantize": ("4:32", WeightQuantization(4, 32)),
+    "set": (("a=1", "b=c"), {"a": 1, "b": "c"}),
+    "gguf_requantize": ("float16", "float16"),
 }
 
 
@@ -45,6 +50,7 @@ def made(flags: Flags, config: type[Any]) -> Any:
         BatchingConfig: flags.batches,
         CacheOptions: flags.batches.cache,
         ChatConfig: flags._chat,
+        LoadConfig: flags.loading,
     }[config]
 
 

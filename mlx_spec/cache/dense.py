@@ -34,7 +34,7 @@ class DenseKVCache:
     """
 
     sliceable = True
-    offset: mx.array
+    offset: mx.array | int
     span: Span
 
     def __init__(self, slots: int = 0, positions: int = 0) -> None:
@@ -46,7 +46,7 @@ class DenseKVCache:
     def bind(self, span: Span) -> None:
         """The rows and positions of the next pass."""
         self.span = span
-        self.offset = span.starts
+        self.offset = span.offset
 
     def make_mask(
         self,

@@ -50,12 +50,13 @@ class LayerCache(Protocol):
 
     Attributes:
         slots, positions: rows, and tokens of each, that there is room for.
-        offset: [rows] int32, positions of the first new tokens of the bound pass.
+        offset: [rows] int32, positions of the first new tokens of the bound pass; one number where
+            the pass is of one row for a model that takes no more (``Span.offset``).
     """
 
     slots: int
     positions: int
-    offset: mx.array
+    offset: mx.array | int
 
     @property
     def sliceable(self) -> bool:

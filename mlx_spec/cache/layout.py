@@ -1,7 +1,8 @@
 """Which of our caches stand for a model's own: the only file that knows mlx-lm's cache classes.
 
 ``plan(model)`` asks the model what it wants (its ``make_cache()``, else one full-attention cache a
-layer) and answers class by class; there may be fewer or more caches than layers. A kind that is not
+layer) and answers class by class, lists of caches member by member; there may be fewer or more
+caches than layers. A kind that is not
 in the table below registers itself::
 
     register(TheirCache, lambda own: OurCache(own.size))
@@ -9,14 +10,21 @@ in the table below registers itself::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    CacheList,
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
+from mlx_spec.cache.several import OwnCaches, SeveralCaches
 from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 
@@ -39,23 +47,24 @@ def kinds() -> frozenset[type]:
     return frozenset(_KINDS)
 
 
-def plan(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[LayerCache]:
+def plan(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[OwnCaches]:
     """Empty caches for all slots, one for each that the model makes for itself.
 
     Raises:
         UnsupportedModel: a cache that no kind here stands for, by name; or options that change
             none of them.
     """
-    name = model_name(model)
     caches = own_caches(model, options)
-    foreign = [type(own).__name__ for own in caches if type(own) not in _KINDS]
+    wanted = [{type(own) for own in _members(cache)} for cache in caches]
+    foreign = [classes - kinds() for classes in wanted if classes - kinds()]
     if foreign:
+        names = sorted({cls.__name__ for classes in foreign for cls in classes})
         raise UnsupportedModel(
-            f"{len(foreign)} of {len(caches)} layers of this {name!r} model keep a "
-            f"{', '.join(sorted(set(foreign)))}, which cannot be rolled back row by row yet; "
-            "only full-attention layers (KVCache) are supported"
+            f"{len(foreign)} of {len(caches)} layers of this {model_name(model)!r} model keep a "
+            f"{', '.join(names)}, which cannot be rolled back row by row yet; supported are "
+            f"{', '.join(sorted(cls.__name__ for cls in kinds()))}"
         )
-    return [_KINDS[type(own)](own) for own in caches]
+    return [_stand(cache) for cache in caches]
 
 
 def own_caches(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[Any]:
@@ -97,6 +106,22 @@ def _in_the_place_of_full_attention(
     if size is not None:
         return f"max_kv_size={size}", lambda: RotatingKVCache(size, KEPT_TOKENS)
     return None
+
+
+def _members(own: Any) -> Iterator[Any]:
+    """The caches in a list of them; a cache that is none is its own only one."""
+    if type(own) is CacheList:
+        for member in own.caches:
+            yield from _members(member)
+    else:
+        yield own
+
+
+def _stand(own: Any) -> OwnCaches:
+    """What stands for one of the model's caches."""
+    if type(own) is CacheList:
+        return SeveralCaches(*map(_stand, own.caches))
+    return _KINDS[type(own)](own)
 
 
 def model_name(model: Any) -> str:
