@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 import mlx_spec
 from mlx_spec.cache.dense import DenseKVCache
@@ -44,7 +44,7 @@ class Own(KVCache):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("foreign", "names"),
     [
-        ([RotatingKVCache(8), ArraysCache(2)], "2 of 4 .* keep a ArraysCache, RotatingKVCache,"),
+        ([RotatingKVCache(8), Own()], "2 of 4 .* keep a Own, RotatingKVCache,"),
         ([CacheList(KVCache(), Own())], "1 of 3 .* keep a Own,"),
         ([Own()], "1 of 3 .* keep a Own,"),
     ],

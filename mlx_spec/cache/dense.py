@@ -120,14 +120,14 @@ class DenseKVCache:
         parts = [state.arrays for state in states if state.arrays]
         if not parts:
             return
-        keys, values = (
+        new = [
             both[0] if len(both) == 1 else mx.concatenate(both, axis=2)
             for both in map(list, zip(*parts, strict=True))
-        )
-        if self.keys is None:
-            self.keys, self.values = self._buffer(keys), self._buffer(values)
-        where = slice(begin, begin + keys.shape[2])
-        self._put(slice(slot, slot + 1), where, [keys, values])
+        ]
+        if not self.arrays:
+            self.arrays = [self._buffer(part) for part in new]
+        where = slice(begin, begin + new[0].shape[2])
+        self._put(slice(slot, slot + 1), where, new)
 
     def wipe(self, slot: int, begin: int) -> None:
         """Zero one row from position ``begin`` on, lazily."""

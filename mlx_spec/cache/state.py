@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import RowState
@@ -57,7 +56,7 @@ class _Pass:
     changes: bool = False
 
 
-class StateCache(ArraysCache):  # type: ignore[misc]  # models ask whether it is one
+class StateCache:
     """States of one layer, ``size`` arrays of [slots, ...] each.
 
     Attributes:
@@ -68,10 +67,11 @@ class StateCache(ArraysCache):  # type: ignore[misc]  # models ask whether it is
     sliceable = False
     offset: mx.array | int
     span: Span
-    cache: list[mx.array | None]
+    left_padding = None
 
     def __init__(self, size: int) -> None:
-        super().__init__(size)
+        self.cache: list[mx.array | None] = [None] * size
+        self.lengths: mx.array | None = None
         self.slots = self.positions = 0
         self._kept: States = (None,) * size
         self._pass: _Pass | None = None
@@ -92,6 +92,9 @@ class StateCache(ArraysCache):  # type: ignore[misc]  # models ask whether it is
         self.span, self.offset = span, span.offset
         # One token is computed as if all rows had one; what rows without any make of it is dropped.
         self.lengths = span.counts if span.width > 1 else None
+
+    def __getitem__(self, place: int) -> mx.array | None:
+        return self.cache[place]
 
     def __setitem__(self, place: int, states: mx.array) -> None:
         span, done = self.span, self._pass
@@ -136,6 +139,7 @@ class StateCache(ArraysCache):  # type: ignore[misc]  # models ask whether it is
                 which has states of its own) are called one after the other.
         """
         assert self._pass is not None
+        assert self.noting
         self._pass.replays.append(replay)
 
     def commit(self, kept: mx.array | None) -> None:

@@ -66,7 +66,7 @@ class MixerCall:
     def clone(self, stand_in: StandIn) -> Any:
         """A copy of the mixer that shares its weights."""
         cls = type(self.module)
-        clone: Any = object.__new__(cls)
+        clone: Any = cls.__new__(cls)  # type: ignore[call-overload]
         vars(clone).update(vars(self.module))
         for name, value in self.module.items():
             child = stand_in(name, value) if isinstance(value, nn.Module) else value
