@@ -41,12 +41,6 @@ class ModelRunner:
             arrays that another thread left to be computed.
     """
 
-<<<<<<< HEAD
-    def __init__(self, model: Any, max_slots: int) -> None:
-        self.support = require(model)
-        bind_recurrence(model, self.support.recurrence.probes)
-        quicken(model)
-=======
     def __init__(
         self,
         model: Any,
@@ -56,7 +50,7 @@ class ModelRunner:
         quicken(model)
         self.options = options
         self.support = require(model, options)
->>>>>>> state
+        bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         self.model = model

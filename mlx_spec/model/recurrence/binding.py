@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_spec.cache.state import StateCache
-from mlx_spec.model.recurrence.mixer import Call, MixerCall, Noted, Notes, States, argument_names
+from mlx_spec.model.recurrence.mixer import (
+    Call,
+    MixerCall,
+    Noted,
+    Notes,
+    States,
+    argument_names,
+    own_class,
+)
 from mlx_spec.model.recurrence.probe import MixerProbe
 from mlx_spec.model.recurrence.replay import run_again
 from mlx_spec.model.recurrence.trace import call_of, states_at
@@ -27,20 +35,21 @@ def bind_recurrence(model: Any, probes: Mapping[str, MixerProbe]) -> None:
     modules = dict(model.named_modules()) if probes else {}
     made: dict[tuple[type, MixerProbe], type] = {}
     for path, found in probes.items():
-        module = modules[path]
-        if not isinstance(module, Noted):
-            cls = type(module)
-            if (cls, found) not in made:
-                body = {"__call__": _noting(cls, found), "_beneath": cls}
-                made[cls, found] = type(cls.__name__, (Noted, cls), body)
-            module.__class__ = made[cls, found]
+        now = type(modules[path])
+        if issubclass(now, Noted) and "_beneath" not in vars(now):
+            continue  # somebody made a subclass of ours
+        cls = own_class(now)
+        if (cls, found) not in made:
+            body = {"__call__": _noting(cls, found), "_beneath": cls}
+            made[cls, found] = type(cls.__name__, (Noted, cls), body)
+        modules[path].__class__ = made[cls, found]
 
 
 def unbind_recurrence(model: Any) -> None:
     """Make a model's mixers as they were."""
     for _, module in model.named_modules():
         if isinstance(module, Noted):
-            module.__class__ = module._beneath
+            module.__class__ = own_class(type(module))
 
 
 def _noting(cls: type, found: MixerProbe) -> Call:

@@ -131,10 +131,10 @@ class Noted:
     _beneath: type  # the class that the mixer had before
 
 
-def own_code(cls: type) -> Call:
-    """What a call of a module is in its own class."""
-    code: Call = getattr(cls, "_beneath", cls).__call__
-    return code
+def own_class(cls: type) -> type:
+    """The class that a module has but for that mark."""
+    own: type = getattr(cls, "_beneath", cls)
+    return own
 
 
 @cache

@@ -15,7 +15,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList
 
 from mlx_spec.cache.layout import own_caches
 from mlx_spec.cache.several import SeveralCaches
-from mlx_spec.model.recurrence.mixer import Call, MixerCall, argument_names, own_code
+from mlx_spec.model.recurrence.mixer import Call, MixerCall, argument_names, own_class
 
 # Of the traced pass, and so of all that is tried with what it shows; no two numbers alike, since
 # axes of a call are told by them.
@@ -87,7 +87,7 @@ class _Spy:
                 module.__class__ = cls
 
     def _heard(self, cls: type) -> Call:
-        code = own_code(cls)
+        code: Call = own_class(cls).__call__
 
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
             values = dict(zip(argument_names(code), args, strict=False)) | kwargs
