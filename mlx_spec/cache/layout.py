@@ -12,16 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layer import LayerCache
+from mlx_spec.cache.ring import RingKVCache
 from mlx_spec.errors import UnsupportedModel
 
 # From one of the model's own caches, which says sizes, to ours for all slots.
 Maker = Callable[[Any], LayerCache]
 
-_KINDS: dict[type, Maker] = {KVCache: lambda own: DenseKVCache()}
+_KINDS: dict[type, Maker] = {
+    KVCache: lambda own: DenseKVCache(),
+    RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
+}
 
 
 def register(own: type, make: Maker) -> None:
