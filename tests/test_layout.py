@@ -46,7 +46,7 @@ class Own(KVCache):  # type: ignore[misc]
     ("foreign", "names"),
     [
         ([Own(), ArraysCache(2)], "2 of 4 .* keep a ArraysCache, Own,"),
-        ([CacheList(KVCache(), KVCache())], "1 of 3 .* keep a CacheList,"),
+        ([CacheList(KVCache(), Own())], "1 of 3 .* keep a Own,"),
         ([Own()], "1 of 3 .* keep a Own,"),
     ],
 )

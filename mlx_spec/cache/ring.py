@@ -106,7 +106,7 @@ class RingKVCache:
     """
 
     sliceable = False
-    offset: mx.array
+    offset: mx.array | int
     span: Span
 
     def __init__(self, window: int, keep: int = 0, slack: int = SLACK) -> None:
@@ -124,7 +124,7 @@ class RingKVCache:
 
     def bind(self, span: Span) -> None:
         """The rows and positions of the next pass."""
-        self.span, self.offset, self._wide = span, span.starts, None
+        self.span, self.offset, self._wide = span, span.offset, None
         around = self._wraps and not self._is_wide
         self._entries.bind(span.once((self.ring, "places"), self._places) if around else span)
 
