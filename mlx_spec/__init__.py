@@ -24,6 +24,7 @@ _EXPORTS = {
     "BatchStream": "batching.stream",
     "BatchedMLXGenerator": "batching.generator",
     "BatchingConfig": "config",
+    "CacheOptions": "config",
     "CapacityError": "errors",
     "ChatConfig": "config",
     "GenerationChunk": "results",
@@ -61,6 +62,7 @@ __all__ = [
     "BatchStream",
     "BatchedMLXGenerator",
     "BatchingConfig",
+    "CacheOptions",
     "CapacityError",
     "ChatConfig",
     "GenerationChunk",
@@ -96,7 +98,13 @@ if TYPE_CHECKING:
     from mlx_spec.batching.generator_stats import GeneratorStats
     from mlx_spec.batching.stream import BatchStream
     from mlx_spec.batching.token_stream import TokenStream
-    from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
+    from mlx_spec.config import (
+        BatchingConfig,
+        CacheOptions,
+        ChatConfig,
+        SamplingParams,
+        SpeculationConfig,
+    )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
     from mlx_spec.errors import (
         CapacityError,

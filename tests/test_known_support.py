@@ -24,9 +24,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     models: list[Any] = []
     examine = known_support.examine
 
-    def noted(model: Any) -> Any:
+    def noted(model: Any, *options: Any) -> Any:
         models.append(model)
-        return examine(model)
+        return examine(model, *options)
 
     monkeypatch.setattr(known_support, "examine", noted)
     return models

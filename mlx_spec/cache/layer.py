@@ -80,8 +80,9 @@ class LayerCache(Protocol):
         """The rows and positions of the next pass. A row that starts at 0 begins anew."""
         ...
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write the new tokens' [rows, H, N, D]; return what attention reads."""
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        """Write the new tokens' [rows, H, N, D]; return what attention reads of both: an array
+        each, or what else mlx-lm's attention function takes."""
         ...
 
     def make_mask(

@@ -84,7 +84,7 @@ class SpeculativeDecoder:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
         self.device = DeviceStream()
-        self.runner = ModelRunner(model, self.batching.batch_size)
+        self.runner = ModelRunner(model, self.batching.batch_size, self.batching.cache)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
         known = draft_model is not None
         pair = measurements_of(model, draft_model) if known else PairMeasurements()

@@ -78,7 +78,7 @@ def check_rows(
 
 def _lone(runner: ModelRunner, tokens: list[int]) -> RowState:
     """What caches of one row hold after one pass over ``tokens``."""
-    pool, width = KVCachePool(plan(runner.model), 1), len(tokens)
+    pool, width = KVCachePool(plan(runner.model, runner.options), 1), len(tokens)
     pool.acquire(1)
     pool.reserve(width)
     support = runner.support

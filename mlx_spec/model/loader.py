@@ -32,6 +32,7 @@ from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.quantized import dequantize, quantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
 from mlx_spec.model.source import locate, reason, shown
+from mlx_spec.model.unread import check_overrides, warn_of_unread
 from mlx_spec.platform import warn_if_slow_blas
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def load(
             none.
 
     Warns:
-        RuntimeWarning: on the CPU, where something makes the model much slower than need be.
+        RuntimeWarning: config.json has entries that count and that mlx-lm's class does not read;
+            on the CPU, where something makes the model much slower than need be.
     """
     config = with_load_options(config, options)
     wanted = _parse_dtype(config.dtype)
@@ -76,7 +78,10 @@ def load(
         adapter = check_adapter(config.adapter_path) if config.adapter_path is not None else None
         place = locate(path_or_repo, config.revision)
         check_folder(place)
-        model, tokenizer = _load_folder(place, config, adapter)
+        model, tokenizer, settings = _load_folder(place, config, adapter)
+        check_rotation(model, settings)
+        check_overrides(model, config.config_overrides, settings)
+        note_context(model, settings)
         _cast(model, wanted)
         if config.quantization is not None:
             quantize(model, config.quantization)
@@ -94,14 +99,17 @@ def load(
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {shown(path_or_repo)}: {reason(error)}") from error
     bind_operations(model, operations)
+    warn_of_unread(model, settings, stacklevel=2)
     warn_if_slow_blas(stacklevel=2)
     if config.quantization is None:  # else it is what was asked for
         warn_if_quantized(model, stacklevel=2)
     return model, tokenizer
 
 
-def _load_folder(folder: Path, config: LoadConfig, adapter: Path | None) -> tuple[Any, Any]:
-    """Model and tokenizer of a checked folder, nothing of it computed yet."""
+def _load_folder(
+    folder: Path, config: LoadConfig, adapter: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, tokenizer and config of a checked folder, nothing of it computed yet."""
     import mlx_lm
     from mlx_lm.utils import load_config
 
@@ -121,10 +129,7 @@ def _load_folder(folder: Path, config: LoadConfig, adapter: Path | None) -> tupl
         lazy=True,  # cast first, so that only one copy of the weights is ever in memory
         **more,
     )
-    settings |= changes
-    check_rotation(model, settings)
-    note_context(model, settings)
-    return model, tokenizer
+    return model, tokenizer, settings | changes
 
 
 def _trust(loader: Callable[..., Any], allowed: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
@@ -32,19 +33,26 @@ class ModelRunner:
     Args:
         model: any full-attention model loaded by mlx-lm.
         max_slots: most rows that run together.
+        options: what its caches keep.
 
     Raises:
         UnsupportedModel: a model that this engine cannot run (``support`` says why), or
             arrays that another thread left to be computed.
     """
 
-    def __init__(self, model: Any, max_slots: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        max_slots: int,
+        options: CacheOptions = PLAIN_CACHES,
+    ) -> None:
         quicken(model)
-        self.support = require(model)
+        self.options = options
+        self.support = require(model, options)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         self.model = model
-        self.pool = KVCachePool(plan(model), max_slots)
+        self.pool = KVCachePool(plan(model, options), max_slots)
         self._pass = make_pass(
             self.support.form, model, self.pool, grouped=self.support.grouped_masks
         )

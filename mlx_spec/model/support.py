@@ -21,6 +21,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import model_name as model_name
 from mlx_spec.cache.layout import own_caches, plan
 from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.make import make_pass
@@ -60,10 +61,10 @@ class Support:
     cost: RowCost = field(default_factory=RowCost)
 
 
-def examine(model: Any) -> Support:
-    """The verdict on a model, without computing anything."""
+def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
+    """The verdict on a model over caches as ``options`` say, without computing anything."""
     try:
-        passed = _first_form(model)
+        passed = _first_form(model, options)
     except UnsupportedModel as error:
         return Support("refused", str(error))
     if isinstance(passed, str):
@@ -78,33 +79,34 @@ def examine(model: Any) -> Support:
     return replace(passed, verdict="near-ties", reason=reason)
 
 
-def _first_form(model: Any) -> Support | str:
+def _first_form(model: Any, options: CacheOptions) -> Support | str:
     """What the passes of the first form show that a model can run, or why it can run none."""
     failures = []
     for form in FORMS:
         for grouped in (False, True):
-            passed = _passes(model, form, grouped=grouped)
+            passed = _passes(model, options, form, grouped=grouped)
             if not isinstance(passed, str):
                 return passed
             failures.append(passed)
     name = model_name(model)
-    alone = _alone(model)
+    alone = _alone(model, options)
     if alone is not None:
-        return f"mlx-lm's own code of this {name!r} model does not run here: {alone}"
+        where = "here" if options.kv_bits is None else f"over kv_bits={options.kv_bits}"
+        return f"mlx-lm's own code of this {name!r} model does not run {where}: {alone}"
     return (
         f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
         f"{failures[0]}"
     )
 
 
-def _passes(model: Any, form: PassForm, *, grouped: bool) -> Support | str:
+def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool) -> Support | str:
     """What the passes of this engine show of a model, or why it cannot run them.
 
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
     """
     for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
-        pool = KVCachePool(plan(model), rows)
+        pool = KVCachePool(plan(model, options), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
         at = tuple(1 if uniform else row % 2 for row in range(rows))
@@ -112,6 +114,8 @@ def _passes(model: Any, form: PassForm, *, grouped: bool) -> Support | str:
         where = Rows(tokens, mx.array(at, mx.int32), width + 1, uniform=uniform, at=at)
         try:
             logits = make_pass(form, model, pool, grouped=grouped).forward(where)
+        except UnsupportedModel as error:  # in a cache's own words
+            raise UnsupportedModel(f"this {model_name(model)!r} model: {error}") from error
         except Exception as error:  # whatever the code of a model raises
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
@@ -119,10 +123,10 @@ def _passes(model: Any, form: PassForm, *, grouped: bool) -> Support | str:
     return Support("exact", "", form, grouped, logits.shape[-1], pool.cost)
 
 
-def _alone(model: Any) -> str | None:
+def _alone(model: Any, options: CacheOptions) -> str | None:
     """Why a model cannot run even by itself, over its own caches; None where it can."""
     try:
-        model(mx.zeros((1, 3), mx.int32), cache=own_caches(model))
+        model(mx.zeros((1, 3), mx.int32), cache=own_caches(model, options))
     except Exception as error:  # whatever the code of a model raises
         return _words(error)
     return None

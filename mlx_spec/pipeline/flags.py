@@ -12,7 +12,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import (
+    BatchingConfig,
+    CacheOptions,
+    ChatConfig,
+    SamplingParams,
+    SpeculationConfig,
+)
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.load_config import LoadConfig, WeightQuantization, parse_overrides
 from mlx_spec.pipeline.flag_values import json_object, memory_size, token_id
@@ -47,6 +53,7 @@ _chat = _setting(ChatConfig, "Prompts")
 _sampling = _setting(SamplingParams, "Sampling")
 _speculation = _setting(SpeculationConfig, "Speculation", changes_text=False)
 _batching = _setting(BatchingConfig, "Batching and memory", changes_text=False)
+_cache = _setting(CacheOptions, "Batching and memory")
 
 
 def _is_dotted(text: str) -> bool:
@@ -171,6 +178,17 @@ class Flags:
         "What prompts begin with is computed once and kept in so much memory; 0: never.",
         default=PREFIX_CACHE_BYTES,
     )
+    kv_bits: int | None = _cache(
+        "kv_bits",
+        "Keep keys and values in so many bits a number, 4 or 8. Changes the text a little.",
+    )
+    kv_group_size: int = _cache(
+        "kv_group_size", "Numbers that share a scale: 32, 64 or 128; with --kv-bits."
+    )
+    max_kv_size: int | None = _cache(
+        "max_kv_size",
+        "Most tokens that full attention looks back to, the first 4 among them. Changes the text.",
+    )
     kernels: str = _loading(
         "kernels",
         "Metal kernels of our own: auto (those measured to win here), metal (all) or reference "
@@ -255,7 +273,7 @@ class Flags:
     @cached_property
     def batches(self) -> BatchingConfig:
         """Rows that run together."""
-        config = self._made(BatchingConfig)
+        config = replace(self._made(BatchingConfig), cache=self._made(CacheOptions))
         return config if self.batching else replace(config, batch_size=1)
 
     @property
