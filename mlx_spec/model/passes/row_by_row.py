@@ -70,12 +70,12 @@ class RowByRow:
 
 def _one(rows: Rows, row: int, start: int) -> Rows:
     """One row of a pass, at a position that is known."""
-    part, width = slice(row, row + 1), rows.tokens.shape[1]
+    part = slice(row, row + 1)
     return replace(
         rows,
         tokens=rows.tokens[part],
         starts=rows.starts[part],
-        limit=start + width,
+        limit=start + rows.tokens.shape[1],
         first=rows.first + row,
         uniform=True,
         counts=None if rows.counts is None else rows.counts[part],
