@@ -35,9 +35,13 @@ def ragged(model: Any, rows: int) -> float:
     runner = ModelRunner(model, rows)
     runner.pool.acquire(rows)
     runner.pool.reserve(16)
-    fed = mx.array([text[:6] for text in TEXTS[:rows]])
-    runner.feed(Rows(fed, mx.zeros(rows, mx.int32), 6, uniform=True), 64, wait=True)
     starts = STARTS[:rows]
+    for row, start in enumerate(starts):
+        known = 6 if runner.pool.sliceable else start  # a state cannot be taken back
+        fed = mx.array([TEXTS[row][:known]])
+        if known:
+            rest = Rows(fed, mx.zeros(1, mx.int32), known, row, uniform=True)
+            runner.feed(rest, 64, wait=True)
     new = mx.array([text[s : s + 3] for text, s in zip(TEXTS, starts, strict=False)])
     logits = runner.forward(Rows(new, mx.array(starts, mx.int32), 9, at=tuple(starts)))
     furthest = 0.0
@@ -75,7 +79,8 @@ def test_every_architecture_is_right_or_refused_in_words() -> None:
             continue
         # As many rows as there are key heads: what only fits by chance fits there.
         assert ragged(model, 2) < 1e-5, name
-        assert one_token_as_several(model) == (support.verdict == "exact"), name
+        exact = support.verdict == "exact"
+        assert one_token_as_several(model) == exact or support.form.tokens_apart, name
     assert len(verdicts) >= 75
     assert refused_for_code <= NEEDS_METAL
     near = {name for name, verdict in verdicts.items() if verdict == "near-ties"}
