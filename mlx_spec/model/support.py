@@ -38,6 +38,9 @@ _ONE_TOKEN = re.compile(
     r"\bif\s+(?:\w+\s+and\s+)?(?:L|S|T|N|length|seq_len|seqlen|\w+\.shape\[1\])\s*(?:==|>)\s*1\b"
 )
 
+# "S - L": the position of a row is taken for how many keys are read, which is right for one row.
+_BY_SHAPE = re.compile(r"\b(?:S|kv_len|kv_blocks)\s*-\s*(?:L|q_len|q_blocks)\b")
+
 
 @dataclass(frozen=True)
 class Support:
@@ -72,7 +75,7 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
         return Support("refused", str(error))
     if isinstance(passed, str):
         return Support("refused", passed)
-    apart = _apart(model)
+    apart = _having(model, _ONE_TOKEN)
     if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
     reason = (
@@ -87,8 +90,12 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     failures = []
     plan(model, options)  # a cache that nothing stands for is refused before anything is tried
     recurrence = recurrence_of(model)
+    by_shape = _having(model, _BY_SHAPE) is not None
     for form in FORMS:
         form = replace(form, tokens_apart=not recurrence.replays)
+        if by_shape and not form.rows_apart:
+            failures.append("it tells positions from the number of keys")
+            continue
         for grouped in (False, True):
             passed = _passes(model, options, form, grouped=grouped)
             if not isinstance(passed, str):
@@ -138,19 +145,19 @@ def _alone(model: Any, options: CacheOptions) -> str | None:
     return None
 
 
-def _apart(model: Any) -> str | None:
-    """The class of a layer that has a branch for one new token, if there is one."""
+def _having(model: Any, pattern: re.Pattern[str]) -> str | None:
+    """A class of a model's layers whose code reads so, if there is one."""
     classes = {cls for _, module in model.named_modules() for cls in type(module).__mro__}
-    return min((cls.__name__ for cls in classes if _has_branch(cls)), default=None)
+    return min((cls.__name__ for cls in classes if _reads(cls, pattern)), default=None)
 
 
 @cache
-def _has_branch(cls: type) -> bool:
-    """Whether the code of a class asks whether there is one new token."""
+def _reads(cls: type, pattern: re.Pattern[str]) -> bool:
+    """Whether the code of a class has such a place."""
     if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
         return False
     try:
-        return _ONE_TOKEN.search(inspect.getsource(cls)) is not None
+        return pattern.search(inspect.getsource(cls)) is not None
     except (OSError, TypeError):
         return False  # a builtin, or made without a source
 

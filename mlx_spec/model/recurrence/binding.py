@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlx_spec.cache.layout import states_in
 from mlx_spec.cache.state import StateCache
 from mlx_spec.model.recurrence.mixer import (
     Call,
@@ -22,7 +23,7 @@ from mlx_spec.model.recurrence.mixer import (
 )
 from mlx_spec.model.recurrence.probe import MixerProbe
 from mlx_spec.model.recurrence.replay import run_again
-from mlx_spec.model.recurrence.trace import call_of, states_at
+from mlx_spec.model.recurrence.trace import call_of
 
 
 def bind_recurrence(model: Any, probes: Mapping[str, MixerProbe]) -> None:
@@ -59,7 +60,7 @@ def _noting(cls: type, found: MixerProbe) -> Call:
     def call(module: Any, *args: Any, **kwargs: Any) -> Any:
         values = dict(zip(argument_names(own), args, strict=False)) | kwargs
         for name, value in values.items():
-            for cache in states_at(value):
+            for cache in states_in(value):
                 if isinstance(cache, StateCache) and cache.noting:
                     return _noted(call_of(own, module, values, name), value, cache, found)
         return own(module, *args, **kwargs)

@@ -14,7 +14,6 @@ lazy.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import ArraysCache
+
+from mlx_spec.cache.layout import lone_states
 
 Call: TypeAlias = Callable[..., Any]
 States: TypeAlias = list[Any]  # arrays, or None before the first token
@@ -75,7 +75,7 @@ class MixerCall:
 
     def stand_at(
         self, states: States, index: int = 0, lengths: mx.array | None = None
-    ) -> tuple[ArraysCache, Any]:
+    ) -> tuple[Any, Any]:
         """A cache that holds states, for another run.
 
         Args:
@@ -87,9 +87,7 @@ class MixerCall:
             The states, which the run changes; and the argument that the mixer wants, which is the
             same or has other members beside.
         """
-        own = ArraysCache(len(states))
-        # ``advance`` subtracts from the handle that it finds.
-        own.cache, own.lengths = list(states), copy.copy(lengths)
+        own = lone_states(states, lengths)
         if self.offsets is None:
             return own, own
         return own, [own if at is None else _PassingBy(at + index) for at in self.offsets]

@@ -6,15 +6,13 @@ instance of a subclass of its own class that says with what it was called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, CacheList
 
-from mlx_spec.cache.layout import own_caches
-from mlx_spec.cache.several import SeveralCaches
+from mlx_spec.cache.layout import members_of, own_caches, states_in
 from mlx_spec.model.recurrence.mixer import Call, MixerCall, argument_names, own_class
 
 # Of the traced pass, and so of all that is tried with what it shows; no two numbers alike, since
@@ -22,23 +20,9 @@ from mlx_spec.model.recurrence.mixer import Call, MixerCall, argument_names, own
 ROWS, WIDTH = 3, 5
 
 
-def states_at(value: Any) -> list[Any]:
-    """The states in an argument: itself, or among its members; [] where it is no cache."""
-    if isinstance(value, ArraysCache):
-        return [value]
-    return [member for member in members(value) if isinstance(member, ArraysCache)]
-
-
-def members(value: Any) -> Sequence[Any]:
-    """The caches in a list of them, mlx-lm's or ours; () where it is none."""
-    if isinstance(value, CacheList):
-        return tuple(value.caches)
-    return value.members if isinstance(value, SeveralCaches) else ()
-
-
 def states_of(model: Any) -> list[Any]:
     """All that a model keeps, of its own kind."""
-    return [state for cache in own_caches(model) for state in states_at(cache)]
+    return [state for cache in own_caches(model) for state in states_in(cache)]
 
 
 def find_mixers(model: Any) -> list[MixerCall]:
@@ -48,7 +32,7 @@ def find_mixers(model: Any) -> list[MixerCall]:
         Nothing if the model keeps no states, or none of its modules is called with some of them.
     """
     caches = own_caches(model)
-    states = [state for cache in caches for state in states_at(cache)]
+    states = [state for cache in caches for state in states_in(cache)]
     for state in states:
         state.lengths = mx.full((ROWS,), WIDTH, mx.int32)
     if not states:
@@ -91,7 +75,7 @@ class _Spy:
 
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
             values = dict(zip(argument_names(code), args, strict=False)) | kwargs
-            held = [(name, cache) for name in values for cache in states_at(values[name])]
+            held = [(name, cache) for name in values for cache in states_in(values[name])]
             if not held:
                 return code(module, *args, **kwargs)
             for passed in self._passed:
@@ -112,8 +96,8 @@ def call_of(code: Call, module: Any, values: dict[str, Any], name: str) -> Mixer
     """A call, apart from the cache that it was made with."""
     rest = dict(values)
     cache = rest.pop(name)
-    offsets = tuple(None if states_at(member) else member.offset for member in members(cache))
-    return MixerCall(code, module, rest, name, len(states_at(cache)[0].cache), offsets or None)
+    offsets = tuple(None if states_in(member) else member.offset for member in members_of(cache))
+    return MixerCall(code, module, rest, name, len(states_in(cache)[0].cache), offsets or None)
 
 
 def _random(values: dict[str, Any]) -> dict[str, Any]:
