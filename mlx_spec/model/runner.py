@@ -65,6 +65,11 @@ class ModelRunner:
         return self.support.vocabulary
 
     @property
+    def pads(self) -> bool:
+        """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
+        return self.support.pads
+
+    @property
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
         return self.support.cost
@@ -105,6 +110,7 @@ class ModelRunner:
     def begin(self, rows: Rows) -> None:
         """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
         self.forward(rows)
+        self._pass.commit(None)  # prompts are kept whole: caches need not be ready for less
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
 
@@ -137,6 +143,7 @@ class ModelRunner:
             heard(seconds)
 
         self._fed = 0
+        self._pass.commit(None)
         self._pieces.drop()
         return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
 
