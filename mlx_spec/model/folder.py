@@ -42,11 +42,11 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.exists():
         raise ModelLoadError(
-            "no such folder; expected a model's folder, a hub id (org/name), smollm2, demo or "
-            "demo-draft"
+            "no such folder or file; expected a model's folder, a .gguf file, a hub id (org/name), "
+            "smollm2, demo or demo-draft"
         )
     if not folder.is_dir():
-        raise ModelLoadError("is a file, expected a model's folder")
+        raise ModelLoadError("is a file, expected a model's folder or a .gguf file")
     if not (folder / "config.json").is_file():
         raise ModelLoadError("no config.json, so this is no model's folder")
     config = read_json(folder / "config.json")
