@@ -172,11 +172,8 @@ def test_a_mask_that_hides_nothing_is_refused_in_words() -> None:
             return logits
 
         def attend(self, scores: mx.array, mask: mx.array) -> mx.array:
-            return scores * 2 if scores is mask else self.add(scores, mask)
-
-        def add(self, scores: mx.array, mask: mx.array) -> mx.array:
-            scores = scores + mask
-            return scores * 1
+            scores += mask
+            return scores
 
     support = examine(Adding())
     assert support.verdict == "refused"
