@@ -24,6 +24,7 @@ from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
 from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rows import Rows as Rows
 
 
@@ -49,6 +50,7 @@ class ModelRunner:
         quicken(model)
         self.options = options
         self.support = require(model, options)
+        bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         self.model = model
@@ -67,7 +69,7 @@ class ModelRunner:
     @property
     def pads(self) -> bool:
         """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
-        return self.support.pads
+        return self.support.recurrence.pads
 
     @property
     def cost(self) -> RowCost:
