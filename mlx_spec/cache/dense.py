@@ -34,7 +34,7 @@ class DenseKVCache:
     model itself.
     """
 
-    sliceable = True
+    sliceable, folds = True, False
     offset: mx.array | int
     span: Span
 

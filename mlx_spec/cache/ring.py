@@ -105,7 +105,7 @@ class RingKVCache:
         slack: entries more than the window.
     """
 
-    sliceable = False
+    sliceable, folds = False, False
     offset: mx.array | int
     span: Span
 

@@ -64,7 +64,7 @@ class StateCache:
         lengths: [rows] int32, a row's own tokens where a call is padded; else None.
     """
 
-    sliceable = False
+    sliceable, folds = False, True
     offset: mx.array | int
     span: Span
     left_padding = None

@@ -114,7 +114,7 @@ class Stepper:
         lengths = self.policy.choose(rows)
         if self.suspects:
             lengths = [0] * len(lengths)
-        positions = longest + max(lengths) + 1
+        positions = longest + max(lengths) + 1 + self.parts.drafter.spare
         for runner in (self.parts.runner, *self.parts.drafter.runners):
             runner.pool.reserve(positions)
         state.reserve(positions)
