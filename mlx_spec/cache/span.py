@@ -5,7 +5,7 @@ All layers share one, so that positions, masks and indices are made once a pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import mlx.core as mx
@@ -25,6 +25,7 @@ class Span:
         uniform: all starts equal ``limit - width``, so no per-row mask is needed.
         grouped: masks get an axis more, for models that keep the query heads of one key head on an
             axis of their own.
+        floor: lower bound of every row's start, known to the host.
         start: of one row alone, the number that ``starts`` holds, where models are to get that.
     """
 
@@ -37,7 +38,9 @@ class Span:
     grouped: bool = False
     counts: mx.array | None = None
     start: int | None = None
+    floor: int = 0
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
+    _cut: dict[int, Span] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # [count, N]: the position of every new token; and the same as all layers index with it.
@@ -60,6 +63,18 @@ class Span:
     def rows(self) -> mx.array:
         """[count, 1]: the slots, for writing to some of all."""
         return mx.arange(self.first, self.first + self.count)[:, None]
+
+    def up_to(self, position: int) -> Span:
+        """The same for caches of what stands before ``position``, and an entry at it for all that
+        does not."""
+        if position not in self._cut:
+            where = replace(
+                self, limit=min(self.limit, position), uniform=False, _masks={}, _cut={}
+            )
+            where.positions = mx.minimum(where.positions, position)
+            where.index = where.positions[:, None, :, None]
+            self._cut[position] = where
+        return self._cut[position]
 
     def mask(self, window_size: int | None) -> mx.array:
         """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position.

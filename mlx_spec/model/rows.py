@@ -21,6 +21,7 @@ class Rows:
         uniform: every start is ``limit - N`` exactly (then no mask is needed).
         counts: [B] int32, how many of its N tokens are a row's own; None where all are.
         at: the starts as numbers, where the host knows them; always so if ``uniform``.
+        floor: lower bound of every row's start, known to the host.
         alone: there is one row, and the model is to get its position as a number.
     """
 
@@ -32,11 +33,14 @@ class Rows:
     counts: mx.array | None = None
     at: tuple[int, ...] | None = None
     alone: bool = False
+    floor: int = 0
 
     def __post_init__(self) -> None:
         if self.uniform and self.at is None:
             count, width = self.tokens.shape
             object.__setattr__(self, "at", (self.limit - width,) * count)
+        if self.at:
+            object.__setattr__(self, "floor", min(self.at))
 
     def span(self, *, grouped: bool = False) -> Span:
         """What a pass over all of them reads and writes."""
@@ -52,4 +56,5 @@ class Rows:
             grouped,
             self.counts,
             start,
+            self.floor,
         )

@@ -22,6 +22,7 @@ from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
+from mlx_spec.model.mixed_attention import bind_mixed
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.rows import Rows as Rows
@@ -48,6 +49,8 @@ class ModelRunner:
     ) -> None:
         quicken(model)
         self.options = options
+        if options.late:
+            bind_mixed(model)
         self.support = require(model, options)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)

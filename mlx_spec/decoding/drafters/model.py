@@ -137,13 +137,15 @@ class ModelDrafter(BaseDrafter):
         starts = mx.maximum(context.lengths - width, 0)
         tokens = self._span(context.tokens, starts, width)
         at = _known(context, -width)
-        logits = self._forward(Rows(tokens, starts, max(context.longest, width), at=at))
+        limit, floor = max(context.longest, width), max(0, context.shortest - width)
+        logits = self._forward(Rows(tokens, starts, limit, at=at, floor=floor))
         logits = _last_known(logits, context, starts, width)
         draft = [_choose(context, logits, [])]
         for step in range(1, count):
             starts = context.lengths + (step - 1)
             at = _known(context, step - 1)
-            logits = self._forward(Rows(draft[-1], starts, context.longest + step, at=at))
+            limit, floor = context.longest + step, context.shortest + step - 1
+            logits = self._forward(Rows(draft[-1], starts, limit, at=at, floor=floor))
             draft.append(_choose(context, logits, draft))
         return Draft(mx.concatenate(draft, axis=1))
 
