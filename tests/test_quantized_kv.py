@@ -126,7 +126,7 @@ def test_a_short_text_takes_no_more_memory_than_without() -> None:
     entry = 2 * 2 * 64 * 4 * 2  # two layers, keys and values, 2 heads of 64 float32
     assert plain.pool.nbytes == 2 * 256 * entry
     assert runner.pool.nbytes == 2 * 41 * entry
-    runner.forward(Rows(mx.zeros((2, 2), mx.int32), mx.array([9, 39], mx.int32), 41, floor=9))
+    runner.forward(Rows(mx.zeros((2, 2), mx.int32), mx.array([9, 39], mx.int32), 41, since=9))
     packed = 2 * 2 * 2 * (64 // 2 + 2 * 2 * 4)  # 4 bits, and two numbers for each 32
     assert runner.pool.nbytes == 2 * (41 * entry + 256 * packed)
     assert runner.cost == RowCost(per_token=packed, capped=((41, entry),))

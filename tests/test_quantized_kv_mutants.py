@@ -26,14 +26,12 @@ def scales_not_rolled_back(patch: Patch) -> None:
     """What a rejected token left there stays: a scale is written once."""
     right = QuantizedSlots._write
 
-    def wrong(self: QuantizedSlots, new: Seq[mx.array]) -> list[mx.array]:
+    def wrong(self: QuantizedSlots, new: Seq[mx.array]) -> None:
         before = self.arrays
         right(self, new)
         arrays = self.arrays
         for place in SCALES if before else ():
             arrays[place] = mx.where(before[place] == 0, arrays[place], before[place])
-        rows = slice(self.span.first, self.span.first + self.span.count)
-        return [array[rows, :, : self.span.limit] for array in arrays]
 
     patch.setattr(QuantizedSlots, "_write", wrong)
 
@@ -86,7 +84,7 @@ def all_rows_as_the_longest(patch: Patch) -> None:
 
     def wrong(self: Rows, *, grouped: bool = False) -> Span:
         span = right(self, grouped=grouped)
-        span.floor = span.limit - span.width
+        span.since = span.limit - span.width
         return span
 
     patch.setattr(Rows, "span", wrong)

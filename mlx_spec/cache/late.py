@@ -58,7 +58,7 @@ class LateQuantizedSlots:
         mixed: whether the bound pass has queries of both kinds.
     """
 
-    sliceable = True
+    sliceable, folds = True, False
     offset: mx.array | int
     span: Span
 
@@ -88,12 +88,12 @@ class LateQuantizedSlots:
         """The rows and positions of the next pass."""
         self.span, self.offset = span, span.offset
         self.early = span.limit <= self.start
-        self.mixed = not self.early and span.floor < self.start
+        self.mixed = not self.early and span.since < self.start
         self.packed.bind(span)
         if self.early:
             self.plain.bind(span)
         elif self.mixed:
-            self.plain.bind(span.up_to(self.start))
+            self.plain.bind(span.once(("up_to", self.start), lambda: span.up_to(self.start)))
 
     @property
     def early_queries(self) -> mx.array:
@@ -111,15 +111,22 @@ class LateQuantizedSlots:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Read, Read]:
         """Write [rows, H, N, D] at each row's position; return what attention reads."""
+        if not self.early:
+            self._pack()
+        if self.packed.arrays or not self.early:
+            self.packed.update_and_fetch(keys, values)
+        if self.early or self.mixed:
+            self.plain.update_and_fetch(keys, values)
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[Read, Read]:
+        """What attention reads in this pass, for layers that share it too."""
         if self.early:
-            if self.packed.arrays:
-                self.packed.update_and_fetch(keys, values)
-            return self.plain.update_and_fetch(keys, values)
-        self._pack()
-        late = self.packed.update_and_fetch(keys, values)
+            return self.plain.keys_and_values()
+        late = self.packed.keys_and_values()
         if not self.mixed:
             return late
-        plain = self.plain.update_and_fetch(keys, values)
+        plain = self.plain.keys_and_values()
         return Mixed(plain[0], late[0]), Mixed(plain[1], late[1])
 
     def _pack(self) -> None:

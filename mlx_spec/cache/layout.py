@@ -10,10 +10,14 @@ in the table below registers itself::
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.models.cache import (
+    ArraysCache,
     CacheList,
     KVCache,
     QuantizedKVCache,
@@ -25,9 +29,16 @@ from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.late import LateQuantizedSlots
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
+from mlx_spec.cache.ring import RingKVCache
 from mlx_spec.cache.several import OwnCaches, SeveralCaches
+from mlx_spec.cache.state import StateCache
 from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
+
+
+class _States(StateCache, ArraysCache):  # type: ignore[misc]
+    """Some models ask whether it is one of mlx-lm's."""
+
 
 # From one of the model's own caches, which says sizes, to ours for all slots.
 Maker = Callable[[Any], LayerCache]
@@ -35,6 +46,8 @@ Maker = Callable[[Any], LayerCache]
 _KINDS: dict[type, Maker] = {
     KVCache: lambda own: DenseKVCache(),
     QuantizedKVCache: lambda own: QuantizedSlots(own.bits, own.group_size),
+    RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
+    ArraysCache: lambda own: _States(len(own.cache)),
 }
 
 
@@ -107,6 +120,31 @@ def _in_the_place_of_full_attention(
     if size is not None:
         return f"max_kv_size={size}", lambda: RotatingKVCache(size, KEPT_TOKENS)
     return None
+
+
+def members_of(cache: Any) -> tuple[Any, ...]:
+    """The caches of one layer in a list of them, mlx-lm's or ours; () for anything else."""
+    if isinstance(cache, CacheList):
+        return tuple(cache.caches)
+    return cache.members if isinstance(cache, SeveralCaches) else ()
+
+
+def states_in(cache: Any) -> list[Any]:
+    """The states, mlx-lm's or ours, that something is or lists; [] where it is no cache."""
+    return [own for own in (cache, *members_of(cache)) if isinstance(own, ArraysCache)]
+
+
+def lone_states(arrays: Seq[Any], lengths: mx.array | None) -> Any:
+    """States as mlx-lm keeps them; what a model makes of them is in ``cache`` of it.
+
+    Args:
+        arrays: [rows, ...] each, or None.
+        lengths: [rows], new tokens of each row; None: all.
+    """
+    own = ArraysCache(len(arrays))
+    # ``advance`` subtracts from the handle that it finds.
+    own.cache, own.lengths = list(arrays), copy.copy(lengths)
+    return own
 
 
 def _members(own: Any) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
-from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.layer import LayerCache, RowState
 from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
@@ -109,10 +109,11 @@ class KVCachePool:
                 f"[KVCachePool.acquire] {self.used + count} slots asked, "
                 f"{self.limit.rows} exist (batch_size)"
             )
-        first, self.used = self.used, self.used + count
-        if self.used > self.slots:
+        first, used = self.used, self.used + count
+        if used > self.slots:
             # Doubling keeps the copies of a slowly filling batch O(1) a row.
-            self._grow(min(self.limit.rows, max(self.used, 2 * self.slots)), self.positions)
+            self._grow(min(self.limit.rows, max(used, 2 * self.slots)), self.positions)
+        self.used = used
         return first
 
     def reserve(self, positions: int) -> None:
@@ -126,10 +127,19 @@ class KVCachePool:
             self._grow(self.slots, wanted)
 
     def _grow(self, slots: int, positions: int) -> None:
-        for layer in self.layers:
-            layer.resize(slots, positions)
-            # One layer at a time, so that old and new never exist for all of them at once.
-            mx.eval(layer.arrays)
+        """All layers or none: where memory ends in the middle, those before shrink back."""
+        for place, layer in enumerate(self.layers):
+            before = layer.arrays
+            try:
+                layer.resize(slots, positions)
+                # One layer at a time, so that old and new never exist for all of them at once.
+                mx.eval(layer.arrays)
+            except BaseException:
+                layer.arrays, layer.slots, layer.positions = before, self.slots, self.positions
+                for grown in self.layers[:place]:
+                    grown.resize(self.slots, self.positions)
+                raise
+            del before
         self.slots, self.positions = slots, positions
 
     def fit(self, size: SlotSize, needed: int) -> None:
@@ -258,6 +268,15 @@ class KVCachePool:
     def sliceable(self) -> bool:
         """Whether any stretch of a row can be saved, or only what ends where the row ends now."""
         return all(layer.sliceable for layer in self.layers)
+
+    @property
+    def folds(self) -> bool:
+        """Whether some layer folds tokens into a state."""
+        return any(layer.folds for layer in self.layers)
+
+    def folded(self) -> list[tuple[LayerCache, list[mx.array]]]:
+        """The states of such layers, by reference, to be assigned to their ``arrays`` again."""
+        return [(layer, layer.arrays) for layer in self.layers if layer.folds]
 
     @property
     def arrays(self) -> list[mx.array]:

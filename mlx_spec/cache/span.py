@@ -5,10 +5,14 @@ All layers share one, so that positions, masks and indices are made once a pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import mlx.core as mx
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -25,8 +29,10 @@ class Span:
         uniform: all starts equal ``limit - width``, so no per-row mask is needed.
         grouped: masks get an axis more, for models that keep the query heads of one key head on an
             axis of their own.
-        floor: lower bound of every row's start, known to the host.
         start: of one row alone, the number that ``starts`` holds, where models are to get that.
+        tentative: guesses are among the tokens, so that ``commit`` follows.
+        opens: it is the first call of its pass, and not one more of the same rows.
+        since: no row starts before that position.
     """
 
     first: int
@@ -38,9 +44,11 @@ class Span:
     grouped: bool = False
     counts: mx.array | None = None
     start: int | None = None
-    floor: int = 0
+    tentative: bool = False
+    opens: bool = True
+    since: int = 0
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
-    _cut: dict[int, Span] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # [count, N]: the position of every new token; and the same as all layers index with it.
@@ -67,14 +75,18 @@ class Span:
     def up_to(self, position: int) -> Span:
         """The same for caches of what stands before ``position``, and an entry at it for all that
         does not."""
-        if position not in self._cut:
-            where = replace(
-                self, limit=min(self.limit, position), uniform=False, _masks={}, _cut={}
-            )
-            where.positions = mx.minimum(where.positions, position)
-            where.index = where.positions[:, None, :, None]
-            self._cut[position] = where
-        return self._cut[position]
+        limit = min(self.limit, position)
+        where = replace(self, limit=limit, uniform=False, _masks={}, _made={})
+        where.positions = mx.minimum(where.positions, position)
+        where.index = where.positions[:, None, :, None]
+        return where
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made by the first layer that asks for ``key`` in this pass."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     def mask(self, window_size: int | None) -> mx.array:
         """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position.

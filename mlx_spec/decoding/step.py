@@ -100,8 +100,10 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
             counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
-            floor=plan.shortest - 1,
             at=None if plan.known is None else tuple(known - 1 for known in plan.known),
+            tentative=True,
+            since=plan.shortest - 1,
+            begins=plan.begins,
         )
     )
 

@@ -8,7 +8,8 @@ who needs the host when: that is the difference between the drivers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import mlx.core as mx
@@ -113,16 +114,23 @@ class Stepper:
         lengths = self.policy.choose(rows)
         if self.suspects:
             lengths = [0] * len(lengths)
-        positions = longest + max(lengths) + 1
+        positions = longest + max(lengths) + 1 + self.parts.drafter.spare
         for runner in (self.parts.runner, *self.parts.drafter.runners):
             runner.pool.reserve(positions)
         state.reserve(positions)
-        lengths, reading = self._read_ahead(lengths)
+        try:
+            lengths, reading = self._read_ahead(lengths)
+        except BaseException:
+            self.policy.forget()
+            raise
         self._fed = False
         if reading is not None:
             self._described.append(reading)
         known = None if gains else tuple(row.length for row in rows)
-        return StepPlan(rows, lengths, shortest, longest, reading, known)
+        begins = tuple(row.length == 1 and row not in gains for row in rows)
+        return StepPlan(
+            rows, lengths, shortest, longest, reading, known, begins if any(begins) else ()
+        )
 
     def _read_ahead(self, lengths: list[int]) -> tuple[list[int], Chunk | None]:
         """Draft lengths of the rows that the drafter covers, once it reads on for the others."""
@@ -265,6 +273,31 @@ class Stepper:
             "target": parts.runner.pool.snapshot(),
             "drafter": parts.drafter.snapshot(),
         }
+
+    @contextmanager
+    def building(self) -> Iterator[dict[str, Any]]:
+        """While a step is described: what is raised leaves everything as it was before."""
+        before = self.snapshot()
+        try:
+            yield before
+        except BaseException:
+            self.restore(before)
+            raise
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While a step that is launched already is described to its end: its pass is aborted.
+
+        What was drafted for can stay, since a drafter is sure of known tokens only.
+        """
+        try:
+            yield
+        except BaseException:
+            rows = len(self.parts.state.sequences)
+            self.parts.runner.commit(mx.zeros(rows, mx.int32))
+            self.policy.forget()
+            self._fed = self._sent
+            raise
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Forget a step that was built and never launched."""

@@ -31,7 +31,8 @@ from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.quantized import dequantize, quantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
-from mlx_spec.model.source import locate, reason, shown
+from mlx_spec.model.source import is_gguf, locate, reason, shown
+from mlx_spec.model.unread import check_overrides, warn_of_unread
 from mlx_spec.platform import warn_if_slow_blas
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def load(
     """Load a model and its tokenizer, as ``mlx_lm.load`` does.
 
     Args:
-        path_or_repo: a folder, a Hugging Face hub id (``org/name``), or ``"demo"`` /
-            ``"demo-draft"``, the embedded pair.
+        path_or_repo: a folder, a ``.gguf`` file, a Hugging Face hub id (``org/name``, of a GGUF
+            file ``org/name/file.gguf``), or ``"demo"`` / ``"demo-draft"``, the embedded pair.
         config: ``LoadConfig``: dtype, quantizing, adapters, revision, entries of config.json to
             replace, kernels.
         options: fields of ``LoadConfig``: ``dtype``, ``quantize``, ``adapter_path``, ``revision``,
@@ -67,7 +68,8 @@ def load(
             none.
 
     Warns:
-        RuntimeWarning: on the CPU, where something makes the model much slower than need be.
+        RuntimeWarning: config.json has entries that count and that mlx-lm's class does not read;
+            on the CPU, where something makes the model much slower than need be.
     """
     config = with_load_options(config, options)
     wanted = _parse_dtype(config.dtype)
@@ -75,8 +77,14 @@ def load(
     try:
         adapter = check_adapter(config.adapter_path) if config.adapter_path is not None else None
         place = locate(path_or_repo, config.revision)
-        check_folder(place)
-        model, tokenizer = _load_folder(place, config, adapter)
+        if is_gguf(place):
+            model, tokenizer, settings = _load_file(place, config, adapter)
+        else:
+            check_folder(place)
+            model, tokenizer, settings = _load_folder(place, config, adapter)
+        check_rotation(model, settings)
+        check_overrides(model, config.config_overrides, settings)
+        note_context(model, settings)
         _cast(model, wanted)
         if config.quantization is not None:
             quantize(model, config.quantization)
@@ -94,14 +102,17 @@ def load(
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {shown(path_or_repo)}: {reason(error)}") from error
     bind_operations(model, operations)
+    warn_of_unread(model, settings, stacklevel=2)
     warn_if_slow_blas(stacklevel=2)
     if config.quantization is None:  # else it is what was asked for
         warn_if_quantized(model, stacklevel=2)
     return model, tokenizer
 
 
-def _load_folder(folder: Path, config: LoadConfig, adapter: Path | None) -> tuple[Any, Any]:
-    """Model and tokenizer of a checked folder, nothing of it computed yet."""
+def _load_folder(
+    folder: Path, config: LoadConfig, adapter: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Model, tokenizer and config of a checked folder, nothing of it computed yet."""
     import mlx_lm
     from mlx_lm.utils import load_config
 
@@ -121,10 +132,21 @@ def _load_folder(folder: Path, config: LoadConfig, adapter: Path | None) -> tupl
         lazy=True,  # cast first, so that only one copy of the weights is ever in memory
         **more,
     )
-    settings |= changes
-    check_rotation(model, settings)
-    note_context(model, settings)
-    return model, tokenizer
+    return model, tokenizer, settings | changes
+
+
+def _load_file(
+    file: Path, config: LoadConfig, adapter: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The same of a GGUF file."""
+    from mlx_lm.utils import load_adapters
+
+    from mlx_spec.model.gguf.load import load_gguf
+
+    model, tokenizer, settings = load_gguf(file, config)
+    if adapter is not None:
+        model = load_adapters(model, os.fspath(adapter))
+    return model, tokenizer, settings
 
 
 def _trust(loader: Callable[..., Any], allowed: bool) -> dict[str, Any]:

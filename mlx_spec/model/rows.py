@@ -21,8 +21,11 @@ class Rows:
         uniform: every start is ``limit - N`` exactly (then no mask is needed).
         counts: [B] int32, how many of its N tokens are a row's own; None where all are.
         at: the starts as numbers, where the host knows them; always so if ``uniform``.
-        floor: lower bound of every row's start, known to the host.
         alone: there is one row, and the model is to get its position as a number.
+        tentative: guesses are among the tokens, so that ``commit`` says what stays.
+        opens: it is the first call of its pass, and not one more of the same rows.
+        since: no row starts before that position, as far as the host knows.
+        begins: which rows start at 0, where some do beside others; empty where none does.
     """
 
     tokens: mx.array
@@ -33,14 +36,17 @@ class Rows:
     counts: mx.array | None = None
     at: tuple[int, ...] | None = None
     alone: bool = False
-    floor: int = 0
+    tentative: bool = False
+    opens: bool = True
+    since: int = 0
+    begins: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if self.uniform and self.at is None:
             count, width = self.tokens.shape
             object.__setattr__(self, "at", (self.limit - width,) * count)
         if self.at:
-            object.__setattr__(self, "floor", min(self.at))
+            object.__setattr__(self, "since", min(self.at))
 
     def span(self, *, grouped: bool = False) -> Span:
         """What a pass over all of them reads and writes."""
@@ -56,5 +62,7 @@ class Rows:
             grouped,
             self.counts,
             start,
-            self.floor,
+            self.tentative,
+            self.opens,
+            self.since,
         )

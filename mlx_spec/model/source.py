@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlx_spec.errors import ModelLoadError
 from mlx_spec.model.catalog import embedded_path
+from mlx_spec.model.packaged import PACKAGED, packaged_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # A file of a repository, by its ending.
@@ -42,6 +43,8 @@ def locate(path_or_repo: str | os.PathLike[str], revision: str | None = None) ->
     if embedded is not None:
         return embedded
     text = os.fspath(path_or_repo)
+    if path_or_repo in PACKAGED:
+        return packaged_path(PACKAGED[text])
     path = Path(text).expanduser()
     if not text or path.exists() or not isinstance(path_or_repo, str):
         return path
@@ -75,6 +78,16 @@ def _fetch(repository: str, revision: str | None, file: str | None = None) -> Pa
         ) from error
     except errors.EntryNotFoundError as error:
         raise ModelLoadError(f"the hub's {repository} has no file {file}") from error
+
+
+def is_gguf(place: Path) -> bool:
+    """Whether a file is a model in llama.cpp's format, by its name or its first bytes."""
+    if not place.is_file():
+        return False
+    if place.suffix == ".gguf":
+        return True
+    with place.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def shown(path_or_repo: str | os.PathLike[str]) -> str:
