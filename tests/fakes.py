@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import cap_lengths
-from mlx_spec.decoding.drafters.base import Draft, DraftContext
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
@@ -56,6 +56,28 @@ def always(positions: mx.array) -> mx.array:
 def every_fifth(positions: mx.array) -> mx.array:
     """Wrong at each position divisible by 5, right elsewhere."""
     return positions % 5 == 0
+
+
+class KnowingDrafter(BaseDrafter):
+    """Knows what the target will say, and spoils some of it.
+
+    Args:
+        texts: prompt and expected tokens of each request, by ``Sequence.index``.
+        acceptance: share of positions at which it is right, always the same ones.
+        vocabulary: tokens are spoilt to ``(token + 1) % vocabulary``.
+    """
+
+    def __init__(self, texts: Seq[Seq[int]], acceptance: float, vocabulary: int) -> None:
+        longest = max(len(text) for text in texts)
+        right = mx.array([[*text, *[0] * (longest - len(text))] for text in texts], mx.int32)
+        spoilt = mx.random.uniform(shape=right.shape, key=mx.random.key(5)) >= acceptance
+        self._said = mx.where(spoilt, (right + 1) % vocabulary, right)
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        said = self._said[mx.array([row.index for row in context.sequences])]
+        positions = context.lengths[:, None] + mx.arange(count, dtype=mx.int32)
+        positions = mx.minimum(positions, said.shape[1] - 1)
+        return Draft(mx.take_along_axis(said, positions, axis=1))
 
 
 class RaggedPolicy:
