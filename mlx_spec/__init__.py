@@ -24,6 +24,7 @@ _EXPORTS = {
     "BatchStream": "batching.stream",
     "BatchedMLXGenerator": "batching.generator",
     "BatchingConfig": "config",
+    "CacheOptions": "config",
     "CapacityError": "errors",
     "ChatConfig": "config",
     "GenerationChunk": "results",
@@ -33,6 +34,7 @@ _EXPORTS = {
     "GeneratorStats": "batching.generator_stats",
     "InvalidRequest": "errors",
     "InvariantError": "errors",
+    "LoadConfig": "load_config",
     "MlxSpecError": "errors",
     "ModelLoadError": "errors",
     "OutputError": "errors",
@@ -44,6 +46,7 @@ _EXPORTS = {
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
+    "WeightQuantization": "load_config",
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
@@ -52,13 +55,14 @@ _EXPORTS = {
 }
 
 # These import no mlx.
-_LIGHT = ("config", "errors", "results")
+_LIGHT = ("config", "errors", "load_config", "results")
 
 __all__ = [
     "BatchResult",
     "BatchStream",
     "BatchedMLXGenerator",
     "BatchingConfig",
+    "CacheOptions",
     "CapacityError",
     "ChatConfig",
     "GenerationChunk",
@@ -68,6 +72,7 @@ __all__ = [
     "GeneratorStats",
     "InvalidRequest",
     "InvariantError",
+    "LoadConfig",
     "MlxSpecError",
     "ModelLoadError",
     "OutputError",
@@ -79,6 +84,7 @@ __all__ = [
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
+    "WeightQuantization",
     "batch_generate",
     "generate",
     "load",
@@ -92,7 +98,13 @@ if TYPE_CHECKING:
     from mlx_spec.batching.generator_stats import GeneratorStats
     from mlx_spec.batching.stream import BatchStream
     from mlx_spec.batching.token_stream import TokenStream
-    from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
+    from mlx_spec.config import (
+        BatchingConfig,
+        CacheOptions,
+        ChatConfig,
+        SamplingParams,
+        SpeculationConfig,
+    )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
     from mlx_spec.errors import (
         CapacityError,
@@ -106,6 +118,7 @@ if TYPE_CHECKING:
         TokenizerMismatch,
         UnsupportedModel,
     )
+    from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
     from mlx_spec.model.loader import load
     from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats

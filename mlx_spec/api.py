@@ -27,7 +27,14 @@ from mlx_spec.batching.prompts import (
     prompt_label,
 )
 from mlx_spec.batching.stream import BatchStream
-from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import (
+    PLAIN_CACHES,
+    BatchingConfig,
+    CacheOptions,
+    ChatConfig,
+    SamplingParams,
+    SpeculationConfig,
+)
 from mlx_spec.events import Listener
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult
 
@@ -143,6 +150,7 @@ def stream_generate(
     sampling: SamplingParams | None = None,
     chat: bool | ChatConfig = False,
     speculation: SpeculationConfig | None = None,
+    cache: CacheOptions = PLAIN_CACHES,
     listeners: Seq[Listener] = (),
     **options: Unpack[SamplingOptions],
 ) -> Iterator[GenerationChunk]:
@@ -159,7 +167,7 @@ def stream_generate(
         sampling=sampling,
         chat=chat,
         speculation=speculation,
-        batching=BatchingConfig(batch_size=1),
+        batching=BatchingConfig(batch_size=1, cache=cache),
         listeners=listeners,
         **options,
     )
@@ -174,6 +182,7 @@ def generate(
     sampling: SamplingParams | None = None,
     chat: bool | ChatConfig = False,
     speculation: SpeculationConfig | None = None,
+    cache: CacheOptions = PLAIN_CACHES,
     listeners: Seq[Listener] = (),
     **options: Unpack[SamplingOptions],
 ) -> GenerationResult:
@@ -191,6 +200,7 @@ def generate(
             tokens, where nothing is said.
         chat: True makes a text a message of the user; ``ChatConfig`` says more.
         speculation: how far to guess.
+        cache: what is kept of tokens that were read: ``CacheOptions(kv_bits=8)``.
         listeners: told what happens at every step.
         options: fields of ``SamplingParams``: ``max_tokens``, ``temperature``, ``top_p``,
             ``top_k``, ``min_p``, ``seed``, ``stop``, ``stop_token_ids``, ``ignore_eos``.
@@ -207,7 +217,7 @@ def generate(
         sampling=sampling,
         chat=chat,
         speculation=speculation,
-        batching=BatchingConfig(batch_size=1),
+        batching=BatchingConfig(batch_size=1, cache=cache),
         listeners=listeners,
         **options,
     )

@@ -8,7 +8,7 @@ Example::
 
     SamplingParams(max_tokens=200, temperature=0.8, top_p=0.95, seed=7)
     SpeculationConfig(num_draft_tokens=4, adaptive=False)
-    BatchingConfig(batch_size=8)
+    BatchingConfig(batch_size=8, cache=CacheOptions(kv_bits=8))
     ChatConfig(system_prompt="Be brief.", chat_template_config={"enable_thinking": False})
 """
 
@@ -24,6 +24,10 @@ from typing import Any
 from mlx_spec.errors import InvalidRequest
 
 ACCEPTANCE_RULES = ("shared_noise",)
+KV_BITS = (2, 4, 8)
+KV_GROUP_SIZES = (32, 64, 128)
+# A text's first tokens, which caches of limited size never forget: as many as mlx-lm keeps.
+KEPT_TOKENS = 4
 # What a chat template is called with by us, and no user's keyword may replace.
 _TEMPLATE_KEYWORDS = {
     "add_generation_prompt",
@@ -168,6 +172,50 @@ class SpeculationConfig:
 
 
 @dataclass(frozen=True)
+class CacheOptions:
+    """What models keep of the tokens that they have read; of target and draft alike.
+
+    Unlike other options of batching these change the text, as they do in mlx-lm: attention reads
+    other numbers, or fewer tokens.
+
+    Attributes:
+        kv_bits: keep keys and values of full attention in so many bits a number, 4 or 8 (or 2);
+            None keeps them as the model computes them. Sliding windows and recurrent states, which
+            do not grow with the text, stay as they are.
+        kv_group_size: numbers of a head that share a scale and a bias: 32, 64 or 128.
+        max_kv_size: most tokens that full attention looks back to, a text's first 4 always among
+            them; None for all. Not together with ``kv_bits``.
+
+    Raises:
+        InvalidRequest: a value outside its range.
+    """
+
+    kv_bits: int | None = None
+    kv_group_size: int = 64
+    max_kv_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _plain_numbers(self)
+        owner = "CacheOptions"
+        if self.kv_bits is not None and self.kv_bits not in KV_BITS:
+            raise InvalidRequest(f"[{owner}] kv_bits={self.kv_bits!r}, expected one of {KV_BITS}")
+        if self.kv_group_size not in KV_GROUP_SIZES:
+            raise InvalidRequest(
+                f"[{owner}] kv_group_size={self.kv_group_size!r}, expected one of {KV_GROUP_SIZES}"
+            )
+        if self.max_kv_size is not None:
+            _integer(owner, "max_kv_size", self.max_kv_size, KEPT_TOKENS + 1)
+            if self.kv_bits is not None:
+                raise InvalidRequest(
+                    f"[{owner}] kv_bits={self.kv_bits} and max_kv_size={self.max_kv_size}: a cache "
+                    "that forgets old tokens cannot be quantized"
+                )
+
+
+PLAIN_CACHES = CacheOptions()
+
+
+@dataclass(frozen=True)
 class BatchingConfig:
     """How many requests run together, in how much memory, and how prompts are fed.
 
@@ -196,6 +244,7 @@ class BatchingConfig:
             rows that decode: between two tokens of a running stream the target is fed at most this
             many prompt tokens (or one a row, where more rows are fed together), and the draft model
             at most as many.
+        cache: what is kept of tokens that were read: quantized, or not all.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -212,6 +261,7 @@ class BatchingConfig:
     aging: float = 10.0
     prefill_step_size: int = 2048
     prefill_interleave: int = 512
+    cache: CacheOptions = PLAIN_CACHES
 
     def __post_init__(self) -> None:
         _plain_numbers(self)
@@ -230,6 +280,8 @@ class BatchingConfig:
         _number(owner, "aging", self.aging, 0.0, 1e9, "[0, 1e9]")
         _integer(owner, "prefill_step_size", self.prefill_step_size, 1)
         _integer(owner, "prefill_interleave", self.prefill_interleave, 1)
+        if not isinstance(self.cache, CacheOptions):
+            raise InvalidRequest(f"[{owner}] cache={self.cache!r}, expected a CacheOptions")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ round; the tables show medians, and every comparison is a median of ratios withi
 these machines are shared. The last line is JSON.
 
     python scripts/bench_generate.py --batch 1 2 4 8 16 --temp 0 0.8 --rounds 5
-    python scripts/bench_generate.py --against ../before/.venv/bin/python
+    python scripts/bench_generate.py --width 2048 --only ours before batch_generate \
+        --against ../before/.venv/bin/python
 
 ``--against`` names the Python of an environment in which another version of mlx-spec is installed:
 it runs as a process beside, in turn with the others, and ratios to it are shown.
@@ -37,6 +38,8 @@ def measure(pair: Pair, work: Work, other: OtherVersion | None, options: Setting
     if other is not None:
         runs["before plain"] = partial(other.run, work, speculate=False)
         runs["before speculative"] = partial(other.run, work, speculate=True)
+    wanted = options.only or [""]
+    runs = {name: runs[name] for name in runs if any(word in name for word in wanted)}
     notes: dict[str, Any] = {}
 
     def noted(name: str) -> dict[str, float]:
@@ -117,6 +120,7 @@ def parse() -> Settings:
         "--vocabulary", type=int, nargs="+", default=[0, 151_936], help="0 leaves the pair's own"
     )
     parser.add_argument("--against", metavar="PYTHON", help="of another version's environment")
+    parser.add_argument("--only", nargs="+", help="methods with one of these words in their name")
     parser.add_argument("--num-draft-tokens", type=int, default=8, help="our maximum")
     parser.add_argument("--fixed", action="store_true", help="always draft our maximum")
     parser.add_argument("--mlx-lm-draft-tokens", type=int, nargs="+", default=[3, 6])

@@ -3,9 +3,9 @@
     cli, server -> pipeline, metrics -> api -> batching -> decoding -> model
     -> cache, control, metal_kernels
 
-``errors, config, results, sequence, events, display, text_files, platform, blas`` import none of
-the folders and may be imported by all. Imports for types count, and no module imports itself by
-way of others.
+``errors, config, load_config, results, sequence, events, display, text_files, platform, blas``
+import none of the folders and may be imported by all. Imports for types count, and no module
+imports itself by way of others.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ COMMON = {
     "events",
     "flags",
     "life_cycle",
+    "load_config",
     "platform",
     "results",
     "row_limit",

@@ -45,7 +45,7 @@ class Own(KVCache):  # type: ignore[misc]
     ("foreign", "names"),
     [
         ([RotatingKVCache(8), ArraysCache(2)], "2 of 4 .* keep a ArraysCache, RotatingKVCache,"),
-        ([CacheList(KVCache(), KVCache())], "1 of 3 .* keep a CacheList,"),
+        ([CacheList(KVCache(), Own())], "1 of 3 .* keep a Own,"),
         ([Own()], "1 of 3 .* keep a Own,"),
     ],
 )

@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 
 from mlx_spec.cli.main import main
-from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import (
+    BatchingConfig,
+    CacheOptions,
+    ChatConfig,
+    SamplingParams,
+    SpeculationConfig,
+)
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.load_config import LoadConfig, WeightQuantization
 from mlx_spec.pipeline.config_file import read_config
 from mlx_spec.pipeline.flags import ACCUMULATION, PREFIX_CACHE_BYTES, Flags
 from mlx_spec.pipeline.options import Option, options_of
@@ -23,8 +30,15 @@ SETTING = {name: one for name, one in OPTIONS.items() if one.sets is not None}
 VALUES: dict[type[Any], Any] = {int: 3, float: 0.25, bool: True, str: "a", tuple: ("x", "y")}
 OTHER = {
     "adaptive": (False, False),
+    "kv_bits": (8, 8),
+    "kv_group_size": (32, 32),
+    "max_kv_size": (4096, 4096),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
     "memory_limit": ("2GB", 2 * 10**9),
+    "dtype": ("bfloat16", "bfloat16"),
+    "quantize": ("4:32", WeightQuantization(4, 32)),
+    "set": (("a=1", "b=c"), {"a": 1, "b": "c"}),
+    "gguf_requantize": ("float16", "float16"),
 }
 
 
@@ -34,7 +48,9 @@ def made(flags: Flags, config: type[Any]) -> Any:
         SamplingParams: flags.sampling,
         SpeculationConfig: flags.speculation,
         BatchingConfig: flags.batches,
+        CacheOptions: flags.batches.cache,
         ChatConfig: flags._chat,
+        LoadConfig: flags.loading,
     }[config]
 
 

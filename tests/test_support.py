@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
@@ -21,9 +20,9 @@ from mlx_spec.model.support import examine
 from tests.architectures import NotBuilt, build, names
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
+from tests.test_known_support import Flat
 
 # Refused for their code; all others that are refused keep another cache than keys and values.
-TAKES_ONE_POSITION = {"gpt_bigcode", "internlm2", "internlm3"}
 ASKS_MORE_OF_ITS_CACHE = {"afm7"}
 NEEDS_METAL = {"bitnet"}
 TEXTS = [[(11 * row + 7 * i) % 64 for i in range(10)] for row in range(5)]
@@ -39,7 +38,7 @@ def ragged(model: Any, rows: int) -> float:
     runner.feed(Rows(fed, mx.zeros(rows, mx.int32), 6, uniform=True), 64, wait=True)
     starts = STARTS[:rows]
     new = mx.array([text[s : s + 3] for text, s in zip(TEXTS, starts, strict=False)])
-    logits = runner.forward(Rows(new, mx.array(starts, mx.int32), 9))
+    logits = runner.forward(Rows(new, mx.array(starts, mx.int32), 9, at=tuple(starts)))
     furthest = 0.0
     for row, start in enumerate(starts):
         lone = model(mx.array([TEXTS[row][: start + 3]]), cache=make_prompt_cache(model))[0, start:]
@@ -77,12 +76,12 @@ def test_every_architecture_is_right_or_refused_in_words() -> None:
         assert ragged(model, 2) < 1e-5, name
         assert one_token_as_several(model) == (support.verdict == "exact"), name
     assert len(verdicts) >= 75
-    assert refused_for_code - NEEDS_METAL == TAKES_ONE_POSITION | ASKS_MORE_OF_ITS_CACHE
+    assert refused_for_code - NEEDS_METAL == ASKS_MORE_OF_ITS_CACHE
     near = {name for name, verdict in verdicts.items() if verdict == "near-ties"}
     assert near >= {"deepseek_v3", "glm4_moe_lite"}
 
 
-@pytest.mark.parametrize("name", sorted(TAKES_ONE_POSITION | ASKS_MORE_OF_ITS_CACHE))
+@pytest.mark.parametrize("name", sorted(ASKS_MORE_OF_ITS_CACHE))
 def test_a_foreign_error_becomes_ours_before_anything_runs(name: str) -> None:
     words = rf"mlx-lm's code of this '{name}' model cannot run rows at different positions: "
     with pytest.raises(UnsupportedModel, match=words):
@@ -132,16 +131,6 @@ def test_nothing_is_computed_for_a_verdict() -> None:
 
 
 def test_odd_logits_are_refused() -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = make_model("llama")
-            self.layers = self.inner.layers
-
-        def __call__(self, tokens: mx.array, cache: Any) -> mx.array:
-            logits: mx.array = self.inner(tokens, cache=cache)
-            return logits[:, -1]
-
     assert "logits of shape (2, 64) for 2 rows of 3 tokens" in examine(Flat()).reason
 
 

@@ -43,6 +43,8 @@ _HINTS = {
     "num_draft_tokens": "give speculation=SpeculationConfig(num_draft_tokens=...)",
     "batch_size": "give batching=BatchingConfig(batch_size=...)",
     "prefill_step_size": "give batching=BatchingConfig(prefill_step_size=...)",
+    "kv_bits": "give cache=CacheOptions(kv_bits=...), or BatchingConfig(cache=...)",
+    "max_kv_size": "give cache=CacheOptions(max_kv_size=...), or BatchingConfig(cache=...)",
     "verbose": "nothing is printed here; the command mlx-spec generate prints",
 }
 

@@ -50,12 +50,13 @@ class LayerCache(Protocol):
 
     Attributes:
         slots, positions: rows, and tokens of each, that there is room for.
-        offset: [rows] int32, positions of the first new tokens of the bound pass.
+        offset: [rows] int32, positions of the first new tokens of the bound pass; one number where
+            the pass is of one row for a model that takes no more (``Span.offset``).
     """
 
     slots: int
     positions: int
-    offset: mx.array
+    offset: mx.array | int
 
     @property
     def sliceable(self) -> bool:
@@ -79,8 +80,9 @@ class LayerCache(Protocol):
         """The rows and positions of the next pass. A row that starts at 0 begins anew."""
         ...
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write the new tokens' [rows, H, N, D]; return what attention reads."""
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        """Write the new tokens' [rows, H, N, D]; return what attention reads of both: an array
+        each, or what else mlx-lm's attention function takes."""
         ...
 
     def make_mask(

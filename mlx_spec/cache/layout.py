@@ -1,7 +1,8 @@
 """Which of our caches stand for a model's own: the only file that knows mlx-lm's cache classes.
 
 ``plan(model)`` asks the model what it wants (its ``make_cache()``, else one full-attention cache a
-layer) and answers class by class; there may be fewer or more caches than layers. A kind that is not
+layer) and answers class by class, lists of caches member by member; there may be fewer or more
+caches than layers. A kind that is not
 in the table below registers itself::
 
     register(TheirCache, lambda own: OurCache(own.size))
@@ -9,19 +10,31 @@ in the table below registers itself::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    CacheList,
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layer import LayerCache
+from mlx_spec.cache.quantized import QuantizedSlots
+from mlx_spec.cache.several import OwnCaches, SeveralCaches
+from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 
 # From one of the model's own caches, which says sizes, to ours for all slots.
 Maker = Callable[[Any], LayerCache]
 
-_KINDS: dict[type, Maker] = {KVCache: lambda own: DenseKVCache()}
+_KINDS: dict[type, Maker] = {
+    KVCache: lambda own: DenseKVCache(),
+    QuantizedKVCache: lambda own: QuantizedSlots(own.bits, own.group_size),
+}
 
 
 def register(own: type, make: Maker) -> None:
@@ -34,26 +47,81 @@ def kinds() -> frozenset[type]:
     return frozenset(_KINDS)
 
 
-def plan(model: Any) -> list[LayerCache]:
+def plan(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[OwnCaches]:
     """Empty caches for all slots, one for each that the model makes for itself.
 
     Raises:
-        UnsupportedModel: a cache that no kind here stands for, by name.
+        UnsupportedModel: a cache that no kind here stands for, by name; or options that change
+            none of them.
+    """
+    caches = own_caches(model, options)
+    wanted = [{type(own) for own in _members(cache)} for cache in caches]
+    foreign = [classes - kinds() for classes in wanted if classes - kinds()]
+    if foreign:
+        names = sorted({cls.__name__ for classes in foreign for cls in classes})
+        raise UnsupportedModel(
+            f"{len(foreign)} of {len(caches)} layers of this {model_name(model)!r} model keep a "
+            f"{', '.join(names)}, which cannot be rolled back row by row yet; supported are "
+            f"{', '.join(sorted(cls.__name__ for cls in kinds()))}"
+        )
+    return [_stand(cache) for cache in caches]
+
+
+def own_caches(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[Any]:
+    """Caches of mlx-lm's classes for one text, as the model makes them and the options change them.
+
+    What is changed is full attention that is a layer's own cache, as in mlx-lm; what does not grow
+    with the text is left as it is.
+
+    Raises:
+        UnsupportedModel: the model makes none, or there is none to be changed.
     """
     name = model_name(model)
     try:
-        caches = make_prompt_cache(model)
+        caches = list(make_prompt_cache(model))
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise UnsupportedModel(f"{name}: it makes no cache ({words[:200]})") from error
-    foreign = [type(own).__name__ for own in caches if type(own) not in _KINDS]
-    if foreign:
+    wanted = _in_the_place_of_full_attention(options)
+    if wanted is None:
+        return caches
+    asked, make = wanted
+    if not any(type(own) is KVCache for own in caches):
+        found = ", ".join(sorted({type(own).__name__ for own in caches})) or "none"
         raise UnsupportedModel(
-            f"{len(foreign)} of {len(caches)} layers of this {name!r} model keep a "
-            f"{', '.join(sorted(set(foreign)))}, which cannot be rolled back row by row yet; "
-            "only full-attention layers (KVCache) are supported"
+            f"{asked} asked, but no layer of this {name!r} model keeps a KVCache of its own, which "
+            f"is what that changes; its caches: {found}"
         )
-    return [_KINDS[type(own)](own) for own in caches]
+    return [make() if type(own) is KVCache else own for own in caches]
+
+
+def _in_the_place_of_full_attention(
+    options: CacheOptions,
+) -> tuple[str, Callable[[], Any]] | None:
+    """The option that asks for other caches than ``KVCache``, and what makes one."""
+    bits, size = options.kv_bits, options.max_kv_size
+    if bits is not None:
+        group = options.kv_group_size
+        return f"kv_bits={bits}", lambda: QuantizedKVCache(group, bits)
+    if size is not None:
+        return f"max_kv_size={size}", lambda: RotatingKVCache(size, KEPT_TOKENS)
+    return None
+
+
+def _members(own: Any) -> Iterator[Any]:
+    """The caches in a list of them; a cache that is none is its own only one."""
+    if type(own) is CacheList:
+        for member in own.caches:
+            yield from _members(member)
+    else:
+        yield own
+
+
+def _stand(own: Any) -> OwnCaches:
+    """What stands for one of the model's caches."""
+    if type(own) is CacheList:
+        return SeveralCaches(*map(_stand, own.caches))
+    return _KINDS[type(own)](own)
 
 
 def model_name(model: Any) -> str:

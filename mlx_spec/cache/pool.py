@@ -12,6 +12,7 @@ once: a read that was left pending would make the next write copy the whole cach
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
-from mlx_spec.cache.layer import LayerCache, RowState
+from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
 from mlx_spec.row_limit import RowLimit
@@ -70,22 +72,25 @@ class KVCachePool:
     """Slots for the running rows of one model.
 
     Args:
-        layers: the model's caches, as ``layout.plan`` makes them.
+        caches: the model's caches, as ``layout.plan`` makes them.
         max_slots: most rows that can run together (``batch_size``).
 
     Attributes:
+        caches: what the model gets.
+        layers: the same without lists in it: all that is asked of caches is asked of these.
         limit: the same, asked at every change; a decoder puts its own here.
         slots, positions: rows, and tokens of each, that there is memory for.
         used: slots that rows hold, the first ones.
     """
 
-    def __init__(self, layers: Seq[LayerCache], max_slots: int) -> None:
+    def __init__(self, caches: Seq[OwnCaches], max_slots: int) -> None:
         self.limit = RowLimit(max_slots)
         self.slots = 0
         self.positions = 0
         self.used = 0
         self.most_positions: int | None = None  # set by callers that account for bytes
-        self.layers = list(layers)
+        self.caches = list(caches)
+        self.layers = [layer for cache in caches for layer in leaves(cache)]
         self._cost: RowCost | None = None  # once the layers have arrays; asked at every admission
 
     @property
@@ -230,6 +235,24 @@ class KVCachePool:
         for layer, arrays in zip(self.layers, snapshot.arrays, strict=True):
             layer.slots, layer.positions = snapshot.slots, snapshot.positions
             layer.arrays = arrays
+
+    def view(self) -> KVCachePool:
+        """The same slots with caches of their own to be bound, that hold the present arrays."""
+        view = copy.copy(self)
+        view.layers = [copy.copy(layer) for layer in self.layers]
+        own = iter(view.layers)
+        view.caches = [with_leaves(cache, own) for cache in self.caches]
+        return view
+
+    def lend(self, view: KVCachePool) -> None:
+        """Let a view hold the present arrays again."""
+        for layer, own in zip(self.layers, view.layers, strict=True):
+            own.arrays = layer.arrays
+
+    def take_back(self, view: KVCachePool) -> None:
+        """Take over the arrays of a view, which keeps none: MLX would copy what two hold."""
+        for layer, own in zip(self.layers, view.layers, strict=True):
+            layer.arrays, own.arrays = own.arrays, []
 
     @property
     def sliceable(self) -> bool:

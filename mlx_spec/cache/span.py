@@ -25,6 +25,7 @@ class Span:
         uniform: all starts equal ``limit - width``, so no per-row mask is needed.
         grouped: masks get an axis more, for models that keep the query heads of one key head on an
             axis of their own.
+        start: of one row alone, the number that ``starts`` holds, where models are to get that.
     """
 
     first: int
@@ -35,6 +36,7 @@ class Span:
     uniform: bool = False
     grouped: bool = False
     counts: mx.array | None = None
+    start: int | None = None
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -43,6 +45,11 @@ class Span:
         self.index = self.positions[:, None, :, None]
         # What attention reads of [rows, heads, positions, dims].
         self.read = (slice(None), slice(None), slice(self.limit))
+
+    @property
+    def offset(self) -> mx.array | int:
+        """What models see of a cache as its ``offset``."""
+        return self.starts if self.start is None else self.start
 
     @cached_property
     def lengths(self) -> mx.array:

@@ -79,10 +79,10 @@ def _load_models(run: GenerateRun) -> tuple[Loaded, Loaded | None]:
         from mlx_spec.pipeline.backend import Models
 
     models = Models(lambda text: status(text, run.quiet))
-    target = models.load(flags.target, flags, adapter=flags.adapter_path)
+    target = models.load(flags.target, flags.loading)
     if flags.drafter is None:
         return target, None
-    draft = models.load(flags.drafter, flags)
+    draft = models.load(flags.drafter, flags.draft_loading)
     pairing = check_pair(target[1], draft[1])
     if pairing.share < 1 and not run.quiet:
         note(f"{pairing}; that changes no text, but is never guessed")

@@ -84,7 +84,7 @@ class SpeculativeDecoder:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
         self.device = DeviceStream()
-        self.runner = ModelRunner(model, self.batching.batch_size)
+        self.runner = ModelRunner(model, self.batching.batch_size, self.batching.cache)
         self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
         known = draft_model is not None
         pair = measurements_of(model, draft_model) if known else PairMeasurements()
@@ -103,7 +103,11 @@ class SpeculativeDecoder:
         parts = StepParts(self.runner, self.drafter, self._state, tuple(rules))
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
-        needs_host = self.drafter.needs_host or any(rule.needs_host for rule in rules)
+        needs_host = (
+            self.drafter.needs_host
+            or any(rule.needs_host for rule in rules)
+            or any(runner.support.form.needs_host for runner in self.runners)
+        )
         self._drive = in_turn if needs_host else ahead
 
     @property

@@ -40,6 +40,7 @@ class StepPlan:
         lengths: draft length of each row; 0 where the drafter cannot draft for it yet.
         shortest, longest: the host's bounds on the rows' known tokens.
         reading: what the drafter reads before it drafts, described and not launched.
+        known: the rows' known tokens, where no step is in flight that may add to them.
     """
 
     rows: list[Sequence]
@@ -47,6 +48,7 @@ class StepPlan:
     shortest: int
     longest: int
     reading: Chunk | None = None
+    known: tuple[int, ...] | None = None
 
 
 @dataclass

@@ -17,9 +17,9 @@ import mlx.core as mx
 from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.span import Span
 from mlx_spec.errors import InvariantError
-from mlx_spec.model.runner import ModelRunner
+from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
 
@@ -78,11 +78,12 @@ def check_rows(
 
 def _lone(runner: ModelRunner, tokens: list[int]) -> RowState:
     """What caches of one row hold after one pass over ``tokens``."""
-    pool, width = KVCachePool(plan(runner.model), 1), len(tokens)
+    pool, width = KVCachePool(plan(runner.model, runner.options), 1), len(tokens)
     pool.acquire(1)
     pool.reserve(width)
-    pool.bind(Span(0, 1, mx.zeros(1, mx.int32), width, width, True, runner.support.grouped_masks))
-    runner.model(mx.array([tokens]), cache=pool.layers)
+    support = runner.support
+    alone = make_pass(support.form, runner.model, pool, grouped=support.grouped_masks)
+    alone.forward(Rows(mx.array([tokens]), mx.zeros(1, mx.int32), width, uniform=True))
     return pool.save(0, 0, width)
 
 

@@ -23,7 +23,7 @@ def make_drafter(
     """A drafter that runs ``draft_model``, or the null object where nothing is to be drafted."""
     if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
         return NoDraft()
-    runner = ModelRunner(draft_model, batching.batch_size)
+    runner = ModelRunner(draft_model, batching.batch_size, batching.cache)
     return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
 
 

@@ -80,6 +80,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         state.sampling,
         parts.runner.vocabulary,
         tuple(rule for rule in parts.rules if not rule.needs_host),
+        plan.known,
     )
     draft = parts.drafter.propose(context, count)
     if draft.counts is not None:
@@ -99,6 +100,7 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
             counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
+            at=None if plan.known is None else tuple(known - 1 for known in plan.known),
         )
     )
 

@@ -121,7 +121,8 @@ class Stepper:
         self._fed = False
         if reading is not None:
             self._described.append(reading)
-        return StepPlan(rows, lengths, shortest, longest, reading)
+        known = None if gains else tuple(row.length for row in rows)
+        return StepPlan(rows, lengths, shortest, longest, reading, known)
 
     def _read_ahead(self, lengths: list[int]) -> tuple[list[int], Chunk | None]:
         """Draft lengths of the rows that the drafter covers, once it reads on for the others."""

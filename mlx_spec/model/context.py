@@ -6,7 +6,7 @@ from typing import Any
 
 from mlx_spec.model.rotation import by_layer_type, scaling_kind
 
-_NAMES = (
+NAMES = (
     "max_position_embeddings",
     "max_sequence_length",
     "max_seq_len",
@@ -28,7 +28,7 @@ def context_length(model: Any) -> int | None:
     """
     args = getattr(model, "args", None)
     for record in (args, _field(args, "text_config")):
-        for name in _NAMES:
+        for name in NAMES:
             value = _field(record, name)
             if isinstance(value, int) and value > 0:
                 return _lengthened(record, value)
@@ -46,7 +46,7 @@ def note_context(model: Any, config: dict[str, Any]) -> None:
     if args is None or context_length(model) is not None:
         return
     for record in (config, config.get("text_config")):
-        for name in _NAMES:
+        for name in NAMES:
             value = _field(record, name)
             if isinstance(value, int) and value > 0:
                 scaled_later = _field(args, "rope_scaling") is not None

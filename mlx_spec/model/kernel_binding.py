@@ -237,6 +237,7 @@ class SlotAttention:
     def _fits(queries: mx.array, keys: Any, values: Any, cache: Any) -> bool:
         return (
             isinstance(cache, DenseKVCache)
+            and isinstance(keys, mx.array)
             and queries.shape[2] <= MAX_TOKENS
             and supports_head_dim(queries.shape[3])
             and keys.shape == values.shape

@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_spec.cache.layout import kinds
+from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.support import Support, examine
 
@@ -28,30 +29,30 @@ class _Known(NamedTuple):
 _PLAIN = (bool, int, float, str)
 
 # By identity: mlx modules are dictionaries and so have no hash.
-_KNOWN: dict[int, _Known] = {}
+_KNOWN: dict[tuple[int, CacheOptions], _Known] = {}
 
 
-def support_of(model: Any) -> Support:
+def support_of(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     """As ``support.examine``, which is asked again only if the model has changed since."""
     if not isinstance(model, nn.Module):
-        return examine(model)  # nothing says what is in it
-    key, mark = id(model), _mark(model)
+        return examine(model, options)  # nothing says what is in it
+    key, mark = (id(model), options), _mark(model)
     entry = _KNOWN.get(key)
     if entry is not None and entry.model() is model and entry.mark == mark:
         return entry.support
-    support = examine(model)
+    support = examine(model, options)
     owner = weakref.ref(model, lambda _: _KNOWN.pop(key, None))
     _KNOWN[key] = _Known(owner, mark, support)
     return support
 
 
-def require(model: Any) -> Support:
+def require(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     """The verdict for those who are about to run the model.
 
     Raises:
         UnsupportedModel: the verdict is ``"refused"``.
     """
-    support = support_of(model)
+    support = support_of(model, options)
     if support.verdict == "refused":
         raise UnsupportedModel(f"[ModelRunner] {support.reason}")
     return support

@@ -1,4 +1,5 @@
-"""Quantized weights on the CPU, where MLX multiplies them only slowly: made plain on request."""
+"""Weights quantized on request as they are loaded; and made plain on request, as for the CPU,
+where MLX multiplies quantized ones only slowly."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import Any
 
 import mlx.nn as nn
 
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.load_config import WeightQuantization
 from mlx_spec.model.pace import on_cpu
 
 
@@ -14,6 +17,33 @@ def quantized_bits(model: Any) -> int | None:
     """Bits of a model's quantized weights (the fewest), or None if none are quantized."""
     bits = [module.bits for _, module in model.named_modules() if _is_quantized(module)]
     return min(bits, default=None)
+
+
+def quantize(model: Any, wanted: WeightQuantization) -> None:
+    """Quantize a model's plain weights, in place, as ``mlx_lm.convert --quantize`` would.
+
+    Which layers, and any that get bits of their own, is the architecture's say
+    (``quant_predicate``); what is quantized already, and what groups do not divide, stays as it is.
+
+    Raises:
+        InvalidRequest: there is nothing in it to quantize.
+    """
+    choose = getattr(model, "quant_predicate", None)
+    found = 0
+
+    def predicate(path: str, module: Any) -> Any:
+        nonlocal found
+        if not hasattr(module, "to_quantized") or module.weight.shape[-1] % wanted.group_size:
+            return False
+        choice = True if choose is None else choose(path, module)
+        found += bool(choice)
+        return choice
+
+    nn.quantize(model, wanted.group_size, wanted.bits, mode=wanted.mode, class_predicate=predicate)
+    if not found:
+        have = quantized_bits(model)
+        why = f"its weights have {have} bits already" if have else "no layer's width is a multiple"
+        raise InvalidRequest(f"quantize to groups of {wanted.group_size}: {why}")
 
 
 def dequantize(model: Any) -> Any:

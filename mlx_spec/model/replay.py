@@ -30,6 +30,7 @@ import mlx.core as mx
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.pool import POSITION_STEP
 from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.passes.form import WHOLE
 from mlx_spec.model.runner import ModelRunner, Rows
 
 # Making a trace takes as long as 8 to 16 passes that are described (docs/LOG.md).
@@ -78,8 +79,11 @@ class Replay:
     def forward(self, rows: Rows) -> mx.array:
         """As :meth:`ModelRunner.forward`, with other roundings at most."""
         pool = self._runner.pool
-        # Other kinds may keep something of a pass beside their arrays.
-        if not all(type(layer) is DenseKVCache and layer.arrays for layer in pool.layers):
+        # Other kinds may keep something of a pass beside their arrays; other forms want numbers.
+        whole = self._runner.support.form == WHOLE
+        if not whole or not all(
+            type(layer) is DenseKVCache and layer.arrays for layer in pool.layers
+        ):
             return self._runner.forward(rows)
         # What is read past a row's length is masked, so that the limit may be anything above.
         limit = min(pool.positions, -(-rows.limit // POSITION_STEP) * POSITION_STEP)

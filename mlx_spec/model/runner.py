@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,32 +18,13 @@ from mlx.utils import tree_flatten
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.span import Span
+from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The input of one forward pass.
-
-    Attributes:
-        tokens: [B, N] int, new tokens, right-padded with anything.
-        starts: [B] int32, position of each row's first new token.
-        limit: upper bound of every row's start + N, known to the host.
-        first: slot of the first row; the B rows are contiguous.
-        uniform: every start is ``limit - N`` exactly (then no mask is needed).
-        counts: [B] int32, how many of its N tokens are a row's own; None where all are.
-    """
-
-    tokens: mx.array
-    starts: mx.array
-    limit: int
-    first: int = 0
-    uniform: bool = False
-    counts: mx.array | None = None
+from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.rows import Rows as Rows
 
 
 class ModelRunner:
@@ -53,19 +33,29 @@ class ModelRunner:
     Args:
         model: any full-attention model loaded by mlx-lm.
         max_slots: most rows that run together.
+        options: what its caches keep.
 
     Raises:
         UnsupportedModel: a model that this engine cannot run (``support`` says why), or
             arrays that another thread left to be computed.
     """
 
-    def __init__(self, model: Any, max_slots: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        max_slots: int,
+        options: CacheOptions = PLAIN_CACHES,
+    ) -> None:
         quicken(model)
-        self.support = require(model)
+        self.options = options
+        self.support = require(model, options)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         self.model = model
-        self.pool = KVCachePool(plan(model), max_slots)
+        self.pool = KVCachePool(plan(model, options), max_slots)
+        self._pass = make_pass(
+            self.support.form, model, self.pool, grouped=self.support.grouped_masks
+        )
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -94,29 +84,23 @@ class ModelRunner:
         return PACE.piece(self.parameters, most)
 
     def forward(self, rows: Rows) -> mx.array:
-        """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots."""
-        count, width = rows.tokens.shape
-        self.pool.bind(
-            Span(
-                rows.first,
-                count,
-                rows.starts,
-                width,
-                rows.limit,
-                rows.uniform,
-                self.support.grouped_masks,
-                rows.counts,
-            )
-        )
-        logits: mx.array = self.model(rows.tokens, cache=self.pool.layers)
-        return logits
+        """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
+
+        Whatever is raised on the way, the slots are then what they were.
+        """
+        before = self.pool.snapshot()
+        try:
+            return self._pass.forward(rows)
+        except BaseException:
+            self.pool.restore(before)
+            raise
 
     def commit(self, kept: mx.array) -> None:
         """Of the last pass keep each row's first ``kept`` [B] tokens, known to the device alone.
 
         Passes that nobody commits are kept whole, up to their rows' ``counts``.
         """
-        self.pool.commit(kept)
+        self._pass.commit(kept)
 
     def begin(self, rows: Rows) -> None:
         """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
@@ -181,6 +165,7 @@ class ModelRunner:
                 rows.first,
                 rows.uniform,
                 None if rows.counts is None else mx.clip(rows.counts - begin, 0, end - begin),
+                None if rows.at is None else tuple(at + begin for at in rows.at),
             )
             if wait:
                 self.begin(part)

@@ -19,12 +19,18 @@ import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import model_name as model_name
-from mlx_spec.cache.layout import plan
+from mlx_spec.cache.layout import own_caches, plan
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.span import Span
+from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.passes.form import WHOLE, PassForm
+from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.rows import Rows
 
 Verdict = Literal["exact", "near-ties", "refused"]
+
+# In the order in which they are tried: the first that a model's code can run is taken.
+FORMS = (WHOLE, PassForm(rows_apart=True))
 
 # "if L == 1:" and the like, in the code of a layer: a branch for one new token.
 _ONE_TOKEN = re.compile(
@@ -41,6 +47,7 @@ class Support:
             nothing where the device computes rows alike. ``"near-ties"``: they are not, so that
             two tokens that are as good as equally likely may change places. ``"refused"``.
         reason: why, in words; empty for ``"exact"``.
+        form: how a pass must go through the model.
         grouped_masks: attention masks need an axis for groups of query heads (``Span.grouped``).
         vocabulary: size of the logits' last axis; padded embeddings make it exceed the tokenizer's.
         cost: bytes that a row's caches take over all layers, by its tokens.
@@ -48,27 +55,20 @@ class Support:
 
     verdict: Verdict
     reason: str = ""
+    form: PassForm = WHOLE
     grouped_masks: bool = False
     vocabulary: int = 0
     cost: RowCost = field(default_factory=RowCost)
 
 
-def examine(model: Any) -> Support:
-    """The verdict on a model, without computing anything."""
-    name = model_name(model)
+def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
+    """The verdict on a model over caches as ``options`` say, without computing anything."""
     try:
-        passed = _pass(model, grouped=False)
+        passed = _first_form(model, options)
     except UnsupportedModel as error:
         return Support("refused", str(error))
     if isinstance(passed, str):
-        other = _pass(model, grouped=True)
-        passed = passed if isinstance(other, str) else other
-    if isinstance(passed, str):
-        return Support(
-            "refused",
-            f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
-            f"{passed}",
-        )
+        return Support("refused", passed)
     apart = _apart(model)
     if apart is None:
         return passed
@@ -79,25 +79,57 @@ def examine(model: Any) -> Support:
     return replace(passed, verdict="near-ties", reason=reason)
 
 
-def _pass(model: Any, *, grouped: bool) -> Support | str:
+def _first_form(model: Any, options: CacheOptions) -> Support | str:
+    """What the passes of the first form show that a model can run, or why it can run none."""
+    failures = []
+    for form in FORMS:
+        for grouped in (False, True):
+            passed = _passes(model, options, form, grouped=grouped)
+            if not isinstance(passed, str):
+                return passed
+            failures.append(passed)
+    name = model_name(model)
+    alone = _alone(model, options)
+    if alone is not None:
+        where = "here" if options.kv_bits is None else f"over kv_bits={options.kv_bits}"
+        return f"mlx-lm's own code of this {name!r} model does not run {where}: {alone}"
+    return (
+        f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
+        f"{failures[0]}"
+    )
+
+
+def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool) -> Support | str:
     """What the passes of this engine show of a model, or why it cannot run them.
 
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
     """
     for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
-        pool = KVCachePool(plan(model), rows)
+        pool = KVCachePool(plan(model, options), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
-        starts = mx.ones(rows, mx.int32) if uniform else mx.arange(rows, dtype=mx.int32) % 2
-        pool.bind(Span(0, rows, starts, width, width + 1, uniform, grouped))
+        at = tuple(1 if uniform else row % 2 for row in range(rows))
+        tokens = mx.zeros((rows, width), mx.int32)
+        where = Rows(tokens, mx.array(at, mx.int32), width + 1, uniform=uniform, at=at)
         try:
-            logits = model(mx.zeros((rows, width), mx.int32), cache=pool.layers)
+            logits = make_pass(form, model, pool, grouped=grouped).forward(where)
+        except UnsupportedModel as error:  # in a cache's own words
+            raise UnsupportedModel(f"this {model_name(model)!r} model: {error}") from error
         except Exception as error:  # whatever the code of a model raises
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
-    return Support("exact", "", grouped, logits.shape[-1], pool.cost)
+    return Support("exact", "", form, grouped, logits.shape[-1], pool.cost)
+
+
+def _alone(model: Any, options: CacheOptions) -> str | None:
+    """Why a model cannot run even by itself, over its own caches; None where it can."""
+    try:
+        model(mx.zeros((1, 3), mx.int32), cache=own_caches(model, options))
+    except Exception as error:  # whatever the code of a model raises
+        return _words(error)
+    return None
 
 
 def _apart(model: Any) -> str | None:

@@ -15,6 +15,7 @@ from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.events import Listener
+from mlx_spec.load_config import LoadConfig
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
 from mlx_spec.pipeline.flags import Flags
@@ -54,29 +55,22 @@ class Models:
     """
 
     def __init__(self, loading: Callable[[str], AbstractContextManager[Any]] = nullcontext) -> None:
-        self._loaded: dict[tuple[Any, ...], Loaded] = {}
+        self._loaded: dict[tuple[str, LoadConfig], Loaded] = {}
         self._loading = loading
 
-    def load(self, name: str, flags: Flags, *, adapter: str | None = None) -> Loaded:
+    def load(self, name: str, config: LoadConfig) -> Loaded:
         """The model and its tokenizer."""
-        key = (name, flags.dtype, flags.trust_remote_code, flags.kernels, adapter)
-        if key not in self._loaded:
+        if (name, config) not in self._loaded:
             with self._loading(f"loading {name}"):
-                self._loaded[key] = load(
-                    name,
-                    dtype=flags.dtype,
-                    adapter_path=adapter,
-                    trust_remote_code=flags.trust_remote_code,
-                    kernels=flags.kernels,
-                )
-        return self._loaded[key]
+                self._loaded[name, config] = load(name, config=config)
+        return self._loaded[name, config]
 
     def pair(self, flags: Flags, *, drafting: bool) -> tuple[Loaded, Loaded | None]:
         """Target and, if one is used, draft."""
-        target = self.load(flags.target, flags, adapter=flags.adapter_path)
+        target = self.load(flags.target, flags.loading)
         if flags.drafter is None or not drafting:
             return target, None
-        draft = self.load(flags.drafter, flags)
+        draft = self.load(flags.drafter, flags.draft_loading)
         check_pair(target[1], draft[1])
         return target, draft
 

@@ -12,8 +12,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import (
+    BatchingConfig,
+    CacheOptions,
+    ChatConfig,
+    SamplingParams,
+    SpeculationConfig,
+)
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.load_config import LoadConfig, WeightQuantization, parse_overrides
 from mlx_spec.pipeline.flag_values import json_object, memory_size, token_id
 from mlx_spec.pipeline.options import option, options_of
 
@@ -40,11 +47,13 @@ def _setting(config: type[Any], group: str, *, changes_text: bool = True) -> Cal
 
 
 _model = partial(option, group="Models")
+_loading = _setting(LoadConfig, "Models")
 _prompt = partial(option, group="Prompts")
 _chat = _setting(ChatConfig, "Prompts")
 _sampling = _setting(SamplingParams, "Sampling")
 _speculation = _setting(SpeculationConfig, "Speculation", changes_text=False)
 _batching = _setting(BatchingConfig, "Batching and memory", changes_text=False)
+_cache = _setting(CacheOptions, "Batching and memory")
 
 
 def _is_dotted(text: str) -> bool:
@@ -70,15 +79,40 @@ class Flags:
         is_path=_is_dotted,
         changes_text=False,
     )
-    adapter_path: str | None = _model(
-        None, "Folder of LoRA adapters.", metavar="<path>", is_path=bool
+    adapter_path: str | None = _loading(
+        "adapter_path", "Folder of LoRA adapters.", metavar="<path>", is_path=bool
     )
-    dtype: str | None = _model(
-        None,
+    revision: str | None = _loading(
+        "revision", "Branch, tag or commit of the model's hub repository.", metavar="NAME"
+    )
+    dtype: str | None = _loading(
+        "dtype",
         "float32, float16 or bfloat16. Default: as stored; float32 on the CPU, where float32 makes "
         "quantized weights plain, and fast.",
     )
-    trust_remote_code: bool = _model(False, "Run Python code that the model brings.")
+    quantize: str | None = _loading(
+        "quantize",
+        "Quantize the model's plain weights on loading: bits (4), bits:group size (4:32), mxfp4, "
+        "mxfp8 or nvfp4.",
+        metavar="BITS",
+        parse=WeightQuantization.of,
+    )
+    set: tuple[str, ...] = _loading(
+        "config_overrides",
+        "Replace an entry of the model's config.json: rope_theta=1e6, rope_scaling.factor=4; "
+        "repeatable.",
+        default=(),
+        metavar="KEY=VALUE",
+        parse=parse_overrides,
+    )
+    gguf_requantize: str = _loading(
+        "gguf_requantize",
+        "What weights of a .gguf become that MLX has no kind for: 8bit, 4bit or float16.",
+        metavar="WHAT",
+    )
+    trust_remote_code: bool = _loading(
+        "trust_remote_code", "Run Python code that the model brings."
+    )
     system_prompt: str | None = _chat("system_prompt", "For the chat template.")
     prefill_response: str | None = _chat(
         "prefill_response", "How the answer begins; the model goes on.", metavar="TEXT"
@@ -144,8 +178,19 @@ class Flags:
         "What prompts begin with is computed once and kept in so much memory; 0: never.",
         default=PREFIX_CACHE_BYTES,
     )
-    kernels: str = _model(
-        "auto",
+    kv_bits: int | None = _cache(
+        "kv_bits",
+        "Keep keys and values in so many bits a number, 4 or 8. Changes the text a little.",
+    )
+    kv_group_size: int = _cache(
+        "kv_group_size", "Numbers that share a scale: 32, 64 or 128; with --kv-bits."
+    )
+    max_kv_size: int | None = _cache(
+        "max_kv_size",
+        "Most tokens that full attention looks back to, the first 4 among them. Changes the text.",
+    )
+    kernels: str = _loading(
+        "kernels",
         "Metal kernels of our own: auto (those measured to win here), metal (all) or reference "
         "(none).",
         metavar="WHICH",
@@ -155,7 +200,7 @@ class Flags:
 
     def __post_init__(self) -> None:
         # The option objects check their own ranges; a mistake must not wait for the models.
-        for checked in (self.sampling, self.speculation, self.batches, self._chat):
+        for checked in (self.sampling, self.speculation, self.batches, self._chat, self.loading):
             assert checked is not None
         if self.enable_speculative and self.model is not None and self.draft_model is None:
             raise InvalidRequest("[flags] --enable-speculative needs a --draft-model")
@@ -171,6 +216,18 @@ class Flags:
         if self.enable_speculative is False:
             return None
         return self.draft_model or (DRAFT if self.model is None else None)
+
+    @cached_property
+    def loading(self) -> LoadConfig:
+        """How the model is loaded."""
+        return self._made(LoadConfig)
+
+    @cached_property
+    def draft_loading(self) -> LoadConfig:
+        """How the draft model is loaded: what is the target's own left out."""
+        return replace(
+            self.loading, adapter_path=None, revision=None, quantize=None, config_overrides={}
+        )
 
     def _made(self, config: type[T]) -> T:
         """The engine's option object from what is set here."""
@@ -216,7 +273,7 @@ class Flags:
     @cached_property
     def batches(self) -> BatchingConfig:
         """Rows that run together."""
-        config = self._made(BatchingConfig)
+        config = replace(self._made(BatchingConfig), cache=self._made(CacheOptions))
         return config if self.batching else replace(config, batch_size=1)
 
     @property

@@ -56,7 +56,7 @@ class EverySecondSlots:
         self._entries = DenseKVCache()
 
     def bind(self, span: Span) -> None:
-        self.span, self.offset = span, span.starts
+        self.span, self.offset = span, span.offset
         entries = Span(span.first, span.count, span.starts, span.width, kept(span.limit))
         # What stands at odd positions goes where nobody reads.
         even, bin_ = span.positions % 2 == 0, self._entries.positions - 1

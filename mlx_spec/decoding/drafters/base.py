@@ -37,6 +37,7 @@ class DraftContext:
         vocabulary: size of the target's; it has no embedding for tokens past it.
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
+        known: ``lengths`` as numbers, where no step is in flight.
     """
 
     sequences: Seq[Sequence]
@@ -47,6 +48,7 @@ class DraftContext:
     sampling: SamplingBatch
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
+    known: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

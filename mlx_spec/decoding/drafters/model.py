@@ -136,18 +136,16 @@ class ModelDrafter(BaseDrafter):
         ]
         starts = mx.maximum(context.lengths - width, 0)
         tokens = self._span(context.tokens, starts, width)
-        logits = self._pass(tokens, starts, max(context.longest, width))
+        at = _known(context, -width)
+        logits = self._forward(Rows(tokens, starts, max(context.longest, width), at=at))
         logits = _last_known(logits, context, starts, width)
         draft = [_choose(context, logits, [])]
         for step in range(1, count):
             starts = context.lengths + (step - 1)
-            logits = self._pass(draft[-1], starts, context.longest + step)
+            at = _known(context, step - 1)
+            logits = self._forward(Rows(draft[-1], starts, context.longest + step, at=at))
             draft.append(_choose(context, logits, draft))
         return Draft(mx.concatenate(draft, axis=1))
-
-    def _pass(self, tokens: mx.array, starts: mx.array, limit: int) -> mx.array:
-        """Logits [B, N, V] after the tokens [B, N] of all rows, each from its own start."""
-        return self._forward(Rows(tokens, starts, limit))
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""
@@ -165,6 +163,13 @@ class ModelDrafter(BaseDrafter):
         arrays, lag = snapshot
         self.runner.pool.restore(arrays)
         self._lag = list(lag)
+
+
+def _known(context: DraftContext, beyond: int) -> tuple[int, ...] | None:
+    """The positions ``beyond`` the rows' lengths, where the host knows them."""
+    if context.known is None:
+        return None
+    return tuple(max(0, length + beyond) for length in context.known)
 
 
 def _last_known(logits: mx.array, context: DraftContext, starts: mx.array, width: int) -> mx.array:

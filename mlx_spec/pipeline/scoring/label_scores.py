@@ -59,7 +59,8 @@ class Scoring:
     def __init__(self, model: Any, tokenizer: Any, flags: Flags) -> None:
         self._tokenizer, self._chat = tokenizer, flags.chat(tokenizer)
         self._rows = flags.batches.batch_size
-        self._scorer = Scorer(ModelRunner(model, self._rows), flags.batches.prefill_step_size)
+        runner = ModelRunner(model, self._rows, flags.batches.cache)
+        self._scorer = Scorer(runner, flags.batches.prefill_step_size)
         self._context = context_length(model)
         self._queue: list[_Scored] = []
         self._priors: dict[Score, _Prior] = {}

@@ -138,7 +138,8 @@ class Scorer:
         width = max(1, *map(len, inputs))
         tokens = mx.array([_pad(row, width) for row in inputs], mx.int32)
         counts = mx.array([len(row) for row in inputs], mx.int32)
-        rows = Rows(tokens, mx.array(starts, mx.int32), max(starts) + width, counts=counts)
+        limit, at = max(starts) + width, tuple(starts)
+        rows = Rows(tokens, mx.array(starts, mx.int32), limit, counts=counts, at=at)
         logits = self._runner.forward(rows).astype(mx.float32)  # [B, width, vocabulary]
         log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         most = max(map(len, targets))

@@ -1,0 +1,65 @@
+"""``PassForm``: how a pass must go through a model; ``ModelPass``: what every form does.
+
+A pass is a rectangle: B rows, each at its own position, of N new tokens. Most of mlx-lm's models
+take it in one call. Some take *one number* as the position of all rows, so that rows are read one
+by one; some keep a state that cannot be told where a row ends, so that tokens are::
+
+                 whole       rows apart     tokens apart     both
+    3 rows of    +-----+     +-----+        +-+-+-+          +-+-+-+
+    3 tokens     |     |     +-----+        | | | |          +-+-+-+
+                 |     |     +-----+        | | | |          +-+-+-+
+                 +-----+     +-----+        +-+-+-+          +-+-+-+
+    calls        1           B              N                B x N
+
+The rest of the engine sees no difference: rows are batched by the scheduler, tokens chosen and
+drafts accepted for all of them together. Only the host must know where each row stands to say so
+in a number, so that the steps of such models are taken in turn (``decoding.drivers``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+
+from mlx_spec.model.rows import Rows
+
+
+@dataclass(frozen=True)
+class PassForm:
+    """How a pass must go through a model.
+
+    Attributes:
+        rows_apart: one row a call, its position a number.
+        tokens_apart: one token a call, of all rows.
+    """
+
+    rows_apart: bool = False
+    tokens_apart: bool = False
+
+    @property
+    def needs_host(self) -> bool:
+        """Whether rows must say where they stand in numbers (``Rows.at``)."""
+        return self.rows_apart
+
+    @property
+    def words(self) -> str:
+        """What is slow about it, for users; empty for the whole rectangle."""
+        parts = ["row by row"] * self.rows_apart + ["token by token"] * self.tokens_apart
+        return " and ".join(parts)
+
+
+WHOLE = PassForm()
+
+
+class ModelPass(Protocol):
+    """A form at work on one model and its slots."""
+
+    def forward(self, rows: Rows) -> mx.array:
+        """Logits [B, N, vocabulary] of the new tokens; the caches hold them from then on."""
+        ...
+
+    def commit(self, kept: mx.array | None) -> None:
+        """Of the last pass keep each row's first ``kept`` [B] tokens; None: all of them."""
+        ...

@@ -1,0 +1,55 @@
+"""``Rows``: the input of one pass, whatever form it takes through the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_spec.cache.span import Span
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The input of one forward pass.
+
+    Attributes:
+        tokens: [B, N] int, new tokens, right-padded with anything.
+        starts: [B] int32, position of each row's first new token.
+        limit: upper bound of every row's start + N, known to the host.
+        first: slot of the first row; the B rows are contiguous.
+        uniform: every start is ``limit - N`` exactly (then no mask is needed).
+        counts: [B] int32, how many of its N tokens are a row's own; None where all are.
+        at: the starts as numbers, where the host knows them; always so if ``uniform``.
+        alone: there is one row, and the model is to get its position as a number.
+    """
+
+    tokens: mx.array
+    starts: mx.array
+    limit: int
+    first: int = 0
+    uniform: bool = False
+    counts: mx.array | None = None
+    at: tuple[int, ...] | None = None
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.uniform and self.at is None:
+            count, width = self.tokens.shape
+            object.__setattr__(self, "at", (self.limit - width,) * count)
+
+    def span(self, *, grouped: bool = False) -> Span:
+        """What a pass over all of them reads and writes."""
+        count, width = self.tokens.shape
+        start = self.at[0] if self.alone and self.at else None
+        return Span(
+            self.first,
+            count,
+            self.starts,
+            width,
+            self.limit,
+            self.uniform,
+            grouped,
+            self.counts,
+            start,
+        )

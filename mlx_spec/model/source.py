@@ -1,0 +1,97 @@
+"""Where a model lies: the folder or file that a name, a path or a hub id means, fetched if need be.
+
+The hub and its cache are huggingface_hub's; it shows the progress of downloads itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from mlx_spec.errors import ModelLoadError
+from mlx_spec.model.catalog import embedded_path
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# A file of a repository, by its ending.
+_HUB_FILE = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)/(?P<file>[\w./-]+\.gguf)")
+# What mlx-lm takes from a repository.
+_HUB_FILES = (
+    "*.json",
+    "model*.safetensors",
+    "*.py",
+    "tokenizer.model",
+    "*.tiktoken",
+    "*.txt",
+    "*.jsonl",
+    "*.jinja",
+)
+
+
+def locate(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder or file of a model.
+
+    Args:
+        path_or_repo: as ``load`` takes it.
+        revision: of a hub repository; no other place has one.
+
+    Raises:
+        ModelLoadError: the hub does not have it, or cannot be reached.
+    """
+    embedded = embedded_path(path_or_repo)
+    if embedded is not None:
+        return embedded
+    text = os.fspath(path_or_repo)
+    path = Path(text).expanduser()
+    if not text or path.exists() or not isinstance(path_or_repo, str):
+        return path
+    if text.startswith((".", "~", os.sep)):
+        return path
+    if match := _HUB_FILE.fullmatch(text):
+        return _fetch(match["repository"], revision, match["file"])
+    return _fetch(text, revision) if _HUB_ID.fullmatch(text) else path
+
+
+def _fetch(repository: str, revision: str | None, file: str | None = None) -> Path:
+    """The folder of a hub repository, or one file of it, from the local cache or downloaded."""
+    import mlx_lm.utils
+    from huggingface_hub import errors
+
+    try:
+        if file is not None:
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(repository, file, revision=revision))
+        # mlx-lm's own: where users have set it up for another hub, it asks that one.
+        return Path(
+            mlx_lm.utils.snapshot_download(
+                repository, revision=revision, allow_patterns=list(_HUB_FILES)
+            )
+        )
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise ModelLoadError(
+            "it is not in the local cache and the hub cannot be reached (no network?); "
+            "give the folder of a downloaded model instead"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise ModelLoadError(f"the hub's {repository} has no file {file}") from error
+
+
+def shown(path_or_repo: str | os.PathLike[str]) -> str:
+    """The name as the user wrote it (``Path`` would drop the ``./`` that says it is a folder)."""
+    return os.fspath(path_or_repo) or "''"
+
+
+def reason(error: Exception) -> str:
+    """One line for a person: what the exception of mlx-lm, transformers or the hub means."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.GatedRepoError):
+        return "the hub lets only registered users read it; log in with `hf auth login`"
+    if isinstance(error, hub.RevisionNotFoundError):
+        return "the hub has no such revision of it"
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return "the hub has no such repository, or it is private (`hf auth login`)"
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
