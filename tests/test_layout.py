@@ -12,6 +12,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 import mlx_spec
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layout import plan
+from mlx_spec.cache.ring import RingKVCache
 from mlx_spec.errors import UnsupportedModel
 from tests.toys.every_second import EverySecond, EverySecondSlots
 
@@ -44,7 +45,7 @@ class Own(KVCache):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("foreign", "names"),
     [
-        ([RotatingKVCache(8), ArraysCache(2)], "2 of 4 .* keep a ArraysCache, RotatingKVCache,"),
+        ([Own(), ArraysCache(2)], "2 of 4 .* keep a ArraysCache, Own,"),
         ([CacheList(KVCache(), Own())], "1 of 3 .* keep a Own,"),
         ([Own()], "1 of 3 .* keep a Own,"),
     ],
@@ -52,6 +53,12 @@ class Own(KVCache):  # type: ignore[misc]
 def test_what_nothing_stands_for_is_refused_by_name(foreign: list[Any], names: str) -> None:
     with pytest.raises(UnsupportedModel, match=f"{names} which cannot be rolled back"):
         plan(Fake(KVCache(), *foreign, KVCache()))
+
+
+def test_a_window_is_a_ring_of_its_size() -> None:
+    (made,) = plan(Fake(RotatingKVCache(48, keep=4)))
+    assert isinstance(made, RingKVCache)
+    assert (made.ring.window, made.ring.keep) == (48, 4)
 
 
 def test_a_model_that_makes_no_cache_is_refused_in_words() -> None:

@@ -62,21 +62,31 @@ class DenseKVCache:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write [rows, H, N, D] at each row's position; return what attention reads."""
         span = self.span
-        if self.keys is None or self.values is None:
-            self.keys, self.values = self._buffer(keys), self._buffer(values)
+        own_keys, own_values = self.prepare(keys, values)
         # What is written takes the buffer's type, either way.
         if span.count == self.slots:
-            keys = mx.put_along_axis(self.keys, span.index, keys, 2)
-            values = mx.put_along_axis(self.values, span.index, values, 2)
-            self.keys, self.values = keys, values
+            self.keys = mx.put_along_axis(own_keys, span.index, keys, 2)
+            self.values = mx.put_along_axis(own_values, span.index, values, 2)
         else:
-            rows = slice(span.first, span.first + span.count)
             self.keys, self.values = self._scatter(keys, values)
-            keys, values = self.keys[rows], self.values[rows]
+        return self.read()
+
+    def read(self) -> tuple[mx.array, mx.array]:
+        """What attention reads in this pass."""
+        span, (keys, values) = self.span, self.arrays
+        if span.count != self.slots:
+            rows = slice(span.first, span.first + span.count)
+            keys, values = keys[rows], values[rows]
         if span.limit == self.positions:
             return keys, values
         read = span.read
         return keys[read], values[read]
+
+    def prepare(self, *like: mx.array) -> list[mx.array]:
+        """The arrays of all slots, made now if there are none, for what looks like this."""
+        if not self.arrays:
+            self.arrays = [self._buffer(part) for part in like]
+        return self.arrays
 
     def _scatter(self, *new: mx.array) -> tuple[mx.array, ...]:
         """The arrays with new tokens in some of all slots."""
@@ -124,8 +134,7 @@ class DenseKVCache:
             both[0] if len(both) == 1 else mx.concatenate(both, axis=2)
             for both in map(list, zip(*parts, strict=True))
         ]
-        if not self.arrays:
-            self.arrays = [self._buffer(part) for part in new]
+        self.prepare(*new)
         where = slice(begin, begin + new[0].shape[2])
         self._put(slice(slot, slot + 1), where, new)
 

@@ -24,6 +24,7 @@ from mlx_lm.models.cache import (
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
+from mlx_spec.cache.ring import RingKVCache
 from mlx_spec.cache.several import OwnCaches, SeveralCaches
 from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
@@ -34,6 +35,7 @@ Maker = Callable[[Any], LayerCache]
 _KINDS: dict[type, Maker] = {
     KVCache: lambda own: DenseKVCache(),
     QuantizedKVCache: lambda own: QuantizedSlots(own.bits, own.group_size),
+    RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
 }
 
 

@@ -109,10 +109,11 @@ class KVCachePool:
                 f"[KVCachePool.acquire] {self.used + count} slots asked, "
                 f"{self.limit.rows} exist (batch_size)"
             )
-        first, self.used = self.used, self.used + count
-        if self.used > self.slots:
+        first, used = self.used, self.used + count
+        if used > self.slots:
             # Doubling keeps the copies of a slowly filling batch O(1) a row.
-            self._grow(min(self.limit.rows, max(self.used, 2 * self.slots)), self.positions)
+            self._grow(min(self.limit.rows, max(used, 2 * self.slots)), self.positions)
+        self.used = used
         return first
 
     def reserve(self, positions: int) -> None:
@@ -126,10 +127,19 @@ class KVCachePool:
             self._grow(self.slots, wanted)
 
     def _grow(self, slots: int, positions: int) -> None:
-        for layer in self.layers:
-            layer.resize(slots, positions)
-            # One layer at a time, so that old and new never exist for all of them at once.
-            mx.eval(layer.arrays)
+        """All layers or none: where memory ends in the middle, those before shrink back."""
+        for place, layer in enumerate(self.layers):
+            before = layer.arrays
+            try:
+                layer.resize(slots, positions)
+                # One layer at a time, so that old and new never exist for all of them at once.
+                mx.eval(layer.arrays)
+            except BaseException:
+                layer.arrays, layer.slots, layer.positions = before, self.slots, self.positions
+                for grown in self.layers[:place]:
+                    grown.resize(self.slots, self.positions)
+                raise
+            del before
         self.slots, self.positions = slots, positions
 
     def fit(self, size: SlotSize, needed: int) -> None:

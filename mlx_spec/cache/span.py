@@ -5,10 +5,14 @@ All layers share one, so that positions, masks and indices are made once a pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import mlx.core as mx
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Span:
     counts: mx.array | None = None
     start: int | None = None
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # [count, N]: the position of every new token; and the same as all layers index with it.
@@ -60,6 +65,13 @@ class Span:
     def rows(self) -> mx.array:
         """[count, 1]: the slots, for writing to some of all."""
         return mx.arange(self.first, self.first + self.count)[:, None]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made by the first layer that asks for ``key`` in this pass."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
     def mask(self, window_size: int | None) -> mx.array:
         """[count, 1, N, limit] booleans: query n of a row sees keys up to its own position.

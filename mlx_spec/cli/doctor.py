@@ -120,6 +120,8 @@ def _print_tables(machine: Machine, models: list[FoundModel], places: list[str])
     from rich.table import Table
     from rich.text import Text
 
+    from mlx_spec.model.packaged import PACKAGED
+
     found = Table(box=box.SIMPLE, title="models found", title_justify="left")
     for column in ("name", "type", "weights"):
         found.add_column(column, overflow="fold")
@@ -129,3 +131,6 @@ def _print_tables(machine: Machine, models: list[FoundModel], places: list[str])
     console.print(rich_table(_rows(machine)))
     console.print(found)
     console.print(Text(f"  looked in: the package, {', '.join(places)}"))
+    for name, one in PACKAGED.items():
+        about = f"{one.title}, {one.size / 1e6:.0f} MB, {one.licence}"
+        console.print(Text(f"  fetched on first use: {name} ({about})"))

@@ -15,6 +15,9 @@ while the target verifies it::
     host    change, build | launch c, draft, verify | see draft: masks | choose | read n | emit n |
     device                  == chunk c ==|= draft =|===== verify =====|= choose |
 
+A step is a transaction: whatever is raised while it is described (by a model, a drafter, a rule)
+leaves caches, lengths and drafter as they were, and the next call takes it again.
+
 Rows lag by one and a step is seldom dropped: only where at most half of its rows are left, or one
 of them must be tried again (``Stepper.holds``). What was described of members and chunks stays;
 what was described of the step is forgotten.
@@ -32,10 +35,10 @@ def ahead(step: Stepper) -> list[StepOutput]:
     flight, following = step.flight, None
     if step.change():
         plan = step.plan()
-        before = step.snapshot()
-        draft = propose(step.parts, plan)
-        choice = choose(step.parts, draft, verify(step.parts, plan, draft))
-        following = commit(step.parts, plan, draft, choice)
+        with step.building() as before:
+            draft = propose(step.parts, plan)
+            choice = choose(step.parts, draft, verify(step.parts, plan, draft))
+            following = commit(step.parts, plan, draft, choice)
     if flight is not None:
         try:
             step.read(flight)
@@ -60,10 +63,13 @@ def in_turn(step: Stepper) -> list[StepOutput]:
     plan = step.plan()
     if not step.send():
         return []
-    draft = propose(step.parts, plan)
-    logits = verify(step.parts, plan, draft)
-    begun = step.show(plan, draft, logits)  # the host works while the target computes
-    choice = choose(step.parts, draft, logits)
+    with step.building() as before:
+        draft = propose(step.parts, plan)
+        logits = verify(step.parts, plan, draft)
+    before.clear()  # as above: this is launched now
+    with step.shown():
+        begun = step.show(plan, draft, logits)  # the host works while the target computes
+        choice = choose(step.parts, draft, logits)
     flight = step.launch(commit(step.parts, plan, draft, choice), begun)
     step.read(flight)
     return step.emit(flight)

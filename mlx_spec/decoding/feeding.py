@@ -67,6 +67,10 @@ class _FedPass:
     def tokens(self) -> int:
         return len(self.rows) * (self.end - self.begin)
 
+    def end_of(self, row: _FedRow) -> int:
+        """Where it ends for one of its rows; the last known token stays pending."""
+        return min(self.end, row.sequence.length - 1)
+
 
 class Feeder:
     """Reads the texts of rows that a model is to catch up with.
@@ -208,6 +212,7 @@ class Feeder:
         built = begun = self._runner.unread  # of a pass that was begun while nothing decoded
         while not begun and (part := self._next(slots, budget, budget - built)):
             self._runner.forward(self._read(part, slots))
+            self._note(part, slots)
             built += part.tokens
         self._finish(slots)
         self._shared.settle()
@@ -228,6 +233,7 @@ class Feeder:
             if part is None:
                 break
             self._runner.begin(self._read(part, slots))
+            self._note(part, slots)
             built += part.tokens
         self._meter.seconds(self._clock() - started)
 
@@ -281,22 +287,26 @@ class Feeder:
         return self._shared.waits(row.sequence, row.seen, earlier)
 
     def _read(self, part: _FedPass, slots: Slots) -> Rows:
-        """Note that a pass is built; its input."""
+        """What a pass reads."""
         count, width = len(part.rows), part.end - part.begin
         tokens, counts = np.zeros((count, width), np.int32), []
         for place, row in enumerate(part.rows):
-            row.seen = min(part.end, row.sequence.length - 1)
-            known = row.sequence.known(part.begin, row.seen)
+            known = row.sequence.known(part.begin, part.end_of(row))
             tokens[place, : len(known)] = known
             counts.append(len(known))
-            self._meter.fed(row.sequence, part.begin, row.seen)
-            self._shared.note(row.sequence, slots[row.sequence], row.seen, done=False)
         # A draft may have a smaller embedding: any token will do where it lacks one.
         tokens = np.minimum(tokens, self._runner.vocabulary - 1)
         starts = mx.full((count,), part.begin, mx.int32)
         first = slots[part.rows[0].sequence]
         valid = mx.array(counts, mx.int32) if min(counts) < width else None
         return Rows(mx.array(tokens), starts, part.end, first, uniform=True, counts=valid)
+
+    def _note(self, part: _FedPass, slots: Slots) -> None:
+        """A pass is built; what a model raises before leaves its rows where they were."""
+        for row in part.rows:
+            row.seen = part.end_of(row)
+            self._meter.fed(row.sequence, part.begin, row.seen)
+            self._shared.note(row.sequence, slots[row.sequence], row.seen, done=False)
 
     def _finish(self, slots: Slots) -> None:
         """Note which rows are done; what they begin with is to be published."""

@@ -162,11 +162,12 @@ class Members:
     def _admit(self) -> None:
         """Give newcomers slots, in the order in which they will join."""
         back = {s: s.length - 1 for s in self.waiting if s in self._saved}
+        pool = self._runner.pool
+        # What may want memory comes first: without it nobody has left the queue.
+        pool.reserve(max(sequence.length for sequence in self.waiting) + MARGIN)
+        first = pool.acquire(len(self.waiting))
         newcomers = self.feeder.add(self.waiting, back)
         self.waiting.clear()
-        pool = self._runner.pool
-        first = pool.acquire(len(newcomers))
-        pool.reserve(max(sequence.length for sequence in newcomers) + MARGIN)
         for slot, sequence in enumerate(newcomers, start=first):
             if sequence in self._saved:
                 pool.load(slot, 0, [self._saved.pop(sequence)])

@@ -8,7 +8,8 @@ who needs the host when: that is the difference between the drivers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import mlx.core as mx
@@ -117,7 +118,11 @@ class Stepper:
         for runner in (self.parts.runner, *self.parts.drafter.runners):
             runner.pool.reserve(positions)
         state.reserve(positions)
-        lengths, reading = self._read_ahead(lengths)
+        try:
+            lengths, reading = self._read_ahead(lengths)
+        except BaseException:
+            self.policy.forget()
+            raise
         self._fed = False
         if reading is not None:
             self._described.append(reading)
@@ -265,6 +270,31 @@ class Stepper:
             "target": parts.runner.pool.snapshot(),
             "drafter": parts.drafter.snapshot(),
         }
+
+    @contextmanager
+    def building(self) -> Iterator[dict[str, Any]]:
+        """While a step is described: what is raised leaves everything as it was before."""
+        before = self.snapshot()
+        try:
+            yield before
+        except BaseException:
+            self.restore(before)
+            raise
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While a step that is launched already is described to its end: its pass is aborted.
+
+        What was drafted for can stay, since a drafter is sure of known tokens only.
+        """
+        try:
+            yield
+        except BaseException:
+            rows = len(self.parts.state.sequences)
+            self.parts.runner.commit(mx.zeros(rows, mx.int32))
+            self.policy.forget()
+            self._fed = self._sent
+            raise
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Forget a step that was built and never launched."""

@@ -29,7 +29,8 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.exists():
         raise ModelLoadError(
-            "no such folder; expected a model's folder, a hub id (org/name), demo or demo-draft"
+            "no such folder; expected a model's folder, a hub id (org/name), smollm2, demo or "
+            "demo-draft"
         )
     if not folder.is_dir():
         raise ModelLoadError("is a file, expected a model's folder")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlx_spec.errors import ModelLoadError
 from mlx_spec.model.catalog import embedded_path
+from mlx_spec.model.packaged import PACKAGED, packaged_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # A file of a repository, by its ending.
@@ -42,6 +43,8 @@ def locate(path_or_repo: str | os.PathLike[str], revision: str | None = None) ->
     if embedded is not None:
         return embedded
     text = os.fspath(path_or_repo)
+    if path_or_repo in PACKAGED:
+        return packaged_path(PACKAGED[text])
     path = Path(text).expanduser()
     if not text or path.exists() or not isinstance(path_or_repo, str):
         return path

@@ -13,6 +13,7 @@ call until it is committed::
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -69,13 +70,15 @@ class RowByRow:
 
 def _one(rows: Rows, row: int, start: int) -> Rows:
     """One row of a pass, at a position that is known."""
-    part, width = slice(row, row + 1), rows.tokens.shape[1]
-    return Rows(
-        rows.tokens[part],
-        rows.starts[part],
-        start + width,
-        rows.first + row,
+    part = slice(row, row + 1)
+    return replace(
+        rows,
+        tokens=rows.tokens[part],
+        starts=rows.starts[part],
+        limit=start + rows.tokens.shape[1],
+        first=rows.first + row,
         uniform=True,
         counts=None if rows.counts is None else rows.counts[part],
+        at=(start,),
         alone=True,
     )
