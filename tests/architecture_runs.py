@@ -54,8 +54,8 @@ class Outcome:
     support: Support
     wrong: list[str] = field(default_factory=list)
     near: int = 0  # rows that differ by the near-tie rule alone
-    drafted: int = 0
-    accepted: int = 0
+    drafted: list[int] = field(default_factory=list)  # of each row
+    accepted: list[int] = field(default_factory=list)
     reused: int = 0
 
 
@@ -108,8 +108,8 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
     preempt(decoder, made)
     for row, said in zip(made, expected, strict=True):
         _judge(outcome, model, row, said)
-    outcome.drafted = sum(row.drafted for row in made)
-    outcome.accepted = sum(row.accepted for row in made)
+    outcome.drafted = [row.drafted for row in made]
+    outcome.accepted = [row.accepted for row in made]
     outcome.reused = sum(row.reused for row in made)
     return outcome
 
