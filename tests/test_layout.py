@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import CacheList, ConcatenateKVCache, KVCache, RotatingKVCache
 
 import mlx_spec
 from mlx_spec.cache.dense import DenseKVCache
@@ -45,7 +45,7 @@ class Own(KVCache):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("foreign", "names"),
     [
-        ([Own(), ArraysCache(2)], "2 of 4 .* keep a ArraysCache, Own,"),
+        ([Own(), ConcatenateKVCache()], "2 of 4 .* keep a ConcatenateKVCache, Own,"),
         ([CacheList(KVCache(), Own())], "1 of 3 .* keep a Own,"),
         ([Own()], "1 of 3 .* keep a Own,"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mlx.core as mx
 import pytest
-from mlx_lm.models import mamba
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.decoding.decoder import SpeculativeDecoder
@@ -20,27 +19,6 @@ def test_sliding_window_layers_are_refused_by_name_and_number() -> None:
     )
     with pytest.raises(UnsupportedModel, match=r"1 of 2 layers .*'llama'.* RotatingKVCache"):
         ModelRunner(model, 2)
-
-
-def test_state_space_layers_are_refused_as_target_and_as_draft() -> None:
-    model = mamba.Model(
-        mamba.ModelArgs(
-            model_type="mamba",
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            intermediate_size=32,
-            state_size=4,
-            num_hidden_layers=2,
-            conv_kernel=4,
-            use_bias=False,
-            use_conv_bias=True,
-            time_step_rank=2,
-        )
-    )
-    with pytest.raises(UnsupportedModel, match=r"2 of 2 layers .*cannot be rolled back"):
-        SpeculativeDecoder(model)
-    with pytest.raises(UnsupportedModel, match="mamba"):
-        SpeculativeDecoder(make_model(), draft_model=model)
 
 
 def test_one_ragged_forward_equals_lone_forwards() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlx_lm.models.cache import (
+    ArraysCache,
     CacheList,
     KVCache,
     QuantizedKVCache,
@@ -26,8 +27,14 @@ from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
 from mlx_spec.cache.ring import RingKVCache
 from mlx_spec.cache.several import OwnCaches, SeveralCaches
+from mlx_spec.cache.state import StateCache
 from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
+
+
+class _States(StateCache, ArraysCache):  # type: ignore[misc]
+    """Some models ask whether it is one of mlx-lm's."""
+
 
 # From one of the model's own caches, which says sizes, to ours for all slots.
 Maker = Callable[[Any], LayerCache]
@@ -36,6 +43,7 @@ _KINDS: dict[type, Maker] = {
     KVCache: lambda own: DenseKVCache(),
     QuantizedKVCache: lambda own: QuantizedSlots(own.bits, own.group_size),
     RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
+    ArraysCache: lambda own: _States(len(own.cache)),
 }
 
 

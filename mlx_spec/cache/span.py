@@ -30,6 +30,9 @@ class Span:
         grouped: masks get an axis more, for models that keep the query heads of one key head on an
             axis of their own.
         start: of one row alone, the number that ``starts`` holds, where models are to get that.
+        tentative: guesses are among the tokens, so that ``commit`` follows.
+        opens: it is the first call of its pass, and not one more of the same rows.
+        since: no row starts before that position.
     """
 
     first: int
@@ -41,6 +44,9 @@ class Span:
     grouped: bool = False
     counts: mx.array | None = None
     start: int | None = None
+    tentative: bool = False
+    opens: bool = True
+    since: int = 0
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
 

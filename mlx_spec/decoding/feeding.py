@@ -253,9 +253,8 @@ class Feeder:
                 continue
             own = self._cut(row, budget)
             begin, low, high = row.seen, min(own, shortest or own), max(own, end)
-            alike = not chosen or (
-                begin == chosen[0].seen and high - begin <= 32 + (low - begin) * 3 // 2
-            )
+            room = 32 + (low - begin) // 2 if self._runner.pads else 0
+            alike = not chosen or (begin == chosen[0].seen and high - low <= room)
             if not alike or (len(chosen) + 1) * (high - begin) > left:
                 break
             chosen.append(row)

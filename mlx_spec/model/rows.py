@@ -22,6 +22,9 @@ class Rows:
         counts: [B] int32, how many of its N tokens are a row's own; None where all are.
         at: the starts as numbers, where the host knows them; always so if ``uniform``.
         alone: there is one row, and the model is to get its position as a number.
+        tentative: guesses are among the tokens, so that ``commit`` says what stays.
+        opens: it is the first call of its pass, and not one more of the same rows.
+        since: no row starts before that position, as far as the host knows.
     """
 
     tokens: mx.array
@@ -32,6 +35,9 @@ class Rows:
     counts: mx.array | None = None
     at: tuple[int, ...] | None = None
     alone: bool = False
+    tentative: bool = False
+    opens: bool = True
+    since: int = 0
 
     def __post_init__(self) -> None:
         if self.uniform and self.at is None:
@@ -52,4 +58,7 @@ class Rows:
             grouped,
             self.counts,
             start,
+            self.tentative,
+            self.opens,
+            self.since,
         )

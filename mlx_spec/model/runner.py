@@ -65,6 +65,11 @@ class ModelRunner:
         return self.support.vocabulary
 
     @property
+    def pads(self) -> bool:
+        """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
+        return self.support.pads
+
+    @property
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
         return self.support.cost

@@ -21,6 +21,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import model_name as model_name
 from mlx_spec.cache.layout import own_caches, plan
 from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.state import StateCache
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.passes.form import WHOLE, PassForm
@@ -48,6 +49,7 @@ class Support:
             two tokens that are as good as equally likely may change places. ``"refused"``.
         reason: why, in words; empty for ``"exact"``.
         form: how a pass must go through the model.
+        pads: whether rows of different width may share a pass over prompts.
         grouped_masks: attention masks need an axis for groups of query heads (``Span.grouped``).
         vocabulary: size of the logits' last axis; padded embeddings make it exceed the tokenizer's.
         cost: bytes that a row's caches take over all layers, by its tokens.
@@ -56,6 +58,7 @@ class Support:
     verdict: Verdict
     reason: str = ""
     form: PassForm = WHOLE
+    pads: bool = True
     grouped_masks: bool = False
     vocabulary: int = 0
     cost: RowCost = field(default_factory=RowCost)
@@ -70,7 +73,7 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     if isinstance(passed, str):
         return Support("refused", passed)
     apart = _apart(model)
-    if apart is None:
+    if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
     reason = (
         f"{apart} computes one new token in another way than several, so that near-ties may fall "
@@ -82,7 +85,10 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
 def _first_form(model: Any, options: CacheOptions) -> Support | str:
     """What the passes of the first form show that a model can run, or why it can run none."""
     failures = []
+    layers = KVCachePool(plan(model, options), 1).layers
+    folds = any(isinstance(layer, StateCache) for layer in layers)
     for form in FORMS:
+        form = replace(form, tokens_apart=folds)
         for grouped in (False, True):
             passed = _passes(model, options, form, grouped=grouped)
             if not isinstance(passed, str):
@@ -120,7 +126,7 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
-    return Support("exact", "", form, grouped, logits.shape[-1], pool.cost)
+    return Support("exact", "", form, not form.tokens_apart, grouped, logits.shape[-1], pool.cost)
 
 
 def _alone(model: Any, options: CacheOptions) -> str | None:

@@ -81,4 +81,5 @@ def _one(rows: Rows, row: int, start: int) -> Rows:
         counts=None if rows.counts is None else rows.counts[part],
         at=(start,),
         alone=True,
+        since=start,
     )

@@ -1,0 +1,314 @@
+"""``StateCache``: what a model folds all tokens of a row into, for all slots.
+
+It stands for mlx-lm's ``ArraysCache``: n arrays a layer (a recurrence, the last inputs of a
+convolution, the last tokens), read and set as ``cache[i]``. A state has no positions, so that
+rolling back is not assigning a length. A pass that may be cut (``Span.tentative``) is therefore
+remembered until ``commit(kept)`` says, on the device, from which state each row goes on::
+
+    one token a call   before -> after 1 -> after 2 -> after 3   a row goes on from after[kept];
+                                                                 those past their counts stay
+    one call           before ------------------------> after    ``note``: from the states before,
+                           `-- replay(kept) --> states           the recurrence alone once more
+
+Rows that begin (position 0) read zeros, or None where all of a pass do: some models compute a first
+token in another way. Until the next pass is bound the states before the last one are held, by
+reference: the host may ask for a row as it knows it while a step in flight is past that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.span import Span
+
+# Of some rows, one array for each item of the cache; None for what no model has set yet.
+States: TypeAlias = "tuple[mx.array | None, ...]"
+# From the states before a call, as the model read them, and how many of each row's tokens are kept.
+Replay: TypeAlias = Callable[[list["mx.array | None"], mx.array], Seq["mx.array | None"]]
+
+
+@dataclass
+class _Pass:
+    """What was done to some rows since a pass began.
+
+    Attributes:
+        span: of its first call.
+        before: the rows' states, whoever they were of.
+        read: the same as the model read them.
+        after: states after each call but the last, which the cache itself holds.
+        replays: how the last call can be done again for fewer tokens.
+        changes: whether the model set any of them.
+    """
+
+    span: Span
+    before: States
+    read: States
+    after: list[States] = field(default_factory=list)
+    replays: list[Replay] = field(default_factory=list)
+    changes: bool = False
+
+
+class StateCache:
+    """States of one layer, ``size`` arrays of [slots, ...] each.
+
+    Attributes:
+        cache: the bound rows' states now, as ``cache[i]`` reads them.
+        lengths: [rows] int32, a row's own tokens where a call is padded; else None.
+    """
+
+    sliceable = False
+    offset: mx.array | int
+    span: Span
+    left_padding = None
+
+    def __init__(self, size: int) -> None:
+        self.cache: list[mx.array | None] = [None] * size
+        self.lengths: mx.array | None = None
+        self.slots = self.positions = 0
+        self._kept: States = (None,) * size
+        self._pass: _Pass | None = None
+        self._changed = False  # whether ``cache`` holds what ``_kept`` lacks
+
+    def bind(self, span: Span) -> None:
+        """The rows of the next call; a further call of one pass goes on from the last one."""
+        if not span.opens and self._pass is not None:
+            self._pass.after.append(tuple(self.cache))
+        else:
+            self._write()
+            before = tuple(_rows(states, span, self.slots) for states in self._kept)
+            read = tuple(_begun(states, span) for states in before)
+            if not span.tentative and span.counts is None:
+                before = (None,) * len(before)  # nobody will ask
+            self._pass = _Pass(span, before, read)
+            self.cache = list(read)
+        self.span, self.offset = span, span.offset
+        # One token is computed as if all rows had one; what rows without any make of it is dropped.
+        self.lengths = span.counts if span.width > 1 else None
+
+    def __getitem__(self, place: int) -> mx.array | None:
+        return self.cache[place]
+
+    def __setitem__(self, place: int, states: mx.array) -> None:
+        span, done = self.span, self._pass
+        assert done is not None
+        if span.counts is not None:
+            stay = done.after[-1] if done.after else done.before
+            states = _choose(span.counts > 0, states, stay[place])
+        new = list(self.cache)  # a copy of this cache may hold the list
+        new[place] = states
+        self.cache, self._changed, done.changes = new, True, True
+
+    def advance(self, N: int) -> None:  # noqa: N803 (mlx-lm's name)
+        """Nothing: ``lengths`` are those of a whole call."""
+
+    def make_mask(
+        self,
+        N: int,  # noqa: N803 (mlx-lm's name)
+        return_array: bool = False,
+        window_size: int | None = None,
+    ) -> mx.array | None:
+        """[rows, N] booleans, which tokens are a row's own; None where all are."""
+        if self.lengths is None:
+            return None
+        own: mx.array = mx.arange(N) < self.lengths[:, None]
+        return own
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """There are none."""
+        raise TypeError("[StateCache.update_and_fetch] a state holds no keys and values")
+
+    @property
+    def noting(self) -> bool:
+        """Whether the bound call may be cut and has several tokens: then it must be noted."""
+        return self.span.tentative and self.span.width > 1
+
+    def note(self, replay: Replay) -> None:
+        """How the states of the bound call come about again, of fewer tokens.
+
+        Args:
+            replay: called, if at all, by ``commit``; from all states before the call and [rows]
+                tokens kept to all states after these, lazily. Several (a layer's modules, each of
+                which has states of its own) are called one after the other.
+        """
+        assert self._pass is not None
+        assert self.noting
+        self._pass.replays.append(replay)
+
+    def commit(self, kept: mx.array | None) -> None:
+        """Let each row go on from the states after its first ``kept`` tokens.
+
+        Raises:
+            RuntimeError: several tokens in one call that nothing was noted of.
+        """
+        done = self._pass
+        if kept is None or done is None or not done.changes:
+            return
+        assert done.span.tentative
+        states = done.before
+        if done.after or done.span.width == 1:
+            for token, after in enumerate([*done.after, tuple(self.cache)]):
+                states = _each(kept > token, after, states)
+        else:
+            if not done.replays:
+                raise RuntimeError(
+                    f"[StateCache.commit] {done.span.width} tokens were read in one call, which "
+                    "cannot be taken back one by one"
+                )
+            replayed = list(done.read)
+            for replay in done.replays:
+                replayed = list(replay(replayed, kept))
+            states = _each(kept > 0, tuple(replayed), states)
+        done.after, done.replays = [], []
+        self.cache, self._changed = list(states), True
+
+    def _write(self) -> None:
+        """Put what the bound rows hold now into their slots."""
+        if self._changed and self._pass is not None:
+            span = self._pass.span
+            rows = slice(span.first, span.first + span.count)
+            self._kept = tuple(
+                old
+                if new is None
+                else new
+                if span.count == self.slots
+                else self._put(old, rows, new)
+                for old, new in zip(self._kept, self.cache, strict=True)
+            )
+        self._changed = False
+
+    def _put(self, states: mx.array | None, slots: Any, new: mx.array) -> mx.array:
+        """All slots' states with new ones in some of them."""
+        if states is None:
+            states = mx.zeros((self.slots, *new.shape[1:]), new.dtype)
+        states, new = _aligned(states, new)
+        written = copy.copy(states)  # a snapshot may hold the handle
+        if new.size:
+            written[slots] = new
+        return written
+
+    def resize(self, slots: int, positions: int) -> None:
+        """Make room for more slots, or fewer; a state is as large at any position."""
+        if not slots or not positions:
+            self.arrays = []
+            self._pass = None
+        elif slots != self.slots:
+            room = (0, max(0, slots - self.slots))
+            self.arrays = [
+                mx.contiguous(mx.pad(states[:slots], [room] + [(0, 0)] * (states.ndim - 1)))
+                for states in self.arrays
+            ]
+            self._pass = None
+        self.slots, self.positions = slots, positions
+
+    def move(self, sources: mx.array, slots: mx.array) -> list[mx.array]:
+        """Copy rows to other slots, lazily; return the copies."""
+        rows = [states[sources] for states in self.arrays]
+        self.arrays = [
+            self._put(states, slots, new) for states, new in zip(self.arrays, rows, strict=True)
+        ]
+        self._pass = None
+        return rows
+
+    def save(self, slot: int, begin: int, end: int) -> RowState:
+        """Copies [1, ...] of a row's states after ``end`` tokens: now, or before the last pass."""
+        where = mx.array([slot])
+        now = [states[where] for states in self.arrays]
+        done = self._pass
+        if done is not None and now and 0 <= slot - done.span.first < done.span.count:
+            row = mx.array([slot - done.span.first])
+            asked = done.span.starts[row] == end
+            before = [None if states is None else states[row] for states in done.before]
+            now = [
+                _choose(asked, old, new) if old is not None else new
+                for old, new in zip(before, now, strict=True)
+            ]
+        return RowState(tuple(now))
+
+    def load(self, slot: int, begin: int, states: Seq[RowState]) -> None:
+        """Take over what was saved last of a row, lazily."""
+        saved = [state.arrays for state in states if state.arrays]
+        if saved:
+            present: Seq[mx.array | None] = self.arrays or [None] * len(saved[-1])
+            row = slice(slot, slot + 1)
+            self.arrays = [
+                self._put(old, row, new) for old, new in zip(present, saved[-1], strict=True)
+            ]
+            self._pass = None
+
+    def wipe(self, slot: int, begin: int) -> None:
+        """Nothing lies behind a row's end."""
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All states; once there are any, an empty array for each that is not known."""
+        self._write()
+        if all(states is None for states in self._kept):
+            return []
+        return [mx.zeros((self.slots, 0)) if states is None else states for states in self._kept]
+
+    @arrays.setter
+    def arrays(self, arrays: Seq[mx.array]) -> None:
+        known = [None if states.shape[1:] == (0,) else states for states in arrays]
+        self._kept = tuple(known) if known else (None,) * len(self._kept)
+        self._changed = False
+
+    @property
+    def cost(self) -> RowCost:
+        """The same for any number of tokens."""
+        return RowCost(fixed=sum(states.nbytes for states in self.arrays) // max(1, self.slots))
+
+
+def _rows(states: mx.array | None, span: Span, slots: int) -> mx.array | None:
+    """What the rows of a pass hold."""
+    if states is None or span.count == slots:
+        return states
+    return states[span.first : span.first + span.count]
+
+
+def _begun(states: mx.array | None, span: Span) -> mx.array | None:
+    """The same as a model reads it: rows that begin hold nothing."""
+    if states is None or span.since > 0:
+        return states
+    if span.uniform:
+        return None if span.limit == span.width else states
+    begins = span.starts == 0
+    if span.counts is not None:
+        begins = begins & (span.counts > 0)
+    return _choose(begins, mx.zeros_like(states), states)
+
+
+def _each(rows: mx.array, states: States, others: States) -> States:
+    """``states`` for those of [rows], ``others`` for the other ones."""
+    pairs = zip(states, others, strict=True)
+    return tuple(new if new is None else _choose(rows, new, old) for new, old in pairs)
+
+
+def _choose(rows: mx.array, states: mx.array, others: mx.array | None) -> mx.array:
+    """The same for one of them; NaN on one side is none on the other."""
+    if others is None:
+        others = mx.zeros_like(states)
+    states, others = _aligned(states, others)
+    return mx.where(rows.reshape(-1, *[1] * (states.ndim - 1)), states, others)
+
+
+def _aligned(one: mx.array, other: mx.array) -> tuple[mx.array, mx.array]:
+    """Both of one type and shape: what holds less of the last tokens gets zeros in front."""
+    if one.dtype != other.dtype:
+        other = other.astype(one.dtype)
+    if one.shape[1:] != other.shape[1:]:
+        shape = list(map(max, one.shape[1:], other.shape[1:]))
+        one, other = _padded(one, shape), _padded(other, shape)
+    return one, other
+
+
+def _padded(states: mx.array, shape: Seq[int]) -> mx.array:
+    missing = [(size - own, 0) for size, own in zip(shape, states.shape[1:], strict=True)]
+    return mx.pad(states, [(0, 0), *missing])
