@@ -122,10 +122,10 @@ def _judge(outcome: Outcome, model: Any, row: Sequence, expected: list[int]) -> 
         min(len(row.tokens), len(expected)),
     )
     worst = shortfall(model, row)
-    if outcome.support.verdict == "near-ties" and len(row.tokens) == len(expected):
-        if worst <= NEAR:
-            outcome.near += 1
-            return
+    whole = len(row.tokens) == len(expected)
+    if outcome.support.verdict == "near-ties" and whole and worst <= NEAR:
+        outcome.near += 1
+        return
     outcome.wrong.append(
         f"request {row.index}, prompt of {len(row.prompt)}: token {at} of {len(expected)} is "
         f"{row.tokens[at : at + 4]}, mlx-lm says {expected[at : at + 4]}; a token {worst:.1e} of "

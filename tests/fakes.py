@@ -118,29 +118,3 @@ class CyclingPolicy:
     def forget(self) -> None:
         """Take the dropped turn again."""
         self._turn -= 1
-
-
-class KnowingDrafter(BaseDrafter):
-    """Knows what every row will say, and guesses right with a set probability.
-
-    Args:
-        texts: prompt and answer of each request, by its index.
-        acceptance: how often a guess is right.
-        vocabulary: a wrong one is ``(token + 1) % vocabulary``.
-    """
-
-    def __init__(self, texts: Seq[Seq[int]], acceptance: float, vocabulary: int) -> None:
-        self._texts, self._acceptance, self._vocabulary = texts, acceptance, vocabulary
-
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        rows = [sequence.index for sequence in context.sequences]
-        width = max(len(self._texts[row]) for row in rows) + count
-        known = mx.array(
-            [[*self._texts[row]] + [0] * (width - len(self._texts[row])) for row in rows]
-        )
-        positions = context.lengths[:, None] + mx.arange(count, dtype=mx.int32)
-        tokens = mx.take_along_axis(known, mx.minimum(positions, width - 1), axis=1)
-        chance = (positions * 7919 + mx.array(rows)[:, None] * 104729) % 1009
-        right = chance < round(1009 * self._acceptance)
-        guesses = mx.where(right, tokens, (tokens + 1) % self._vocabulary)
-        return Draft(guesses.astype(mx.int32))
