@@ -40,7 +40,7 @@ class Counted(KVCache):  # type: ignore[misc]
 class Probe:
     """K/V, and [slots + 1] int32: tokens folded for each row, and how often that was wrong."""
 
-    sliceable = False
+    sliceable, folds = False, False
     offset: mx.array
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ class Rows:
     """A pool of one row, in slot 3; ``reads`` says which positions were asked for."""
 
     cost = RowCost(per_token=TOKEN_BYTES)
-    sliceable = True
+    sliceable, folds = True, False
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
@@ -301,7 +301,7 @@ class Uncut(Rows):
     """Rows that can be saved only up to where they end now: a state that was folded."""
 
     cost = RowCost(fixed=4)
-    sliceable = False
+    sliceable, folds = False, False
 
     def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
         self.reads.append((begin, end))

@@ -1,4 +1,4 @@
-"""What the runner lets in: full-attention models only, and one forward for ragged rows."""
+"""What the runner lets in, and one forward for ragged rows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.errors import InvalidRequest, UnsupportedModel
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 from tests.models import VOCABULARY, make_model
-
-
-def test_sliding_window_layers_are_refused_by_name_and_number() -> None:
-    model = make_model(
-        "llama", layer_types=["sliding_attention", "full_attention"], sliding_window=8
-    )
-    with pytest.raises(UnsupportedModel, match=r"1 of 2 layers .*'llama'.* RotatingKVCache"):
-        ModelRunner(model, 2)
 
 
 def test_one_ragged_forward_equals_lone_forwards() -> None:

@@ -8,30 +8,51 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models import llama
 
 from mlx_spec import SamplingParams, batch_generate
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.passes.form import PassForm
 from mlx_spec.model.support import examine
 from tests.architectures import build
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
 from tests.test_known_support import Flat
 
-# Refused for their code; all others that are refused keep another cache than keys and values.
-ASKS_MORE_OF_ITS_CACHE = {"afm7"}
 TEXTS = [[(11 * row + 7 * i) % 64 for i in range(10)] for row in range(5)]
 
 
-@pytest.mark.parametrize("name", sorted(ASKS_MORE_OF_ITS_CACHE))
-def test_a_foreign_error_becomes_ours_before_anything_runs(name: str) -> None:
-    words = rf"mlx-lm's code of this '{name}' model cannot run rows at different positions: "
+class AsksMoreOfItsCache(llama.Model):  # type: ignore[misc]
+    """Its own caches can do that."""
+
+    def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
+        cache[0].trim(0)
+        return super().__call__(inputs, cache)
+
+
+def test_a_foreign_error_becomes_ours_before_anything_runs() -> None:
+    model = make_model("llama")
+    model.__class__ = AsksMoreOfItsCache
+    words = "mlx-lm's code of this 'llama' model cannot run rows at different positions: Attribute"
     with pytest.raises(UnsupportedModel, match=words):
-        batch_generate(build(name), None, [[1, 2, 3], [4, 5]])
+        batch_generate(model, None, [[1, 2, 3], [4, 5]])
     with pytest.raises(UnsupportedModel, match=words):
-        SpeculativeDecoder(make_model("llama"), draft_model=build(name))
+        SpeculativeDecoder(make_model("llama"), draft_model=model)
+
+
+def test_positions_that_are_told_from_the_number_of_keys_are_one_rows() -> None:
+    """It runs in a batch, and attends from wrong places without a word."""
+    model = build("afm7")
+    assert examine(model).form == PassForm(rows_apart=True)
+    prompts = [text[: 3 + 2 * row] for row, text in enumerate(TEXTS[:3])]
+    found = batch_generate(
+        model, None, prompts, draft_model=model, sampling=SamplingParams(max_tokens=12)
+    )
+    for prompt, result in zip(prompts, found.results, strict=True):
+        assert result.token_ids == mlx_lm_greedy(model, tuple(prompt), 12)
 
 
 def test_near_ties_are_said_in_the_statistics() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence as Seq
+from typing import Any
 
 import mlx.core as mx
 
@@ -33,7 +34,7 @@ class DenseKVCache:
     model itself.
     """
 
-    sliceable = True
+    sliceable, folds = True, False
     offset: mx.array | int
     span: Span
 
@@ -69,10 +70,13 @@ class DenseKVCache:
             self.values = mx.put_along_axis(own_values, span.index, values, 2)
         else:
             self.keys, self.values = self._scatter(keys, values)
-        return self.read()
+        return self.keys_and_values()
 
-    def read(self) -> tuple[mx.array, mx.array]:
-        """What attention reads in this pass."""
+    def keys_and_values(self) -> tuple[Any, Any]:
+        """What attention reads in this pass, for layers that have no keys and values of their own.
+
+        Made anew on each call: whoever kept it would make the next write copy everything.
+        """
         span, (keys, values) = self.span, self.arrays
         if span.count != self.slots:
             rows = slice(span.first, span.first + span.count)
@@ -81,6 +85,11 @@ class DenseKVCache:
             return keys, values
         read = span.read
         return keys[read], values[read]
+
+    @property
+    def state(self) -> Any:
+        """The same, as models of older versions of mlx-lm ask for it."""
+        return self.keys_and_values()
 
     def prepare(self, *like: mx.array) -> list[mx.array]:
         """The arrays of all slots, made now if there are none, for what looks like this."""

@@ -64,6 +64,11 @@ class LayerCache(Protocol):
         ...
 
     @property
+    def folds(self) -> bool:
+        """Whether tokens go into a state, so that rolling back is more than assigning a length."""
+        ...
+
+    @property
     def cost(self) -> RowCost:
         """Bytes of a row; none before the first pass, which shows heads, sizes and types."""
         ...

@@ -10,9 +10,12 @@ in the table below registers itself::
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.models.cache import (
     ArraysCache,
     CacheList,
@@ -116,6 +119,31 @@ def _in_the_place_of_full_attention(
     if size is not None:
         return f"max_kv_size={size}", lambda: RotatingKVCache(size, KEPT_TOKENS)
     return None
+
+
+def members_of(cache: Any) -> tuple[Any, ...]:
+    """The caches of one layer in a list of them, mlx-lm's or ours; () for anything else."""
+    if isinstance(cache, CacheList):
+        return tuple(cache.caches)
+    return cache.members if isinstance(cache, SeveralCaches) else ()
+
+
+def states_in(cache: Any) -> list[Any]:
+    """The states, mlx-lm's or ours, that something is or lists; [] where it is no cache."""
+    return [own for own in (cache, *members_of(cache)) if isinstance(own, ArraysCache)]
+
+
+def lone_states(arrays: Seq[Any], lengths: mx.array | None) -> Any:
+    """States as mlx-lm keeps them; what a model makes of them is in ``cache`` of it.
+
+    Args:
+        arrays: [rows, ...] each, or None.
+        lengths: [rows], new tokens of each row; None: all.
+    """
+    own = ArraysCache(len(arrays))
+    # ``advance`` subtracts from the handle that it finds.
+    own.cache, own.lengths = list(arrays), copy.copy(lengths)
+    return own
 
 
 def _members(own: Any) -> Iterator[Any]:

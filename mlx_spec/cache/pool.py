@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
-from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.layer import LayerCache, RowState
 from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
@@ -268,6 +268,15 @@ class KVCachePool:
     def sliceable(self) -> bool:
         """Whether any stretch of a row can be saved, or only what ends where the row ends now."""
         return all(layer.sliceable for layer in self.layers)
+
+    @property
+    def folds(self) -> bool:
+        """Whether some layer folds tokens into a state."""
+        return any(layer.folds for layer in self.layers)
+
+    def folded(self) -> list[tuple[LayerCache, list[mx.array]]]:
+        """The states of such layers, by reference, to be assigned to their ``arrays`` again."""
+        return [(layer, layer.arrays) for layer in self.layers if layer.folds]
 
     @property
     def arrays(self) -> list[mx.array]:

@@ -47,26 +47,31 @@ class QuantizedSlots(DenseKVCache):
         self, keys: mx.array, values: mx.array
     ) -> tuple[Packed, Packed]:
         """Write [rows, H, N, D] at each row's position; return what attention reads, packed."""
-        read = self._write([*self._packed(keys, "keys"), *self._packed(values, "values")])
+        self._write([*self._packed(keys, "keys"), *self._packed(values, "values")])
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[Packed, Packed]:
+        """What attention reads in this pass, packed, for layers that share it too."""
+        span, read = self.span, self._arrays
+        if span.count != self.slots:
+            rows = slice(span.first, span.first + span.count)
+            read = [buffer[rows] for buffer in read]
+        if span.limit != self.positions:
+            read = [buffer[span.read] for buffer in read]
         return (read[0], read[1], read[2]), (read[3], read[4], read[5])
 
-    def _write(self, new: Seq[mx.array]) -> list[mx.array]:
-        """Put new tokens into all arrays; what the pass reads of each."""
+    def _write(self, new: Seq[mx.array]) -> None:
+        """Put new tokens into all arrays."""
         span = self.span
         if not self._arrays:
             self._arrays = [self._buffer(part) for part in new]
         if span.count == self.slots:
-            read = self._arrays = [
+            self._arrays = [
                 mx.put_along_axis(buffer, span.index, part, 2)
                 for buffer, part in zip(self._arrays, new, strict=True)
             ]
         else:
             self._arrays = list(self._scatter(*new))
-            rows = slice(span.first, span.first + span.count)
-            read = [buffer[rows] for buffer in self._arrays]
-        if span.limit == self.positions:
-            return read
-        return [buffer[span.read] for buffer in read]
 
     def _packed(self, numbers: mx.array, which: str) -> Packed:
         """Numbers, scales and biases.

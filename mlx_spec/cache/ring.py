@@ -105,7 +105,7 @@ class RingKVCache:
         slack: entries more than the window.
     """
 
-    sliceable = False
+    sliceable, folds = False, False
     offset: mx.array | int
     span: Span
 
@@ -189,13 +189,16 @@ class RingKVCache:
         span = self.span
         kept = mx.full((span.count,), span.width, mx.int32) if span.counts is None else span.counts
         self._gather(self._wide, kept)
-        return self.read()
+        return self.keys_and_values()
 
-    def read(self) -> tuple[mx.array, mx.array]:
-        """What attention reads in this pass."""
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """What attention reads in this pass, for layers that have no keys and values of their own.
+
+        Made anew on each call: whoever kept it would make the next write copy everything.
+        """
         wide = self._wide
         if wide is None:
-            return self._entries.read()
+            return self._entries.keys_and_values()
         if not self._behind:
             return wide.new[0], wide.new[1]
         keys, values = (
@@ -203,6 +206,11 @@ class RingKVCache:
             for old, new in zip(wide.old, wide.new, strict=True)
         )
         return keys, values
+
+    @property
+    def state(self) -> tuple[mx.array, mx.array]:
+        """The same, as models of older versions of mlx-lm ask for it."""
+        return self.keys_and_values()
 
     @property
     def _rows(self) -> slice:

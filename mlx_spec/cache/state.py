@@ -64,7 +64,7 @@ class StateCache:
         lengths: [rows] int32, a row's own tokens where a call is padded; else None.
     """
 
-    sliceable = False
+    sliceable, folds = False, True
     offset: mx.array | int
     span: Span
     left_padding = None
@@ -75,23 +75,35 @@ class StateCache:
         self.slots = self.positions = 0
         self._kept: States = (None,) * size
         self._pass: _Pass | None = None
+        # Of the last pass, each part's; one list for all copies of this cache.
+        self._passes: list[_Pass] = []
         self._changed = False  # whether ``cache`` holds what ``_kept`` lacks
 
     def bind(self, span: Span) -> None:
         """The rows of the next call; a further call of one pass goes on from the last one."""
-        if not span.opens and self._pass is not None:
-            self._pass.after.append(tuple(self.cache))
+        present = self._pass
+        if present is not None and not span.opens and self._goes_on(present, span):
+            present.after.append(tuple(self.cache))
         else:
             self._write()
             before = tuple(_rows(states, span, self.slots) for states in self._kept)
             read = tuple(_begun(states, span) for states in before)
             if not span.tentative and span.counts is None:
                 before = (None,) * len(before)  # nobody will ask
+            if span.opens:
+                self._passes.clear()
             self._pass = _Pass(span, before, read)
+            self._passes.append(self._pass)
             self.cache = list(read)
         self.span, self.offset = span, span.offset
         # One token is computed as if all rows had one; what rows without any make of it is dropped.
         self.lengths = span.counts if span.width > 1 else None
+
+    def _goes_on(self, present: _Pass, span: Span) -> bool:
+        """Whether a call is one more of the rows that are bound."""
+        own = present.span
+        alike = (own.first, own.count) == (span.first, span.count)
+        return alike and any(part is present for part in self._passes)
 
     def __getitem__(self, place: int) -> mx.array | None:
         return self.cache[place]
@@ -198,14 +210,14 @@ class StateCache:
         """Make room for more slots, or fewer; a state is as large at any position."""
         if not slots or not positions:
             self.arrays = []
-            self._pass = None
+            self._forget()
         elif slots != self.slots:
             room = (0, max(0, slots - self.slots))
             self.arrays = [
                 mx.contiguous(mx.pad(states[:slots], [room] + [(0, 0)] * (states.ndim - 1)))
                 for states in self.arrays
             ]
-            self._pass = None
+            self._forget()
         self.slots, self.positions = slots, positions
 
     def move(self, sources: mx.array, slots: mx.array) -> list[mx.array]:
@@ -214,22 +226,22 @@ class StateCache:
         self.arrays = [
             self._put(states, slots, new) for states, new in zip(self.arrays, rows, strict=True)
         ]
-        self._pass = None
+        self._forget()
         return rows
 
     def save(self, slot: int, begin: int, end: int) -> RowState:
         """Copies [1, ...] of a row's states after ``end`` tokens: now, or before the last pass."""
         where = mx.array([slot])
         now = [states[where] for states in self.arrays]
-        done = self._pass
-        if done is not None and now and 0 <= slot - done.span.first < done.span.count:
-            row = mx.array([slot - done.span.first])
-            asked = done.span.starts[row] == end
-            before = [None if states is None else states[row] for states in done.before]
-            now = [
-                _choose(asked, old, new) if old is not None else new
-                for old, new in zip(before, now, strict=True)
-            ]
+        for part in self._passes if now else ():
+            row = slot - part.span.first
+            if 0 <= row < part.span.count:
+                asked = part.span.starts[row : row + 1] == end
+                before = [None if old is None else old[row : row + 1] for old in part.before]
+                now = [
+                    new if old is None else _choose(asked, old, new)
+                    for old, new in zip(before, now, strict=True)
+                ]
         return RowState(tuple(now))
 
     def load(self, slot: int, begin: int, states: Seq[RowState]) -> None:
@@ -241,7 +253,12 @@ class StateCache:
             self.arrays = [
                 self._put(old, row, new) for old, new in zip(present, saved[-1], strict=True)
             ]
-            self._pass = None
+            self._forget()
+
+    def _forget(self) -> None:
+        """Rows are where they were not when the last pass was bound."""
+        self._pass = None
+        self._passes.clear()
 
     def wipe(self, slot: int, begin: int) -> None:
         """Nothing lies behind a row's end."""

@@ -136,7 +136,7 @@ class SpeculativeDecoder:
 
         The one in which it ends, and the one that was built on that: a draft and a token each.
         """
-        return 2 * (self._most_draft + 1) + MARGIN
+        return 2 * (self._most_draft + 1) + MARGIN + self.drafter.spare
 
     @property
     def cost(self) -> RowCost:

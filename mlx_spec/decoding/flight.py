@@ -41,6 +41,7 @@ class StepPlan:
         shortest, longest: the host's bounds on the rows' known tokens.
         reading: what the drafter reads before it drafts, described and not launched.
         known: the rows' known tokens, where no step is in flight that may add to them.
+        begins: which rows have nothing in the target's caches yet; empty where none has.
     """
 
     rows: list[Sequence]
@@ -49,6 +50,7 @@ class StepPlan:
     longest: int
     reading: Chunk | None = None
     known: tuple[int, ...] | None = None
+    begins: tuple[bool, ...] = ()
 
 
 @dataclass

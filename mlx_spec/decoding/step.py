@@ -103,6 +103,7 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
             at=None if plan.known is None else tuple(known - 1 for known in plan.known),
             tentative=True,
             since=plan.shortest - 1,
+            begins=plan.begins,
         )
     )
 

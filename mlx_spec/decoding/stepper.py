@@ -114,7 +114,7 @@ class Stepper:
         lengths = self.policy.choose(rows)
         if self.suspects:
             lengths = [0] * len(lengths)
-        positions = longest + max(lengths) + 1
+        positions = longest + max(lengths) + 1 + self.parts.drafter.spare
         for runner in (self.parts.runner, *self.parts.drafter.runners):
             runner.pool.reserve(positions)
         state.reserve(positions)
@@ -127,7 +127,10 @@ class Stepper:
         if reading is not None:
             self._described.append(reading)
         known = None if gains else tuple(row.length for row in rows)
-        return StepPlan(rows, lengths, shortest, longest, reading, known)
+        begins = tuple(row.length == 1 and row not in gains for row in rows)
+        return StepPlan(
+            rows, lengths, shortest, longest, reading, known, begins if any(begins) else ()
+        )
 
     def _read_ahead(self, lengths: list[int]) -> tuple[list[int], Chunk | None]:
         """Draft lengths of the rows that the drafter covers, once it reads on for the others."""

@@ -29,11 +29,11 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.exists():
         raise ModelLoadError(
-            "no such folder; expected a model's folder, a hub id (org/name), smollm2, demo or "
-            "demo-draft"
+            "no such folder or file; expected a model's folder, a .gguf file, a hub id (org/name), "
+            "smollm2, demo or demo-draft"
         )
     if not folder.is_dir():
-        raise ModelLoadError("is a file, expected a model's folder")
+        raise ModelLoadError("is a file, expected a model's folder or a .gguf file")
     if not (folder / "config.json").is_file():
         raise ModelLoadError("no config.json, so this is no model's folder")
     config = read_json(folder / "config.json")
@@ -44,7 +44,7 @@ def check_folder(folder: Path) -> None:
     if not tokenizer:
         raise ModelLoadError("no tokenizer (tokenizer.json or tokenizer.model)")
     for path in tokenizer:
-        _check_content(path)
+        check_content(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelLoadError: it cannot be read, or is no object.
     """
-    _check_content(path)
+    check_content(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def _check_content(path: Path) -> None:
+def check_content(path: Path) -> None:
     """Refuse links to nothing and the pointers that Git LFS leaves in place of large files."""
     try:
         with path.open("rb") as file:
@@ -130,7 +130,7 @@ def tensor_names(path: Path) -> list[str]:
     Raises:
         ModelLoadError: it is cut off, or no safetensors file.
     """
-    _check_content(path)
+    check_content(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -31,7 +31,7 @@ from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.quantized import dequantize, quantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
-from mlx_spec.model.source import locate, reason, shown
+from mlx_spec.model.source import is_gguf, locate, reason, shown
 from mlx_spec.model.unread import check_overrides, warn_of_unread
 from mlx_spec.platform import warn_if_slow_blas
 
@@ -50,8 +50,8 @@ def load(
     """Load a model and its tokenizer, as ``mlx_lm.load`` does.
 
     Args:
-        path_or_repo: a folder, a Hugging Face hub id (``org/name``), or ``"demo"`` /
-            ``"demo-draft"``, the embedded pair.
+        path_or_repo: a folder, a ``.gguf`` file, a Hugging Face hub id (``org/name``, of a GGUF
+            file ``org/name/file.gguf``), or ``"demo"`` / ``"demo-draft"``, the embedded pair.
         config: ``LoadConfig``: dtype, quantizing, adapters, revision, entries of config.json to
             replace, kernels.
         options: fields of ``LoadConfig``: ``dtype``, ``quantize``, ``adapter_path``, ``revision``,
@@ -77,8 +77,11 @@ def load(
     try:
         adapter = check_adapter(config.adapter_path) if config.adapter_path is not None else None
         place = locate(path_or_repo, config.revision)
-        check_folder(place)
-        model, tokenizer, settings = _load_folder(place, config, adapter)
+        if is_gguf(place):
+            model, tokenizer, settings = _load_file(place, config, adapter)
+        else:
+            check_folder(place)
+            model, tokenizer, settings = _load_folder(place, config, adapter)
         check_rotation(model, settings)
         check_overrides(model, config.config_overrides, settings)
         note_context(model, settings)
@@ -130,6 +133,20 @@ def _load_folder(
         **more,
     )
     return model, tokenizer, settings | changes
+
+
+def _load_file(
+    file: Path, config: LoadConfig, adapter: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The same of a GGUF file."""
+    from mlx_lm.utils import load_adapters
+
+    from mlx_spec.model.gguf.load import load_gguf
+
+    model, tokenizer, settings = load_gguf(file, config)
+    if adapter is not None:
+        model = load_adapters(model, os.fspath(adapter))
+    return model, tokenizer, settings
 
 
 def _trust(loader: Callable[..., Any], allowed: bool) -> dict[str, Any]:

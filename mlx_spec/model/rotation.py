@@ -12,6 +12,7 @@ context of the training it changes nothing. There it is taken out and the contex
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -22,6 +23,8 @@ from mlx_spec.errors import UnsupportedModel
 # Rotations by layer type that a class reads itself, and those that the older words can say.
 _READ_BY_LAYER = frozenset({"gemma4_text", "laguna", "mellum", "spark2_5"})
 _LOCAL_AND_GLOBAL = frozenset({"gemma3_text", "gemma3n_text"})
+# One base for all layers, and scaling in those that see the whole text.
+_SCALED_IF_GLOBAL = frozenset({"olmo3"})
 # The part of a rotation's class name by which a kind of scaling shows.
 _SHOWS_AS = {
     "yarn": "yarn",
@@ -91,6 +94,7 @@ def _from_one(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
     scaling |= {"type": kind, "rope_type": kind}
     if isinstance(scaling.get("factor"), int):
         scaling["factor"] = float(scaling["factor"])
+    _mend(kind, scaling, config)
     if kind in _NEEDS_ORIGINAL:
         original = (
             config.get("original_max_position_embeddings")
@@ -104,6 +108,44 @@ def _from_one(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
     if config.get("rope_parameters"):
         changes["rope_parameters"] = {**config["rope_parameters"], **scaling}
     return changes
+
+
+def _mend(kind: str, scaling: dict[str, Any], config: dict[str, Any]) -> None:
+    """Say what a class passes by with what it reads, where that comes to the same."""
+    attention, factor = scaling.get("attention_factor"), scaling.get("factor")
+    if "yarn" in kind and isinstance(attention, (int, float)) and factor and factor > 1:
+        # The rotation's scale is (m ln f + 1) / (n ln f + 1), with m and n a tenth of the two.
+        step = 0.1 * math.log(factor)
+        scaling["mscale"] = (attention * (step * scaling.get("mscale_all_dim", 0) + 1) - 1) / step
+    original = scaling.get("original_max_position_embeddings") or config.get(
+        "original_max_position_embeddings"
+    )
+    limit = config.get("max_position_embeddings")
+    if kind == "longrope" and original and limit and limit <= original:
+        scaling["long_factor"] = scaling.get("short_factor")  # only short texts are to come
+
+
+def passed_by(model: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a rotation that count and that mlx-lm's classes do not read.
+
+    Args:
+        model: as mlx-lm built it.
+        config: one level of what it was built from.
+    """
+    found: dict[str, Any] = {}
+    modules = [module for _, module in model.named_modules()]
+    turns = [m for m in modules if re.search("rope|rotary", type(m).__name__, re.IGNORECASE)]
+    theta = config.get("rope_theta")
+    if turns and isinstance(theta, (int, float)) and float(theta) not in _bases(modules, turns):
+        found["rope_theta"] = theta
+    scaling = config.get("rope_scaling")
+    if isinstance(scaling, dict) and not by_layer_type(scaling):
+        if "yarn" in scaling_kind(scaling) and scaling.get("truncate") is False:
+            found["rope_scaling.truncate"] = False
+        short, long = scaling.get("short_factor"), scaling.get("long_factor")
+        if short is not None and short != long:
+            found["rope_scaling.short_factor"] = short
+    return found
 
 
 def _without_dynamic(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
@@ -127,11 +169,14 @@ def _from_layers(config: dict[str, Any], layers: dict[str, Any]) -> dict[str, An
         alike = {**config, "rope_scaling": None, "rope_parameters": first}
         return {"rope_parameters": first, **_from_one(alike, first)}
     local = layers.get("sliding_attention", {})
-    known = model_type in _LOCAL_AND_GLOBAL and "full_attention" in layers
-    if known and scaling_kind(local) == "default":
+    everywhere = layers.get("full_attention", {})
+    known = model_type in _LOCAL_AND_GLOBAL or (
+        model_type in _SCALED_IF_GLOBAL and local.get("rope_theta") == everywhere.get("rope_theta")
+    )
+    if known and everywhere and scaling_kind(local) == "default":
         plain = {**config, "rope_scaling": None, "rope_parameters": None}
-        changes = _from_one(plain, layers["full_attention"])
-        if "rope_theta" in local:
+        changes = _from_one(plain, everywhere)
+        if "rope_theta" in local and model_type in _LOCAL_AND_GLOBAL:
             changes["rope_local_base_freq"] = local["rope_theta"]
         return changes
     raise UnsupportedModel(

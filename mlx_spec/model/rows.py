@@ -25,6 +25,7 @@ class Rows:
         tentative: guesses are among the tokens, so that ``commit`` says what stays.
         opens: it is the first call of its pass, and not one more of the same rows.
         since: no row starts before that position, as far as the host knows.
+        begins: which rows start at 0, where some do beside others; empty where none does.
     """
 
     tokens: mx.array
@@ -38,6 +39,7 @@ class Rows:
     tentative: bool = False
     opens: bool = True
     since: int = 0
+    begins: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if self.uniform and self.at is None:

@@ -24,6 +24,7 @@ from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
 from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rows import Rows as Rows
 
 
@@ -49,6 +50,7 @@ class ModelRunner:
         quicken(model)
         self.options = options
         self.support = require(model, options)
+        bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         self.model = model
@@ -67,7 +69,7 @@ class ModelRunner:
     @property
     def pads(self) -> bool:
         """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
-        return self.support.pads
+        return self.support.recurrence.pads
 
     @property
     def cost(self) -> RowCost:
@@ -110,6 +112,7 @@ class ModelRunner:
     def begin(self, rows: Rows) -> None:
         """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
         self.forward(rows)
+        self._pass.commit(None)  # prompts are kept whole: caches need not be ready for less
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
 
@@ -142,6 +145,7 @@ class ModelRunner:
             heard(seconds)
 
         self._fed = 0
+        self._pass.commit(None)
         self._pieces.drop()
         return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
 

@@ -80,6 +80,16 @@ def _fetch(repository: str, revision: str | None, file: str | None = None) -> Pa
         raise ModelLoadError(f"the hub's {repository} has no file {file}") from error
 
 
+def is_gguf(place: Path) -> bool:
+    """Whether a file is a model in llama.cpp's format, by its name or its first bytes."""
+    if not place.is_file():
+        return False
+    if place.suffix == ".gguf":
+        return True
+    with place.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 def shown(path_or_repo: str | os.PathLike[str]) -> str:
     """The name as the user wrote it (``Path`` would drop the ``./`` that says it is a folder)."""
     return os.fspath(path_or_repo) or "''"

@@ -21,11 +21,11 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import model_name as model_name
 from mlx_spec.cache.layout import own_caches, plan
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.state import StateCache
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.recurrence.verdict import Recurrence, recurrence_of
 from mlx_spec.model.rows import Rows
 
 Verdict = Literal["exact", "near-ties", "refused"]
@@ -38,6 +38,9 @@ _ONE_TOKEN = re.compile(
     r"\bif\s+(?:\w+\s+and\s+)?(?:L|S|T|N|length|seq_len|seqlen|\w+\.shape\[1\])\s*(?:==|>)\s*1\b"
 )
 
+# "S - L": the position of a row is taken for how many keys are read, which is right for one row.
+_BY_SHAPE = re.compile(r"\b(?:S|kv_len|kv_blocks)\s*-\s*(?:L|q_len|q_blocks)\b")
+
 
 @dataclass(frozen=True)
 class Support:
@@ -49,7 +52,7 @@ class Support:
             two tokens that are as good as equally likely may change places. ``"refused"``.
         reason: why, in words; empty for ``"exact"``.
         form: how a pass must go through the model.
-        pads: whether rows of different width may share a pass over prompts.
+        recurrence: how its states are kept right, where it keeps any.
         grouped_masks: attention masks need an axis for groups of query heads (``Span.grouped``).
         vocabulary: size of the logits' last axis; padded embeddings make it exceed the tokenizer's.
         cost: bytes that a row's caches take over all layers, by its tokens.
@@ -58,7 +61,7 @@ class Support:
     verdict: Verdict
     reason: str = ""
     form: PassForm = WHOLE
-    pads: bool = True
+    recurrence: Recurrence = field(default_factory=Recurrence)
     grouped_masks: bool = False
     vocabulary: int = 0
     cost: RowCost = field(default_factory=RowCost)
@@ -72,7 +75,7 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
         return Support("refused", str(error))
     if isinstance(passed, str):
         return Support("refused", passed)
-    apart = _apart(model)
+    apart = _having(model, _ONE_TOKEN)
     if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
     reason = (
@@ -85,14 +88,18 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
 def _first_form(model: Any, options: CacheOptions) -> Support | str:
     """What the passes of the first form show that a model can run, or why it can run none."""
     failures = []
-    layers = KVCachePool(plan(model, options), 1).layers
-    folds = any(isinstance(layer, StateCache) for layer in layers)
+    plan(model, options)  # a cache that nothing stands for is refused before anything is tried
+    recurrence = recurrence_of(model)
+    by_shape = _having(model, _BY_SHAPE) is not None
     for form in FORMS:
-        form = replace(form, tokens_apart=folds)
+        form = replace(form, tokens_apart=not recurrence.replays)
+        if by_shape and not form.rows_apart:
+            failures.append("it tells positions from the number of keys")
+            continue
         for grouped in (False, True):
             passed = _passes(model, options, form, grouped=grouped)
             if not isinstance(passed, str):
-                return passed
+                return replace(passed, recurrence=recurrence)
             failures.append(passed)
     name = model_name(model)
     alone = _alone(model, options)
@@ -126,7 +133,7 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
             return _words(error)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
-    return Support("exact", "", form, not form.tokens_apart, grouped, logits.shape[-1], pool.cost)
+    return Support("exact", "", form, Recurrence(), grouped, logits.shape[-1], pool.cost)
 
 
 def _alone(model: Any, options: CacheOptions) -> str | None:
@@ -138,19 +145,19 @@ def _alone(model: Any, options: CacheOptions) -> str | None:
     return None
 
 
-def _apart(model: Any) -> str | None:
-    """The class of a layer that has a branch for one new token, if there is one."""
+def _having(model: Any, pattern: re.Pattern[str]) -> str | None:
+    """A class of a model's layers whose code reads so, if there is one."""
     classes = {cls for _, module in model.named_modules() for cls in type(module).__mro__}
-    return min((cls.__name__ for cls in classes if _has_branch(cls)), default=None)
+    return min((cls.__name__ for cls in classes if _reads(cls, pattern)), default=None)
 
 
 @cache
-def _has_branch(cls: type) -> bool:
-    """Whether the code of a class asks whether there is one new token."""
+def _reads(cls: type, pattern: re.Pattern[str]) -> bool:
+    """Whether the code of a class has such a place."""
     if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
         return False
     try:
-        return _ONE_TOKEN.search(inspect.getsource(cls)) is not None
+        return pattern.search(inspect.getsource(cls)) is not None
     except (OSError, TypeError):
         return False  # a builtin, or made without a source
 

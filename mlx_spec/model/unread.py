@@ -4,8 +4,8 @@ A class of mlx-lm takes the entries that it knows and drops the others without a
 is not honoured, a capped logit that is not capped. Whether an entry is *read* is looked up in the
 sources of the model's modules (``.name`` or ``"name"``); what it means where it is not is the table
 here: a value that switches something on which the class then does not do. What shows by itself
-(shapes and names of weights, which loading compares) is left out, and so are rotations, which
-``rotation`` looks after.
+(shapes and names of weights, which loading compares) is left out; rotations are looked after by
+``rotation``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.context import NAMES as CONTEXT_NAMES
+from mlx_spec.model.rotation import passed_by
 
 Config = Mapping[str, Any]
 
@@ -179,6 +180,7 @@ def unread(model: Any, config: Config) -> dict[str, Any]:
             if value is not None and not _reads(text, name) and matters(value, level):
                 found[name] = value
         found |= _unread_windows(model, level)
+        found |= passed_by(model, dict(level))
         for names in _NAMES_OF_ONE:
             there = [name for name in names if isinstance(level.get(name), (int, float))]
             if there and not any(_reads(text, name) for name in there):

@@ -107,7 +107,7 @@ class Flags:
     )
     gguf_requantize: str = _loading(
         "gguf_requantize",
-        "What weights of a .gguf become that MLX has no kind for: 8bit, 4bit or float16.",
+        "What weights of a .gguf become that MLX has no kind for: auto, 8bit, 4bit or float16.",
         metavar="WHAT",
     )
     trust_remote_code: bool = _loading(

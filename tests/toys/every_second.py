@@ -48,7 +48,7 @@ class EverySecond:
 class EverySecondSlots:
     """The same for all slots: entries in a dense cache of half the length."""
 
-    sliceable = True
+    sliceable, folds = True, False
     offset: mx.array
 
     def __init__(self) -> None:

@@ -88,6 +88,11 @@ class Drafter(Protocol):
         """Bytes that it keeps of repeated beginnings."""
         ...
 
+    @property
+    def spare(self) -> int:
+        """Positions beyond a row's known tokens that its caches may need, beside the draft's."""
+        ...
+
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Rows join at the end.
 
@@ -142,6 +147,7 @@ class BaseDrafter:
     max_draft_tokens: int | None = None
     runners: tuple[ModelRunner, ...] = ()
     prefix_bytes: int = 0
+    spare: int = 0
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Nothing is kept for a row."""

@@ -31,17 +31,14 @@ import mlx.core as mx
 
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.riding import MAX_RIDE as MAX_RIDE
+from mlx_spec.decoding.drafters.riding import FoldedRiding, Riding
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.rules import RuleContext, apply_rules
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.replay import Replay
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
-
-# After a proposal the cache lacks the last draft token, if it was accepted, and the pending one.
-STEADY_LAG = 2
-# A lag up to this rides in the first draft pass; more is read beforehand, without logits.
-MAX_RIDE = 8
 
 
 class ModelDrafter(BaseDrafter):
@@ -65,8 +62,12 @@ class ModelDrafter(BaseDrafter):
         self._batching = batching or BatchingConfig()
         self._feeder = Feeder(runner, self._batching, ride=MAX_RIDE)
         self._rows: list[Sequence] = []
-        # Per row: known tokens that the cache may lack; None while the Feeder has it.
-        self._lag: list[int | None] = []
+        self._riding = FoldedRiding() if runner.pool.folds else Riding()
+
+    @property
+    def spare(self) -> int:  # type: ignore[override]
+        """Positions beyond a row's end that are written before its draft."""
+        return self._riding.spare
 
     @property
     def prefix_bytes(self) -> int:  # type: ignore[override]
@@ -80,71 +81,79 @@ class ModelDrafter(BaseDrafter):
         pool.reserve(longest)
         self._feeder.add(sequences)
         self._rows += sequences
-        self._lag += [None] * len(sequences)
+        self._riding.join(len(sequences))
 
     def keep(self, order: Seq[int]) -> None:
         """Move rows to their new slots and give the others back, their prefixes kept."""
         self._feeder.publish()
+        self._riding.look(self._rows)
         leaving = set(range(len(self._rows))) - set(order)
         for row in leaving:
             self._feeder.keep(row, self._rows[row], self._seen(row))
         self._feeder.drop([self._rows[row] for row in leaving])
         self.runner.pool.keep(order)
-        self._lag = [self._lag[row] for row in order]
+        self._riding.keep(order)
         self._rows = [self._rows[row] for row in order]
 
     def _seen(self, row: int, flying: int = 0) -> int:
         """Tokens from the first on that a row's slot holds for sure."""
-        lag, sequence = self._lag[row], self._rows[row]
-        if lag is None:
+        sequence = self._rows[row]
+        if self._riding.lag[row] is None:
             return self._feeder.seen(sequence)
-        return max(0, sequence.length + flying - lag)
+        return self._riding.seen(row, sequence.length + flying)
 
     def feed(self, flying: int) -> Chunk | None:
         """Read of rows that lag far behind, the first ones first."""
+        riding = self._riding
         self._feeder.publish()
-        for row, lag in enumerate(self._lag):
-            if lag is not None and lag > MAX_RIDE:
-                self._feeder.add([self._rows[row]], {self._rows[row]: self._seen(row, flying)})
-                self._lag[row] = None
-        if None not in self._lag:
+        riding.look(self._rows)
+        for row, sequence in enumerate(self._rows):
+            if riding.far(row):
+                self._feeder.add([sequence], {sequence: self._seen(row, flying)})
+                riding.lag[row] = None
+        if None not in riding.lag:
             return None
         # Rows that are covered have streams to keep alive; without them nobody waits.
-        nobody = all(lag is None for lag in self._lag)
+        nobody = all(lag is None for lag in riding.lag)
         most = self._batching.prefill_step_size if nobody else self._batching.prefill_interleave
         slots = {sequence: row for row, sequence in enumerate(self._rows)}
         chunk = self._feeder.build(slots, most, flying)
         for sequence, seen in self._feeder.take(in_order=False).items():
-            self._lag[slots[sequence]] = sequence.length + flying - seen
+            riding.board(slots[sequence], seen, sequence.length + flying)
         return chunk
 
     def covers(self) -> list[bool]:
         """Rows that lag by no more than rides in the first draft pass."""
-        return [lag is not None and lag <= MAX_RIDE for lag in self._lag]
+        return self._riding.covers()
 
     def skip(self) -> None:
         """Each riding row lacks one token more."""
-        self._lag = [None if lag is None else lag + 1 for lag in self._lag]
+        self._riding.look(self._rows)
+        self._riding.skip()
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """Samples of the draft model at positions ``lengths ..``."""
-        # Rows that lag far behind ride along for nothing: what is written for them is garbage,
-        # and written again when they are read.
-        width = max(lag for lag in self._lag if lag is not None and lag <= MAX_RIDE)
-        self._lag = [
-            lag if lag is None else STEADY_LAG if lag <= MAX_RIDE else lag + 1 for lag in self._lag
-        ]
-        starts = mx.maximum(context.lengths - width, 0)
-        tokens = self._span(context.tokens, starts, width)
-        at = _known(context, -width)
-        logits = self._forward(Rows(tokens, starts, max(context.longest, width), at=at))
-        logits = _last_known(logits, context, starts, width)
+        self._riding.look(self._rows)
+        ride, covered = self._riding.first(context), self._riding.covers()
+        self._riding.proposed(context, count)
+        tokens = self._span(context.tokens, ride.starts, ride.width)
+        logits = self._forward(
+            Rows(tokens, ride.starts, ride.limit, counts=ride.counts, at=ride.at)
+        )
+        if ride.last is None:
+            logits = logits[:, -1:]
+        else:
+            logits = mx.take_along_axis(logits, ride.last[:, None, None], axis=1)
+        # What guesses are folded into is nobody's: the next proposal goes on from what is known.
+        known = self.runner.pool.folded() if count > 1 else []
+        own = None if all(covered) else mx.array(covered, mx.int32)
         draft = [_choose(context, logits, [])]
         for step in range(1, count):
-            starts = context.lengths + (step - 1)
-            at = _known(context, step - 1)
-            logits = self._forward(Rows(draft[-1], starts, context.longest + step, at=at))
-            draft.append(_choose(context, logits, draft))
+            starts, at = context.lengths + (step - 1), _known(context, step - 1)
+            rows = Rows(draft[-1], starts, context.longest + step, counts=own, at=at)
+            draft.append(_choose(context, self._forward(rows), draft))
+        for layer, arrays in known:
+            layer.arrays = arrays
         return Draft(mx.concatenate(draft, axis=1))
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
@@ -155,14 +164,16 @@ class ModelDrafter(BaseDrafter):
         return mx.minimum(known, self.runner.vocabulary - 1)
 
     def snapshot(self) -> Any:
-        """Cache arrays and lags, by reference. ``seen`` is absolute: no proposal changes it."""
-        return self.runner.pool.snapshot(), list(self._lag)
+        """Cache arrays, and what rows lack, by reference. What the Feeder has read is absolute: no
+        proposal changes it."""
+        self._riding.look(self._rows)
+        return self.runner.pool.snapshot(), self._riding.copy()
 
     def restore(self, snapshot: Any) -> None:
         """Take them back."""
-        arrays, lag = snapshot
+        arrays, riding = snapshot
         self.runner.pool.restore(arrays)
-        self._lag = list(lag)
+        self._riding = riding.copy()
 
 
 def _known(context: DraftContext, beyond: int) -> tuple[int, ...] | None:
@@ -170,14 +181,6 @@ def _known(context: DraftContext, beyond: int) -> tuple[int, ...] | None:
     if context.known is None:
         return None
     return tuple(max(0, length + beyond) for length in context.known)
-
-
-def _last_known(logits: mx.array, context: DraftContext, starts: mx.array, width: int) -> mx.array:
-    """[B, 1, V]: the logits after each row's last known token."""
-    if context.shortest >= width:
-        return logits[:, -1:]
-    last = context.lengths - 1 - starts
-    return mx.take_along_axis(logits, last[:, None, None], axis=1)
 
 
 def _choose(context: DraftContext, logits: mx.array, draft: list[mx.array]) -> mx.array:

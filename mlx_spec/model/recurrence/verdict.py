@@ -1,0 +1,68 @@
+"""``Recurrence``: what is known of a model's states before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.recurrence.mixer import MixerCall
+from mlx_spec.model.recurrence.probe import FAILED, MixerProbe, probe
+from mlx_spec.model.recurrence.trace import find_mixers, states_of
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """How a model's states are kept right.
+
+    Attributes:
+        replays: several tokens may be verified in one call of the model.
+        pads: rows of different lengths may be read in one call.
+        probes: what was found of each module that writes states, by its path in the model; empty
+            where there is none.
+    """
+
+    replays: bool = True
+    pads: bool = True
+    probes: Mapping[str, MixerProbe] = field(default_factory=dict)
+
+
+def recurrence_of(model: Any) -> Recurrence:
+    """Try one mixer of each class of a model; nothing is computed where there is no state.
+
+    Raises:
+        UnsupportedModel: weights that another thread described and did not compute.
+    """
+    if not states_of(model):
+        return Recurrence()
+    try:
+        calls = find_mixers(model)
+    except Exception:  # whatever the code of a model raises
+        calls = []
+    if not calls:
+        return Recurrence(replays=False, pads=False)
+    paths = {id(module): path for path, module in model.named_modules()}
+    found: dict[Any, MixerProbe] = {}
+    for call in calls:
+        if _kind(call) not in found:
+            found[_kind(call)] = _probed(call)
+    probes = {paths[id(call.module)]: found[_kind(call)] for call in calls}
+    return Recurrence(
+        all(one.replays for one in found.values()), all(one.pads for one in found.values()), probes
+    )
+
+
+def _probed(call: MixerCall) -> MixerProbe:
+    try:
+        return probe(call)
+    except UnsupportedModel:
+        raise
+    except Exception:  # whatever the code of a model raises
+        return FAILED
+
+
+def _kind(call: MixerCall) -> tuple[Any, ...]:
+    """Mixers of one kind have the same code, parts and arguments."""
+    given = tuple((name, type(value)) for name, value in call.values.items())
+    return (call.code, *call.module, *given)
