@@ -25,7 +25,7 @@ from tests.architectures import build
 from tests.fakes import KnowingDrafter, RaggedPolicy
 from tests.preemption import preempt
 from tests.scenario import mlx_lm_greedy
-from tests.tiny_configs import VOCABULARY
+from tests.tiny_sizes import VOCABULARY
 
 ROWS = 3
 NEAR = 1e-4  # of the logits' range; one rounding of float32 is a thousandth of that

@@ -16,7 +16,8 @@ import mlx_lm.models
 from mlx.utils import tree_flatten, tree_unflatten
 
 from tests.folders import write_folder
-from tests.tiny_configs import FAINT, OWN, SEEDS, TEXT, TINY
+from tests.tiny_configs import FAINT, OWN, SEEDS, TEXT
+from tests.tiny_sizes import TINY
 
 LARGEST = 4_000_000  # parameters; a model whose sizes have other names is built at full size
 
