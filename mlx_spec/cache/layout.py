@@ -19,12 +19,14 @@ import mlx.core as mx
 from mlx_lm.models.cache import (
     ArraysCache,
     CacheList,
+    ChunkedKVCache,
     KVCache,
     QuantizedKVCache,
     RotatingKVCache,
     make_prompt_cache,
 )
 
+from mlx_spec.cache.chunked import ChunkedRing
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.late import LateQuantizedSlots
 from mlx_spec.cache.layer import LayerCache
@@ -47,6 +49,7 @@ _KINDS: dict[type, Maker] = {
     KVCache: lambda own: DenseKVCache(),
     QuantizedKVCache: lambda own: QuantizedSlots(own.bits, own.group_size),
     RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
+    ChunkedKVCache: lambda own: ChunkedRing(own.chunk_size),
     ArraysCache: lambda own: _States(len(own.cache)),
 }
 

@@ -115,7 +115,6 @@ class ModelRunner:
     def begin(self, rows: Rows) -> None:
         """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
         self.forward(rows)
-        self._pass.commit(None)  # prompts are kept whole: caches need not be ready for less
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
 
@@ -148,7 +147,6 @@ class ModelRunner:
             heard(seconds)
 
         self._fed = 0
-        self._pass.commit(None)
         self._pieces.drop()
         return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
 
