@@ -13,14 +13,15 @@ import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.model import known_support, support
+from mlx_spec.model.passes.form import WHOLE
+from mlx_spec.model.recurrence.verdict import Recurrence
 from mlx_spec.sequence import Sequence
 from tests.architectures import build
 from tests.fakes import KnowingDrafter, RaggedPolicy
 from tests.models import VOCABULARY
 from tests.scenario import mlx_lm_greedy
 
-# Mamba 1 and 2, RWKV, RG-LRU beside a sliding window, Mamba 1 beside attention, a short convolution
-# and gated delta net beside attention.
 FAMILIES = ("mamba", "mamba2", "lfm2")
 LENGTHS = (4, 9, 1, 30, 1)  # of one token too: it begins beside others that are in the middle
 
@@ -28,6 +29,14 @@ LENGTHS = (4, 9, 1, 30, 1)  # of one token too: it begins beside others that are
 @cache
 def model_of(family: str) -> Any:
     return build(family)
+
+
+@pytest.fixture
+def token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no family's recurrence could be run again, or be told where a row ends."""
+    none = Recurrence(replays=False, pads=False)
+    monkeypatch.setattr(support, "recurrence_of", lambda model: none)
+    monkeypatch.setattr(known_support, "_KNOWN", {})
 
 
 @cache
@@ -66,7 +75,9 @@ def run(decoder: SpeculativeDecoder, family: str, *, save: bool = True) -> list[
             decoder.add([away])
             away = None
         elif todo and decoder.free_rows:
-            decoder.add([todo.pop(0)])
+            joining = todo[: decoder.free_rows]
+            decoder.add(joining)
+            del todo[: len(joining)]
         decoder.step()
         step += 1
     return made
@@ -80,10 +91,20 @@ def wrong(family: str, made: list[Sequence]) -> list[int]:
 @pytest.mark.parametrize("acceptance", [0.0, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_say_what_they_say_alone(family: str, acceptance: float) -> None:
-    made = run(make_decoder(family, acceptance), family)
+    decoder = make_decoder(family, acceptance)
+    made = run(decoder, family)
+    assert decoder.runner.support.form == WHOLE
     assert wrong(family, made) == []
-    accepted = sum(row.accepted for row in made)
-    assert (accepted > 0) == (acceptance > 0)
+    assert (sum(row.accepted for row in made) > 0) == (acceptance > 0)
+
+
+@pytest.mark.usefixtures("token_by_token")
+@pytest.mark.parametrize("acceptance", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_token_by_token_they_do_too(family: str, acceptance: float) -> None:
+    decoder = make_decoder(family, acceptance)
+    assert (decoder.runner.support.form.tokens_apart, decoder.runner.pads) == (True, False)
+    assert wrong(family, run(decoder, family)) == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
