@@ -21,7 +21,8 @@ from mlx_spec.load_config import LoadConfig
 from mlx_spec.model.context import context_length
 from mlx_spec.model.gguf.architectures import ARCHITECTURES
 from mlx_spec.model.gguf.load import load_gguf
-from tests.gguf_files import MODEL_TYPES, Q, add_entry, write_gguf
+from tests.gguf_files import MODEL_TYPES, Q, write_gguf
+from tests.gguf_metadata import add_entry
 
 PROMPT = mx.array([[1, 5, 9, 200, 3, 7, 7, 100, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51]])
 
