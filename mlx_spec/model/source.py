@@ -93,18 +93,3 @@ def is_gguf(place: Path) -> bool:
 def shown(path_or_repo: str | os.PathLike[str]) -> str:
     """The name as the user wrote it (``Path`` would drop the ``./`` that says it is a folder)."""
     return os.fspath(path_or_repo) or "''"
-
-
-def reason(error: Exception) -> str:
-    """One line for a person: what the exception of mlx-lm, transformers or the hub means."""
-    from huggingface_hub import errors as hub
-
-    if isinstance(error, hub.GatedRepoError):
-        return "the hub lets only registered users read it; log in with `hf auth login`"
-    if isinstance(error, hub.RevisionNotFoundError):
-        return "the hub has no such revision of it"
-    if isinstance(error, hub.RepositoryNotFoundError):
-        return "the hub has no such repository, or it is private (`hf auth login`)"
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 200 else f"{text[:200]}..."
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

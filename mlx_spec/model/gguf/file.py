@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 
 from mlx_spec.errors import ModelLoadError
-from mlx_spec.model.folder import check_content
+from mlx_spec.model.files import check_content
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
