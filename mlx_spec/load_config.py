@@ -22,7 +22,7 @@ from mlx_spec.errors import InvalidRequest
 
 DTYPES = ("float32", "float16", "bfloat16")
 # What of a GGUF file has no exact place among MLX's kinds of quantization may become.
-GGUF_REQUANTIZE = ("8bit", "4bit", "float16")
+GGUF_REQUANTIZE = ("auto", "8bit", "4bit", "float16")
 # What mlx-lm's and transformers' users write.
 _HINTS = {
     "model_config": "it is called config_overrides",
@@ -116,7 +116,8 @@ class LoadConfig:
         kernels: Metal kernels of our own to bind into it: ``"auto"`` (those measured to win on
             this machine), ``"metal"`` (all) or ``"reference"`` (none); see ``kernel_binding``.
         gguf_requantize: what becomes of a GGUF file's weights of kinds that MLX has not:
-            ``"8bit"``, ``"4bit"`` or ``"float16"``.
+            ``"8bit"``, ``"4bit"`` (groups of 32) or ``"float16"``. ``"auto"`` is 8bit where
+            weights stay quantized; where they come out plain their values stay as they are.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -131,7 +132,7 @@ class LoadConfig:
     tokenizer_config: Mapping[str, Any] | None = field(default=None, hash=False)
     lazy: bool = False
     kernels: str = "auto"
-    gguf_requantize: str = "8bit"
+    gguf_requantize: str = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.dtype, (str, int, float)) and self.dtype not in DTYPES:

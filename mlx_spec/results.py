@@ -145,6 +145,8 @@ class GenerationStats(Displayable):
         exactness: ``exact``, or ``near-ties`` for a target that computes one new token in another
             way than several: there a draft may let two tokens that are as good as equally likely
             change places.
+        passes: who is read more slowly than a batch at once, and how: ``target row by row``,
+            ``draft token by token``; empty where nobody is.
     """
 
     prompt_tokens: int = 0
@@ -160,6 +162,7 @@ class GenerationStats(Displayable):
     plain_tps: float | None = None
     speculative_tps: float | None = None
     exactness: Literal["exact", "near-ties"] = "exact"
+    passes: str = ""
     reused_tokens: int = 0
     recomputed_tokens: int = 0
 

@@ -39,5 +39,4 @@ NOT_QUICK = (
     "test_memory_linear.py",
     "test_rotation.py::test_every_architecture",
     "test_soak.py",
-    "test_support.py::test_every_architecture",
 )

@@ -63,8 +63,8 @@ class Probe:
         return self.kv.update_and_fetch(keys, values)
 
     def commit(self, kept: mx.array | None) -> None:
-        assert kept is not None
-        self._set(self.rows, self.before + mx.minimum(kept, self.own))
+        if kept is not None:
+            self._set(self.rows, self.before + mx.minimum(kept, self.own))
 
     def _set(self, slots: Any, counted: Any, wrong: Any = 0) -> None:
         new = copy.copy(self.counted)

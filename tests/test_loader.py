@@ -134,9 +134,9 @@ def test_a_path_without_a_model_is_refused(
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "weights.gguf").write_bytes(b"")
+    (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(ModelLoadError, match="is a file"):
-        load(tmp_path / "weights.gguf")
+        load(tmp_path / "weights.bin")
 
 
 def test_a_hub_id_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_spec import batch_generate
+from mlx_spec.cli.main import main
+from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
@@ -16,8 +21,9 @@ from mlx_spec.decoding.drivers import in_turn
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.row_by_row import RowByRow
 from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.support import examine
 from mlx_spec.sequence import Sequence
-from tests.architectures import build
+from tests.architectures import build, write_architecture
 from tests.fakes import RaggedPolicy
 from tests.models import make_model
 from tests.preemption import run_with_a_preemption
@@ -133,3 +139,42 @@ def test_a_view_that_kept_its_arrays_would_copy_the_cache(monkeypatch: pytest.Mo
     runner.forward(Rows(mx.zeros((3, 2), mx.int32), mx.zeros(3, mx.int32), 2, uniform=True))
     assert [view.arrays for view in views] == [[], [], []]
     assert RowByRow.__name__ in type(runner._pass).__name__
+
+
+def test_what_is_slow_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In the statistics of a run, and of a model before it runs."""
+    options = {"sampling": SamplingParams(max_tokens=4)}
+    slow, fast = model("gpt_bigcode"), model("llama")
+    found = batch_generate(slow, None, [[1, 2, 3]], draft_model=slow, **options)
+    assert found.stats.passes == "target row by row, draft row by row"
+    assert statistics_lines(found.stats, drafting=True)[-1].startswith(
+        "Passes: target row by row, draft row by row (mlx-spec doctor"
+    )
+    plain = batch_generate(fast, None, [[1, 2, 3]], draft_model=fast, **options)
+    assert plain.stats.passes == ""
+    folder = write_architecture(tmp_path / "model", "gpt_bigcode")
+    assert main(["doctor", "--model", str(folder)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "row by row: its code takes one position for all rows" in shown
+
+
+def test_a_mask_that_hides_nothing_is_refused_in_words() -> None:
+    """mlx-lm's phi3small adds booleans to its scores; it runs, and is wrong however it is cut."""
+
+    class Adding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = make_model("llama")
+            self.layers = self.inner.layers
+
+        def __call__(self, tokens: mx.array, cache: Any) -> mx.array:
+            logits: mx.array = self.inner(tokens, cache=cache)
+            return logits
+
+        def attend(self, scores: mx.array, mask: mx.array) -> mx.array:
+            scores += mask
+            return scores
+
+    support = examine(Adding())
+    assert support.verdict == "refused"
+    assert support.reason.startswith("Adding of this 'Adding' model adds its attention mask")

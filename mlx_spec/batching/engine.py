@@ -176,7 +176,9 @@ class Engine:
         """Figures over all requests so far."""
         ties = self.decoder.runner.support.verdict == "near-ties"
         stats = self.decoder.meter.stats(mx.get_peak_memory())
-        return replace(stats, exactness="near-ties" if ties else "exact")
+        return replace(
+            stats, exactness="near-ties" if ties else "exact", passes=self.decoder.slow_passes
+        )
 
     def kv_usage(self) -> KVUsage:
         """The K/V memory now."""

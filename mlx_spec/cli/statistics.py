@@ -11,7 +11,8 @@ from mlx_spec.results import BatchResult, GenerationResult, GenerationStats
 
 # Below this many tokens of a text, its first steps decide how fast it seems.
 FEWEST_TOKENS = 32
-NEAR_TIES = "Exactness: near-ties may fall differently without drafts (mlx-spec doctor --model ...)"
+ASK = "mlx-spec doctor --model ..."
+NEAR_TIES = f"Exactness: near-ties may fall differently without drafts ({ASK})"
 
 
 def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
@@ -34,6 +35,7 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         f"Steps with a draft: {_speed(stats.speculative_tps)}; "
         f"without: {_speed(stats.plain_tps)}{_verdict(stats)}",
         *([NEAR_TIES] if stats.exactness == "near-ties" else []),
+        *([f"Passes: {stats.passes} ({ASK})"] if stats.passes else []),
     ]
 
 

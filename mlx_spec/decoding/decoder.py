@@ -131,6 +131,15 @@ class SpeculativeDecoder:
         return (self.runner, *self.drafter.runners)
 
     @property
+    def slow_passes(self) -> str:
+        """Which of the models is read in another form than the whole batch at once, in words."""
+        roles = ("target", *["draft"] * len(self.drafter.runners))
+        forms = [runner.support.form.words for runner in self.runners]
+        return ", ".join(
+            f"{role} {words}" for role, words in zip(roles, forms, strict=True) if words
+        )
+
+    @property
     def margin(self) -> int:
         """Positions past a row's end that steps may still write to.
 

@@ -6,7 +6,6 @@ broke off. mlx-lm would say so in terms of tensors, or not at all. Only headers 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -14,9 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from mlx_spec.errors import ModelLoadError
+from mlx_spec.model.files import check_content, read_json, tensor_names
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.tiktoken")
-_POINTER = b"version https://git-lfs"
+# Beside config.json.
+_SMALL_FILES = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "eos_token_id": int,
+    "model_max_length": (int, float),
+    "max_position_embeddings": int,
+    "rope_theta": (int, float),
+}
+_POSITIVE = ("max_position_embeddings", "rope_theta")
 _INDEX = "model.safetensors.index.json"
 _PART = re.compile(r"(?P<begin>.*-)(?P<number>\d+)-of-(?P<count>\d{1,6})(?P<end>\.safetensors)")
 
@@ -29,62 +42,51 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.exists():
         raise ModelLoadError(
-            "no such folder; expected a model's folder, a hub id (org/name), smollm2, demo or "
-            "demo-draft"
+            "no such folder or file; expected a model's folder, a .gguf file, a hub id (org/name), "
+            "smollm2, demo or demo-draft"
         )
     if not folder.is_dir():
-        raise ModelLoadError("is a file, expected a model's folder")
+        raise ModelLoadError("is a file, expected a model's folder or a .gguf file")
     if not (folder / "config.json").is_file():
         raise ModelLoadError("no config.json, so this is no model's folder")
     config = read_json(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ModelLoadError("config.json names no model_type")
+    _check_settings(folder, config)
     _check_weights(folder)
     tokenizer = [path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)]
     if not tokenizer:
         raise ModelLoadError("no tokenizer (tokenizer.json or tokenizer.model)")
     for path in tokenizer:
-        _check_content(path)
+        check_content(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def _check_settings(folder: Path, config: dict[str, Any]) -> None:
+    """The small files are JSON objects, and what ends a text is given as tokens.
 
-    Raises:
-        ModelLoadError: it cannot be read, or is no object.
+    mlx-lm passes by a ``generation_config.json`` that is no JSON, and the tokens in it with it.
     """
-    _check_content(path)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path.name} cannot be read ({error})") from error
-    if not isinstance(record, dict):
-        raise ModelLoadError(f"{path.name} cannot be read (it holds no JSON object)")
-    return record
-
-
-def _check_content(path: Path) -> None:
-    """Refuse links to nothing and the pointers that Git LFS leaves in place of large files."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_POINTER))
-    except FileNotFoundError:
-        raise ModelLoadError(f"{path.name} is a link to a file that is not there") from None
-    except IsADirectoryError:
-        return
-    except OSError as error:
-        raise ModelLoadError(f"{path.name} cannot be read ({error.strerror})") from error
-    if start == _POINTER:
-        raise ModelLoadError(
-            f"{path.name} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-        )
+    records = {"config.json": config}
+    for name in _SMALL_FILES:
+        if (folder / name).is_file() or (folder / name).is_symlink():
+            records[name] = read_json(folder / name)
+    for name, record in records.items():
+        for key, kinds in _KINDS.items():
+            value = record.get(key)
+            for one in value if isinstance(value, list) and key == "eos_token_id" else [value]:
+                if one is not None and (isinstance(one, bool) or not isinstance(one, kinds)):
+                    raise ModelLoadError(f"{name} has {key} {value!r}, expected a number")
+        for key in _POSITIVE:
+            if record.get(key) is not None and record[key] <= 0:
+                raise ModelLoadError(f"{name} has {key} {record[key]!r}, expected more than 0")
 
 
 def _check_weights(folder: Path) -> None:
     """Every file of weights is there and whole, and no tensor in two of them."""
     files = sorted(folder.glob("model*.safetensors"))
     names = [path.name for path in files]
-    missing = _missing(names, _indexed(folder))
+    index = _index(folder)
+    missing = _missing(names, set(index.values()))
     if missing:
         are = "is" if len(missing) == 1 else "are"
         raise ModelLoadError(f"incomplete: {_few(missing)} {are} missing (of the weights' files)")
@@ -99,6 +101,12 @@ def _check_weights(folder: Path) -> None:
                     "belongs to another version of the model"
                 )
             holder[tensor] = path.name
+    for tensor, name in index.items():
+        if name in names and tensor not in holder:
+            raise ModelLoadError(
+                f"{_INDEX} names {tensor} in {name}, which does not hold it: one of the two "
+                "belongs to another version of the model"
+            )
 
 
 def _missing(names: list[str], indexed: set[str]) -> list[str]:
@@ -117,37 +125,13 @@ def _missing(names: list[str], indexed: set[str]) -> list[str]:
     return sorted(wanted - set(names))
 
 
-def _indexed(folder: Path) -> set[str]:
-    """The files that the index of a model in several files names."""
+def _index(folder: Path) -> dict[str, str]:
+    """Tensors, and the files that the index of a model in several files names for them."""
     path = folder / _INDEX
-    weight_map = read_json(path).get("weight_map") if path.exists() else None
-    return {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
-
-
-def tensor_names(path: Path) -> list[str]:
-    """The names in a safetensors file, whose length must be what its header says.
-
-    Raises:
-        ModelLoadError: it is cut off, or no safetensors file.
-    """
-    _check_content(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, 100_000_000):
-            raise ModelLoadError(f"{path.name} is no safetensors file, or broke off")
-        try:
-            header = json.loads(file.read(length))
-            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-        except (ValueError, TypeError, LookupError, AttributeError):
-            raise ModelLoadError(f"{path.name} is no safetensors file") from None
-    if size < 8 + length + end:
-        raise ModelLoadError(
-            f"{path.name} broke off: a safetensors file of {8 + length + end:,} bytes of which "
-            f"{size:,} are there"
-        )
-    return list(tensors)
+    weight_map = read_json(path).get("weight_map", {}) if path.exists() else {}
+    if not isinstance(weight_map, dict):
+        raise ModelLoadError(f"{_INDEX} cannot be read (its weight_map is no JSON object)")
+    return {tensor: str(name) for tensor, name in weight_map.items()}
 
 
 def check_adapter(folder: str | os.PathLike[str]) -> Path:

@@ -33,6 +33,7 @@ class ModelInspection:
         chat: whether its tokenizer has a chat template.
         verdict: ``exact``, ``near-ties`` or ``refused``.
         reason: why, in words.
+        passes: what is slow about how it is read (``PassForm.cost``); empty where nothing is.
         advice: what would make it faster here, or None.
     """
 
@@ -47,6 +48,7 @@ class ModelInspection:
     chat: bool
     verdict: Verdict
     reason: str
+    passes: str
     advice: str | None
 
 
@@ -95,5 +97,6 @@ def _inspection(name: str | os.PathLike[str], model: Any, tokenizer: Any) -> Mod
         chat=bool(tokenizer.has_chat_template),
         verdict=support.verdict,
         reason=support.reason,
+        passes=support.form.cost if support.verdict != "refused" else "",
         advice=quantized_advice(bits) if bits is not None and on_cpu() else None,
     )

@@ -74,7 +74,9 @@ def _mark(model: Any) -> tuple[Any, ...]:
             mark += (own_class(type(item)), *item)
             waiting += item.values()
             # Not among a module's items, and yet what its pass depends on: bits, dims, a flag.
-            mark += (value for value in vars(item).values() if type(value) in _PLAIN)
+            mark += (
+                value for value in getattr(item, "__dict__", {}).values() if type(value) in _PLAIN
+            )
         elif isinstance(item, (list, tuple)):
             waiting += item
     return tuple(mark)

@@ -25,13 +25,15 @@ from mlx.utils import tree_map_with_path
 from mlx_spec.errors import InvalidRequest, MlxSpecError, ModelLoadError
 from mlx_spec.load_config import DTYPES, LoadConfig, LoadOptions, with_load_options
 from mlx_spec.model.context import note_context
+from mlx_spec.model.faults import reason
+from mlx_spec.model.fit import check_fit, warn_of_no_end
 from mlx_spec.model.folder import check_adapter, check_folder
 from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.quantized import dequantize, quantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
-from mlx_spec.model.source import locate, reason, shown
+from mlx_spec.model.source import is_gguf, locate, shown
 from mlx_spec.model.unread import check_overrides, warn_of_unread
 from mlx_spec.platform import warn_if_slow_blas
 
@@ -50,8 +52,8 @@ def load(
     """Load a model and its tokenizer, as ``mlx_lm.load`` does.
 
     Args:
-        path_or_repo: a folder, a Hugging Face hub id (``org/name``), or ``"demo"`` /
-            ``"demo-draft"``, the embedded pair.
+        path_or_repo: a folder, a ``.gguf`` file, a Hugging Face hub id (``org/name``, of a GGUF
+            file ``org/name/file.gguf``), or ``"demo"`` / ``"demo-draft"``, the embedded pair.
         config: ``LoadConfig``: dtype, quantizing, adapters, revision, entries of config.json to
             replace, kernels.
         options: fields of ``LoadConfig``: ``dtype``, ``quantize``, ``adapter_path``, ``revision``,
@@ -77,8 +79,12 @@ def load(
     try:
         adapter = check_adapter(config.adapter_path) if config.adapter_path is not None else None
         place = locate(path_or_repo, config.revision)
-        check_folder(place)
-        model, tokenizer, settings = _load_folder(place, config, adapter)
+        if is_gguf(place):
+            model, tokenizer, settings = _load_file(place, config, adapter)
+        else:
+            check_folder(place)
+            model, tokenizer, settings = _load_folder(place, config, adapter)
+        check_fit(model, tokenizer, settings)
         check_rotation(model, settings)
         check_overrides(model, config.config_overrides, settings)
         note_context(model, settings)
@@ -100,6 +106,7 @@ def load(
         raise ModelLoadError(f"[load] {shown(path_or_repo)}: {reason(error)}") from error
     bind_operations(model, operations)
     warn_of_unread(model, settings, stacklevel=2)
+    warn_of_no_end(tokenizer, stacklevel=2)
     warn_if_slow_blas(stacklevel=2)
     if config.quantization is None:  # else it is what was asked for
         warn_if_quantized(model, stacklevel=2)
@@ -130,6 +137,20 @@ def _load_folder(
         **more,
     )
     return model, tokenizer, settings | changes
+
+
+def _load_file(
+    file: Path, config: LoadConfig, adapter: Path | None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The same of a GGUF file."""
+    from mlx_lm.utils import load_adapters
+
+    from mlx_spec.model.gguf.load import load_gguf
+
+    model, tokenizer, settings = load_gguf(file, config)
+    if adapter is not None:
+        model = load_adapters(model, os.fspath(adapter))
+    return model, tokenizer, settings
 
 
 def _trust(loader: Callable[..., Any], allowed: bool) -> dict[str, Any]:

@@ -80,21 +80,16 @@ def _fetch(repository: str, revision: str | None, file: str | None = None) -> Pa
         raise ModelLoadError(f"the hub's {repository} has no file {file}") from error
 
 
+def is_gguf(place: Path) -> bool:
+    """Whether a file is a model in llama.cpp's format, by its name or its first bytes."""
+    if not place.is_file():
+        return False
+    if place.suffix == ".gguf":
+        return True
+    with place.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 def shown(path_or_repo: str | os.PathLike[str]) -> str:
     """The name as the user wrote it (``Path`` would drop the ``./`` that says it is a folder)."""
     return os.fspath(path_or_repo) or "''"
-
-
-def reason(error: Exception) -> str:
-    """One line for a person: what the exception of mlx-lm, transformers or the hub means."""
-    from huggingface_hub import errors as hub
-
-    if isinstance(error, hub.GatedRepoError):
-        return "the hub lets only registered users read it; log in with `hf auth login`"
-    if isinstance(error, hub.RevisionNotFoundError):
-        return "the hub has no such revision of it"
-    if isinstance(error, hub.RepositoryNotFoundError):
-        return "the hub has no such repository, or it is private (`hf auth login`)"
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 200 else f"{text[:200]}..."
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

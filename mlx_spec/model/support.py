@@ -9,10 +9,7 @@ pass is described as a graph and dropped. ``known_support`` remembers the verdic
 
 from __future__ import annotations
 
-import inspect
-import re
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -25,6 +22,7 @@ from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.readings import ADDED_MASK, BY_SHAPE, ONE_TOKEN, having
 from mlx_spec.model.recurrence.verdict import Recurrence, recurrence_of
 from mlx_spec.model.rows import Rows
 
@@ -32,14 +30,6 @@ Verdict = Literal["exact", "near-ties", "refused"]
 
 # In the order in which they are tried: the first that a model's code can run is taken.
 FORMS = (WHOLE, PassForm(rows_apart=True))
-
-# "if L == 1:" and the like, in the code of a layer: a branch for one new token.
-_ONE_TOKEN = re.compile(
-    r"\bif\s+(?:\w+\s+and\s+)?(?:L|S|T|N|length|seq_len|seqlen|\w+\.shape\[1\])\s*(?:==|>)\s*1\b"
-)
-
-# "S - L": the position of a row is taken for how many keys are read, which is right for one row.
-_BY_SHAPE = re.compile(r"\b(?:S|kv_len|kv_blocks)\s*-\s*(?:L|q_len|q_blocks)\b")
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
         return Support("refused", str(error))
     if isinstance(passed, str):
         return Support("refused", passed)
-    apart = _having(model, _ONE_TOKEN)
+    apart = having(model, ONE_TOKEN)
     if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
     reason = (
@@ -89,8 +79,15 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     """What the passes of the first form show that a model can run, or why it can run none."""
     failures = []
     plan(model, options)  # a cache that nothing stands for is refused before anything is tried
+    adding = having(model, ADDED_MASK)
+    if adding is not None:
+        return (
+            f"{adding} of this {model_name(model)!r} model adds its attention mask to the scores, "
+            "but mlx-lm makes one of booleans for it, which hides nothing: what the model says "
+            "depends on how its prompt is cut"
+        )
     recurrence = recurrence_of(model)
-    by_shape = _having(model, _BY_SHAPE) is not None
+    by_shape = having(model, BY_SHAPE) is not None
     for form in FORMS:
         form = replace(form, tokens_apart=not recurrence.replays)
         if by_shape and not form.rows_apart:
@@ -118,8 +115,11 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
     """
-    for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
-        pool = KVCachePool(plan(model, options), rows)
+    cases = [(options, *case) for case in _CASES]
+    if options.late:  # also with queries of both kinds, and past the start
+        cases = [(replace(options, quantized_kv_start=1), *case) for case in _CASES] + cases
+    for caches, rows, width, uniform in cases:
+        pool = KVCachePool(plan(model, caches), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
         at = tuple(1 if uniform else row % 2 for row in range(rows))
@@ -136,6 +136,10 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
     return Support("exact", "", form, Recurrence(), grouped, logits.shape[-1], pool.cost)
 
 
+# Rows, new tokens of each, and whether all stand at the same place.
+_CASES = ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True))
+
+
 def _alone(model: Any, options: CacheOptions) -> str | None:
     """Why a model cannot run even by itself, over its own caches; None where it can."""
     try:
@@ -143,23 +147,6 @@ def _alone(model: Any, options: CacheOptions) -> str | None:
     except Exception as error:  # whatever the code of a model raises
         return _words(error)
     return None
-
-
-def _having(model: Any, pattern: re.Pattern[str]) -> str | None:
-    """A class of a model's layers whose code reads so, if there is one."""
-    classes = {cls for _, module in model.named_modules() for cls in type(module).__mro__}
-    return min((cls.__name__ for cls in classes if _reads(cls, pattern)), default=None)
-
-
-@cache
-def _reads(cls: type, pattern: re.Pattern[str]) -> bool:
-    """Whether the code of a class has such a place."""
-    if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
-        return False
-    try:
-        return pattern.search(inspect.getsource(cls)) is not None
-    except (OSError, TypeError):
-        return False  # a builtin, or made without a source
 
 
 def _words(error: Exception) -> str:

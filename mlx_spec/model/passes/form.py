@@ -45,9 +45,22 @@ class PassForm:
 
     @property
     def words(self) -> str:
-        """What is slow about it, for users; empty for the whole rectangle."""
+        """Its name for users; empty for the whole rectangle."""
         parts = ["row by row"] * self.rows_apart + ["token by token"] * self.tokens_apart
         return " and ".join(parts)
+
+    @property
+    def cost(self) -> str:
+        """What is slow about it, and why, in words; empty where nothing is."""
+        rows = (
+            "row by row: its code takes one position for all rows, so that a step of B rows is B "
+            "calls of the model, and a batch hardly faster than its rows one after the other"
+        )
+        tokens = (
+            "token by token: its states cannot be taken back to the middle of a call, so that a "
+            "draft of K tokens is verified in K + 1 calls of the model and does not make it faster"
+        )
+        return "; ".join([rows] * self.rows_apart + [tokens] * self.tokens_apart)
 
 
 WHOLE = PassForm()

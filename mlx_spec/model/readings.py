@@ -1,0 +1,41 @@
+"""What the code of a model's layers says where no pass can show it.
+
+Whether a pass runs is found out by describing one (``support``). That it runs does not make it
+right: a position that is taken from a shape, or a mask of booleans that is added, gives numbers
+without a word. Such places are read in the source of the model's own layers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from functools import cache
+from typing import Any
+
+# "if L == 1:" and the like: a branch for one new token.
+ONE_TOKEN = re.compile(
+    r"\bif\s+(?:\w+\s+and\s+)?(?:L|S|T|N|length|seq_len|seqlen|\w+\.shape\[1\])\s*(?:==|>)\s*1\b"
+)
+
+# "S - L": the position of a row is taken for how many keys are read, which is right for one row.
+BY_SHAPE = re.compile(r"\b(?:S|kv_len|kv_blocks)\s*-\s*(?:L|q_len|q_blocks)\b")
+
+# "scores + mask" by who never asks whether that mask is of booleans: they add 1 and hide nothing.
+ADDED_MASK = re.compile(r"\A(?!.*\bbool).*\bscores\s*(?:\+=|=\s*scores\s*\+)\s*mask\b", re.DOTALL)
+
+
+def having(model: Any, pattern: re.Pattern[str]) -> str | None:
+    """A class of a model's layers whose code reads so, if there is one."""
+    classes = {cls for _, module in model.named_modules() for cls in type(module).__mro__}
+    return min((cls.__name__ for cls in classes if _reads(cls, pattern)), default=None)
+
+
+@cache
+def _reads(cls: type, pattern: re.Pattern[str]) -> bool:
+    """Whether the code of a class has such a place."""
+    if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
+        return False
+    try:
+        return pattern.search(inspect.getsource(cls)) is not None
+    except (OSError, TypeError):
+        return False  # a builtin, or made without a source

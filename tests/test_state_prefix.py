@@ -1,0 +1,125 @@
+"""States of repeated beginnings: kept where a chunk ends, and the same tokens cold and warm."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.prefix import PrefixCache
+from mlx_spec.cache.state import StateCache
+from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.sequence import Sequence
+from tests.fakes import KnowingDrafter, RaggedPolicy
+from tests.models import VOCABULARY
+from tests.scenario import mlx_lm_greedy
+from tests.test_state import model_of
+
+# Recurrences alone, and beside keys and values that can be cut anywhere.
+FAMILIES = ("mamba2", "lfm2")
+SYSTEM = [(5 * n + 1 + n * n) % VOCABULARY for n in range(41)]
+OTHER = [(3 * n + 11) % VOCABULARY for n in range(41)]
+# How much of which beginning, and how many tokens of its own.
+SHARES = ((SYSTEM, 41, 4), (SYSTEM, 41, 9), (SYSTEM, 40, 1), (OTHER, 33, 14), (OTHER, 35, 6))
+
+
+@cache
+def prompts() -> list[list[int]]:
+    return [
+        beginning[:shared] + [(7 * i + 3 * n + n * n) % VOCABULARY for n in range(own)]
+        for i, (beginning, shared, own) in enumerate(SHARES)
+    ]
+
+
+@cache
+def texts(family: str) -> list[list[int]]:
+    """What mlx-lm says, prompts in front."""
+    return [[*p, *mlx_lm_greedy(model_of(family), tuple(p), 12)] for p in prompts()]
+
+
+def read_twice(family: str, piece: int, block: int, **options: Any) -> list[list[Sequence]]:
+    """Five requests in three slots over one decoder, and all of them again."""
+    decoder = SpeculativeDecoder(
+        model_of(family),
+        drafter=KnowingDrafter(texts(family), 0.6, VOCABULARY),
+        policy=RaggedPolicy(4),
+        batching=BatchingConfig(
+            batch_size=3,
+            prefill_step_size=piece,
+            prefill_interleave=piece,
+            block_size=block,
+            prefix_cache_bytes=1 << 24,
+        ),
+        **options,
+    )
+    rounds = []
+    for _ in range(2):
+        limit = SamplingParams(max_tokens=12)
+        todo = [Sequence(prompt, limit, index=i) for i, prompt in enumerate(prompts())]
+        rounds.append(list(todo))
+        while todo or decoder.busy:
+            if todo and decoder.free_rows:
+                decoder.add([todo.pop(0)])
+            decoder.step()
+    return rounds
+
+
+def wrong_rows(family: str, rounds: list[list[Sequence]]) -> list[int]:
+    return [
+        s.index for made in rounds for s in made if s.prompt + s.tokens != texts(family)[s.index]
+    ]
+
+
+@pytest.mark.parametrize(("piece", "block"), [(16, 8), (8, 8), (32, 16)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cold_and_warm_give_the_same_tokens(family: str, piece: int, block: int) -> None:
+    cold, warm = read_twice(family, piece, block)
+    assert wrong_rows(family, [cold, warm]) == []
+    assert sum(s.reused for s in cold) > 0  # one of several that came together
+    # All that lies before the last cut of each prompt, which is where it lies in any traffic.
+    for row in warm:
+        assert row.reused >= (len(row.prompt) - 2) // piece * piece
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_taken_over_is_what_a_lone_row_holds(family: str) -> None:
+    assert wrong_rows(family, read_twice(family, 8, 8, debug=True)) == []
+
+
+def of_another_row(patch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of another prefix: that of the row in slot 0."""
+    right = StateCache.save
+
+    def save(self: StateCache, slot: int, begin: int, end: int) -> RowState:
+        return right(self, 0, begin, end)
+
+    patch.setattr(StateCache, "save", save)
+
+
+def of_another_beginning(patch: pytest.MonkeyPatch) -> None:
+    """What is found is what was stored last, whatever it is of."""
+    right = PrefixCache.read
+
+    def read(self: PrefixCache, keys: Any) -> list[RowState]:
+        states = right(self, keys)
+        last = next(reversed(self._kept.values())).state
+        return [*states[:-1], last]
+
+    patch.setattr(PrefixCache, "read", read)
+
+
+def of_another_length(patch: pytest.MonkeyPatch) -> None:
+    """The first of a prompt's checkpoints instead of the last."""
+    right = StateCache.load
+    patch.setattr(
+        StateCache, "load", lambda self, slot, begin, states: right(self, slot, begin, states[:1])
+    )
+
+
+@pytest.mark.parametrize("plant", [of_another_row, of_another_beginning, of_another_length])
+def test_planted_bugs_are_seen(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    assert wrong_rows("mamba2", read_twice("mamba2", 16, 8))
