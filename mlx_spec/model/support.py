@@ -68,6 +68,9 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     apart = having(model, ONE_TOKEN)
     if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
+    alike = _as_rows(model, options, passed)
+    if alike is not None:
+        return alike
     reason = (
         f"{apart} computes one new token in another way than several, so that near-ties may fall "
         "differently with drafts than without"
@@ -109,6 +112,17 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     )
 
 
+def _as_rows(model: Any, options: CacheOptions, passed: Support) -> Support | None:
+    """The same where all tokens but prompts' can be computed as one alone is, as rows of their own.
+
+    States are in the way: what a token reads of them is what the one before has made.
+    """
+    if passed.form != WHOLE or passed.recurrence.probes:
+        return None
+    rows = _passes(model, options, PassForm(tokens_as_rows=True), grouped=passed.grouped_masks)
+    return None if isinstance(rows, str) else rows
+
+
 def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool) -> Support | str:
     """What the passes of this engine show of a model, or why it cannot run them.
 
@@ -121,7 +135,14 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
         pool.reserve(width + 1)
         at = tuple(1 if uniform else row % 2 for row in range(rows))
         tokens = mx.zeros((rows, width), mx.int32)
-        where = Rows(tokens, mx.array(at, mx.int32), width + 1, uniform=uniform, at=at)
+        where = Rows(
+            tokens,
+            mx.array(at, mx.int32),
+            width + 1,
+            uniform=uniform,
+            at=at,
+            tentative=not uniform and not form.tokens_apart,
+        )
         try:
             logits = make_pass(form, model, pool, grouped=grouped).forward(where)
         except UnsupportedModel as error:  # in a cache's own words
