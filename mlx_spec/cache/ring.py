@@ -29,6 +29,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.span import Span
+from mlx_spec.errors import CapacityError, UnsupportedModel
 
 # Entries beyond the window: the widest pass that is written in place, and what a draft model may
 # run ahead of what is known (a ride of 8 tokens, then its guesses).
@@ -112,19 +113,25 @@ class RingKVCache:
     def __init__(self, window: int, keep: int = 0, slack: int = SLACK) -> None:
         self.ring = Ring(window, keep, slack)
         self.slots = self.positions = 0
+        self._ahead = 0  # tokens of the pass so far, where it comes in several calls
         self._entries = DenseKVCache()
-        self._wide: _Wide | None = None
 
     def __copy__(self) -> RingKVCache:
         """A cache of its own over the same arrays."""
-        other = RingKVCache.__new__(RingKVCache)
+        other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._entries = copy.copy(self._entries)
         return other
 
     def bind(self, span: Span) -> None:
         """The rows and positions of the next pass."""
-        self.span, self.offset, self._wide = span, span.offset, None
+        self.span, self.offset = span, span.offset
+        self._ahead = span.width + (0 if span.opens else self._ahead)
+        if self._wraps and not span.opens and self._ahead > self.ring.slack + 1:
+            raise CapacityError(
+                f"[RingKVCache.bind] {self._ahead} tokens of one pass in calls of their own, "
+                f"{self.ring.slack + 1} can be taken back"
+            )
         around = self._wraps and not self._is_wide
         self._entries.bind(span.once((self.ring, "places"), self._places) if around else span)
 
@@ -137,6 +144,12 @@ class RingKVCache:
     def _is_wide(self) -> bool:
         """Whether this pass must not be written in place."""
         return self._wraps and self.span.width > self.ring.slack
+
+    @property
+    def _wide(self) -> _Wide | None:
+        """Of this pass, if it is one."""
+        wide: _Wide | None = self.span.scratch.get(id(self))
+        return wide
 
     @property
     def _behind(self) -> int:
@@ -163,6 +176,11 @@ class RingKVCache:
         """The attention mask of this pass, over what :meth:`update_and_fetch` returns."""
         span, ring = self.span, self.ring
         window = min(window_size or ring.window, ring.window)
+        if window_size and window_size > ring.window and not ring.keep:
+            raise UnsupportedModel(
+                f"its code asks for {window_size} tokens of a cache that keeps {ring.window}: in "
+                "mlx-lm a prompt's tokens see more of them than the tokens after it"
+            )
         if span.limit <= window:  # nothing is out of anybody's sight
             return self._entries.make_mask(N, return_array)
         return span.once((ring, "mask", window), lambda: self._mask(window))
@@ -182,13 +200,14 @@ class RingKVCache:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write [rows, H, N, D] at each row's place; return what attention reads."""
         if not self._is_wide:
-            return self._entries.update_and_fetch(keys, values)
+            self._entries.write(keys, values)
+            return self.keys_and_values()
         self._entries.prepare(keys, values)
         old = [buffer[self._rows] for buffer in self.arrays]
-        self._wide = _Wide(old, [keys, values])
         span = self.span
+        wide = span.scratch[id(self)] = _Wide(old, [keys, values])
         kept = mx.full((span.count,), span.width, mx.int32) if span.counts is None else span.counts
-        self._gather(self._wide, kept)
+        self._gather(wide, kept)
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
@@ -238,19 +257,17 @@ class RingKVCache:
 
     def commit(self, kept: mx.array | None) -> None:
         """Gather the rings of a wide pass again; else what is not kept is written over."""
-        if kept is not None and self._wide is not None:
-            self._gather(self._wide, kept)
-        self._wide = None
+        wide = self.span.scratch.pop(id(self), None)
+        if kept is not None and wide is not None:
+            self._gather(wide, kept)
 
     def resize(self, slots: int, positions: int) -> None:
         """Make room for more slots or positions, or fewer; of positions never more than a ring."""
-        self._wide = None
         self._entries.resize(slots, min(positions, self.ring.entries + 1))
         self.slots, self.positions = slots, positions
 
     def move(self, sources: mx.array, slots: mx.array) -> list[mx.array]:
         """Copy rows to other slots, lazily; return the copies."""
-        self._wide = None
         return self._entries.move(sources, slots)
 
     def save(self, slot: int, begin: int, end: int) -> RowState:
@@ -315,7 +332,6 @@ class RingKVCache:
     @arrays.setter
     def arrays(self, arrays: list[mx.array]) -> None:
         self._entries.arrays = arrays
-        self._wide = None
 
     @property
     def cost(self) -> RowCost:

@@ -22,6 +22,7 @@ from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
+from mlx_spec.model.mixed_attention import bind_mixed
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.recurrence.binding import bind_recurrence
@@ -49,6 +50,8 @@ class ModelRunner:
     ) -> None:
         quicken(model)
         self.options = options
+        if options.late:
+            bind_mixed(model)
         self.support = require(model, options)
         bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
@@ -112,7 +115,6 @@ class ModelRunner:
     def begin(self, rows: Rows) -> None:
         """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
         self.forward(rows)
-        self._pass.commit(None)  # prompts are kept whole: caches need not be ready for less
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
 
@@ -145,7 +147,6 @@ class ModelRunner:
             heard(seconds)
 
         self._fed = 0
-        self._pass.commit(None)
         self._pieces.drop()
         return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
 

@@ -129,8 +129,11 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
     """
-    for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
-        pool = KVCachePool(plan(model, options), rows)
+    cases = [(options, *case) for case in _CASES]
+    if options.late:  # also with queries of both kinds, and past the start
+        cases = [(replace(options, quantized_kv_start=1), *case) for case in _CASES] + cases
+    for caches, rows, width, uniform in cases:
+        pool = KVCachePool(plan(model, caches), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
         at = tuple(1 if uniform else row % 2 for row in range(rows))
@@ -152,6 +155,10 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
     return Support("exact", "", form, Recurrence(), grouped, logits.shape[-1], pool.cost)
+
+
+# Rows, new tokens of each, and whether all stand at the same place.
+_CASES = ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True))
 
 
 def _alone(model: Any, options: CacheOptions) -> str | None:
