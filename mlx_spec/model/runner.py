@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -99,8 +100,14 @@ class ModelRunner:
         Whatever is raised on the way, the slots are then what they were.
         """
         before = self.pool.snapshot()
+        padded = rows.counts is not None and rows.tokens.shape[1] > 1
+        # What folds padding into a state is told afterwards where each row ends.
+        cut = padded and not self.pads and not rows.tentative
         try:
-            return self._pass.forward(rows)
+            logits = self._pass.forward(replace(rows, tentative=True) if cut else rows)
+            if cut:
+                self._pass.commit(rows.counts)
+            return logits
         except BaseException:
             self.pool.restore(before)
             raise

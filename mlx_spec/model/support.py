@@ -104,8 +104,11 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     name = model_name(model)
     alone = _alone(model, options)
     if alone is not None:
-        where = "here" if options.kv_bits is None else f"over kv_bits={options.kv_bits}"
-        return f"mlx-lm's own code of this {name!r} model does not run {where}: {alone}"
+        own = f"mlx-lm's own code of this {name!r} model"
+        bits = options.kv_bits
+        if bits is None or _alone(model, PLAIN_CACHES) is not None:
+            return f"{own} does not run here: {alone}"
+        return f"{own} cannot read keys and values in {bits} bits (kv_bits): {alone}"
     return (
         f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
         f"{failures[0]}"
@@ -172,5 +175,5 @@ def _alone(model: Any, options: CacheOptions) -> str | None:
 
 def _words(error: Exception) -> str:
     """An exception of a model's code on one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" The following argument types")[0]
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
