@@ -170,10 +170,9 @@ def main() -> None:
         found[name] = {"plain_ms": plain.median("ms"), **figures}
         parameters = round(bench.runner.parameters / 1e6)
         masked = {probe.masked for probe in bench.runner.support.recurrence.probes.values()}
-        rows.append(
-            [name, parameters, "at once" if masked == {True} else "one by one"]
-            + [plain.span("ms"), f"{figures['replay']:.2f}", f"{figures['token by token']:.2f}"]
-        )
+        how = "at once" if masked == {True} else "one by one"
+        ratios = [f"{figures[way]:.2f}" for way in ("replay", "token by token")]
+        rows.append([name, parameters, how, plain.span("ms"), *ratios])
     title = f"A step of {options.batch} rows, {options.width} tokens each, against a plain step"
     header = ("model", "million", "run again", "plain, ms", "replay", "token by token")
     table(title, header, rows)
