@@ -42,7 +42,11 @@ def wide(family: str = "llama", noise: float = 0.0) -> Any:
 @cache
 def expected(family: str, options: CacheOptions, prompt: tuple[int, ...], count: int) -> list[int]:
     """What mlx-lm says over its own caches, quantized from the first token on."""
-    model = wide(family)
+    return alone(wide(family), options, prompt, count)
+
+
+def alone(model: Any, options: CacheOptions, prompt: tuple[int, ...], count: int) -> list[int]:
+    """The same of any model."""
     caches = own_caches(model, options)
     steps = generate_step(mx.array(prompt), model, max_tokens=count, prompt_cache=caches)
     return [int(token) for token, _ in steps][:count]
@@ -71,6 +75,22 @@ def wrong_rows(options: CacheOptions, family: str = "llama", **more: Any) -> int
 )
 def test_rows_in_few_bits_equal_the_model_alone(family: str, bits: int, group: int) -> None:
     assert wrong_rows(CacheOptions(kv_bits=bits, kv_group_size=group), family) == 0
+
+
+def test_windows_beside_quantized_caches_stay_as_they_are() -> None:
+    model, options = build("gemma3_text", head_dim=32), CacheOptions(8, 32)
+    assert {type(own).__name__ for own in own_caches(model, options)} == {
+        "QuantizedKVCache",
+        "RotatingKVCache",
+    }
+    decoder = SpeculativeDecoder(
+        model,
+        drafter=ModelDrafter(ModelRunner(model, 3, options)),
+        policy=RaggedPolicy(),
+        batching=BatchingConfig(batch_size=3, prefill_step_size=16, cache=options),
+    )
+    for row in run_with_a_preemption(decoder, reusing=False):
+        assert row.tokens == alone(model, options, tuple(row.prompt), len(row.tokens))
 
 
 def test_debug_mode_compares_packed_rows_too() -> None:
@@ -136,7 +156,13 @@ def test_a_short_text_takes_no_more_memory_than_without() -> None:
 REFUSED = [
     ("llama", {"head_dim": 48}, CacheOptions(8), "48 numbers a head .* groups of 64 .kv_group_"),
     ("mamba", {}, CacheOptions(8), "kv_bits=8 asked, but no layer .* its caches: ArraysCache"),
-    ("deepseek_v3", {"kv_lora_rank": 32, "qk_rope_head_dim": 32}, CacheOptions(8, 32), "kv_bits=8"),
+    ("gemma2", {"head_dim": 32}, CacheOptions(8, 32), "cannot read keys and values in 8 bits"),
+    (
+        "deepseek_v3",
+        {"kv_lora_rank": 32, "qk_rope_head_dim": 32},
+        CacheOptions(8, 32),
+        "in 8 bits .kv",
+    ),
 ]
 
 
