@@ -1,9 +1,10 @@
 """What verifying several tokens costs where a model keeps a recurrent state.
 
-A step of ``--batch`` rows: a pass of W tokens, the target's own choices, ``commit`` of a random part
-of them. Random models of about 50 million parameters, shaped as Qwen3-Next (gated delta net beside
-attention), Mamba 2, Nemotron-H and Jamba are. The ways run in turn, round after round; ratios to a
-plain step (W = 1) are medians of ratios within a round. The last line is JSON.
+
+A step of ``--batch`` rows: a pass of W tokens, the target's own choices, ``commit`` of a random
+part of them. Random models of about 50 million parameters, shaped as Qwen3-Next (gated delta net
+beside attention), Mamba 2, Nemotron-H and Jamba are. The ways run in turn, round after round;
+ratios to a plain step (W = 1) are medians of ratios within a round. The last line is JSON.
 
     python scripts/bench_recurrence.py --batch 4 --width 5 --rounds 15
 """
