@@ -183,6 +183,8 @@ class CacheOptions:
             None keeps them as the model computes them. Sliding windows and recurrent states, which
             do not grow with the text, stay as they are.
         kv_group_size: numbers of a head that share a scale and a bias: 32, 64 or 128.
+        quantized_kv_start: with ``kv_bits``, the position from which on tokens read quantized keys
+            and values, those of all earlier tokens too; 0 from the first token on.
         max_kv_size: most tokens that full attention looks back to, a text's first 4 always among
             them; None for all. Not together with ``kv_bits``.
 
@@ -192,7 +194,13 @@ class CacheOptions:
 
     kv_bits: int | None = None
     kv_group_size: int = 64
+    quantized_kv_start: int = 0
     max_kv_size: int | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether rows on both sides of ``quantized_kv_start`` may run together."""
+        return self.kv_bits is not None and self.quantized_kv_start > 0
 
     def __post_init__(self) -> None:
         _plain_numbers(self)
@@ -203,6 +211,7 @@ class CacheOptions:
             raise InvalidRequest(
                 f"[{owner}] kv_group_size={self.kv_group_size!r}, expected one of {KV_GROUP_SIZES}"
             )
+        _integer(owner, "quantized_kv_start", self.quantized_kv_start, 0)
         if self.max_kv_size is not None:
             _integer(owner, "max_kv_size", self.max_kv_size, KEPT_TOKENS + 1)
             if self.kv_bits is not None:

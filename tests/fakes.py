@@ -58,6 +58,28 @@ def every_fifth(positions: mx.array) -> mx.array:
     return positions % 5 == 0
 
 
+class KnowingDrafter(BaseDrafter):
+    """Knows what the target will say, and spoils some of it.
+
+    Args:
+        texts: prompt and expected tokens of each request, by ``Sequence.index``.
+        acceptance: share of positions at which it is right, always the same ones.
+        vocabulary: tokens are spoilt to ``(token + 1) % vocabulary``.
+    """
+
+    def __init__(self, texts: Seq[Seq[int]], acceptance: float, vocabulary: int) -> None:
+        longest = max(len(text) for text in texts)
+        right = mx.array([[*text, *[0] * (longest - len(text))] for text in texts], mx.int32)
+        spoilt = mx.random.uniform(shape=right.shape, key=mx.random.key(5)) >= acceptance
+        self._said = mx.where(spoilt, (right + 1) % vocabulary, right)
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        said = self._said[mx.array([row.index for row in context.sequences])]
+        positions = context.lengths[:, None] + mx.arange(count, dtype=mx.int32)
+        positions = mx.minimum(positions, said.shape[1] - 1)
+        return Draft(mx.take_along_axis(said, positions, axis=1))
+
+
 class RaggedPolicy:
     """Another draft length for every row and step, 0 to ``most``."""
 
@@ -96,29 +118,3 @@ class CyclingPolicy:
     def forget(self) -> None:
         """Take the dropped turn again."""
         self._turn -= 1
-
-
-class KnowingDrafter(BaseDrafter):
-    """Knows what every row will say, and guesses right with a set probability.
-
-    Args:
-        texts: prompt and answer of each request, by its index.
-        acceptance: how often a guess is right.
-        vocabulary: a wrong one is ``(token + 1) % vocabulary``.
-    """
-
-    def __init__(self, texts: Seq[Seq[int]], acceptance: float, vocabulary: int) -> None:
-        self._texts, self._acceptance, self._vocabulary = texts, acceptance, vocabulary
-
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        rows = [sequence.index for sequence in context.sequences]
-        width = max(len(self._texts[row]) for row in rows) + count
-        known = mx.array(
-            [[*self._texts[row]] + [0] * (width - len(self._texts[row])) for row in rows]
-        )
-        positions = context.lengths[:, None] + mx.arange(count, dtype=mx.int32)
-        tokens = mx.take_along_axis(known, mx.minimum(positions, width - 1), axis=1)
-        chance = (positions * 7919 + mx.array(rows)[:, None] * 104729) % 1009
-        right = chance < round(1009 * self._acceptance)
-        guesses = mx.where(right, tokens, (tokens + 1) % self._vocabulary)
-        return Draft(guesses.astype(mx.int32))

@@ -22,7 +22,19 @@ def run_with_a_preemption(
         Sequence([*SYSTEM * (i % 2), *prompt], SamplingParams(max_tokens=9 + 2 * i), index=i)
         for i, prompt in enumerate(PROMPTS)
     ]
-    made, away, step = list(todo), None, 0
+    made = list(todo)
+    preempt(decoder, todo)
+    assert sum(sequence.drafted for sequence in made) > 0
+    assert sum(sequence.accepted for sequence in made) > 0 or not alike
+    assert (sum(sequence.reused for sequence in made) > 0) == reusing
+    return made
+
+
+def preempt(decoder: SpeculativeDecoder, requests: list[Sequence]) -> None:
+    """Run them as rows become free; the first row of the fifth step goes away, is saved and comes
+    back."""
+    todo, step = list(requests), 0
+    away: Sequence | None = None
     while todo or away or decoder.busy:
         if step == 4:
             away = decoder.running[0]
@@ -35,7 +47,3 @@ def run_with_a_preemption(
             decoder.add([todo.pop(0)])
         decoder.step()
         step += 1
-    assert sum(sequence.drafted for sequence in made) > 0
-    assert sum(sequence.accepted for sequence in made) > 0 or not alike
-    assert (sum(sequence.reused for sequence in made) > 0) == reusing
-    return made

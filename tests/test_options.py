@@ -19,7 +19,12 @@ from mlx_spec.config import (
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.load_config import LoadConfig, WeightQuantization
 from mlx_spec.pipeline.config_file import read_config
-from mlx_spec.pipeline.flags import ACCUMULATION, PREFIX_CACHE_BYTES, Flags
+from mlx_spec.pipeline.flags import (
+    ACCUMULATION,
+    PREFIX_CACHE_BYTES,
+    QUANTIZED_KV_START,
+    Flags,
+)
 from mlx_spec.pipeline.options import Option, options_of
 from mlx_spec.pipeline.stages import STAGES
 from scripts import options_table
@@ -62,6 +67,7 @@ def test_an_option_reaches_the_engine_whose_default_it_has(name: str) -> None:
     value, meant = OTHER.get(name, (VALUES[one.kinds[0]],) * 2)
     assert getattr(made(Flags(**{name: value}), config), field) == meant
     own = {"batch_timeout": ACCUMULATION, "prefix_cache_bytes": PREFIX_CACHE_BYTES}
+    own["quantized_kv_start"] = QUANTIZED_KV_START
     default = own.get(name, getattr(config(), field))
     assert getattr(made(Flags(), config), field) == default
     assert meant != default

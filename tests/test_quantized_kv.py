@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.generate import generate_step
 
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import own_caches
 from mlx_spec.config import BatchingConfig, CacheOptions
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.rows import Rows
 from mlx_spec.model.runner import ModelRunner
+from tests.architectures import build
 from tests.fakes import RaggedPolicy
 from tests.models import make_model
 from tests.preemption import run_with_a_preemption
@@ -37,7 +42,11 @@ def wide(family: str = "llama", noise: float = 0.0) -> Any:
 @cache
 def expected(family: str, options: CacheOptions, prompt: tuple[int, ...], count: int) -> list[int]:
     """What mlx-lm says over its own caches, quantized from the first token on."""
-    model = wide(family)
+    return alone(wide(family), options, prompt, count)
+
+
+def alone(model: Any, options: CacheOptions, prompt: tuple[int, ...], count: int) -> list[int]:
+    """The same of any model."""
     caches = own_caches(model, options)
     steps = generate_step(mx.array(prompt), model, max_tokens=count, prompt_cache=caches)
     return [int(token) for token, _ in steps][:count]
@@ -60,8 +69,107 @@ def wrong_rows(options: CacheOptions, family: str = "llama", **more: Any) -> int
     )
 
 
-@pytest.mark.parametrize("group", [32, 64])
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize(
+    ("family", "bits", "group"),
+    [("llama", 4, 32), ("llama", 4, 64), ("llama", 8, 32), ("llama", 8, 64), ("gemma", 4, 64)],
+)
 def test_rows_in_few_bits_equal_the_model_alone(family: str, bits: int, group: int) -> None:
     assert wrong_rows(CacheOptions(kv_bits=bits, kv_group_size=group), family) == 0
+
+
+def test_windows_beside_quantized_caches_stay_as_they_are() -> None:
+    model, options = build("gemma3_text", head_dim=32), CacheOptions(8, 32)
+    assert {type(own).__name__ for own in own_caches(model, options)} == {
+        "QuantizedKVCache",
+        "RotatingKVCache",
+    }
+    decoder = SpeculativeDecoder(
+        model,
+        drafter=ModelDrafter(ModelRunner(model, 3, options)),
+        policy=RaggedPolicy(),
+        batching=BatchingConfig(batch_size=3, prefill_step_size=16, cache=options),
+    )
+    for row in run_with_a_preemption(decoder, reusing=False):
+        assert row.tokens == alone(model, options, tuple(row.prompt), len(row.tokens))
+
+
+def test_debug_mode_compares_packed_rows_too() -> None:
+    assert wrong_rows(CacheOptions(4, 32), debug=True) == 0
+    assert wrong_late_rows(CacheOptions(4, 32, quantized_kv_start=16), debug=True) == 0
+
+
+def test_few_bits_change_the_text() -> None:
+    """Else all of the above would hold of caches that are not quantized at all."""
+    plain = run_with_a_preemption(make_decoder(CacheOptions()))
+    for options in (CacheOptions(4, 32), CacheOptions(4, 32, quantized_kv_start=16)):
+        packed = run_with_a_preemption(make_decoder(options))
+        pairs = zip(plain, packed, strict=True)
+        assert sum(one.tokens != other.tokens for one, other in pairs) > 2
+
+
+@cache
+def expected_late(options: CacheOptions, prompt: tuple[int, ...], count: int) -> list[int]:
+    """What mlx-lm says that begins to quantize late, and looks at the length after each token."""
+    steps = generate_step(
+        mx.array(prompt),
+        wide(),
+        max_tokens=count,
+        kv_bits=options.kv_bits,
+        kv_group_size=options.kv_group_size,
+        quantized_kv_start=options.quantized_kv_start,
+        prefill_step_size=1,
+    )
+    return [int(token) for token, _ in steps][:count]
+
+
+def wrong_late_rows(options: CacheOptions, **more: Any) -> int:
+    made = run_with_a_preemption(make_decoder(options, **more))
+    return sum(
+        row.tokens != expected_late(options, tuple(row.prompt), len(row.tokens)) for row in made
+    )
+
+
+@pytest.mark.parametrize(("bits", "start"), [(4, 1), (4, 7), (8, 16), (4, 30), (4, 5000)])
+def test_rows_that_are_quantized_late_equal_the_model_alone(bits: int, start: int) -> None:
+    """Of rows on both sides of the start, and passes across it, each token reads its own kind."""
+    assert wrong_late_rows(CacheOptions(bits, 32, start)) == 0
+
+
+def test_a_short_text_takes_no_more_memory_than_without() -> None:
+    """Packed keys and values are made when a row gets so long, not before."""
+    late = CacheOptions(4, 32, quantized_kv_start=40)
+    runner, plain = ModelRunner(wide(), 2, late), ModelRunner(wide(), 2)
+    for one in (runner, plain):
+        one.pool.acquire(2)
+        one.pool.reserve(39)
+        one.forward(Rows(mx.zeros((2, 9), mx.int32), mx.array([0, 30], mx.int32), 39))
+    entry = 2 * 2 * 64 * 4 * 2  # two layers, keys and values, 2 heads of 64 float32
+    assert plain.pool.nbytes == 2 * 256 * entry
+    assert runner.pool.nbytes == 2 * 41 * entry
+    runner.forward(Rows(mx.zeros((2, 2), mx.int32), mx.array([9, 39], mx.int32), 41, since=9))
+    packed = 2 * 2 * 2 * (64 // 2 + 2 * 2 * 4)  # 4 bits, and two numbers for each 32
+    assert runner.pool.nbytes == 2 * (41 * entry + 256 * packed)
+    assert runner.cost == RowCost(per_token=packed, capped=((41, entry),))
+    assert ModelRunner(wide(), 2, CacheOptions(4, 32)).cost == RowCost(per_token=packed)
+
+
+REFUSED = [
+    ("llama", {"head_dim": 48}, CacheOptions(8), "48 numbers a head .* groups of 64 .kv_group_"),
+    ("mamba", {}, CacheOptions(8), "kv_bits=8 asked, but no layer .* its caches: ArraysCache"),
+    ("gemma2", {"head_dim": 32}, CacheOptions(8, 32), "cannot read keys and values in 8 bits"),
+    (
+        "deepseek_v3",
+        {"kv_lora_rank": 32, "qk_rope_head_dim": 32},
+        CacheOptions(8, 32),
+        "in 8 bits .kv",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "sizes", "options", "words"), REFUSED)
+def test_what_cannot_be_quantized_is_refused_in_words(
+    name: str, sizes: dict[str, Any], options: CacheOptions, words: str
+) -> None:
+    for start in (0, 10):
+        with pytest.raises(UnsupportedModel, match=words):
+            ModelRunner(build(name, **sizes), 2, replace(options, quantized_kv_start=start))

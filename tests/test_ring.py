@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_spec.cache.chunked import ChunkedRing
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.ring import RingKVCache
@@ -63,9 +64,11 @@ class Rows:
                 limit,
                 uniform=len(set(starts)) == 1,
                 counts=None if full else mx.array(counts, mx.int32),
+                tentative=kept is not None,
             )
         )
         self._attend(new, [self.texts[row] for row in rows], counts)
+        self.layer.span.ran()
         if kept is not None:
             self.pool.commit(mx.array(kept, mx.int32))
         for place, row in enumerate(rows):
@@ -209,7 +212,6 @@ def test_a_step_that_is_undone_leaves_the_ring_as_it_was() -> None:
         rows.texts = texts
         for array, old in zip(rows.pool.arrays, before, strict=True):
             assert (np.array(array) == old).all()
-        rows.pool.commit(mx.array([1, 1]))  # of nothing
         rows.write(0, [1, 1, 1], 1)
 
 
@@ -238,3 +240,24 @@ def test_short_texts_are_masked_as_in_a_dense_cache(width: int) -> None:
     mask = layer.make_mask(width, window_size=4)
     assert layer.make_mask(width, window_size=4) is mask  # for all layers of one window
     assert not layer.span.made(mask)  # lengths would not replace it: no dense cache
+
+
+@pytest.mark.parametrize("width", [1, 3, 20])
+def test_a_chunk_is_read_in_order_of_position(width: int) -> None:
+    """As llama4 asks for it: from ``start_position`` to the last new token, one row a pass."""
+    layer = ChunkedRing(WINDOW, slack=SLACK)
+    pool = KVCachePool([layer], 2)
+    pool.acquire(2)
+    for start in range(0, 60, width):
+        pool.reserve(start + width)
+        limit = start + width
+        pool.bind(Span(1, 1, mx.array([start]), width, limit, uniform=True, start=start))
+        layer.maybe_trim_front()
+        assert layer.start_position == max(0, start + 1 - WINDOW)
+        new = mx.arange(start, limit, dtype=mx.float32)[None, None, :, None]
+        keys, values = layer.update_and_fetch(new, new)
+        assert keys.reshape(-1).tolist() == [*range(layer.start_position, limit)]
+        assert mx.array_equal(keys, values)
+    pool.bind(Span(0, 2, mx.array([3, 4]), 1, 5))
+    with pytest.raises(TypeError, match="one number for several rows"):
+        layer.start_position  # noqa: B018

@@ -10,7 +10,11 @@ import pytest
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.pipeline.scoring.scorer import Scorer
+from tests.architectures import build
 from tests.models import VOCABULARY, make_model
+
+# States that can be told where a row ends, and some that cannot.
+STATES = ("lfm2", "mamba")
 
 
 def slow_score(model: object, prompt: list[int], label: list[int]) -> float:
@@ -23,7 +27,10 @@ def slow_score(model: object, prompt: list[int], label: list[int]) -> float:
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
+FAMILIES = ("llama", "qwen3", "gemma", *STATES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("step_size", [2048, 5])
 def test_ragged_prompts_and_labels_score_as_alone(family: str, step_size: int) -> None:
     rng = random.Random(3)
@@ -31,7 +38,7 @@ def test_ragged_prompts_and_labels_score_as_alone(family: str, step_size: int) -
     def tokens(most: int) -> list[int]:
         return [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, most))]
 
-    model = make_model(family)
+    model = build(family) if family in STATES else make_model(family)
     runner = ModelRunner(model, 8)
     scorer = Scorer(runner, step_size)
     for rows in (1, 2, 7):
@@ -41,6 +48,17 @@ def test_ragged_prompts_and_labels_score_as_alone(family: str, step_size: int) -
         for prompt, row, got in zip(prompts, labels, scores, strict=True):
             assert got == pytest.approx([slow_score(model, prompt, one) for one in row], abs=1e-3)
         assert runner.pool.nbytes == 0
+
+
+def test_labels_longer_than_a_window_are_scored_behind_the_same_prompt() -> None:
+    """A pass that wide cannot be taken back by a length: the next label would miss the prompt."""
+    rng = random.Random(3)
+    model = build("gemma3_text")
+    prompts = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in (70, 61)]
+    labels = [[[rng.randrange(VOCABULARY) for _ in range(n)] for n in (50, 40, 3)]] * 2
+    scores = Scorer(ModelRunner(model, 2)).score(prompts, labels)
+    for prompt, row, got in zip(prompts, labels, scores, strict=True):
+        assert got == pytest.approx([slow_score(model, prompt, one) for one in row], abs=1e-3)
 
 
 def test_what_prompts_begin_with_is_fed_once() -> None:

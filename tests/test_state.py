@@ -13,12 +13,13 @@ import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.model import known_support, support
 from mlx_spec.model.passes.form import WHOLE
 from mlx_spec.model.recurrence.verdict import Recurrence
 from mlx_spec.sequence import Sequence
 from tests.architectures import build
-from tests.fakes import KnowingDrafter, RaggedPolicy
+from tests.fakes import CorruptingDrafter, KnowingDrafter, RaggedPolicy, every_fifth
 from tests.models import VOCABULARY
 from tests.scenario import mlx_lm_greedy
 
@@ -49,10 +50,14 @@ def texts(family: str) -> list[list[int]]:
     ]
 
 
-def make_decoder(family: str, acceptance: float, **options: Any) -> SpeculativeDecoder:
+def make_decoder(family: str, drafts: float | Drafter, **options: Any) -> SpeculativeDecoder:
+    """Drafts are a drafter's, or of a set acceptance."""
+    if isinstance(drafts, float):
+        drafts = KnowingDrafter(texts(family), drafts, VOCABULARY)
+    model = options.pop("model", None) or model_of(family)
     return SpeculativeDecoder(
-        model_of(family),
-        drafter=KnowingDrafter(texts(family), acceptance, VOCABULARY),
+        model,
+        drafter=drafts,
         policy=RaggedPolicy(4),
         batching=BatchingConfig(batch_size=3, prefill_step_size=16, prefill_interleave=8),
         **options,
@@ -115,3 +120,12 @@ def test_what_was_given_up_is_computed_again(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_those_of_lone_rows_after_every_step(family: str) -> None:
     assert wrong(family, run(make_decoder(family, 0.6, debug=True), family)) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_as_a_draft_it_guesses_from_its_own_states(family: str) -> None:
+    """What rides in its first pass is padded, and some of these models cannot be told so."""
+    drafter = CorruptingDrafter(model_of(family), 3, every_fifth, VOCABULARY)
+    made = run(make_decoder(family, drafter), family)
+    assert wrong(family, made) == []
+    assert sum(row.accepted for row in made) > sum(row.drafted for row in made) / 2

@@ -44,6 +44,7 @@ _HINTS = {
     "batch_size": "give batching=BatchingConfig(batch_size=...)",
     "prefill_step_size": "give batching=BatchingConfig(prefill_step_size=...)",
     "kv_bits": "give cache=CacheOptions(kv_bits=...), or BatchingConfig(cache=...)",
+    "quantized_kv_start": "give cache=CacheOptions(kv_bits=..., quantized_kv_start=...)",
     "max_kv_size": "give cache=CacheOptions(max_kv_size=...), or BatchingConfig(cache=...)",
     "verbose": "nothing is printed here; the command mlx-spec generate prints",
 }

@@ -62,15 +62,18 @@ class DenseKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write [rows, H, N, D] at each row's position; return what attention reads."""
+        self.write(keys, values)
+        return self.keys_and_values()
+
+    def write(self, keys: mx.array, values: mx.array) -> None:
+        """Put new tokens at their positions; they take the buffer's type."""
         span = self.span
         own_keys, own_values = self.prepare(keys, values)
-        # What is written takes the buffer's type, either way.
         if span.count == self.slots:
             self.keys = mx.put_along_axis(own_keys, span.index, keys, 2)
             self.values = mx.put_along_axis(own_values, span.index, values, 2)
         else:
             self.keys, self.values = self._scatter(keys, values)
-        return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[Any, Any]:
         """What attention reads in this pass, for layers that have no keys and values of their own.

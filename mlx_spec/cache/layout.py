@@ -19,13 +19,16 @@ import mlx.core as mx
 from mlx_lm.models.cache import (
     ArraysCache,
     CacheList,
+    ChunkedKVCache,
     KVCache,
     QuantizedKVCache,
     RotatingKVCache,
     make_prompt_cache,
 )
 
+from mlx_spec.cache.chunked import ChunkedRing
 from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.late import LateQuantizedSlots
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
 from mlx_spec.cache.ring import RingKVCache
@@ -46,6 +49,7 @@ _KINDS: dict[type, Maker] = {
     KVCache: lambda own: DenseKVCache(),
     QuantizedKVCache: lambda own: QuantizedSlots(own.bits, own.group_size),
     RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
+    ChunkedKVCache: lambda own: ChunkedRing(own.chunk_size),
     ArraysCache: lambda own: _States(len(own.cache)),
 }
 
@@ -77,7 +81,7 @@ def plan(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[OwnCaches]:
             f"{', '.join(names)}, which cannot be rolled back row by row yet; supported are "
             f"{', '.join(sorted(cls.__name__ for cls in kinds()))}"
         )
-    return [_stand(cache) for cache in caches]
+    return [_stand(cache, options.quantized_kv_start) for cache in caches]
 
 
 def own_caches(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[Any]:
@@ -155,10 +159,12 @@ def _members(own: Any) -> Iterator[Any]:
         yield own
 
 
-def _stand(own: Any) -> OwnCaches:
-    """What stands for one of the model's caches."""
+def _stand(own: Any, start: int) -> OwnCaches:
+    """What stands for one of the model's caches; ``start`` is where quantized ones begin."""
     if type(own) is CacheList:
-        return SeveralCaches(*map(_stand, own.caches))
+        return SeveralCaches(*(_stand(member, start) for member in own.caches))
+    if type(own) is QuantizedKVCache and start:
+        return LateQuantizedSlots(own.bits, own.group_size, start)
     return _KINDS[type(own)](own)
 
 

@@ -47,7 +47,7 @@ class QuantizedSlots(DenseKVCache):
         self, keys: mx.array, values: mx.array
     ) -> tuple[Packed, Packed]:
         """Write [rows, H, N, D] at each row's position; return what attention reads, packed."""
-        self._write([*self._packed(keys, "keys"), *self._packed(values, "values")])
+        self._write([*self.pack(keys), *self.pack(values)])
         return self.keys_and_values()
 
     def keys_and_values(self) -> tuple[Packed, Packed]:
@@ -73,8 +73,8 @@ class QuantizedSlots(DenseKVCache):
         else:
             self._arrays = list(self._scatter(*new))
 
-    def _packed(self, numbers: mx.array, which: str) -> Packed:
-        """Numbers, scales and biases.
+    def pack(self, numbers: mx.array) -> Packed:
+        """Keys or values [..., D] as packed numbers, scales and biases.
 
         Raises:
             UnsupportedModel: a head is not a whole number of groups.
@@ -82,7 +82,7 @@ class QuantizedSlots(DenseKVCache):
         width = numbers.shape[-1]
         if width == 0 or width % self.group_size:
             raise UnsupportedModel(
-                f"{which} of {width} numbers a head cannot be quantized in groups of "
+                f"keys or values of {width} numbers a head cannot be quantized in groups of "
                 f"{self.group_size} (kv_group_size)"
             )
         packed, scales, biases = mx.quantize(numbers, self.group_size, self.bits)

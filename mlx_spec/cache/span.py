@@ -6,7 +6,7 @@ All layers share one, so that positions, masks and indices are made once a pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -33,6 +33,8 @@ class Span:
         tentative: guesses are among the tokens, so that ``commit`` follows.
         opens: it is the first call of its pass, and not one more of the same rows.
         since: no row starts before that position.
+        scratch: what caches note of the pass: while the model runs, and where a commit follows
+            until then. They would hold old arrays otherwise, which MLX then copies (donation trap).
     """
 
     first: int
@@ -47,6 +49,7 @@ class Span:
     tentative: bool = False
     opens: bool = True
     since: int = 0
+    scratch: dict[Hashable, Any] = field(default_factory=dict)
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
 
@@ -71,6 +74,20 @@ class Span:
     def rows(self) -> mx.array:
         """[count, 1]: the slots, for writing to some of all."""
         return mx.arange(self.first, self.first + self.count)[:, None]
+
+    def up_to(self, position: int) -> Span:
+        """The same for caches of what stands before ``position``, and an entry at it for all that
+        does not."""
+        limit = min(self.limit, position)
+        where = replace(self, limit=limit, uniform=False, _masks={}, _made={})
+        where.positions = mx.minimum(where.positions, position)
+        where.index = where.positions[:, None, :, None]
+        return where
+
+    def ran(self) -> None:
+        """The model has described the pass."""
+        if not self.tentative:
+            self.scratch.clear()
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` returns, made by the first layer that asks for ``key`` in this pass."""

@@ -18,7 +18,6 @@ Example::
 
 from __future__ import annotations
 
-import types
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +32,7 @@ from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model import fused_layers
 from mlx_spec.model.fused_layers import Call
+from mlx_spec.model.mixed_attention import attend, calling, calls
 
 OPERATIONS = {
     operation.name: operation
@@ -45,7 +45,6 @@ OPERATIONS = {
         metal_kernels.sample,
     )
 }
-_ATTENTION_NAME = "scaled_dot_product_attention"
 
 
 class KernelBinding:
@@ -160,38 +159,21 @@ def _bound_call(module: Any, operations: Mapping[str, Call]) -> tuple[list[str],
         return ["rope"], fused_layers.bound_rope(operations["rope"], original, turns)
     if "add_rms_norm" in operations and fused_layers.is_pre_norm_block(module):
         return ["add_rms_norm"], fused_layers.fused_block(operations["add_rms_norm"])
-    attend: Call = base.scaled_dot_product_attention
+    attention: Call = attend
     names = []
     if "attention" in operations and _calls_attention(original):
-        attend = SlotAttention(operations["attention"])
+        attention = SlotAttention(operations["attention"])
         names.append("attention")
     if "norm_rope" in operations and fused_layers.has_head_norms(module):
         turns = fused_layers.rope_options(module.rope) or {}
-        call = fused_layers.fused_attention(operations["norm_rope"], attend, turns)
+        call = fused_layers.fused_attention(operations["norm_rope"], attention, turns)
         return [*names, "norm_rope"], call
-    return (names, _with_attention(original, attend)) if names else ([], None)
+    return (names, calling(original, attention)) if names else ([], None)
 
 
 def _calls_attention(call: Any) -> bool:
-    """Whether a layer's code calls mlx-lm's attention function."""
-    return (
-        isinstance(call, types.FunctionType)
-        and _ATTENTION_NAME in call.__code__.co_names
-        and call.__globals__.get(_ATTENTION_NAME) is base.scaled_dot_product_attention
-    )
-
-
-def _with_attention(call: Any, attend: Call) -> Call:
-    """The same code, with ``attend`` for the attention function that it finds in its module."""
-    copy = types.FunctionType(
-        call.__code__,
-        {**call.__globals__, _ATTENTION_NAME: attend},
-        call.__name__,
-        call.__defaults__,
-        call.__closure__,
-    )
-    copy.__kwdefaults__ = call.__kwdefaults__
-    return copy
+    """Whether a layer's code calls mlx-lm's attention function, or what may stand in its place."""
+    return calls(call, base.scaled_dot_product_attention) or calls(call, attend)
 
 
 class SlotAttention:
@@ -228,9 +210,7 @@ class SlotAttention:
                 sinks=sinks,
             )
         else:
-            out = base.scaled_dot_product_attention(
-                queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
-            )
+            out = attend(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
         return out
 
     @staticmethod

@@ -42,6 +42,8 @@ def support_of(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     if entry is not None and entry.model() is model and entry.mark == mark:
         return entry.support
     support = examine(model, options)
+    if not support.recurrence.tried:
+        return support  # weights were not computed yet, which is no mark
     owner = weakref.ref(model, lambda _: _KNOWN.pop(key, None))
     _KNOWN[key] = _Known(owner, mark, support)
     return support
@@ -72,7 +74,9 @@ def _mark(model: Any) -> tuple[Any, ...]:
             mark += (own_class(type(item)), *item)
             waiting += item.values()
             # Not among a module's items, and yet what its pass depends on: bits, dims, a flag.
-            mark += (value for value in vars(item).values() if type(value) in _PLAIN)
+            mark += (
+                value for value in getattr(item, "__dict__", {}).values() if type(value) in _PLAIN
+            )
         elif isinstance(item, (list, tuple)):
             waiting += item
     return tuple(mark)

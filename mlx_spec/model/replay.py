@@ -29,6 +29,7 @@ import mlx.core as mx
 
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.pool import POSITION_STEP
+from mlx_spec.cache.quantized import QuantizedSlots
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.passes.form import WHOLE
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -37,6 +38,9 @@ from mlx_spec.model.runner import ModelRunner, Rows
 TRACE_AFTER = 16
 # Shapes that are remembered: a trace of 28 layers keeps up to 3 MB of the host's memory.
 MOST_SHAPES = 16
+
+# Other kinds may keep something of a pass beside their arrays.
+_KINDS = (DenseKVCache, QuantizedSlots)
 
 Arrays: TypeAlias = list[list[mx.array]]
 Traced: TypeAlias = Callable[[mx.array, mx.array, Arrays], tuple[mx.array, Arrays]]
@@ -81,9 +85,7 @@ class Replay:
         pool = self._runner.pool
         # Other kinds may keep something of a pass beside their arrays; other forms want numbers.
         whole = self._runner.support.form == WHOLE
-        if not whole or not all(
-            type(layer) is DenseKVCache and layer.arrays for layer in pool.layers
-        ):
+        if not whole or not all(type(layer) in _KINDS and layer.arrays for layer in pool.layers):
             return self._runner.forward(rows)
         # What is read past a row's length is masked, so that the limit may be anything above.
         limit = min(pool.positions, -(-rows.limit // POSITION_STEP) * POSITION_STEP)

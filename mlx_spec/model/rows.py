@@ -45,6 +45,8 @@ class Rows:
         if self.uniform and self.at is None:
             count, width = self.tokens.shape
             object.__setattr__(self, "at", (self.limit - width,) * count)
+        if self.at:
+            object.__setattr__(self, "since", min(self.at))
 
     def span(self, *, grouped: bool = False) -> Span:
         """What a pass over all of them reads and writes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,7 @@ from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
+from mlx_spec.model.mixed_attention import bind_mixed
 from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.recurrence.binding import bind_recurrence
@@ -49,6 +51,8 @@ class ModelRunner:
     ) -> None:
         quicken(model)
         self.options = options
+        if options.late:
+            bind_mixed(model)
         self.support = require(model, options)
         bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
@@ -96,8 +100,14 @@ class ModelRunner:
         Whatever is raised on the way, the slots are then what they were.
         """
         before = self.pool.snapshot()
+        padded = rows.counts is not None and rows.tokens.shape[1] > 1
+        # What folds padding into a state is told afterwards where each row ends.
+        cut = padded and not self.pads and not rows.tentative
         try:
-            return self._pass.forward(rows)
+            logits = self._pass.forward(replace(rows, tentative=True) if cut else rows)
+            if cut:
+                self._pass.commit(rows.counts)
+            return logits
         except BaseException:
             self.pool.restore(before)
             raise
@@ -112,7 +122,6 @@ class ModelRunner:
     def begin(self, rows: Rows) -> None:
         """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
         self.forward(rows)
-        self._pass.commit(None)  # prompts are kept whole: caches need not be ready for less
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
 
@@ -145,7 +154,6 @@ class ModelRunner:
             heard(seconds)
 
         self._fed = 0
-        self._pass.commit(None)
         self._pieces.drop()
         return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
 

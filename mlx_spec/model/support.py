@@ -68,6 +68,9 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     apart = having(model, ONE_TOKEN)
     if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
+    alike = _as_rows(model, options, passed)
+    if alike is not None:
+        return alike
     reason = (
         f"{apart} computes one new token in another way than several, so that near-ties may fall "
         "differently with drafts than without"
@@ -89,7 +92,9 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     recurrence = recurrence_of(model)
     by_shape = having(model, BY_SHAPE) is not None
     for form in FORMS:
-        form = replace(form, tokens_apart=not recurrence.replays)
+        form = replace(
+            form, tokens_apart=not recurrence.replays, beginners_apart=not recurrence.zeros
+        )
         if by_shape and not form.rows_apart:
             failures.append("it tells positions from the number of keys")
             continue
@@ -101,12 +106,26 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     name = model_name(model)
     alone = _alone(model, options)
     if alone is not None:
-        where = "here" if options.kv_bits is None else f"over kv_bits={options.kv_bits}"
-        return f"mlx-lm's own code of this {name!r} model does not run {where}: {alone}"
+        own = f"mlx-lm's own code of this {name!r} model"
+        bits = options.kv_bits
+        if bits is None or _alone(model, PLAIN_CACHES) is not None:
+            return f"{own} does not run here: {alone}"
+        return f"{own} cannot read keys and values in {bits} bits (kv_bits): {alone}"
     return (
         f"mlx-lm's code of this {name!r} model cannot run rows at different positions: "
         f"{failures[0]}"
     )
+
+
+def _as_rows(model: Any, options: CacheOptions, passed: Support) -> Support | None:
+    """The same where all tokens but prompts' can be computed as one alone is, as rows of their own.
+
+    States are in the way: what a token reads of them is what the one before has made.
+    """
+    if passed.form != WHOLE or passed.recurrence.probes:
+        return None
+    rows = _passes(model, options, PassForm(tokens_as_rows=True), grouped=passed.grouped_masks)
+    return None if isinstance(rows, str) else rows
 
 
 def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool) -> Support | str:
@@ -115,13 +134,23 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
     Two numbers of rows: where an axis of a mask falls on another one of the model's, one of the
     two could be equal by chance, and the pass would be wrong without a word.
     """
-    for rows, width, uniform in ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True)):
-        pool = KVCachePool(plan(model, options), rows)
+    cases = [(options, *case) for case in _CASES]
+    if options.late:  # also with queries of both kinds, and past the start
+        cases = [(replace(options, quantized_kv_start=1), *case) for case in _CASES] + cases
+    for caches, rows, width, uniform in cases:
+        pool = KVCachePool(plan(model, caches), rows)
         pool.acquire(rows)
         pool.reserve(width + 1)
         at = tuple(1 if uniform else row % 2 for row in range(rows))
         tokens = mx.zeros((rows, width), mx.int32)
-        where = Rows(tokens, mx.array(at, mx.int32), width + 1, uniform=uniform, at=at)
+        where = Rows(
+            tokens,
+            mx.array(at, mx.int32),
+            width + 1,
+            uniform=uniform,
+            at=at,
+            tentative=not uniform and not form.tokens_apart,
+        )
         try:
             logits = make_pass(form, model, pool, grouped=grouped).forward(where)
         except UnsupportedModel as error:  # in a cache's own words
@@ -131,6 +160,10 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             return f"logits of shape {logits.shape} for {rows} rows of {width} tokens"
     return Support("exact", "", form, Recurrence(), grouped, logits.shape[-1], pool.cost)
+
+
+# Rows, new tokens of each, and whether all stand at the same place.
+_CASES = ((2, 3, False), (5, 3, False), (2, 1, False), (2, 3, True))
 
 
 def _alone(model: Any, options: CacheOptions) -> str | None:
@@ -144,5 +177,5 @@ def _alone(model: Any, options: CacheOptions) -> str | None:
 
 def _words(error: Exception) -> str:
     """An exception of a model's code on one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" The following argument types")[0]
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

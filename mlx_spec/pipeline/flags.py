@@ -28,6 +28,8 @@ T = TypeVar("T")
 TARGET, DRAFT = "demo", "demo-draft"
 # Prompts of one run nearly always begin alike: a template, a system prompt.
 PREFIX_CACHE_BYTES = 2**28
+# As of mlx-lm's command: shorter texts stay as they are.
+QUANTIZED_KV_START = 5000
 # Seconds; they come one by one, from a file or a pipe, and most are there within this.
 ACCUMULATION = 0.1
 
@@ -184,6 +186,11 @@ class Flags:
     )
     kv_group_size: int = _cache(
         "kv_group_size", "Numbers that share a scale: 32, 64 or 128; with --kv-bits."
+    )
+    quantized_kv_start: int = _cache(
+        "quantized_kv_start",
+        "With --kv-bits: tokens from this position on read quantized ones; 0: all.",
+        default=QUANTIZED_KV_START,
     )
     max_kv_size: int | None = _cache(
         "max_kv_size",

@@ -137,8 +137,9 @@ class ModelDrafter(BaseDrafter):
         ride, covered = self._riding.first(context), self._riding.covers()
         self._riding.proposed(context, count)
         tokens = self._span(context.tokens, ride.starts, ride.width)
+        since = max(0, context.shortest - ride.width)
         logits = self._forward(
-            Rows(tokens, ride.starts, ride.limit, counts=ride.counts, at=ride.at)
+            Rows(tokens, ride.starts, ride.limit, counts=ride.counts, at=ride.at, since=since)
         )
         if ride.last is None:
             logits = logits[:, -1:]
@@ -150,7 +151,8 @@ class ModelDrafter(BaseDrafter):
         draft = [_choose(context, logits, [])]
         for step in range(1, count):
             starts, at = context.lengths + (step - 1), _known(context, step - 1)
-            rows = Rows(draft[-1], starts, context.longest + step, counts=own, at=at)
+            limit, since = context.longest + step, context.shortest + step - 1
+            rows = Rows(draft[-1], starts, limit, counts=own, at=at, since=since)
             draft.append(_choose(context, self._forward(rows), draft))
         for layer, arrays in known:
             layer.arrays = arrays

@@ -5,6 +5,7 @@ Names are those of mlx-lm's classes; each takes what it knows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,16 @@ _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 # The scalings of Llama 3's kind that there are: the file gives only what they come to.
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_type": "llama3", "type": "llama3"}
 _ORIGINAL = 8192
+# Entries of an architecture that change nothing, or that other entries say already.
+_HARMLESS = frozenset(
+    {
+        "attention.causal",
+        "expert_feed_forward_length",
+        "rope.scaling.finetuned",
+        "tensor_data_layout",
+        "vocab_size",
+    }
+)
 _TOKENS = {
     "bos_token_id": "tokenizer.ggml.bos_token_id",
     "eos_token_id": "tokenizer.ggml.eos_token_id",
@@ -32,6 +43,9 @@ def config_of(file: GGUFFile, architecture: Architecture) -> Config:
         ModelLoadError: the metadata lacks an entry.
         UnsupportedModel: it asks for what mlx-lm's class does not do.
     """
+    layers = file.need(".block_count")
+    if layers > len(file.tensors):
+        raise ModelLoadError(f"{file.name} has {layers:,} layers and {len(file.tensors)} tensors")
     hidden, heads = file.need(".embedding_length"), _uniform(file, ".attention.head_count")
     head = file.get(".attention.key_length", hidden // heads)
     if file.get(".attention.value_length", head) != head:
@@ -42,7 +56,8 @@ def config_of(file: GGUFFile, architecture: Architecture) -> Config:
     config: Config = {
         "model_type": architecture.model_type,
         "hidden_size": hidden,
-        "num_hidden_layers": file.need(".block_count"),
+        "num_hidden_layers": layers,
+        "num_layers": layers,
         "intermediate_size": _uniform(file, ".feed_forward_length"),
         "num_attention_heads": heads,
         "num_key_value_heads": _uniform(file, ".attention.head_count_kv", heads),
@@ -53,15 +68,37 @@ def config_of(file: GGUFFile, architecture: Architecture) -> Config:
         "norm_epsilon": epsilon,
         "layer_norm_eps": epsilon,
         "norm_eps": epsilon,
+        "layer_norm_epsilon": epsilon,
         "attention_bias": attention_bias,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "tie_word_embeddings": _OUTPUT not in file.tensors,
         # llama.cpp's, where the file has none; classes of mlx-lm have others.
         "rope_theta": file.get(".rope.freq_base", 10_000.0),
     }
+    if window := file.get(".attention.sliding_window"):
+        config["sliding_window"] = window
     config |= {name: file.get(entry) for name, entry in _TOKENS.items() if entry in file.metadata}
     config |= _rotation(file, architecture, head)
     return config | architecture.more(file)
+
+
+def warn_of_unasked(file: GGUFFile) -> None:
+    """Say which entries of a file's architecture nobody asked for.
+
+    Warns:
+        RuntimeWarning: there are some that may change what the model says.
+    """
+    prefix = f"{file.architecture}."
+    mine = {name for name in file.metadata if name.startswith(prefix)} - file.asked
+    unknown = sorted(name for name in mine if name.removeprefix(prefix) not in _HARMLESS)
+    if unknown:
+        values = ", ".join(f"{name} {str(file.metadata[name])[:40]}" for name in unknown)
+        warnings.warn(
+            f"{file.name} has {values} in its metadata, which is not read here: what the model "
+            "says may differ from llama.cpp's",
+            RuntimeWarning,
+            stacklevel=4,  # whoever called load
+        )
 
 
 def _vocabulary(file: GGUFFile) -> int:
@@ -72,16 +109,17 @@ def _vocabulary(file: GGUFFile) -> int:
 
 
 def _uniform(file: GGUFFile, name: str, default: int | None = None) -> int:
-    """A number that some architectures give layer by layer; the same for all layers here."""
+    """A number that some architectures give layer by layer: the same for all that have any."""
     value = file.need(name) if default is None else file.get(name, default)
     if not isinstance(value, list):
         return int(value)
-    if len(set(value)) != 1:
+    different = set(value) - {0}
+    if len(different) != 1:
         raise UnsupportedModel(
             f"{file.name} has layers of different shape ({file.architecture}{name}), which "
             "mlx-lm's class has not"
         )
-    return int(value[0])
+    return int(different.pop())
 
 
 def _rotation(file: GGUFFile, architecture: Architecture, head: int) -> Config:
@@ -108,12 +146,13 @@ def _named(file: GGUFFile) -> Config | None:
     kind, factor = file.get(".rope.scaling.type"), file.get(".rope.scaling.factor")
     if kind is None and (linear := file.get(".rope.scale_linear")):
         kind, factor = "linear", linear
+    original = file.get(".rope.scaling.original_context_length")
     if kind in (None, "none") or (kind == "linear" and not factor):
         return None
     if kind not in ("linear", "yarn") or not factor:
         raise UnsupportedModel(f"{file.name} scales positions by {kind!r} without saying how")
     scaling: Config = {"type": kind, "rope_type": kind, "factor": float(factor)}
-    if (original := file.get(".rope.scaling.original_context_length")) is not None:
+    if original is not None:
         scaling["original_max_position_embeddings"] = original
     for name in ("beta_fast", "beta_slow"):
         if (value := file.get(f".rope.scaling.yarn_{name}")) is not None:
@@ -127,6 +166,7 @@ def _long(file: GGUFFile) -> Config | None:
     if long is None or short is None:
         return None
     original = file.need(".rope.scaling.original_context_length")
+    file.get(".rope.scaling.attn_factor")  # mlx-lm's class computes it from the same two lengths
     return {
         "type": "longrope",
         "rope_type": "longrope",

@@ -35,11 +35,13 @@ class GGUFFile:
         name: the file's, as messages say it.
         metadata: values by their full names (``"llama.block_count"``).
         tensors: the ``gguf`` package's descriptions by name; their data is mapped, not read.
+        asked: full names of the metadata that somebody asked for.
     """
 
     name: str
     metadata: Mapping[str, Any]
     tensors: Mapping[str, gguf.ReaderTensor] = field(repr=False)
+    asked: set[str] = field(default_factory=set, repr=False)
 
     @property
     def architecture(self) -> str:
@@ -48,7 +50,9 @@ class GGUFFile:
 
     def get(self, name: str, default: Any = None) -> Any:
         """A value of the metadata; a name that begins with a dot is the architecture's own."""
-        return self.metadata.get(self._full(name), default)
+        full = self._full(name)
+        self.asked.add(full)
+        return self.metadata.get(full, default)
 
     def need(self, name: str) -> Any:
         """As :meth:`get`.
@@ -161,8 +165,8 @@ def _check_start(path: Path) -> None:
     tensors, entries = (int.from_bytes(start[at : at + 8], "little") for at in (8, 16))
     if tensors * _DESCRIPTION + entries * _ENTRY > size:
         raise ModelLoadError(
-            f"{path.name} is broken: {tensors:,} tensors and {entries:,} entries of metadata do "
-            f"not fit its {size:,} bytes"
+            f"{path.name} broke off or is broken: {tensors:,} tensors and {entries:,} entries of "
+            f"metadata do not fit its {size:,} bytes"
         )
 
 

@@ -16,8 +16,8 @@ import mlx.nn as nn
 from mlx_spec.errors import ModelLoadError
 from mlx_spec.load_config import LoadConfig
 from mlx_spec.model.gguf.architectures import Config, architecture_of
-from mlx_spec.model.gguf.config import config_of
-from mlx_spec.model.gguf.file import open_gguf
+from mlx_spec.model.gguf.config import config_of, warn_of_unasked
+from mlx_spec.model.gguf.file import GGUFFile, open_gguf
 from mlx_spec.model.gguf.tokenizer import load_gguf_tokenizer
 from mlx_spec.model.gguf.weights import Form, plain_bytes, read_weights, widest_exact
 from mlx_spec.model.pace import on_cpu
@@ -27,7 +27,9 @@ from mlx_spec.platform import recommended_memory
 _SHARE = 0.5
 
 
-def load_gguf(path: Path, options: LoadConfig) -> tuple[nn.Module, Any, Config]:
+def load_gguf(
+    path: Path, options: LoadConfig, plain: bool | None = None
+) -> tuple[nn.Module, Any, Config]:
     """Load a model from a GGUF file.
 
     On the CPU, where quantized weights multiply slowly, they come out plain if half the memory
@@ -37,6 +39,7 @@ def load_gguf(path: Path, options: LoadConfig) -> tuple[nn.Module, Any, Config]:
         path: the file, or any part of a model in several.
         options: of ``load``: ``config_overrides``, ``dtype``, ``quantize``, ``tokenizer_config``
             and ``gguf_requantize`` are used.
+        plain: whether quantized weights come out plain; None: as said above.
 
     Returns:
         The model, its tokenizer and the config that it was built from.
@@ -49,13 +52,10 @@ def load_gguf(path: Path, options: LoadConfig) -> tuple[nn.Module, Any, Config]:
     architecture = architecture_of(file)
     config = config_of(file, architecture)
     config |= options.changes_to(config)
+    warn_of_unasked(file)
     model = _build(config)
-    plain = (
-        on_cpu()
-        and options.quantization is None
-        and options.dtype in (None, "float32", mx.float32)
-        and plain_bytes(file.tensors) <= _SHARE * recommended_memory()
-    )
+    if plain is None:
+        plain = _comes_out_plain(file, options)
     requantize = options.gguf_requantize
     form = Form(
         plain,
@@ -72,6 +72,15 @@ def load_gguf(path: Path, options: LoadConfig) -> tuple[nn.Module, Any, Config]:
     return model, tokenizer, config
 
 
+def _comes_out_plain(file: GGUFFile, options: LoadConfig) -> bool:
+    return (
+        on_cpu()
+        and options.quantization is None
+        and options.dtype in (None, "float32", mx.float32)
+        and plain_bytes(file.tensors) <= _SHARE * recommended_memory()
+    )
+
+
 def _build(config: Config) -> nn.Module:
     """A model of mlx-lm's class, its weights not yet there."""
     from mlx_lm.utils import MODEL_REMAPPING
@@ -81,5 +90,10 @@ def _build(config: Config) -> nn.Module:
         module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(name, name)}")
     except ImportError as error:
         raise ModelLoadError(f"this mlx-lm has no {name}") from error
-    model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
+    try:
+        model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
+    except Exception as error:  # whatever numbers of a broken file make of a class
+        raise ModelLoadError(
+            f"the metadata makes no {name} ({type(error).__name__}: {error})"
+        ) from error
     return model

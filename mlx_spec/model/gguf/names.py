@@ -35,7 +35,9 @@ class TensorNames:
         if experts := _EXPERTS.fullmatch(parameter):
             layer, which, suffix = experts.groups()
             return f"blk.{layer}.ffn_{which}_exps{suffix}"
-        return self._map.get_name(parameter, _SUFFIXES)
+        name = self._map.get_name(parameter, _SUFFIXES)
+        bare = name is not None and not parameter.endswith(_SUFFIXES)
+        return f"{name}.weight" if bare else name
 
 
 def row_order(tensor: str, config: dict[str, Any]) -> np.ndarray[Any, Any] | None:

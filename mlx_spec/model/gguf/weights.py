@@ -7,6 +7,7 @@ there is such a kind (``kinds``), or what ``Form`` says.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ _OF_CONFIG = frozenset(
     {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 )
 _HEAD = "lm_head.weight"
+# The tensor that holds a parameter, None for a bias that no layer has; the parameter's shape.
+_Place = tuple[gguf.ReaderTensor | None, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,18 @@ def read_weights(
         ModelLoadError: a tensor is missing, one too many, or of another shape.
         UnsupportedModel: a kind of quantization that the ``gguf`` package does not know.
     """
-    found = _assign(file, model, config)
+    places = _assign(file, model, config)
     able = {name for name, module in model.named_modules() if hasattr(module, "to_quantized")}
     weights = Weights({}, {})
-    for parameter, tensor in found.items():
+    for parameter, (tensor, shape) in places.items():
+        if tensor is None:
+            weights.arrays[parameter] = mx.zeros(shape, dtype=form.dtype)
+            continue
         module, _, leaf = parameter.rpartition(".")
         data = tensor.data
         if architecture.interleaved and (order := row_order(tensor.name, config)) is not None:
             data = data[order]
+        data = data.reshape(*shape[:-1], -1)
         if tensor.tensor_type in _FLOATS or leaf != "weight" or module not in able:
             values = _values(file, data, tensor)
             if architecture.one_more and tensor.name.endswith("norm.weight"):
@@ -89,28 +96,33 @@ def read_weights(
     return weights
 
 
-def _assign(file: GGUFFile, model: nn.Module, config: Config) -> dict[str, gguf.ReaderTensor]:
+def _assign(file: GGUFFile, model: nn.Module, config: Config) -> dict[str, _Place]:
     """The tensor of every parameter; every tensor of the file has one."""
     names = TensorNames(file.architecture, config["num_hidden_layers"])
-    found: dict[str, gguf.ReaderTensor] = {}
+    found: dict[str, _Place] = {}
     missing = []
+    kinds = {_without_layer(name) for name in file.tensors}
     for parameter, value in tree_flatten(model.parameters()):
         name = names.of(parameter)
         tensor = file.tensors.get(name or "")
         if tensor is None:
-            if parameter != _HEAD or not config["tie_word_embeddings"]:
+            # A class with biases in more places than the model has: they stay out of the sums.
+            if parameter.endswith(".bias") and _without_layer(name or "") not in kinds:
+                found[parameter] = None, tuple(value.shape)
+            elif parameter != _HEAD or not config["tie_word_embeddings"]:
                 missing.append(name or parameter)
             continue
         shape = tuple(int(size) for size in reversed(tensor.shape))
-        if shape != tuple(value.shape):
+        if _long_axes(shape) != _long_axes(value.shape):
             raise ModelLoadError(
                 f"{file.name}: {name} is {_shape(shape)}, by the metadata it should be "
                 f"{_shape(value.shape)}"
             )
-        found[parameter] = tensor
+        found[parameter] = tensor, tuple(value.shape)
     if missing:
         raise ModelLoadError(f"{file.name} lacks {_few(missing)}")
-    unknown = set(file.tensors) - {tensor.name for tensor in found.values()} - _OF_CONFIG
+    used = {tensor.name for tensor, _ in found.values() if tensor is not None}
+    unknown = set(file.tensors) - used - _OF_CONFIG
     if unknown:
         raise UnsupportedModel(
             f"{file.name} holds {_few(sorted(unknown))}, which mlx-lm's "
@@ -194,6 +206,15 @@ def _exact(values: mx.array, dtype: mx.Dtype) -> bool:
 def plain_bytes(tensors: Mapping[str, gguf.ReaderTensor]) -> int:
     """Bytes of all weights as float32."""
     return sum(4 * int(tensor.n_elements) for tensor in tensors.values())
+
+
+def _without_layer(name: str) -> str:
+    return re.sub(r"^blk\.\d+\.", "", name)
+
+
+def _long_axes(shape: tuple[int, ...]) -> list[int]:
+    """A shape without the axes of length 1, which files leave out."""
+    return [size for size in shape if size != 1]
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -24,8 +24,10 @@ class Whole:
 
     def forward(self, rows: Rows) -> mx.array:
         """One call."""
-        self._pool.bind(rows.span(grouped=self._grouped))
+        span = rows.span(grouped=self._grouped)
+        self._pool.bind(span)
         logits: mx.array = self._model(rows.tokens, cache=self._pool.caches)
+        span.ran()
         return logits
 
     def commit(self, kept: mx.array | None) -> None:

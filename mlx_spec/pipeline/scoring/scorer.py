@@ -3,7 +3,7 @@
 What all prompts begin with is fed once, for this batch and the next ones; then their ends, in runs
 of similar length. One pass of the last tokens predicts the first token of every label; what labels
 have beyond it runs behind the prompts, one label a row at a time, over the round before: rolling
-back is assigning a length. It samples nothing and knows no texts.
+back is assigning a length, or states that were held. It samples nothing and knows no texts.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class Scorer:
 
     def _feed(self, prompts: list[Tokens], begin: int) -> None:
         """Write the K/V of all prompts from position ``begin`` on, but for their last tokens."""
-        for first, end in similar_lengths([len(prompt) - begin for prompt in prompts]):
+        lengths = [len(prompt) - begin for prompt in prompts]
+        for first, end in similar_lengths(lengths, pads=self._runner.pads):
             self._feed_run([prompt[:-1] for prompt in prompts[first:end]], begin, first)
 
     def _feed_run(self, prompts: list[Tokens], begin: int, first: int) -> None:
@@ -108,7 +109,8 @@ class Scorer:
         if width > 0:
             tokens = mx.array([_pad(prompt[begin:], width) for prompt in prompts], mx.int32)
             starts = mx.full(len(prompts), begin, mx.int32)
-            counts = mx.array([max(0, len(prompt) - begin) for prompt in prompts], mx.int32)
+            lengths = [max(0, len(prompt) - begin) for prompt in prompts]
+            counts = mx.array(lengths, mx.int32) if min(lengths) < width else None
             rows = Rows(tokens, starts, begin + width, first, uniform=True, counts=counts)
             self._runner.feed(rows, self._step_size, wait=True)
 
@@ -121,11 +123,16 @@ class Scorer:
             starts,
         )
         after = [start + 1 for start in starts]
+        # States take nothing back, and rings not what is longer than their slack.
+        layers = self._runner.pool.layers
+        known = [(layer, layer.arrays) for layer in layers if not layer.sliceable]
         for turn in range(max(map(len, labels))):
             chosen = [row[turn] if turn < len(row) else [] for row in labels]
             if any(len(label) > 1 for label in chosen):
                 inputs = [label[:-1] for label in chosen]
                 rest = self._pass(inputs, [[label[1:]] for label in chosen], after)
+                for layer, arrays in known:
+                    layer.arrays = arrays
                 for row, (more,) in zip(sums, rest, strict=True):
                     if turn < len(row):
                         row[turn] += more
@@ -139,7 +146,8 @@ class Scorer:
         tokens = mx.array([_pad(row, width) for row in inputs], mx.int32)
         counts = mx.array([len(row) for row in inputs], mx.int32)
         limit, at = max(starts) + width, tuple(starts)
-        rows = Rows(tokens, mx.array(starts, mx.int32), limit, counts=counts, at=at)
+        begins = tuple(start == 0 for start in starts)
+        rows = Rows(tokens, mx.array(starts, mx.int32), limit, counts=counts, at=at, begins=begins)
         logits = self._runner.forward(rows).astype(mx.float32)  # [B, width, vocabulary]
         log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         most = max(map(len, targets))

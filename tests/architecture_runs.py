@@ -1,0 +1,143 @@
+"""One architecture through one engine: more requests than rows, ragged drafts, a preemption.
+
+What comes out is compared with mlx-lm's own greedy decoding of the same model alone. Where a model
+computes one new token in another way than several (``Support.verdict`` says so) the near-tie rule
+holds: whatever token was chosen, mlx-lm's own logits of the same text put it at most ``NEAR`` of
+their range below the largest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.model.support import Support, examine
+from mlx_spec.sequence import Sequence
+from tests.architectures import build
+from tests.fakes import KnowingDrafter, RaggedPolicy
+from tests.preemption import preempt
+from tests.scenario import mlx_lm_greedy
+from tests.tiny_sizes import VOCABULARY
+
+ROWS = 3
+NEAR = 1e-4  # of the logits' range; one rounding of float32 is a thousandth of that
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run.
+
+    Attributes:
+        prompts, tokens: of each request, how many; the longest prompt is fed in several chunks.
+        acceptance: share of guesses that are right, on average.
+        reusing: every second prompt begins alike and beginnings are kept.
+    """
+
+    prompts: tuple[int, ...] = (4, 40, 9, 1, 18)
+    tokens: tuple[int, ...] = (30, 26, 36, 40, 24)
+    acceptance: float = 0.7
+    reusing: bool = False
+
+
+@dataclass
+class Outcome:
+    """What became of an architecture: mlx-lm's tokens, near-ties, or a reason."""
+
+    support: Support
+    wrong: list[str] = field(default_factory=list)
+    near: int = 0  # rows that differ by the near-tie rule alone
+    drafted: list[int] = field(default_factory=list)  # of each row
+    accepted: list[int] = field(default_factory=list)
+    reused: int = 0
+
+
+@contextmanager
+def not_compiled() -> Iterator[None]:
+    """Fused functions as they are written: on a CPU each is a run of a C++ compiler."""
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        mx.enable_compile()
+
+
+def requests(plan: Plan) -> list[Sequence]:
+    """The same for every architecture."""
+    rng = random.Random(3)
+    system = [rng.randrange(VOCABULARY) for _ in range(21)]
+    prompts = [[rng.randrange(VOCABULARY) for _ in range(count)] for count in plan.prompts]
+    if plan.reusing:
+        prompts = [[*system * (i % 2), *prompt] for i, prompt in enumerate(prompts)]
+    return [
+        Sequence(prompt, SamplingParams(max_tokens=count), index=index)
+        for index, (prompt, count) in enumerate(zip(prompts, plan.tokens, strict=True))
+    ]
+
+
+def run(name: str, plan: Plan | None = None) -> Outcome:
+    """Decode five requests in three slots, of which one is preempted and comes back."""
+    plan = plan or Plan()
+    model = build(name)
+    support = examine(model)
+    outcome = Outcome(support)
+    if support.verdict == "refused":
+        return outcome
+    made = requests(plan)
+    expected = [mlx_lm_greedy(model, tuple(row.prompt), row.max_new_tokens) for row in made]
+    texts = [[*row.prompt, *said] for row, said in zip(made, expected, strict=True)]
+    decoder = SpeculativeDecoder(
+        model,
+        drafter=KnowingDrafter(texts, plan.acceptance, support.vocabulary),
+        policy=RaggedPolicy(most=4),
+        batching=BatchingConfig(
+            batch_size=ROWS,
+            prefill_step_size=48,
+            prefill_interleave=24,
+            block_size=8,
+            prefix_cache_bytes=2**22 if plan.reusing else 0,
+        ),
+    )
+    preempt(decoder, made)
+    for row, said in zip(made, expected, strict=True):
+        _judge(outcome, model, row, said)
+    outcome.drafted = [row.drafted for row in made]
+    outcome.accepted = [row.accepted for row in made]
+    outcome.reused = sum(row.reused for row in made)
+    return outcome
+
+
+def _judge(outcome: Outcome, model: Any, row: Sequence, expected: list[int]) -> None:
+    if row.tokens == expected:
+        return
+    at = next(
+        (n for n, (a, b) in enumerate(zip(row.tokens, expected, strict=False)) if a != b),
+        min(len(row.tokens), len(expected)),
+    )
+    worst = shortfall(model, row)
+    whole = len(row.tokens) == len(expected)
+    if outcome.support.verdict == "near-ties" and whole and worst <= NEAR:
+        outcome.near += 1
+        return
+    outcome.wrong.append(
+        f"request {row.index}, prompt of {len(row.prompt)}: token {at} of {len(expected)} is "
+        f"{row.tokens[at : at + 4]}, mlx-lm says {expected[at : at + 4]}; a token {worst:.1e} of "
+        "the logits' range below the best"
+    )
+
+
+def shortfall(model: Any, row: Sequence) -> float:
+    """How far the worst of a row's tokens is below mlx-lm's best, relative to the logits' range."""
+    text = [*row.prompt, *row.tokens]
+    logits = model(mx.array([text[:-1]]), cache=make_prompt_cache(model))[0]
+    logits = logits[len(row.prompt) - 1 :].astype(mx.float32)
+    best, least = logits.max(axis=-1), mx.min(mx.where(mx.isinf(logits), 0, logits), axis=-1)
+    chosen = mx.take_along_axis(logits, mx.array(row.tokens)[:, None], axis=-1)[:, 0]
+    return float(((best - chosen) / (best - least)).max())
