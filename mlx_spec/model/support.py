@@ -93,7 +93,9 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     recurrence = recurrence_of(model)
     by_shape = having(model, BY_SHAPE) is not None
     for form in FORMS:
-        form = replace(form, tokens_apart=not recurrence.replays)
+        form = replace(
+            form, tokens_apart=not recurrence.replays, beginners_apart=not recurrence.zeros
+        )
         if by_shape and not form.rows_apart:
             failures.append("it tells positions from the number of keys")
             continue
