@@ -54,8 +54,9 @@ def make_decoder(family: str, drafts: float | Drafter, **options: Any) -> Specul
     """Drafts are a drafter's, or of a set acceptance."""
     if isinstance(drafts, float):
         drafts = KnowingDrafter(texts(family), drafts, VOCABULARY)
+    model = options.pop("model", None) or model_of(family)
     return SpeculativeDecoder(
-        model_of(family),
+        model,
         drafter=drafts,
         policy=RaggedPolicy(4),
         batching=BatchingConfig(batch_size=3, prefill_step_size=16, prefill_interleave=8),

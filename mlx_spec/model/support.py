@@ -20,6 +20,7 @@ from mlx_spec.cache.layout import own_caches, plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.as_rows import trying_rows
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.readings import ADDED_MASK, BY_SHAPE, ONE_TOKEN, having
@@ -68,6 +69,9 @@ def examine(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     apart = having(model, ONE_TOKEN)
     if apart is None or passed.form.tokens_apart:  # then all tokens are computed one by one
         return passed
+    alike = _as_rows(model, options, passed)
+    if alike is not None:
+        return alike
     reason = (
         f"{apart} computes one new token in another way than several, so that near-ties may fall "
         "differently with drafts than without"
@@ -89,7 +93,9 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     recurrence = recurrence_of(model)
     by_shape = having(model, BY_SHAPE) is not None
     for form in FORMS:
-        form = replace(form, tokens_apart=not recurrence.replays)
+        form = replace(
+            form, tokens_apart=not recurrence.replays, beginners_apart=not recurrence.zeros
+        )
         if by_shape and not form.rows_apart:
             failures.append("it tells positions from the number of keys")
             continue
@@ -112,6 +118,25 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     )
 
 
+def _as_rows(model: Any, options: CacheOptions, passed: Support) -> Support | None:
+    """The same where all tokens but prompts' can be computed as one alone is, as rows of their own.
+
+    Where a model has states, only its attention: what a token reads of a state is what the one
+    before has made.
+    """
+    if passed.form != WHOLE:
+        return None
+    form, grouped = PassForm(tokens_as_rows=True), passed.grouped_masks
+    if not passed.recurrence.probes:
+        rows = _passes(model, options, form, grouped=grouped)
+        return None if isinstance(rows, str) else rows
+    with trying_rows(model) as all_ran:
+        rows = _passes(model, options, form, grouped=grouped)
+        if isinstance(rows, str) or not all_ran():
+            return None
+    return replace(rows, recurrence=passed.recurrence)
+
+
 def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool) -> Support | str:
     """What the passes of this engine show of a model, or why it cannot run them.
 
@@ -127,7 +152,14 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
         pool.reserve(width + 1)
         at = tuple(1 if uniform else row % 2 for row in range(rows))
         tokens = mx.zeros((rows, width), mx.int32)
-        where = Rows(tokens, mx.array(at, mx.int32), width + 1, uniform=uniform, at=at)
+        where = Rows(
+            tokens,
+            mx.array(at, mx.int32),
+            width + 1,
+            uniform=uniform,
+            at=at,
+            tentative=not uniform and not form.tokens_apart,
+        )
         try:
             logits = make_pass(form, model, pool, grouped=grouped).forward(where)
         except UnsupportedModel as error:  # in a cache's own words
