@@ -16,7 +16,7 @@ from mlx_spec.model.passes.whole import Whole
 
 def make_pass(form: PassForm, model: Any, pool: KVCachePool, *, grouped: bool) -> ModelPass:
     """A model's passes over its slots, in the form that it needs."""
-    if form.tokens_as_rows:
+    if form.tokens_as_rows and not pool.folds:  # else its attention alone (``as_rows``)
         return TokensAsRows(model, pool, grouped)
     inner: Inner = TokenByToken if form.tokens_apart else Whole
     if form.rows_apart:
