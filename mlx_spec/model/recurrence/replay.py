@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_spec.cache.state import choose
 from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States
 
 
@@ -55,6 +56,5 @@ def _one_by_one(call: MixerCall, notes: Notes, before: States, kept: Kept) -> St
 def select(rows: mx.array, some: States, others: States) -> States:
     """``some`` states for [rows], the ``others`` for the rest."""
     return [
-        new if new is old else mx.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-        for new, old in zip(some, others, strict=True)
+        new if new is old else choose(rows, new, old) for new, old in zip(some, others, strict=True)
     ]
