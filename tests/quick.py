@@ -27,6 +27,8 @@ NOT_QUICK = (
     "test_cache_mutants.py",
     "test_kernels_mutants.py",
     "test_mutants.py",
+    "test_ring_models.py::test_a_layer_that_reads",
+    "test_ring_models.py::test_planted",
     "test_scheduler_mutants.py",
     # Metal in the simulator; off by default, changed with its own tests at hand.
     "test_bench_kernels.py",
@@ -37,6 +39,7 @@ NOT_QUICK = (
     "test_draft_length.py::test_one_slow_step",
     "test_kernel_binding.py::test_a_speculating_batch",
     "test_memory_linear.py",
+    "test_ring_models.py::test_ten_windows",
     "test_rotation.py::test_every_architecture",
     "test_soak.py",
 )

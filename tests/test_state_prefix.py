@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from functools import cache
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from mlx_spec.cache.layer import RowState
@@ -12,6 +14,7 @@ from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.cache.state import StateCache
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 from tests.fakes import KnowingDrafter, RaggedPolicy
 from tests.models import VOCABULARY
@@ -40,21 +43,25 @@ def texts(family: str) -> list[list[int]]:
     return [[*p, *mlx_lm_greedy(model_of(family), tuple(p), 12)] for p in prompts()]
 
 
-def read_twice(family: str, piece: int, block: int, **options: Any) -> list[list[Sequence]]:
-    """Five requests in three slots over one decoder, and all of them again."""
-    decoder = SpeculativeDecoder(
+def reusing(family: str, piece: int, block: int, **options: Any) -> SpeculativeDecoder:
+    return SpeculativeDecoder(
         model_of(family),
         drafter=KnowingDrafter(texts(family), 0.6, VOCABULARY),
         policy=RaggedPolicy(4),
         batching=BatchingConfig(
             batch_size=3,
             prefill_step_size=piece,
-            prefill_interleave=piece,
+            prefill_interleave=options.pop("interleave", piece),
             block_size=block,
             prefix_cache_bytes=1 << 24,
         ),
         **options,
     )
+
+
+def read_twice(family: str, piece: int, block: int, **options: Any) -> list[list[Sequence]]:
+    """Five requests in three slots over one decoder, and all of them again."""
+    decoder = reusing(family, piece, block, **options)
     rounds = []
     for _ in range(2):
         limit = SamplingParams(max_tokens=12)
@@ -123,3 +130,43 @@ def of_another_length(patch: pytest.MonkeyPatch) -> None:
 def test_planted_bugs_are_seen(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert wrong_rows("mamba2", read_twice("mamba2", 16, 8))
+
+
+def passes_beside_a_row(
+    decoder: SpeculativeDecoder, prompts: Seq[Seq[int]], monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[int, ...]]:
+    """Shapes of the passes that read prompts while a row decodes."""
+    decoder.add([Sequence([7, 9], SamplingParams(max_tokens=40))])
+    for _ in range(3):
+        decoder.step()
+    shapes: list[tuple[int, ...]] = []
+    right = ModelRunner.forward
+
+    def forward(self: ModelRunner, rows: Rows) -> mx.array:
+        if not rows.tentative:
+            shapes.append(rows.tokens.shape)
+        return right(self, rows)
+
+    monkeypatch.setattr(ModelRunner, "forward", forward)
+    decoder.add([Sequence(list(prompt), SamplingParams(max_tokens=2)) for prompt in prompts])
+    while decoder.busy:
+        decoder.step()
+    return shapes
+
+
+def test_nobody_waits_for_what_will_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that end before the first place where one is looked at are read together."""
+    shapes = passes_beside_a_row(reusing("lfm2", 32, 8), [SYSTEM[:13], SYSTEM[:14]], monkeypatch)
+    assert shapes == [(2, 13)]
+
+
+def test_a_row_is_looked_at_before_it_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pieces could be read between two steps."""
+    decoder = reusing("lfm2", 8, 8, interleave=32)
+    assert passes_beside_a_row(decoder, [SYSTEM], monkeypatch) == [(1, 8)] * 5
+    assert len(decoder._members.feeder._shared._cache) == 4
+    again = Sequence(SYSTEM, SamplingParams(max_tokens=2))
+    decoder.add([again])
+    while decoder.busy:
+        decoder.step()
+    assert again.reused == 32

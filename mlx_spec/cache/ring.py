@@ -28,65 +28,9 @@ import mlx.core as mx
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.ring_places import NOWHERE, SLACK, Ring
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError, UnsupportedModel
-
-# Entries beyond the window: the widest pass that is written in place, and what a draft model may
-# run ahead of what is known (a ride of 8 tokens, then its guesses).
-SLACK = 32
-_NOWHERE = 2**30  # the position of what holds nothing
-
-
-@dataclass(frozen=True)
-class Ring:
-    """Where positions lie: the first ``keep`` at their own entries, the others in a circle.
-
-    Attributes:
-        window: tokens that one sees, itself and the first ``keep`` included.
-        keep: first tokens that are seen for ever.
-        slack: entries more than that.
-    """
-
-    window: int
-    keep: int = 0
-    slack: int = SLACK
-
-    @property
-    def reach(self) -> int:
-        """Tokens that one sees, itself included, beside the first ones."""
-        return max(1, self.window - self.keep)
-
-    @property
-    def circle(self) -> int:
-        """Entries that are written again and again; fixed, so that no bit depends on traffic."""
-        return self.reach + self.slack
-
-    @property
-    def entries(self) -> int:
-        """All of them. One more is behind them, for what is to go nowhere."""
-        return self.keep + self.circle
-
-    def places(self, positions: mx.array) -> mx.array:
-        """Entries of positions."""
-        around = (positions - self.keep) % self.circle + self.keep
-        return mx.where(positions < self.keep, positions, around) if self.keep else around
-
-    def held(self, ends: mx.array) -> mx.array:
-        """[B, entries]: positions that rows of [B] tokens hold, ``_NOWHERE`` where none."""
-        entry, last = mx.arange(self.entries, dtype=mx.int32), ends[:, None] - 1
-        held = last - (last - entry) % self.circle
-        if self.keep:
-            pinned = mx.where(entry <= last, entry, -1)
-            held = mx.where(entry < self.keep, pinned, mx.where(held < self.keep, -1, held))
-        return mx.where(held < 0, _NOWHERE, held)
-
-    def seen(self, keys: mx.array, queries: mx.array, window: int | None) -> mx.array:
-        """Whether queries see keys, both positions; ``window`` is a model's own, if smaller."""
-        near = keys > queries - self.reach
-        near = near | (keys < self.keep) if self.keep else near
-        if window is not None and window < self.window:
-            near = near & (keys > queries - window)
-        return near & (keys <= queries)
 
 
 @dataclass(frozen=True)
@@ -113,6 +57,7 @@ class RingKVCache:
     def __init__(self, window: int, keep: int = 0, slack: int = SLACK) -> None:
         self.ring = Ring(window, keep, slack)
         self.slots = self.positions = 0
+        self.span = Span(0, 0, mx.zeros(0, mx.int32), 0, 0)  # none yet
         self._ahead = 0  # tokens of the pass so far, where it comes in several calls
         self._entries = DenseKVCache()
 
@@ -238,10 +183,10 @@ class RingKVCache:
     def _gather(self, wide: _Wide, kept: mx.array) -> None:
         """The rings with the first ``kept`` [rows] new tokens of a wide pass."""
         held = self.ring.held(self.span.starts + kept)
-        held = mx.pad(held, [(0, 0), (0, 1)], constant_values=_NOWHERE)  # the last one, for nobody
+        held = mx.pad(held, [(0, 0), (0, 1)], constant_values=NOWHERE)  # the last one, for nobody
         held = held[:, : wide.old[0].shape[2]]
         source = held - self.span.starts[:, None]
-        new = ((source >= 0) & (held < _NOWHERE))[:, None, :, None]
+        new = ((source >= 0) & (held < NOWHERE))[:, None, :, None]
         index = mx.clip(source, 0, self.span.width - 1)[:, None, :, None]
         made = [
             mx.where(new, mx.take_along_axis(part, index, 2).astype(old.dtype), old)
@@ -257,17 +202,18 @@ class RingKVCache:
 
     def commit(self, kept: mx.array | None) -> None:
         """Gather the rings of a wide pass again; else what is not kept is written over."""
-        wide = self.span.scratch.pop(id(self), None)
-        if kept is not None and wide is not None:
-            self._gather(wide, kept)
+        if kept is not None and self._wide is not None:
+            self._gather(self._wide, kept)
 
     def resize(self, slots: int, positions: int) -> None:
         """Make room for more slots or positions, or fewer; of positions never more than a ring."""
+        self._forget()
         self._entries.resize(slots, min(positions, self.ring.entries + 1))
         self.slots, self.positions = slots, positions
 
     def move(self, sources: mx.array, slots: mx.array) -> list[mx.array]:
         """Copy rows to other slots, lazily; return the copies."""
+        self._forget()
         return self._entries.move(sources, slots)
 
     def save(self, slot: int, begin: int, end: int) -> RowState:
@@ -277,8 +223,21 @@ class RingKVCache:
         """
         positions = self._stretch(begin, end, end)
         index = self.ring.places(mx.concatenate(positions))
-        parts = [mx.take(buffer[slot : slot + 1], index, axis=2) for buffer in self.arrays]
+        parts = [mx.take(buffer, index, axis=2) for buffer in self._of(slot, end)]
         return RowState(tuple(parts), note=end - begin)
+
+    def _of(self, slot: int, end: int) -> list[mx.array]:
+        """A row's arrays when it had ``end`` tokens: now, or before a wide pass in flight."""
+        now = [buffer[slot : slot + 1] for buffer in self.arrays]
+        wide, row = self._wide, slot - self.span.first
+        if wide is None or not 0 <= row < self.span.count:
+            return now
+        before, rows = self.span.starts[row] == end, slice(row, row + 1)
+        return [mx.where(before, old[rows], new) for old, new in zip(wide.old, now, strict=True)]
+
+    def _forget(self) -> None:
+        """Rows are not where they were when the last pass was bound."""
+        self.span.scratch.pop(id(self), None)
 
     def _stretch(self, begin: int, end: int, length: int) -> list[mx.array]:
         """Positions of a stretch that a row of ``length`` tokens still needs: pinned, and last."""
@@ -288,6 +247,7 @@ class RingKVCache:
 
     def load(self, slot: int, begin: int, states: Seq[RowState]) -> None:
         """Write saved stretches of a row, one behind the other, where the ring has them."""
+        self._forget()
         states = [state for state in states if state.arrays]
         length = begin + sum(state.note for state in states)
         places, parts = [], []

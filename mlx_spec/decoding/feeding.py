@@ -101,7 +101,7 @@ class Feeder:
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
         self._clock = clock
-        self._shared = SharedPrefixes(runner.pool, batching)
+        self._shared = SharedPrefixes(runner.pool, batching, self.piece)
         self._rows: dict[Sequence, _FedRow] = {}
         self._flying = self._group = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
@@ -263,7 +263,7 @@ class Feeder:
 
     def _wants(self, row: _FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
-        if row.done:
+        if row.done or self._shared.must_be_kept(row.sequence):
             return False
         seen = self._shared.take_over(row.sequence, slot, row.seen)
         if seen > row.seen:

@@ -7,6 +7,7 @@ stands back until that one's blocks can be had (``waits``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
@@ -23,10 +24,12 @@ class SharedPrefixes:
     Args:
         pool: where the rows are.
         batching: how much is kept, in blocks of how many tokens.
+        piece: texts are cut at its multiples; where rows cannot be, they are looked at there.
     """
 
-    def __init__(self, pool: KVCachePool, batching: BatchingConfig) -> None:
+    def __init__(self, pool: KVCachePool, batching: BatchingConfig, piece: int = 1) -> None:
         self._pool = pool
+        self._checkpoints = math.lcm(piece, batching.block_size)  # every so many tokens
         self._cache = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
         self._noted: dict[Sequence, tuple[int, int]] = {}  # slot, tokens: to be published
         # Published and perhaps not computed yet: to look at such blocks now would wait for them.
@@ -63,8 +66,11 @@ class SharedPrefixes:
         Where it has seen something, a few tokens less are not worth a pass of its own.
         """
         size = self._cache.block_size
-        place = seen // size
-        least = place + 1 if place == 0 else place + -(-FEWEST // size)
+        if self._pool.sliceable:
+            place = seen // size
+            least = place + 1 if place == 0 else place + -(-FEWEST // size)
+        else:
+            least = (seen // self._checkpoints + 1) * self._checkpoints // size
         own = self._keys(sequence)[:least]
         if len(own) < least:
             return False
@@ -82,6 +88,14 @@ class SharedPrefixes:
             self._noted[sequence] = slot, seen
         elif done:
             self._noted.pop(sequence, None)
+
+    def must_be_kept(self, sequence: Sequence) -> bool:
+        """Whether a row is at a place that is to be published before the row is read on."""
+        if sequence not in self._noted or self._pool.sliceable:
+            return False
+        _, seen = self._noted[sequence]
+        here = self._keys(sequence)[seen // self._cache.block_size - 1 :][:1]
+        return seen % self._checkpoints == 0 and bool(here) and here[0] not in self._cache
 
     def publish(self) -> None:
         """Keep what was noted: before any of the rows moves, and before they are fed on."""

@@ -165,8 +165,8 @@ def _check_start(path: Path) -> None:
     tensors, entries = (int.from_bytes(start[at : at + 8], "little") for at in (8, 16))
     if tensors * _DESCRIPTION + entries * _ENTRY > size:
         raise ModelLoadError(
-            f"{path.name} is broken: {tensors:,} tensors and {entries:,} entries of metadata do "
-            f"not fit its {size:,} bytes"
+            f"{path.name} broke off or is broken: {tensors:,} tensors and {entries:,} entries of "
+            f"metadata do not fit its {size:,} bytes"
         )
 
 
