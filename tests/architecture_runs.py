@@ -41,6 +41,7 @@ class Plan:
         reusing: every second prompt begins alike and beginnings are kept.
         caches: what is kept of keys and values, by mlx-lm and here; where they are packed, heads
             are ``wide``.
+        debug: every row's caches are compared with a lone one's after every step.
     """
 
     prompts: tuple[int, ...] = (4, 40, 9, 1, 18)
@@ -48,6 +49,7 @@ class Plan:
     acceptance: float = 0.7
     reusing: bool = False
     caches: CacheOptions = PLAIN_CACHES
+    debug: bool = False
 
     @property
     def wide(self) -> bool:
@@ -112,6 +114,7 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
             prefix_cache_bytes=2**22 if plan.reusing else 0,
             cache=plan.caches,
         ),
+        debug=plan.debug,
     )
     preempt(decoder, made)
     for row, said in zip(made, expected, strict=True):
