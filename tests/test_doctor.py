@@ -43,7 +43,7 @@ def test_it_says_where_it_looked_and_finds_folders_here(
     ("name", "verdict", "words"),
     [
         ("llama", "exact", ""),
-        ("kimi_linear", "near-ties", "one new token in another way than several"),
+        ("rwkv7", "near-ties", "one new token in another way than several"),
         ("gpt_bigcode", "exact", ""),
         ("mamba", "exact", ""),
         ("deepseek_v41", "refused", "2 of 2 layers .* cannot be rolled back"),

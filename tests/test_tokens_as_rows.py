@@ -7,14 +7,17 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.cache.token_rows import TokenRows
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.model.as_rows import bind_as_rows, unbind_as_rows
 from mlx_spec.model.passes.form import PassForm
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.support import examine
 from tests.architectures import build
 from tests.fakes import RaggedPolicy
 from tests.preemption import run_with_a_preemption
@@ -31,13 +34,17 @@ def model(name: str) -> Any:
     return build(name)
 
 
-def fed(name: str) -> ModelRunner:
-    """Three rows that hold six tokens each."""
-    runner = ModelRunner(model(name), 3)
+def fed(name: str, *, unbound: bool = False) -> ModelRunner:
+    """Three rows that hold as many tokens as they start at; on request not given rows."""
+    runner = ModelRunner(build(name) if unbound else model(name), 3)
+    if unbound:
+        unbind_as_rows(runner.model)
     runner.pool.acquire(3)
     runner.pool.reserve(16)
-    tokens = mx.array([[(11 * row + 7 * i) % 64 for i in range(6)] for row in range(3)])
-    runner.feed(Rows(tokens, mx.zeros(3, mx.int32), 6, uniform=True), 64, wait=True)
+    for row, start in enumerate(STARTS):
+        tokens = mx.array([[(11 * row + 7 * i) % 64 for i in range(start)]])
+        rows = Rows(tokens, mx.zeros(1, mx.int32), start, row, uniform=True)
+        runner.feed(rows, 64, wait=True)
     return runner
 
 
@@ -45,9 +52,9 @@ def new_tokens() -> mx.array:
     return mx.array([[(5 * row + 3 * i + i * i) % 64 for i in range(WIDTH)] for row in range(3)])
 
 
-def verified(name: str) -> mx.array:
+def verified(name: str, *, unbound: bool = False) -> mx.array:
     rows = Rows(new_tokens(), mx.array(STARTS, mx.int32), max(STARTS) + WIDTH, tentative=True)
-    return fed(name).forward(rows)
+    return fed(name, unbound=unbound).forward(rows)
 
 
 def decoded(name: str) -> mx.array:
@@ -103,3 +110,27 @@ def test_a_mask_of_another_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(TokenRows, "make_mask", rolled)
     assert not mx.allclose(verified("deepseek_v3"), decoded("deepseek_v3"), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["kimi_linear", "bailing_moe_v3"])
+def test_beside_states_the_attention_alone_is_given_rows(name: str) -> None:
+    """The states take the tokens in their order, and mlx-lm's own caches are served as ever."""
+    lone = build(name)
+    expected = lone(new_tokens(), cache=make_prompt_cache(lone))
+    support = ModelRunner(model(name), 3).support
+    assert (support.verdict, support.form) == ("exact", AS_ROWS)
+    assert mx.array_equal(verified(name), decoded(name))
+    assert mx.array_equal(model(name)(new_tokens(), cache=make_prompt_cache(model(name))), expected)
+    assert not mx.array_equal(verified(name, unbound=True), decoded(name))
+
+
+def test_a_verdict_leaves_a_model_as_it_was() -> None:
+    lone = build("kimi_linear")
+    classes = [type(module) for _, module in lone.named_modules()]
+    assert examine(lone).form == AS_ROWS
+    assert [type(module) for _, module in lone.named_modules()] == classes
+    runner = ModelRunner(lone, 2)
+    assert examine(lone) == runner.support  # once more, over modules that are bound
+    assert len(bind_as_rows(lone)) == 0
+    unbind_as_rows(lone)
+    assert len(bind_as_rows(lone)) > 0

@@ -39,9 +39,6 @@ class MixerProbe:
     zeros: bool
 
 
-FAILED = MixerProbe(replays=False, masked=False, pads=False, zeros=True)
-
-
 def probe(traced: MixerCall) -> MixerProbe:
     """Try one mixer.
 
@@ -61,12 +58,12 @@ def probe(traced: MixerCall) -> MixerProbe:
     masked, one_by_one = (
         _near(_tried(call, notes, before, masked), wanted) for masked in (True, False)
     )
-    zeros = [None if state is None else mx.zeros_like(state) for state in before]
+    masked &= _tell_apart(wanted, _after(call, before))
     return MixerProbe(
         replays=masked or one_by_one,
         masked=masked,
         pads=masked and told,
-        zeros=_near(_after(call, zeros), before),
+        zeros=_begins_with_zeros(call, before),
     )
 
 
@@ -99,6 +96,19 @@ def _decoded(call: MixerCall, before: States) -> States:
     return states
 
 
+def _begins_with_zeros(call: MixerCall, known: States) -> bool:
+    """Whether outputs and states from zeros are those from none."""
+    none: States = [None] * call.size
+    zeros: States = [None if state is None else mx.zeros_like(state) for state in known]
+    runs = []
+    for states in (none, zeros):
+        own, cache = call.stand_at(states)
+        output = call.run(call.module, cache)
+        outputs = output if isinstance(output, tuple) else (output,)
+        runs.append([*outputs, *own.cache])
+    return _near(*runs)
+
+
 def _tried(call: MixerCall, notes: Notes, before: States, masked: bool) -> States | None:
     """What a way gives; None where the mixer's code refuses it."""
     try:
@@ -114,6 +124,17 @@ def _near(found: States | None, wanted: States) -> bool:
     return found is not None and all(
         state is other or (state.shape == other.shape and _off(state, other) < _tolerance(other))
         for state, other in zip(found, wanted, strict=True)
+    )
+
+
+def _tell_apart(some: States, whole: States) -> bool:
+    """Whether it shows in every state that the first row keeps one token, not all.
+
+    It does not where weights are zeros, and then nothing was found out of masks.
+    """
+    return all(
+        state is other or _off(state[:1], other[:1]) > 5 * _tolerance(other)
+        for state, other in zip(some, whole, strict=True)
     )
 
 
