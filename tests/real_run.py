@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, field
@@ -132,6 +133,10 @@ def compare(
     return report
 
 
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=["gemma3", "smollm2"])
@@ -143,8 +148,13 @@ def main() -> None:
     model, tokenizer = load({"gemma3": gemma3_gguf, "smollm2": smollm2_gguf}[given.model]())
     loaded = time.perf_counter()
     prompts = prompts_of(tokenizer, given.rows, given.prompt)
-    counts = [max(3, given.tokens - given.tokens * row // 8) for row in range(given.rows)]
-    plainly = [plain(model, one, count) for one, count in zip(prompts, counts, strict=True)]
+    # One request runs all the while; the others come and go beside it.
+    counts = [given.tokens, *(max(3, given.tokens // 4 - row) for row in range(given.rows - 1))]
+    plainly = []
+    for number, (prompt, count) in enumerate(zip(prompts, counts, strict=True), start=1):
+        say(f"mlx-lm alone, request {number} of {given.rows}: {len(prompt)} tokens and {count}")
+        plainly.append(plain(model, prompt, count))
+    say(f"all {given.rows} in {given.slots} rows")
     referred = time.perf_counter()
     sequences = decode(model, prompts, [said for said, _ in plainly], given.slots)
     decoded = time.perf_counter()

@@ -192,3 +192,18 @@ def test_parts_that_are_missing_or_renamed_are_named(tmp_path: Path) -> None:
     first.rename(tmp_path / "first.gguf")
     with pytest.raises(ModelLoadError, match=r"first\.gguf is one of 3 parts of a model"):
         load(tmp_path / "first.gguf")
+
+
+def test_lists_are_read_as_the_package_reads_them(tmp_path: Path) -> None:
+    """The loader's reader takes them at once: every value must be the package's own."""
+    lists = {
+        "llama.of_floats": [0.5, -1.25, 3.0],
+        "llama.of_texts": ["", "a", "日本語", " two words "],
+        "llama.of_booleans": [True, False],
+        "llama.of_numbers": [1, -2, 3],
+    }
+    write_gguf(tmp_path / "model.gguf", metadata=lists)
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    metadata = open_gguf(tmp_path / "model.gguf").metadata
+    assert metadata == {name: field.contents() for name, field in fields.items()}
+    assert lists.items() <= metadata.items()
