@@ -18,8 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from real_model import smollm2  # loads the fast BLAS, before mlx
-
 from mlx_spec.pipeline import collect
 from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.flags import Flags
@@ -117,7 +115,7 @@ def questions(task: str, labels: list[str]) -> list[tuple[str, type[Stage], Row,
 def main() -> None:
     """Ask everything; one line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", help="folder or hub id; SmolLM2-135M-Instruct without it")
+    parser.add_argument("--model", default="smollm2", help="as --model elsewhere")
     parser.add_argument("--sets", nargs="+", type=Path, default=[SNIPPETS, HELD_OUT, QUESTIONS])
     parser.add_argument("--only", nargs="+", help="tasks")
     parser.add_argument("--kinds-only", action="store_true", help="ask no yes or no")
@@ -125,7 +123,7 @@ def main() -> None:
     parser.add_argument("--chat", action="store_true")
     parser.add_argument("--batch-size", type=int, default=16)
     given = parser.parse_args()
-    flags = Flags(model=given.model or str(smollm2()), batch_size=given.batch_size)
+    flags = Flags(model=given.model, batch_size=given.batch_size)
     models = Models()
     print(
         "| set | records | stage | asked | right | most common label |\n|---|---|---|---|---|---|"

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.generate import generate_step
 
-from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.cache.layout import own_caches
+from mlx_spec.config import PLAIN_CACHES, BatchingConfig, CacheOptions, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model.support import Support, examine
 from mlx_spec.sequence import Sequence
 from tests.architectures import build
 from tests.fakes import KnowingDrafter, RaggedPolicy
 from tests.preemption import preempt
-from tests.scenario import mlx_lm_greedy
 from tests.tiny_sizes import VOCABULARY
 
 ROWS = 3
@@ -39,12 +39,21 @@ class Plan:
         prompts, tokens: of each request, how many; the longest prompt is fed in several chunks.
         acceptance: share of guesses that are right, on average.
         reusing: every second prompt begins alike and beginnings are kept.
+        caches: what is kept of keys and values, by mlx-lm and here; where they are packed, heads
+            are ``wide``.
+        debug: every row's caches are compared with a lone one's after every step.
     """
 
     prompts: tuple[int, ...] = (4, 40, 9, 1, 18)
     tokens: tuple[int, ...] = (30, 26, 36, 40, 24)
     acceptance: float = 0.7
     reusing: bool = False
+    caches: CacheOptions = PLAIN_CACHES
+    debug: bool = False
+
+    @property
+    def wide(self) -> bool:
+        return self.caches.kv_bits is not None
 
 
 @dataclass
@@ -85,13 +94,13 @@ def requests(plan: Plan) -> list[Sequence]:
 def run(name: str, plan: Plan | None = None) -> Outcome:
     """Decode five requests in three slots, of which one is preempted and comes back."""
     plan = plan or Plan()
-    model = build(name)
-    support = examine(model)
+    model = build(name, wide=plan.wide)
+    support = examine(model, plan.caches)
     outcome = Outcome(support)
     if support.verdict == "refused":
         return outcome
     made = requests(plan)
-    expected = [mlx_lm_greedy(model, tuple(row.prompt), row.max_new_tokens) for row in made]
+    expected = [alone(model, row, plan.caches) for row in made]
     texts = [[*row.prompt, *said] for row, said in zip(made, expected, strict=True)]
     decoder = SpeculativeDecoder(
         model,
@@ -103,25 +112,40 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
             prefill_interleave=24,
             block_size=8,
             prefix_cache_bytes=2**22 if plan.reusing else 0,
+            cache=plan.caches,
         ),
+        debug=plan.debug,
     )
     preempt(decoder, made)
     for row, said in zip(made, expected, strict=True):
-        _judge(outcome, model, row, said)
+        _judge(outcome, model, plan.caches, row, said)
     outcome.drafted = [row.drafted for row in made]
     outcome.accepted = [row.accepted for row in made]
     outcome.reused = sum(row.reused for row in made)
     return outcome
 
 
-def _judge(outcome: Outcome, model: Any, row: Sequence, expected: list[int]) -> None:
+def alone(model: Any, row: Sequence, options: CacheOptions) -> list[int]:
+    """What mlx-lm itself says to a prompt, over such caches of its own."""
+    steps = generate_step(
+        mx.array(row.prompt),
+        model,
+        max_tokens=row.max_new_tokens,
+        prompt_cache=own_caches(model, options),
+    )
+    return [int(token) for token, _ in steps][: row.max_new_tokens]
+
+
+def _judge(
+    outcome: Outcome, model: Any, options: CacheOptions, row: Sequence, expected: list[int]
+) -> None:
     if row.tokens == expected:
         return
     at = next(
         (n for n, (a, b) in enumerate(zip(row.tokens, expected, strict=False)) if a != b),
         min(len(row.tokens), len(expected)),
     )
-    worst = shortfall(model, row)
+    worst = shortfall(model, options, row)
     whole = len(row.tokens) == len(expected)
     if outcome.support.verdict == "near-ties" and whole and worst <= NEAR:
         outcome.near += 1
@@ -133,10 +157,10 @@ def _judge(outcome: Outcome, model: Any, row: Sequence, expected: list[int]) -> 
     )
 
 
-def shortfall(model: Any, row: Sequence) -> float:
+def shortfall(model: Any, options: CacheOptions, row: Sequence) -> float:
     """How far the worst of a row's tokens is below mlx-lm's best, relative to the logits' range."""
     text = [*row.prompt, *row.tokens]
-    logits = model(mx.array([text[:-1]]), cache=make_prompt_cache(model))[0]
+    logits = model(mx.array([text[:-1]]), cache=own_caches(model, options))[0]
     logits = logits[len(row.prompt) - 1 :].astype(mx.float32)
     best, least = logits.max(axis=-1), mx.min(mx.where(mx.isinf(logits), 0, logits), axis=-1)
     chosen = mx.take_along_axis(logits, mx.array(row.tokens)[:, None], axis=-1)[:, 0]

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from tests.folders import write_folder
 from tests.tiny_configs import FAINT, OWN, SEEDS, TEXT
-from tests.tiny_sizes import TINY
+from tests.tiny_sizes import TINY, WIDTHS
 
 LARGEST = 4_000_000  # parameters; a model whose sizes have other names is built at full size
 
@@ -57,8 +57,21 @@ def config(name: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": name, **known, **OWN.get(name, {}), **changes}
 
 
-def build(name: str, seed: int | None = None, **changes: Any) -> Any:
-    """A tiny random float32 model of one architecture.
+def widened(settings: dict[str, Any], by: int = 4) -> dict[str, Any]:
+    """The same config with heads of ``by`` times as many numbers, for caches that pack them."""
+
+    def one(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return widened(value, by)
+        if key in WIDTHS and type(value) is int:
+            return value * by
+        return value * by if key in ("short_factor", "long_factor") else value
+
+    return {key: one(key, value) for key, value in settings.items()}
+
+
+def build(name: str, seed: int | None = None, wide: bool = False, **changes: Any) -> Any:
+    """A tiny random float32 model of one architecture; ``wide``: with heads of 32 numbers.
 
     Raises:
         NotBuilt: its config wants more than is known here, or the module is no model.
@@ -66,11 +79,12 @@ def build(name: str, seed: int | None = None, **changes: Any) -> Any:
     try:
         module = module_of(name)
         mx.random.seed(SEEDS.get(name, 0) if seed is None else seed)
-        model = module.Model(module.ModelArgs.from_dict(config(name, **changes)))
+        settings = config(name, **changes)
+        model = module.Model(module.ModelArgs.from_dict(widened(settings) if wide else settings))
     except (Exception, SystemExit) as error:
         raise NotBuilt(f"{name}: {type(error).__name__}: {error}") from error
     size = sum(value.size for _, value in tree_flatten(model.parameters()))
-    if size > LARGEST:
+    if size > LARGEST * (4 if wide else 1):
         raise NotBuilt(f"{name}: {size:,} parameters by its own defaults")
     faint = 0.1 if name in FAINT else 1.0
     weights = [

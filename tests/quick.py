@@ -38,6 +38,7 @@ NOT_QUICK = (
     # Long runs.
     "test_draft_length.py::test_one_slow_step",
     "test_kernel_binding.py::test_a_speculating_batch",
+    "test_kinds_in_traffic.py",
     "test_memory_linear.py",
     "test_ring_models.py::test_ten_windows",
     "test_rotation.py::test_every_architecture",

@@ -19,7 +19,8 @@ from mlx_lm.generate import generate_step
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.sequence import Sequence
-from tests.models import VOCABULARY, make_model
+from tests.architectures import build
+from tests.models import FAMILIES, VOCABULARY, make_model
 
 GREEDY: dict[str, Any] = {}
 FILTERS = (
@@ -32,13 +33,18 @@ FILTERS = (
 
 @cache
 def target(family: str) -> Any:
-    return make_model(family)
+    """A family of ``tests.models``, or any architecture of mlx-lm."""
+    return _new(family)
+
+
+def _new(family: str) -> Any:
+    return make_model(family) if family in FAMILIES else build(family)
 
 
 @cache
 def noisy_draft(family: str, amount: float = 0.15) -> Any:
     """The target with disturbed weights: agrees with it often, not always."""
-    model = make_model(family)
+    model = _new(family)
     mx.random.seed(99)
     disturbed = [
         (name, value + amount * mx.random.normal(value.shape) * mx.abs(value).mean())

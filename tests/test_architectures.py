@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -21,9 +23,10 @@ from mlx_spec.model.support import Support, examine
 from tests.architecture_runs import not_compiled, run
 from tests.architectures import UNDECODED, build, names
 
-KNOWN_WRONG = {"phi3small", "recurrent_gemma"}
+KNOWN_WRONG: set[str] = set()
 MOST_REFUSED, LEAST_EXACT = 4, 109
 
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 TEXTS = [[(11 * row + 7 * i) % 64 for i in range(10)] for row in range(2)]
 STARTS = [6, 2]
 
@@ -96,3 +99,13 @@ def test_most_of_what_mlx_lm_decodes_is_decoded_here() -> None:
     verdicts = Counter(support(name).verdict for name in set(names()) - UNDECODED)
     assert verdicts["refused"] <= MOST_REFUSED, verdicts
     assert verdicts["exact"] >= LEAST_EXACT, verdicts
+
+
+def test_the_table_knows_every_architecture_and_its_verdict() -> None:
+    """Stops a new mlx-lm from going unseen: ``scripts/architectures.py`` writes the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    said = {cells[0].strip("| `"): cells[3].split()[0].rstrip(":") for cells in rows}
+    assert sorted(said) == sorted(names())
+    assert f"mlx-lm {version('mlx-lm')};" in page
+    assert said == {name: support(name).verdict for name in names()}

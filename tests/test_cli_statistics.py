@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -86,6 +87,16 @@ def test_comparison_finds_the_first_difference(ours: list[int], verdict: str | N
     assert equal is (verdict is None)
     assert (verdict or "all 3 identical") in lines[-1]
     assert "3 tokens are too few to compare" in lines[0]
+
+
+def test_without_a_draft_the_same_is_done_one_at_a_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--model", "demo", "-p", "def a", "-p", "class B", "-m", "6", "--compare"]
+    assert main(["generate", *options]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"Together: .* tokens-per-sec; one at a time: .* \(\d+\.\d\dx\)", shown)
+    assert "Tokens: all 12 identical together and one at a time" in shown
 
 
 def test_compare_exits_1_when_tokens_differ(

@@ -53,6 +53,19 @@ def test_every_place_is_found_once_and_computed() -> None:
     assert [in_thread(array.tolist) for array in held_arrays(model)]
 
 
+@pytest.mark.parametrize("group", [1, 13, 10**6])
+def test_with_a_bar_every_array_is_computed_too(
+    group: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlx_spec.model.materialize._GROUP", group)
+    monkeypatch.setattr("mlx_spec.model.materialize._PATIENCE", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    model = Odd()
+    materialize(model, title="loading odd")
+    assert [in_thread(array.tolist) for array in held_arrays(model)]
+    assert ("loading odd:" in capsys.readouterr().err) is (group < 48)
+
+
 def test_parameters_can_be_left() -> None:
     model = Odd()
     materialize(model, parameters=False)

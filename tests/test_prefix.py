@@ -329,3 +329,16 @@ def test_rows_that_cannot_be_cut_are_kept_where_they_were_looked_at() -> None:
     for end in (4, 8):
         store(tight, text[:end], Uncut(text[:end]), 3)
     assert (match(tight, text[:8]), tight.nbytes) == (4, 4)
+
+
+def test_a_beginning_that_is_kept_whole_costs_nothing_again() -> None:
+    """Of a window no byte is fixed, so that no blocks cost none: a division by that was a crash."""
+
+    class Window(Uncut):
+        cost = RowCost(capped=((8, 4),))
+
+    cache, text = PrefixCache(2, 2**10), tuple(range(4))
+    for reads in ([(0, 4)], []):
+        rows = Window(text)
+        store(cache, text, rows, 3)
+        assert rows.reads == reads

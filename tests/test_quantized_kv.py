@@ -13,12 +13,13 @@ from mlx_lm.generate import generate_step
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import own_caches
-from mlx_spec.config import BatchingConfig, CacheOptions
+from mlx_spec.config import BatchingConfig, CacheOptions, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
-from mlx_spec.errors import UnsupportedModel
+from mlx_spec.errors import InvariantError, UnsupportedModel
 from mlx_spec.model.rows import Rows
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.sequence import Sequence
 from tests.architectures import build
 from tests.fakes import RaggedPolicy
 from tests.models import make_model
@@ -96,6 +97,21 @@ def test_windows_beside_quantized_caches_stay_as_they_are() -> None:
 def test_debug_mode_compares_packed_rows_too() -> None:
     assert wrong_rows(CacheOptions(4, 32), debug=True) == 0
     assert wrong_late_rows(CacheOptions(4, 32, quantized_kv_start=16), debug=True) == 0
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_debug_mode_sees_spoilt_numbers_scales_and_biases(place: int) -> None:
+    """Numbers may fall to either side of a half, and no further."""
+    decoder = make_decoder(CacheOptions(8, 64), debug=True)
+    decoder.add([Sequence([1 + i, 2, 3, 4], SamplingParams(max_tokens=20)) for i in range(3)])
+    decoder.step()
+    layer = decoder.runner.pool.layers[1]
+    arrays = list(layer.arrays)
+    spoilt = mx.array(0x0F0F0F0F, mx.uint32) if place % 3 == 0 else arrays[place][2, 0, 1, 0] * 2
+    arrays[place] = arrays[place].at[2, :, 1].add(spoilt)
+    layer.arrays = arrays
+    with pytest.raises(InvariantError, match=r"of layer 1, slot 2"):
+        decoder.step()
 
 
 def test_few_bits_change_the_text() -> None:

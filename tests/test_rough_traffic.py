@@ -27,7 +27,6 @@ from tests.scenario import Job, make_jobs, noisy_draft, target
 from tests.test_row_errors import BAD, Tokenizer
 
 PATIENCE = 30.0
-JOBS = make_jobs("llama", False, 16)
 
 
 class DeviceLost(RuntimeError):
@@ -88,16 +87,17 @@ WAYS = [wait_for, await_it, read_some, leave_the_block, do_nothing, do_nothing]
 class Client(threading.Thread):
     """Submits in its own thread and treats its streams badly."""
 
-    def __init__(self, generator: BatchedMLXGenerator, seed: int) -> None:
+    def __init__(self, generator: BatchedMLXGenerator, seed: int, family: str = "llama") -> None:
         super().__init__(daemon=True)
         self._generator, self._rng = generator, random.Random(seed)
+        self._jobs = make_jobs(family, False, 16)
         self.held: list[tuple[Job, TokenStream]] = []
         self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            for job in self._rng.sample(JOBS, 8):
+            for job in self._rng.sample(self._jobs, 8):
                 self._one(job)
         except (GeneratorClosed, DeviceLost):
             pass  # said to whoever comes too late, or waits
@@ -119,11 +119,11 @@ class Client(threading.Thread):
             self._generator.set_batch_size(rng.randint(1, 4))
 
 
-def make_generator(rng: random.Random) -> BatchedMLXGenerator:
+def make_generator(rng: random.Random, family: str = "llama") -> BatchedMLXGenerator:
     return BatchedMLXGenerator(
-        target("llama"),
+        target(family),
         Tokenizer("add"),
-        draft_model=noisy_draft("llama"),
+        draft_model=noisy_draft(family),
         batching=BatchingConfig(
             batch_size=3, batch_timeout=0.0, prefill_interleave=4, prefix_cache_bytes=2**18
         ),
@@ -157,13 +157,14 @@ def check(held: list[tuple[Job, TokenStream]], lost: bool) -> None:
             assert (result.finish_reason == "error") == (len(expected) < len(job.expected))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_nobody_waits_and_every_row_is_free(seed: int) -> None:
+def treat_badly(seed: int, family: str) -> None:
+    """Nobody waits and every row is free, at the end."""
+    first = make_jobs(family, False, 1)[0]
     rng = random.Random(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of the listeners that were dropped
-        with make_generator(rng) as generator:
-            clients = [Client(generator, 10 * seed + n) for n in range(4)]
+        with make_generator(rng, family) as generator:
+            clients = [Client(generator, 10 * seed + n, family) for n in range(4)]
             for client in clients:
                 client.join(PATIENCE)
                 assert not client.is_alive()
@@ -174,8 +175,13 @@ def test_nobody_waits_and_every_row_is_free(seed: int) -> None:
             stats = generator.stats()
             assert (stats.running, stats.waiting, stats.kv.slots_used) == (0, 0, 0)
             generator.set_batch_size(3)
-            again = generator.submit(list(JOBS[0].prompt), SamplingParams(max_tokens=1))
-            assert again.result(PATIENCE).token_ids == [JOBS[0].expected[0]]
+            again = generator.submit(list(first.prompt), SamplingParams(max_tokens=1))
+            assert again.result(PATIENCE).token_ids == [first.expected[0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_waits_and_every_row_is_free(seed: int) -> None:
+    treat_badly(seed, "llama")
 
 
 @pytest.mark.parametrize("call", ["eval", "async_eval", "synchronize"])

@@ -50,6 +50,17 @@ def test_ragged_prompts_and_labels_score_as_alone(family: str, step_size: int) -
         assert runner.pool.nbytes == 0
 
 
+def test_labels_longer_than_a_window_are_scored_behind_the_same_prompt() -> None:
+    """A pass that wide cannot be taken back by a length: the next label would miss the prompt."""
+    rng = random.Random(3)
+    model = build("gemma3_text")
+    prompts = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in (70, 61)]
+    labels = [[[rng.randrange(VOCABULARY) for _ in range(n)] for n in (50, 40, 3)]] * 2
+    scores = Scorer(ModelRunner(model, 2)).score(prompts, labels)
+    for prompt, row, got in zip(prompts, labels, scores, strict=True):
+        assert got == pytest.approx([slow_score(model, prompt, one) for one in row], abs=1e-3)
+
+
 def test_what_prompts_begin_with_is_fed_once() -> None:
     rng = random.Random(5)
     model, fed = make_model(), []

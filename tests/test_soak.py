@@ -94,8 +94,10 @@ def resident_bytes() -> int | None:
 class Soak:
     """Submits, reads, cancels and changes the batch size until all requests have ended."""
 
-    def __init__(self, generator: BatchedMLXGenerator, witness: Witness, seed: int) -> None:
-        self._generator, self._witness = generator, witness
+    def __init__(
+        self, generator: BatchedMLXGenerator, witness: Witness, seed: int, requests: int = REQUESTS
+    ) -> None:
+        self._generator, self._witness, self._requests = generator, witness, requests
         self._rng = random.Random(seed)
         self._systems = [self._tokens(40), self._tokens(25)]
         self._open: deque[Ask] = deque()
@@ -106,7 +108,7 @@ class Soak:
     def run(self) -> None:
         """All requests, at most ``OUTSTANDING`` at once."""
         early: int | None = None
-        for number in range(REQUESTS):
+        for number in range(self._requests):
             if number == 500:
                 early = resident_bytes()
             if number % 100 == 50:
@@ -161,25 +163,25 @@ def test_two_thousand_requests_leave_nothing_behind() -> None:
     models = target("llama"), noisy_draft("llama")
     # What stays for good is made before the first look: compiled graphs, the pair's memory, the
     # sampler's table for filters.
-    with _generator(models, Witness()) as generator:
+    with make_generator(models, Witness()) as generator:
         generator.generate(
             [[1, 2, 3]] * ROWS, SamplingParams(max_tokens=8, temperature=0.8, top_p=0.9)
         )
     gc.collect()
     mx.clear_cache()
     before, threads = mx.get_active_memory(), threading.active_count()
-    alive = _alive(Sequence)
+    living = alive(Sequence)
 
     witness = Witness()
-    with _generator(models, witness) as generator:
+    with make_generator(models, witness) as generator:
         soak = Soak(generator, witness, seed=5)
         soak.run()
         generator.drain(10)
         stats = generator.stats()
         # While the engine still lives: it holds nothing of what has ended.
-        assert _alive(Sequence) <= alive
+        assert alive(Sequence) <= living
 
-    _check_streams(soak, witness)
+    check_streams(soak, witness)
     results = [ask.stream.result(0) for ask in soak.all]
     cancelled = sum(result.finish_reason == "cancelled" for result in results)
     assert (stats.finished + stats.cancelled, stats.cancelled) == (REQUESTS, cancelled)
@@ -196,15 +198,15 @@ def test_two_thousand_requests_leave_nothing_behind() -> None:
     assert mx.get_active_memory() - before <= MLX_BYTES
     assert threading.active_count() == threads
     assert soak.grown is None or soak.grown <= RESIDENT_BYTES
-    _check_outputs(soak)
+    check_outputs(soak, "llama")
 
 
-def _alive(*kinds: type) -> int:
+def alive(*kinds: type) -> int:
     gc.collect()
     return sum(isinstance(thing, kinds) for thing in gc.get_objects())
 
 
-def _generator(models: tuple[object, object], witness: Witness) -> BatchedMLXGenerator:
+def make_generator(models: tuple[object, object], witness: Witness) -> BatchedMLXGenerator:
     return BatchedMLXGenerator(
         models[0],
         None,
@@ -221,7 +223,7 @@ def _generator(models: tuple[object, object], witness: Witness) -> BatchedMLXGen
     )
 
 
-def _check_streams(soak: Soak, witness: Witness) -> None:
+def check_streams(soak: Soak, witness: Witness) -> None:
     """Each ended once: one event, one reason on the last chunk, nothing after it."""
     for ask in soak.all:
         life = witness.lives[ask.stream.request_id]
@@ -236,11 +238,11 @@ def _check_streams(soak: Soak, witness: Witness) -> None:
         assert next(ask.stream, None) is None
 
 
-def _check_outputs(soak: Soak) -> None:
+def check_outputs(soak: Soak, family: str, count: int = CHECKED) -> None:
     """A sample of outputs, cut-off ones among them, against each request's solo run."""
-    for ask in random.Random(6).sample(soak.all, CHECKED):
+    for ask in random.Random(6).sample(soak.all, count):
         result = ask.stream.result(0)
-        alone = plain_alone(target("llama"), tuple(ask.prompt), ask.sampling)
+        alone = plain_alone(target(family), tuple(ask.prompt), ask.sampling)
         if result.finish_reason == "cancelled":
             alone = alone[: len(result.token_ids)]
         assert list(result.token_ids) == alone, ask.stream.request_id

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.real_models import smollm2_gguf
+
 ROOT = Path(__file__).parent.parent
-
-
-def real_model() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_model", ROOT / "scripts/real_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    try:
-        return Path(real_model().smollm2())
-    except OSError as error:
-        pytest.skip(f"NO REAL MODEL, so the stages' accuracy is NOT CHECKED: {error}")
+    return smollm2_gguf()
 
 
 def run(model: Path, kind: str, source: Path, *options: str) -> list[dict[str, Any]]:

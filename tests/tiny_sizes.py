@@ -150,3 +150,11 @@ TINY: dict[str, Any] = {
     "index_n_heads": 2,
     "index_topk": 12,
 }
+
+# Those that a head's width follows from, or must follow.
+WIDTHS = {"hidden_size", "hidden_dim", "d_model", "dim", "model_dim", "n_embd", "head_dim"}
+WIDTHS |= {"rotary_dim", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim"}
+WIDTHS |= {"v_head_dim", "qk_head_dim", "kv_channels", "hidden_size_per_head", "swa_head_dim"}
+WIDTHS |= {"swa_v_head_dim", "global_head_dim", "index_head_dim", "moe_hidden_size", "block_dim"}
+WIDTHS |= {"mamba_d_ssm", "mamba_d_head", "mamba_head_dim", "intermediate_size", "o_lora_rank"}
+WIDTHS |= {"dim_model_base", "mlp_hidden_size", "linear_key_head_dim", "linear_value_head_dim"}

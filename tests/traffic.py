@@ -14,15 +14,18 @@ from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.output import make_result
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.errors import MlxSpecError
+from mlx_spec.model.support import examine
 from mlx_spec.sequence import Sequence
 from tests.memory import settled_memory
 from tests.models import VOCABULARY
 from tests.scenario import Job, make_jobs, noisy_draft, target
 
 ROWS, REQUESTS, MOST_STEPS = 5, 30, 1500
-# K/V of 400 tokens in target or draft, which are alike: the longest request alone takes 160.
-# And what choosing tokens takes for three rows: ten copies of the logits of a draft of four.
-ROOM = 5 * 80 * (2 * 2 * 2 * 8 * 4) + 3 * 10 * (4 * 5 * VOCABULARY)
+# Caches of five rows of 80 tokens in target or draft, which are alike: the longest request alone
+# takes two. And what choosing tokens takes for three rows: ten copies of the logits of a draft of
+# four.
+ROOM_ROWS, ROOM_TOKENS = 5, 80
+ROOM_CHOOSING = 3 * 10 * (4 * 5 * VOCABULARY)
 
 
 @dataclass
@@ -35,10 +38,10 @@ class Arrival:
     cancelled: int | None
 
 
-def run_traffic(seed: int = 0) -> list[str]:
+def run_traffic(seed: int = 0, family: str = "llama", requests: int = REQUESTS) -> list[str]:
     """Findings, none where all is well."""
     rng = random.Random(seed)
-    jobs = make_jobs("llama", True, REQUESTS)
+    jobs = make_jobs(family, True, requests)
     plan = [
         Arrival(
             job=job,
@@ -49,17 +52,17 @@ def run_traffic(seed: int = 0) -> list[str]:
         for job in jobs
     ]
     steps = 0
-    engine = make_engine(lambda: steps * 0.1)
-    requests: dict[int, Sequence] = {}
+    engine = make_engine(lambda: steps * 0.1, family)
+    made: dict[int, Sequence] = {}
     findings: list[str] = []
     try:
-        while len(requests) < len(plan) or engine.busy:
+        while len(made) < len(plan) or engine.busy:
             for number, arrival in enumerate(plan):
                 if arrival.step == steps:
-                    requests[number] = make_sequence(arrival)
-                    engine.submit(requests[number])
-                if arrival.cancelled == steps and number in requests:
-                    engine.cancel(requests[number])
+                    made[number] = make_sequence(arrival)
+                    engine.submit(made[number])
+                if arrival.cancelled == steps and number in made:
+                    engine.cancel(made[number])
             if rng.random() < 0.1:
                 engine.set_batch_size(rng.randint(1, ROWS))
             engine.step()
@@ -71,11 +74,12 @@ def run_traffic(seed: int = 0) -> list[str]:
         return [*findings, f"step {steps}: {error!r}"]
     if not engine.scheduler.preempted:
         findings.append("nothing was preempted: the traffic tests nothing")
-    return findings + [text for n, request in requests.items() if (text := judge(plan[n], request))]
+    return findings + [text for n, request in made.items() if (text := judge(plan[n], request))]
 
 
-def make_engine(clock: object) -> Engine:
-    models = target("llama"), noisy_draft("llama")
+def make_engine(clock: object, family: str) -> Engine:
+    models = target(family), noisy_draft(family)
+    room = ROOM_ROWS * examine(models[0]).cost.nbytes(ROOM_TOKENS) + ROOM_CHOOSING
     return Engine(
         models[0],
         None,
@@ -84,7 +88,7 @@ def make_engine(clock: object) -> Engine:
         batching=BatchingConfig(
             batch_size=ROWS,
             batch_timeout=0.3,
-            memory_limit=settled_memory() + ROOM,
+            memory_limit=settled_memory() + room,
             aging=2.0,
         ),
         clock=clock,  # type: ignore[arg-type]

@@ -135,10 +135,10 @@ class PrefixCache:
         chain = self._chain(keys)
         have = self._blocks(chain)
         self._touch(chain)
+        if have == len(keys) or (length % size and not source.sliceable):
+            return
         blocks = 1 if source.sliceable else len(keys) - have  # in each new stretch
-        wanted = keys[have + blocks - 1 :: blocks] if have < len(keys) else []
-        if not source.sliceable and length % size:
-            wanted = []
+        wanted = keys[have + blocks - 1 :: blocks]
         each = source.cost.nbytes(blocks * size)
         wanted = wanted[: (self.limit - sum(self._kept[key].nbytes for key in chain)) // each]
         self._make_room(len(wanted) * each)

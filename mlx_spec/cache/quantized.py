@@ -17,15 +17,38 @@ on the pass that wrote it, nor on its neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import mlx.core as mx
 
 from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.layer import RowState
 from mlx_spec.errors import UnsupportedModel
 
 # Packed numbers, and of each group of them its scale and its bias.
 Packed: TypeAlias = tuple[mx.array, mx.array, mx.array]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What the arrays of a saved row stand for.
+
+    Attributes:
+        bits, group_size: as of ``QuantizedSlots``.
+    """
+
+    bits: int
+    group_size: int
+
+    def numbers(self, arrays: Seq[mx.array]) -> list[tuple[mx.array, mx.array]]:
+        """Keys and values as numbers, each with the step between neighbouring ones: two numbers
+        that are as good as equal may be packed into neighbours."""
+        group, bits = self.group_size, self.bits
+        return [
+            (mx.dequantize(packed, scales, biases, group, bits), mx.abs(scales).max())
+            for packed, scales, biases in (arrays[:3], arrays[3:])
+        ]
 
 
 class QuantizedSlots(DenseKVCache):
@@ -87,6 +110,11 @@ class QuantizedSlots(DenseKVCache):
             )
         packed, scales, biases = mx.quantize(numbers, self.group_size, self.bits)
         return packed, scales, biases
+
+    def save(self, slot: int, begin: int, end: int) -> RowState:
+        """As of ``DenseKVCache``, packed."""
+        packing = Packing(self.bits, self.group_size)
+        return replace(super().save(slot, begin, end), note=packing)
 
     @property
     def state(self) -> Any:

@@ -208,7 +208,12 @@ class RingKVCache:
     def resize(self, slots: int, positions: int) -> None:
         """Make room for more slots or positions, or fewer; of positions never more than a ring."""
         self._forget()
-        self._entries.resize(slots, min(positions, self.ring.entries + 1))
+        entries = min(positions, self.ring.entries + 1)
+        if (slots, entries) != (
+            self.slots,
+            self._entries.positions,
+        ):  # a longer text copies nothing
+            self._entries.resize(slots, entries)
         self.slots, self.positions = slots, positions
 
     def move(self, sources: mx.array, slots: mx.array) -> list[mx.array]:

@@ -13,12 +13,13 @@ as ever; this stands between it and the model::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_spec.cache.layer import LayerCache
+from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
 
 
 class TokenRows:
@@ -70,6 +71,11 @@ class TokenRows:
     def _fanned(self, read: Any) -> Any:
         width = self._layer.span.width
         return tree_map(lambda array: mx.repeat(array, width, axis=0), read)
+
+
+def as_token_rows(cache: OwnCaches) -> OwnCaches:
+    """A bound cache, or a list of them, as a model sees it whose rows are tokens."""
+    return with_leaves(cache, (cast("LayerCache", TokenRows(own)) for own in leaves(cache)))
 
 
 def _together(new: mx.array, width: int) -> mx.array:

@@ -53,7 +53,8 @@ Compare = Annotated[
     bool,
     _in_speculation(
         "--compare",
-        help="Run again without speculation: speeds of both; exit 1 if a token differs.",
+        help="Run again without speculation (without a draft model: one at a time): speeds of "
+        "both; exit 1 if a token differs.",
     ),
 ]
 Verbose = Annotated[
@@ -92,8 +93,6 @@ def generate(
     With a draft model the text is the same, token for token, and comes sooner. Without --model
     the embedded toys write something like Python.
     """
-    if compare and flags.drafter is None:
-        raise InvalidRequest("[generate] --compare needs speculation: give a --draft-model")
     if num_samples > 1 and not flags.temp:
         raise InvalidRequest(
             f"[generate] --num-samples {num_samples} of a greedy text are all the same; give --temp"
@@ -103,6 +102,8 @@ def generate(
     if not quiet:
         _say_defaults(flags, bool(prompts))
     prompts = prompts or [_default_prompt(flags)]
+    if compare and flags.drafter is None and len(prompts) * num_samples == 1:
+        raise InvalidRequest("[generate] --compare needs a --draft-model, or several prompts")
     repeated = [text for text in prompts for _ in range(num_samples)]
     run = GenerateRun(
         prompts=repeated,

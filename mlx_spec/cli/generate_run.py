@@ -37,7 +37,7 @@ class GenerateRun:
         sampling: one for each of ``prompts``.
         verbose: frames and statistics, or the bare text.
         quiet: nothing but the text and errors.
-        compare: run again without speculation.
+        compare: run again without speculation, or one at a time where there is none.
         as_json: objects on stdout instead of text.
         performance_log: folder for figures of the run, or None.
     """
@@ -156,19 +156,21 @@ def _show_results(run: GenerateRun, result: BatchResult) -> None:
 
 
 def _compare(run: GenerateRun, target: Loaded, result: BatchResult) -> int:
-    """Decode again plainly; 1 if a token differs."""
+    """Decode again plainly, or one at a time where that was plain; 1 if a token differs."""
     from mlx_spec.api import batch_generate
 
-    with status("the same without speculation", run.quiet):
+    drafted = run.flags.drafter is not None
+    batches = run.flags.batches if drafted else replace(run.flags.batches, batch_size=1)
+    with status(f"the same {'without speculation' if drafted else 'one at a time'}", run.quiet):
         plain = batch_generate(
             *target,
             run.prompts,
             sampling=run.sampling,
             chat=run.flags.chat(target[1]),
             speculation=replace(run.flags.speculation, enabled=False),
-            batching=run.flags.batches,
+            batching=batches,
         )
-    lines, equal = comparison_lines(result, plain)
+    lines, equal = comparison_lines(result, plain, drafted)
     for line in lines:
         print(line, file=sys.stdout if run.verbose else sys.stderr)
     if not equal:

@@ -33,6 +33,10 @@ def status(text: str, quiet: bool = False) -> Iterator[None]:
     It is there at once; importing what could turn a wheel beside it takes seconds of its own.
     """
     shown = not quiet and sys.stderr is not None and sys.stderr.isatty()
+    if quiet:
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()  # of downloads, and of long loads
     if shown:
         print(f"{text} ...", end="", file=sys.stderr, flush=True)
     try:

@@ -39,18 +39,28 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
     ]
 
 
-def comparison_lines(speculative: BatchResult, plain: BatchResult) -> tuple[list[str], bool]:
-    """Both speeds and whether all tokens are equal, as lines and as the verdict."""
-    fast, slow = speculative.stats.generation_tps, plain.stats.generation_tps
+def comparison_lines(
+    first: BatchResult, plain: BatchResult, drafted: bool = True
+) -> tuple[list[str], bool]:
+    """Both speeds and whether all tokens are equal, as lines and as the verdict.
+
+    Args:
+        first: the run itself.
+        plain: the same without a draft; or, where there was none, one request at a time.
+        drafted: which of the two it is.
+    """
+    fast, slow = first.stats.generation_tps, plain.stats.generation_tps
     ratio = f" ({fast / slow:.2f}x)" if slow else ""
-    lines = [f"With speculation: {_speed(fast)}; without: {_speed(slow)}{ratio}"]
+    way, other = ("With speculation", "without") if drafted else ("Together", "one at a time")
+    lines = [f"{way}: {_speed(fast)}; {other}: {_speed(slow)}{ratio}"]
     longest = max(result.generation_tokens for result in plain.results)
     if longest < FEWEST_TOKENS:
         lines[0] += f"; {longest} tokens are too few to compare speeds"
-    difference = _first_difference(speculative.results, plain.results)
+    difference = _first_difference(first.results, plain.results)
     if difference is None:
         tokens = sum(len(result.token_ids) for result in plain.results)
-        return [*lines, f"Tokens: all {tokens} identical with and without speculation"], True
+        ways = "with and without speculation" if drafted else "together and one at a time"
+        return [*lines, f"Tokens: all {tokens} identical {ways}"], True
     return [*lines, f"Tokens: NOT identical, {difference}"], False
 
 

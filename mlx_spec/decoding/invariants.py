@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Sequence as Seq
-from typing import cast
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -90,8 +90,18 @@ def _lone(runner: ModelRunner, tokens: list[int]) -> RowState:
 def _gaps(ours: RowState, theirs: RowState) -> list[float]:
     """The largest difference of each array, relative to its largest value."""
     gaps = []
-    for mine, other in zip(ours.flat, theirs.flat, strict=True):
+    for (mine, step), (other, _) in zip(_numbers(ours), _numbers(theirs), strict=True):
         mine, other = mine.astype(mx.float32), other.astype(mx.float32)
         largest = mx.maximum(mx.abs(other).max(), 1e-30)
-        gaps.append(cast("float", (mx.abs(mine - other).max() / largest).item()))
+        apart = mx.maximum(mx.abs(mine - other).max() - 1.01 * step, 0.0)
+        gaps.append(cast("float", (apart / largest).item()))
     return gaps
+
+
+def _numbers(state: RowState) -> list[tuple[mx.array, Any]]:
+    """All arrays of a row, each with what the smallest rounding may make of it; those that stand
+    for other numbers (``note.numbers``) as these."""
+    meant = getattr(state.note, "numbers", None)
+    own = [(array, 0.0) for array in state.arrays] if meant is None else meant(state.arrays)
+    own = [pair for pair in own if pair[0].size]
+    return [*own, *(pair for part in state.parts for pair in _numbers(part))]

@@ -42,6 +42,8 @@ def support_of(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     if entry is not None and entry.model() is model and entry.mark == mark:
         return entry.support
     support = examine(model, options)
+    if not support.recurrence.tried:
+        return support  # weights were not computed yet, which is no mark
     owner = weakref.ref(model, lambda _: _KNOWN.pop(key, None))
     _KNOWN[key] = _Known(owner, mark, support)
     return support

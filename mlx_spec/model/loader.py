@@ -94,7 +94,8 @@ def load(
         elif config.dtype is not None and wanted == mx.float32 and on_cpu():
             model = dequantize(model)
             _cast(model, wanted)  # some kinds of quantization come out in a type of their own
-        materialize(model, parameters=not config.lazy)
+        title = f"loading {os.path.basename(shown(path_or_repo))}"
+        materialize(model, parameters=not config.lazy, title=title)
     except MlxSpecError as error:
         raise type(error)(f"[load] {shown(path_or_repo)}: {error}") from error.__cause__
     except SystemExit as error:  # as some of mlx-lm's modules end where a package is missing

@@ -18,10 +18,12 @@ from mlx.utils import tree_flatten
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.device_stream import note_thread
 
+# Bytes computed between two moves of the bar; seconds before it is shown.
+_GROUP, _PATIENCE = 2**28, 2.0
 _OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, str, bytes)
 
 
-def materialize(model: Any, *, parameters: bool = True) -> None:
+def materialize(model: Any, *, parameters: bool = True, title: str = "") -> None:
     """Compute what a model holds: its parameters, and the arrays that are none.
 
     Call it in the thread that loaded or built the model, before another one runs it. What is
@@ -30,6 +32,7 @@ def materialize(model: Any, *, parameters: bool = True) -> None:
     Args:
         model: any module of MLX, or an object that holds some.
         parameters: False leaves the parameters as they are (weights not read from disk yet).
+        title: on a terminal, a bar of this name where it takes more than a moment.
 
     Raises:
         UnsupportedModel: it holds arrays that another thread described and did not compute.
@@ -39,7 +42,7 @@ def materialize(model: Any, *, parameters: bool = True) -> None:
         left = {id(array) for _, array in tree_flatten(model.parameters())}
     note_thread()
     try:
-        mx.eval([array for array in held_arrays(model) if id(array) not in left])
+        _compute([array for array in held_arrays(model) if id(array) not in left], title)
     except RuntimeError as error:
         if "in current thread" not in str(error):
             raise
@@ -48,6 +51,31 @@ def materialize(model: Any, *, parameters: bool = True) -> None:
             "compute, and no other can: call mx.eval(model.parameters()) in that thread, or load "
             "it without lazy=True"
         ) from error
+
+
+def _compute(arrays: list[mx.array], title: str) -> None:
+    """All of them, so much at a time that a bar moves."""
+    total = sum(array.nbytes for array in arrays)
+    if not title or total <= _GROUP:
+        mx.eval(arrays)
+        return
+    # The hub's own bar: what switches off that of its downloads switches off this one.
+    from huggingface_hub.utils.tqdm import tqdm
+
+    bar_of: Any = tqdm
+    options = {"unit": "B", "unit_scale": True, "leave": False, "delay": _PATIENCE}
+    with bar_of(total=total, desc=title, disable=None, **options) as bar:
+        group: list[mx.array] = []
+        size = 0
+        for array in arrays:
+            group.append(array)
+            size += array.nbytes
+            if size >= _GROUP:
+                mx.eval(group)
+                bar.update(size)
+                group, size = [], 0
+        mx.eval(group)
+        bar.update(size)
 
 
 def held_arrays(holder: Any) -> list[mx.array]:

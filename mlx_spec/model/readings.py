@@ -23,11 +23,19 @@ BY_SHAPE = re.compile(r"\b(?:S|kv_len|kv_blocks)\s*-\s*(?:L|q_len|q_blocks)\b")
 # "scores + mask" by who never asks whether that mask is of booleans: they add 1 and hide nothing.
 ADDED_MASK = re.compile(r"\A(?!.*\bbool).*\bscores\s*(?:\+=|=\s*scores\s*\+)\s*mask\b", re.DOTALL)
 
+# How a model is spread over machines asks for their number, and says nothing of a pass.
+_SHARD = re.compile(r"^    def shard\(.*?(?=^    \S|\Z)", re.DOTALL | re.MULTILINE)
+
 
 def having(model: Any, pattern: re.Pattern[str]) -> str | None:
     """A class of a model's layers whose code reads so, if there is one."""
+    return min((cls.__name__ for cls in all_having(model, pattern)), default=None)
+
+
+def all_having(model: Any, pattern: re.Pattern[str]) -> set[type]:
+    """All such classes."""
     classes = {cls for _, module in model.named_modules() for cls in type(module).__mro__}
-    return min((cls.__name__ for cls in classes if _reads(cls, pattern)), default=None)
+    return {cls for cls in classes if _reads(cls, pattern)}
 
 
 @cache
@@ -36,6 +44,6 @@ def _reads(cls: type, pattern: re.Pattern[str]) -> bool:
     if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
         return False
     try:
-        return pattern.search(inspect.getsource(cls)) is not None
+        return pattern.search(_SHARD.sub("", inspect.getsource(cls))) is not None
     except (OSError, TypeError):
         return False  # a builtin, or made without a source

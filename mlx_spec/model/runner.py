@@ -20,6 +20,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
+from mlx_spec.model.as_rows import bind_as_rows
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
@@ -59,6 +60,8 @@ class ModelRunner:
         materialize(model)
         self.model = model
         self.pool = KVCachePool(plan(model, options), max_slots)
+        if self.support.form.tokens_as_rows and self.pool.folds:
+            bind_as_rows(model)
         self._pass = make_pass(
             self.support.form, model, self.pool, grouped=self.support.grouped_masks
         )
@@ -74,6 +77,11 @@ class ModelRunner:
     def pads(self) -> bool:
         """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
         return self.support.recurrence.pads
+
+    @property
+    def branches(self) -> bool:
+        """Whether one new token is computed in another way than several (prompts are several)."""
+        return self.support.form.tokens_as_rows
 
     @property
     def cost(self) -> RowCost:

@@ -20,6 +20,7 @@ from mlx_spec.cache.layout import own_caches, plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.as_rows import trying_rows
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.readings import ADDED_MASK, BY_SHAPE, ONE_TOKEN, having
@@ -92,7 +93,9 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
     recurrence = recurrence_of(model)
     by_shape = having(model, BY_SHAPE) is not None
     for form in FORMS:
-        form = replace(form, tokens_apart=not recurrence.replays)
+        form = replace(
+            form, tokens_apart=not recurrence.replays, beginners_apart=not recurrence.zeros
+        )
         if by_shape and not form.rows_apart:
             failures.append("it tells positions from the number of keys")
             continue
@@ -118,12 +121,20 @@ def _first_form(model: Any, options: CacheOptions) -> Support | str:
 def _as_rows(model: Any, options: CacheOptions, passed: Support) -> Support | None:
     """The same where all tokens but prompts' can be computed as one alone is, as rows of their own.
 
-    States are in the way: what a token reads of them is what the one before has made.
+    Where a model has states, only its attention: what a token reads of a state is what the one
+    before has made.
     """
-    if passed.form != WHOLE or passed.recurrence.probes:
+    if passed.form != WHOLE:
         return None
-    rows = _passes(model, options, PassForm(tokens_as_rows=True), grouped=passed.grouped_masks)
-    return None if isinstance(rows, str) else rows
+    form, grouped = PassForm(tokens_as_rows=True), passed.grouped_masks
+    if not passed.recurrence.probes:
+        rows = _passes(model, options, form, grouped=grouped)
+        return None if isinstance(rows, str) else rows
+    with trying_rows(model) as all_ran:
+        rows = _passes(model, options, form, grouped=grouped)
+        if isinstance(rows, str) or not all_ran():
+            return None
+    return replace(rows, recurrence=passed.recurrence)
 
 
 def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool) -> Support | str:

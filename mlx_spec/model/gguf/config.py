@@ -43,6 +43,9 @@ def config_of(file: GGUFFile, architecture: Architecture) -> Config:
         ModelLoadError: the metadata lacks an entry.
         UnsupportedModel: it asks for what mlx-lm's class does not do.
     """
+    layers = file.need(".block_count")
+    if layers > len(file.tensors):
+        raise ModelLoadError(f"{file.name} has {layers:,} layers and {len(file.tensors)} tensors")
     hidden, heads = file.need(".embedding_length"), _uniform(file, ".attention.head_count")
     head = file.get(".attention.key_length", hidden // heads)
     if file.get(".attention.value_length", head) != head:
@@ -53,8 +56,8 @@ def config_of(file: GGUFFile, architecture: Architecture) -> Config:
     config: Config = {
         "model_type": architecture.model_type,
         "hidden_size": hidden,
-        "num_hidden_layers": file.need(".block_count"),
-        "num_layers": file.need(".block_count"),
+        "num_hidden_layers": layers,
+        "num_layers": layers,
         "intermediate_size": _uniform(file, ".feed_forward_length"),
         "num_attention_heads": heads,
         "num_key_value_heads": _uniform(file, ".attention.head_count_kv", heads),

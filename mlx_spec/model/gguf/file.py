@@ -165,8 +165,8 @@ def _check_start(path: Path) -> None:
     tensors, entries = (int.from_bytes(start[at : at + 8], "little") for at in (8, 16))
     if tensors * _DESCRIPTION + entries * _ENTRY > size:
         raise ModelLoadError(
-            f"{path.name} is broken: {tensors:,} tensors and {entries:,} entries of metadata do "
-            f"not fit its {size:,} bytes"
+            f"{path.name} broke off or is broken: {tensors:,} tensors and {entries:,} entries of "
+            f"metadata do not fit its {size:,} bytes"
         )
 
 
@@ -188,6 +188,19 @@ class _Bytes:
     def __init__(self, mapped: np.ndarray[Any, Any]) -> None:
         self._plain = mapped.view(np.ndarray)
 
+    def texts(self, at: int, count: int) -> tuple[list[memoryview], int]:
+        """Texts with their lengths before them, and where the last one ends."""
+        whole, texts = self._plain.data, []
+        for _ in range(count):
+            if at + 8 > len(whole):
+                raise _BrokenOff(at + 8)
+            begin = at + 8
+            at = begin + int.from_bytes(whole[at:begin], "little")
+            if at > len(whole):
+                raise _BrokenOff(at)
+            texts.append(whole[begin:at])
+        return texts, at
+
     def __getitem__(self, part: slice) -> np.ndarray[Any, Any]:
         if part.stop > len(self._plain):
             raise _BrokenOff(part.stop)
@@ -195,7 +208,7 @@ class _Bytes:
 
 
 class _Reader(gguf.GGUFReader):
-    """The package's reader over :class:`_Bytes`."""
+    """The package's reader over :class:`_Bytes`, with lists read at once, not item by item."""
 
     @property
     def data(self) -> Any:
@@ -205,6 +218,25 @@ class _Reader(gguf.GGUFReader):
     @data.setter
     def data(self, mapped: np.ndarray[Any, Any]) -> None:
         self._bytes = _Bytes(mapped)
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int, *more: Any) -> Any:
+        """Of a list the same parts in one array, or one view for each text.
+
+        A step of the package's own loop costs 10 microseconds, and a vocabulary has a million.
+        """
+        item = None
+        if raw_type == gguf.GGUFValueType.ARRAY:
+            kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+            item = gguf.GGUFValueType(kind[0])
+        start = orig_offs + 12
+        types = [gguf.GGUFValueType.ARRAY, item]
+        if item == gguf.GGUFValueType.STRING:
+            texts, end = self._bytes.texts(start, int(count[0]))
+            return end - orig_offs, [kind, count, *texts], list(range(2, 2 + len(texts))), types
+        if item in self.gguf_scalar_to_np:
+            values = self._get(start, self.gguf_scalar_to_np[item], int(count[0]))
+            return 12 + values.nbytes, [kind, count, values], [2], types
+        return super()._get_field_parts(orig_offs, raw_type, *more)
 
 
 @contextmanager

@@ -90,5 +90,10 @@ def _build(config: Config) -> nn.Module:
         module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(name, name)}")
     except ImportError as error:
         raise ModelLoadError(f"this mlx-lm has no {name}") from error
-    model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
+    try:
+        model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
+    except Exception as error:  # whatever numbers of a broken file make of a class
+        raise ModelLoadError(
+            f"the metadata makes no {name} ({type(error).__name__}: {error})"
+        ) from error
     return model

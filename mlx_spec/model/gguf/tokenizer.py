@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers as pre
 from tokenizers.processors import TemplateProcessing
 
@@ -56,7 +57,11 @@ def load_gguf_tokenizer(file: GGUFFile, options: dict[str, Any]) -> Any:
 
     with tempfile.TemporaryDirectory(prefix="mlx-spec-") as folder:
         write_tokenizer(file, Path(folder))
-        return load_tokenizer(Path(folder), options, eos_token_ids=_end_tokens(file))
+        try:
+            return load_tokenizer(Path(folder), options, eos_token_ids=_end_tokens(file))
+        except Exception as error:  # the libraries' own types
+            reason = " ".join(str(error).split())[:200]
+            raise ModelLoadError(f"{file.name} has a broken vocabulary ({reason})") from error
 
 
 def write_tokenizer(file: GGUFFile, folder: Path) -> None:
@@ -69,25 +74,28 @@ def write_tokenizer(file: GGUFFile, folder: Path) -> None:
     kind = file.need(f"{_PREFIX}model")
     if kind == "gpt2":
         split = split_of(file.get(f"{_PREFIX}pre"), file.name)
-        tokenizer, begins = _byte_level(file, tokens, split), split.begins
+        tokenizer, begins = _byte_level(split), split.begins
+        merges = file.need(f"{_PREFIX}merges")
     elif kind == "llama":
         tokenizer, begins = _sentencepiece(file, tokens), True
+        merges = _merges(file, tokens)
     else:
         raise UnsupportedModel(
             f"{file.name} has a tokenizer of kind {kind!r}; known are 'gpt2' (byte-level) and "
             "'llama' (SentencePiece)"
         )
-    kinds = file.get(f"{_PREFIX}token_type") or [_NORMAL] * len(tokens)
-    adding = {_CONTROL: tokenizer.add_special_tokens, _OF_USERS: tokenizer.add_tokens}
-    for wanted, add in adding.items():
-        add([_added(token) for token, each in zip(tokens, kinds, strict=True) if each == wanted])
-    special = {
-        name: tokens[number]
+    ids = {
+        name: number
         for entry, name in _SPECIAL.items()
         if (number := _token_id(file, entry, len(tokens))) is not None
     }
-    _enclose(tokenizer, file, special, begins)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {name: tokens[number] for name, number in ids.items()}
+    _enclose(tokenizer, file, special, ids, begins)
+    record = json.loads(tokenizer.to_str())
+    record["added_tokens"] = _added(tokens, file.get(f"{_PREFIX}token_type") or ())
+    record["model"]["vocab"] = {token: number for number, token in enumerate(tokens)}
+    record["model"]["merges"] = merges
+    (folder / "tokenizer.json").write_text(json.dumps(record), encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -120,9 +128,14 @@ def _token_id(file: GGUFFile, entry: str, count: int) -> int | None:
     return number
 
 
-def _added(token: str) -> AddedToken:
-    """A token that is found in a text as it stands, before anything is cut or merged."""
-    return AddedToken(token, normalized=False, special=False)
+def _added(tokens: list[str], kinds: Iterable[int]) -> list[dict[str, Any]]:
+    """Tokens that are found in a text as they stand, before anything is cut or merged."""
+    as_it_is = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return [
+        {"id": number, "content": token, "special": kind == _CONTROL, **as_it_is}
+        for number, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        if kind in (_CONTROL, _OF_USERS)
+    ]
 
 
 def _end_tokens(file: GGUFFile) -> list[int]:
@@ -139,7 +152,13 @@ def _end_tokens(file: GGUFFile) -> list[int]:
     return sorted(ends)
 
 
-def _enclose(tokenizer: Tokenizer, file: GGUFFile, special: dict[str, str], begins: bool) -> None:
+def _enclose(
+    tokenizer: Tokenizer,
+    file: GGUFFile,
+    special: dict[str, str],
+    ids: dict[str, int],
+    begins: bool,
+) -> None:
     """Have texts begin and end with the tokens that the metadata asks for."""
     wanted = {
         "bos_token": file.get(f"{_PREFIX}add_bos_token", begins),
@@ -151,16 +170,13 @@ def _enclose(tokenizer: Tokenizer, file: GGUFFile, special: dict[str, str], begi
     tokenizer.post_processor = TemplateProcessing(
         single=[*([bos] if bos else []), "$A", *([eos] if eos else [])],
         pair=[*([bos] if bos else []), "$A", *([bos] if bos else []), "$B:1"],
-        special_tokens=[
-            (token, tokenizer.token_to_id(token)) for token in {bos, eos} if token is not None
-        ],
+        special_tokens=sorted({(special[name], ids[name]) for name in wanted if name in ids}),
     )
 
 
-def _byte_level(file: GGUFFile, tokens: list[str], split: Split) -> Tokenizer:
-    """Byte-level BPE, as of GPT-2: merges are in the file."""
-    merges = [tuple(merge.split(" ", 1)) for merge in file.need(f"{_PREFIX}merges")]
-    tokenizer = _bpe(file, tokens, merges, ignore_merges=split.whole)
+def _byte_level(split: Split) -> Tokenizer:
+    """Byte-level BPE, as of GPT-2, its vocabulary not yet there."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=split.whole))
     cuts = [pre.Split(Regex(pattern), behavior="isolated") for pattern in split.patterns]
     tokenizer.pre_tokenizer = pre.Sequence(
         [*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -170,19 +186,10 @@ def _byte_level(file: GGUFFile, tokens: list[str], split: Split) -> Tokenizer:
 
 
 def _sentencepiece(file: GGUFFile, tokens: list[str]) -> Tokenizer:
-    """SentencePiece's BPE, which merges by the scores of what comes out."""
-    scores, kinds = (file.need(f"{_PREFIX}{name}") for name in ("scores", "token_type"))
-    if len(scores) != len(tokens):
-        raise ModelLoadError(f"{file.name} has {len(tokens)} tokens and {len(scores)} scores")
+    """SentencePiece's BPE, its vocabulary not yet there."""
     unknown = _token_id(file, "unknown", len(tokens))
-    tokenizer = _bpe(
-        file,
-        tokens,
-        _merges(tokens, scores, kinds),
-        unk_token=None if unknown is None else tokens[unknown],
-        fuse_unk=True,
-        byte_fallback=True,
-    )
+    name = None if unknown is None else tokens[unknown]
+    tokenizer = Tokenizer(models.BPE(unk_token=name, fuse_unk=True, byte_fallback=True))
     spaces = normalizers.Replace(" ", _SPACE)
     undo = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if file.get(f"{_PREFIX}add_space_prefix", True):
@@ -194,30 +201,23 @@ def _sentencepiece(file: GGUFFile, tokens: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _merges(tokens: list[str], scores: list[float], kinds: list[int]) -> list[tuple[str, str]]:
-    """Every way to make a token out of two others, those of high score first."""
+def _merges(file: GGUFFile, tokens: list[str]) -> list[str]:
+    """Every way to make a token out of two others; the one of the highest score is first."""
+    scores, kinds = (file.need(f"{_PREFIX}{name}") for name in ("scores", "token_type"))
+    if len(scores) != len(tokens):
+        raise ModelLoadError(f"{file.name} has {len(tokens)} tokens and {len(scores)} scores")
     ids = {
         token: number
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind == _NORMAL
+        if kind == _NORMAL and " " not in token
     }
     merges = []
     for token in sorted(ids, key=lambda token: (-scores[ids[token]], ids[token])):
         pairs = []
         for at in range(1, len(token)):
             if (left := token[:at]) in ids and (right := token[at:]) in ids:
-                pairs.append((left, right))
+                pairs.append((ids[left], ids[right], f"{left} {right}"))
         if len(pairs) > 1:
-            pairs.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-        merges += pairs
+            pairs.sort()
+        merges += [pair for _, _, pair in pairs]
     return merges
-
-
-def _bpe(file: GGUFFile, tokens: list[str], merges: list[Any], **options: Any) -> Tokenizer:
-    """A tokenizer that merges; its vocabulary in order of ids."""
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    try:
-        return Tokenizer(models.BPE(vocab=vocabulary, merges=merges, **options))
-    except Exception as error:  # the library's own type, or a merge that is no pair
-        reason = " ".join(str(error).split())[:200]
-        raise ModelLoadError(f"{file.name} has a broken vocabulary ({reason})") from error

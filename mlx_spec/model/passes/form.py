@@ -33,11 +33,13 @@ class PassForm:
     Attributes:
         rows_apart: one row a call, its position a number.
         tokens_apart: one token a call, of all rows.
+        beginners_apart: rows that begin in a call of their own.
         tokens_as_rows: one call, in which every token that may be a guess is a row.
     """
 
     rows_apart: bool = False
     tokens_apart: bool = False
+    beginners_apart: bool = False
     tokens_as_rows: bool = False
 
     @property

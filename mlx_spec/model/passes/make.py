@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.state import StateCache
 from mlx_spec.model.passes.apart import Apart, Inner
 from mlx_spec.model.passes.beginners_apart import BeginnersApart
 from mlx_spec.model.passes.form import ModelPass, PassForm
@@ -17,11 +16,11 @@ from mlx_spec.model.passes.whole import Whole
 
 def make_pass(form: PassForm, model: Any, pool: KVCachePool, *, grouped: bool) -> ModelPass:
     """A model's passes over its slots, in the form that it needs."""
-    if form.tokens_as_rows:
+    if form.tokens_as_rows and not pool.folds:  # else its attention alone (``as_rows``)
         return TokensAsRows(model, pool, grouped)
     inner: Inner = TokenByToken if form.tokens_apart else Whole
     if form.rows_apart:
         return RowByRow(Apart(model, pool, grouped, inner))
-    if any(isinstance(layer, StateCache) for layer in pool.layers):
+    if form.beginners_apart:
         return BeginnersApart(model, pool, grouped, inner)
     return inner(model, pool, grouped)

@@ -9,14 +9,12 @@ may be guesses is read as plain decoding reads it, all at once; prompts go as th
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.several import with_leaves
-from mlx_spec.cache.token_rows import TokenRows
+from mlx_spec.cache.token_rows import as_token_rows
 from mlx_spec.model.passes.whole import Whole
 from mlx_spec.model.rows import Rows
 
@@ -38,8 +36,7 @@ class TokensAsRows:
         if width == 1 or (rows.uniform and not rows.tentative):
             return self._whole.forward(rows)
         self._pool.bind(rows.span(grouped=self._grouped))
-        own = (cast("LayerCache", TokenRows(layer)) for layer in self._pool.layers)
-        caches = [with_leaves(cache, own) for cache in self._pool.caches]
+        caches = [as_token_rows(cache) for cache in self._pool.caches]
         logits: mx.array = self._model(rows.tokens.reshape(-1, 1), cache=caches)
         return logits.reshape(count, width, -1)
 

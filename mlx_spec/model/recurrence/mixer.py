@@ -153,7 +153,7 @@ class Notes:
 
     def __init__(self, call: MixerCall) -> None:
         self.outputs: dict[str, list[Any]] = {}
-        self._shape = call.shape
+        self._call = call
         self._given = list(call.values.values())
         self._depend: set[str] = set()
 
@@ -164,7 +164,7 @@ class Notes:
     def hear(self, name: str, inputs: list[Any], output: Any) -> None:
         """What a child was given and gave."""
         known = all(any(one is given for given in self._given) for one in inputs)
-        if known and getattr(output, "shape", ())[:2] == self._shape:
+        if known and getattr(output, "shape", ())[:2] == self._call.shape:
             self._given.append(output)
             self.outputs.setdefault(name, []).append(output)
         else:

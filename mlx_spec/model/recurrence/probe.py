@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States
-from mlx_spec.model.recurrence.replay import run_again, select
+from mlx_spec.model.recurrence.replay import Kept, run_again, select
 from mlx_spec.model.recurrence.trace import ROWS, WIDTH
 
 # Of the largest number in a state: what roundings may come to. A token too many or too few changes
@@ -39,9 +39,6 @@ class MixerProbe:
     zeros: bool
 
 
-FAILED = MixerProbe(replays=False, masked=False, pads=False, zeros=True)
-
-
 def probe(traced: MixerCall) -> MixerProbe:
     """Try one mixer.
 
@@ -61,12 +58,12 @@ def probe(traced: MixerCall) -> MixerProbe:
     masked, one_by_one = (
         _near(_tried(call, notes, before, masked), wanted) for masked in (True, False)
     )
-    zeros = [None if state is None else mx.zeros_like(state) for state in before]
+    masked &= _tell_apart(wanted, _after(call, before))
     return MixerProbe(
         replays=masked or one_by_one,
         masked=masked,
         pads=masked and told,
-        zeros=_near(_after(call, zeros), before),
+        zeros=_begins_with_zeros(call, before),
     )
 
 
@@ -99,10 +96,25 @@ def _decoded(call: MixerCall, before: States) -> States:
     return states
 
 
+def _begins_with_zeros(call: MixerCall, known: States) -> bool:
+    """Whether outputs and states from zeros are those from none."""
+    none: States = [None] * call.size
+    zeros: States = [None if state is None else mx.zeros_like(state) for state in known]
+    runs = []
+    for states in (none, zeros):
+        own, cache = call.stand_at(states)
+        output = call.run(call.module, cache)
+        outputs = output if isinstance(output, tuple) else (output,)
+        runs.append([*outputs, *own.cache])
+    return _near(*runs)
+
+
 def _tried(call: MixerCall, notes: Notes, before: States, masked: bool) -> States | None:
     """What a way gives; None where the mixer's code refuses it."""
     try:
-        states = run_again(call, notes, before, mx.array(KEPT), masked=masked)
+        counts = mx.array(KEPT)
+        kept = Kept(counts, mx.arange(WIDTH) < counts[:, None])
+        states = run_again(call, notes, before, kept, masked=masked)
         mx.eval(states)
     except Exception:  # whatever the code of a model raises: another way is tried
         return None
@@ -114,6 +126,17 @@ def _near(found: States | None, wanted: States) -> bool:
     return found is not None and all(
         state is other or (state.shape == other.shape and _off(state, other) < _tolerance(other))
         for state, other in zip(found, wanted, strict=True)
+    )
+
+
+def _tell_apart(some: States, whole: States) -> bool:
+    """Whether it shows in every state that the first row keeps one token, not all.
+
+    It does not where weights are zeros, and then nothing was found out of masks.
+    """
+    return all(
+        state is other or _off(state[:1], other[:1]) > 5 * _tolerance(other)
+        for state, other in zip(some, whole, strict=True)
     )
 
 

@@ -123,7 +123,9 @@ class Scorer:
             starts,
         )
         after = [start + 1 for start in starts]
-        known = self._runner.pool.folded()
+        # States take nothing back, and rings not what is longer than their slack.
+        layers = self._runner.pool.layers
+        known = [(layer, layer.arrays) for layer in layers if not layer.sliceable]
         for turn in range(max(map(len, labels))):
             chosen = [row[turn] if turn < len(row) else [] for row in labels]
             if any(len(label) > 1 for label in chosen):
