@@ -157,6 +157,8 @@ class StateCache:
     def commit(self, kept: mx.array | None) -> None:
         """Let each row go on from the states after its first ``kept`` tokens.
 
+        What a row holds of whose own tokens none is kept is garbage: it is read again.
+
         Raises:
             RuntimeError: several tokens in one call that nothing was noted of.
         """
@@ -164,10 +166,10 @@ class StateCache:
         if kept is None or done is None or not done.changes:
             return
         assert done.span.tentative
-        states = done.before
         if done.after or done.span.width == 1:
-            for token, after in enumerate([*done.after, tuple(self.cache)]):
-                states = _each(kept > token, after, states)
+            states, *after = (*done.after, tuple(self.cache))
+            for token, later in enumerate(after, start=1):
+                states = _each(kept > token, later, states)
         else:
             if not done.replays:
                 raise RuntimeError(
@@ -177,7 +179,9 @@ class StateCache:
             replayed = list(done.read)
             for replay in done.replays:
                 replayed = list(replay(replayed, kept))
-            states = _each(kept > 0, tuple(replayed), states)
+            states = tuple(replayed)
+            if done.span.counts is not None:
+                states = _each(done.span.counts > 0, states, done.before)
         done.after, done.replays = [], []
         self.cache, self._changed = list(states), True
 
