@@ -47,7 +47,7 @@ def run_again(call: MixerCall, notes: Notes, before: States, kept: Kept, way: Wa
         return _one_by_one(call, notes, before, kept)
     cls = told_row_ends(own_class(type(call.module))) if way is Way.TOLD else None
     if cls is not None:
-        call = replace(call, code=cls.__call__)  # type: ignore[operator]
+        call = replace(call, code=cls.__call__)
     mask = {"mask": kept.tokens} if "mask" in call.values else {}
     own, cache = call.stand_at(before, lengths=kept.counts)
     call.run(call.clone(notes.give(), cls), cache, **mask)
