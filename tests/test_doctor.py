@@ -82,3 +82,12 @@ def test_facts_need_no_weights(tmp_path: Path) -> None:
     facts = inspect_model(write_folder(tmp_path / "model"))
     assert (facts.layers, facts.context, facts.bits, facts.chat) == (2, CONTEXT, None, False)
     assert facts.bytes == facts.parameters * (4 if mx.default_device() == mx.cpu else 2)
+
+
+def test_what_a_class_passes_by_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "model", final_logit_softcapping=30.0)
+    (facts,) = as_json(capsys, "--model", str(folder))["models"]
+    assert facts["verdict"] == "exact"
+    assert "final_logit_softcapping 30.0, which mlx-lm's llama does not read" in facts["unread"]
+    assert main(["doctor", "--model", str(folder)]) == 0
+    assert "final_logit_softcapping 30.0" in " ".join(capsys.readouterr().out.split())

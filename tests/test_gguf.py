@@ -20,7 +20,8 @@ from mlx_spec.errors import ModelLoadError, UnsupportedModel
 from mlx_spec.load_config import LoadConfig
 from mlx_spec.model.context import context_length
 from mlx_spec.model.gguf.architectures import ARCHITECTURES
-from mlx_spec.model.gguf.load import load_gguf
+from mlx_spec.model.gguf.file import open_gguf
+from mlx_spec.model.gguf.load import load_gguf_model
 from tests.gguf_files import MODEL_TYPES, Q, write_gguf
 from tests.gguf_metadata import add_entry
 
@@ -29,7 +30,7 @@ PROMPT = mx.array([[1, 5, 9, 200, 3, 7, 7, 100, 40, 41, 42, 43, 44, 45, 46, 47, 
 
 def read(path: Path, plain: bool | None = None, **options: Any) -> Any:
     """The model of a file."""
-    return load_gguf(path, LoadConfig(**options), plain)[0]
+    return load_gguf_model(open_gguf(path), LoadConfig(**options), plain)[0]
 
 
 def test_every_architecture_is_tested() -> None:

@@ -70,12 +70,17 @@ def test_one_call_verifies_and_rows_say_what_they_say_alone(
     assert {probe.masked for probe in probes.values()} == {family in MASKED}
 
 
+def all_of(kept: replay.Kept) -> replay.Kept:
+    width = mx.full(kept.counts.shape, kept.tokens.shape[1])
+    return replay.Kept(width, mx.ones_like(kept.tokens))
+
+
 def spoil_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recurrence goes on from the state after the pass, not from the one before."""
     again = replay.run_again
 
     def late(call: Any, notes: Any, before: Any, kept: Any, **how: Any) -> Any:
-        after = again(call, notes, before, mx.full(kept.shape, call.shape[1]), **how)
+        after = again(call, notes, before, all_of(kept), **how)
         return again(call, notes, after, kept, **how)
 
     monkeypatch.setattr(binding, "run_again", late)
@@ -86,7 +91,8 @@ def spoil_row(monkeypatch: pytest.MonkeyPatch) -> None:
     again = replay.run_again
 
     def shifted(call: Any, notes: Any, before: Any, kept: Any, **how: Any) -> Any:
-        return again(call, notes, before, mx.roll(kept, 1), **how)
+        rolled = replay.Kept(mx.roll(kept.counts, 1), mx.roll(kept.tokens, 1, axis=0))
+        return again(call, notes, before, rolled, **how)
 
     monkeypatch.setattr(binding, "run_again", shifted)
 

@@ -101,7 +101,7 @@ def test_they_are_seen(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("token_by_token")
-@pytest.mark.parametrize("plant", EVERYWHERE)
+@pytest.mark.parametrize("plant", [kept_after_a_rejection, from_the_first_slot, saved_as_it_is])
 def test_they_are_seen_token_by_token(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     assert wrong("lfm2", run(make_decoder("lfm2", 0.6), "lfm2"))

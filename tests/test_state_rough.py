@@ -8,7 +8,6 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_spec.cache.state import StateCache
 from mlx_spec.decoding.drafters.base import Draft, DraftContext
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -64,7 +63,7 @@ def broken() -> tuple[Any, int]:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_a_row_that_is_tried_again_goes_on_from_the_state_before(every: int) -> None:
+def test_a_row_that_is_tried_again_goes_on_from_its_tokens(every: int) -> None:
     model, bad = broken()
     made = run(make_decoder(FAMILY, Hostile(bad, every), model=model), FAMILY)
     assert wrong(FAMILY, made) == []
@@ -72,8 +71,7 @@ def test_a_row_that_is_tried_again_goes_on_from_the_state_before(every: int) -> 
 
 
 def test_what_was_no_number_must_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = StateCache.commit
-    monkeypatch.setattr(StateCache, "commit", lambda self, kept: right(self, mx.maximum(kept, 1)))
+    monkeypatch.setattr(ModelRunner, "feed", lambda self, rows, step_size, wait: None)
     model, bad = broken()
     made = run(make_decoder(FAMILY, Hostile(bad, 3), model=model), FAMILY)
     assert wrong(FAMILY, made)

@@ -10,7 +10,8 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.cache.token_rows import TokenRows
-from mlx_spec.config import BatchingConfig
+from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.model.as_rows import bind_as_rows, unbind_as_rows
@@ -18,6 +19,7 @@ from mlx_spec.model.passes.form import PassForm
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.model.support import examine
+from mlx_spec.sequence import Sequence
 from tests.architectures import build
 from tests.fakes import RaggedPolicy
 from tests.preemption import run_with_a_preemption
@@ -134,3 +136,73 @@ def test_a_verdict_leaves_a_model_as_it_was() -> None:
     assert len(bind_as_rows(lone)) == 0
     unbind_as_rows(lone)
     assert len(bind_as_rows(lone)) > 0
+
+
+def plain(name: str, rows: int = 1) -> SpeculativeDecoder:
+    batching = BatchingConfig(
+        batch_size=rows, prefill_step_size=64, prefill_interleave=16, prefix_cache_bytes=2**22
+    )
+    return SpeculativeDecoder(model(name), batching=batching)
+
+
+def entries(decoder: SpeculativeDecoder, count: int) -> list[mx.array]:
+    """What layers by position hold of the first slot's first tokens."""
+    pool = decoder.runner.pool
+    parts = zip(pool.layers, pool.save(0, 0, count).parts, strict=True)
+    return [array for layer, part in parts if not layer.folds for array in part.flat]
+
+
+@pytest.mark.parametrize(
+    ("name", "cuts"), [("deepseek_v3", True), ("kimi_linear", True), ("deepseek_v3", False)]
+)
+def test_what_was_said_is_read_again_as_it_was_said(
+    name: str, cuts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row whose caches were given up has them again to the last bit; and without the cuts not."""
+    first, second = plain(name), plain(name)
+    row = Sequence([(5 * n) % 64 for n in range(21)], SamplingParams(max_tokens=50))
+    first.add([row])
+    while len(row.tokens) < 36:
+        first.step()
+    said = entries(first, 54)
+    mx.eval(said)
+    first.suspend(row, save=False)
+    first.step()
+    if not cuts:
+        monkeypatch.setattr(Cuts, "decoded", lambda self, sequence, seen: False)
+        monkeypatch.setattr(Cuts, "read", lambda self, sequence: sequence.length - 1)
+    second.add([row])
+    while not second.running:
+        second.step()
+    again = entries(second, 54)
+    assert all(mx.array_equal(a, b) for a, b in zip(again, said, strict=True)) is cuts
+    assert all(mx.allclose(a, b, atol=1e-4) for a, b in zip(again, said, strict=True))
+
+
+@pytest.mark.parametrize("beside", [0, 30])
+def test_a_prompt_does_not_depend_on_who_is_read_beside_it(beside: int) -> None:
+    """Its last piece is one token, alone or in a wide pass."""
+    name = "deepseek_v3"
+    text, other = [(5 * n) % 64 for n in range(34)], [(3 * n) % 64 for n in range(34 + beside)]
+    alone, together = plain(name), plain(name, 2)
+    alone.add([Sequence(text, SamplingParams(max_tokens=4))])
+    together.add([Sequence(each, SamplingParams(max_tokens=4)) for each in (text, other)])
+    for decoder in (alone, together):
+        while not decoder.running:
+            decoder.step()
+    held = zip(entries(alone, 33), entries(together, 33), strict=True)
+    assert all(mx.array_equal(a, b) for a, b in held)
+
+
+def test_of_a_chat_only_what_was_read_as_a_prompt_is_kept() -> None:
+    """Whoever goes on with it reads as a prompt what the model said."""
+    decoder = plain("deepseek_v3")
+    row = Sequence([(5 * n) % 64 for n in range(20)], SamplingParams(max_tokens=40))
+    decoder.add([row])
+    while decoder.busy:
+        decoder.step()
+    more = Sequence([*row.prompt, *row.tokens, 1, 2], SamplingParams(max_tokens=2))
+    decoder.add([more])
+    while decoder.busy:
+        decoder.step()
+    assert 0 < more.reused < 20

@@ -51,6 +51,7 @@ class Span:
     since: int = 0
     scratch: dict[Hashable, Any] = field(default_factory=dict)
     _masks: dict[int | None, mx.array] = field(default_factory=dict)
+    _within: tuple[mx.array, mx.array] | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,6 +110,12 @@ class Span:
                 mask = mask & (keys > queries - window_size)
             self._masks[window_size] = mask[:, :, None] if self.grouped else mask
         return self._masks[window_size]
+
+    def within(self, counts: mx.array) -> mx.array:
+        """[count, N] booleans: each row's first ``counts`` [count] tokens."""
+        if self._within is None or self._within[0] is not counts:
+            self._within = counts, mx.arange(self.width) < counts[:, None]
+        return self._within[1]
 
     def made(self, mask: mx.array | str | None) -> bool:
         """Whether a mask is one that a cache gave for this pass, so that lengths can replace it."""

@@ -113,7 +113,7 @@ class StateCache:
         assert done is not None
         if span.counts is not None:
             stay = done.after[-1] if done.after else done.before
-            states = _choose(span.counts > 0, states, stay[place])
+            states = choose(span.counts > 0, states, stay[place])
         new = list(self.cache)  # a copy of this cache may hold the list
         new[place] = states
         self.cache, self._changed, done.changes = new, True, True
@@ -157,6 +157,8 @@ class StateCache:
     def commit(self, kept: mx.array | None) -> None:
         """Let each row go on from the states after its first ``kept`` tokens.
 
+        What a row holds of whose own tokens none is kept is garbage: it is read again.
+
         Raises:
             RuntimeError: several tokens in one call that nothing was noted of.
         """
@@ -164,10 +166,10 @@ class StateCache:
         if kept is None or done is None or not done.changes:
             return
         assert done.span.tentative
-        states = done.before
         if done.after or done.span.width == 1:
-            for token, after in enumerate([*done.after, tuple(self.cache)]):
-                states = _each(kept > token, after, states)
+            states, *after = (*done.after, tuple(self.cache))
+            for token, later in enumerate(after, start=1):
+                states = _each(kept > token, later, states)
         else:
             if not done.replays:
                 raise RuntimeError(
@@ -177,7 +179,9 @@ class StateCache:
             replayed = list(done.read)
             for replay in done.replays:
                 replayed = list(replay(replayed, kept))
-            states = _each(kept > 0, tuple(replayed), states)
+            states = tuple(replayed)
+            if done.span.counts is not None:
+                states = _each(done.span.counts > 0, states, done.before)
         done.after, done.replays = [], []
         self.cache, self._changed = list(states), True
 
@@ -239,7 +243,7 @@ class StateCache:
                 asked = part.span.starts[row : row + 1] == end
                 before = [None if old is None else old[row : row + 1] for old in part.before]
                 now = [
-                    new if old is None else _choose(asked, old, new)
+                    new if old is None else choose(asked, old, new)
                     for old, new in zip(before, now, strict=True)
                 ]
         return RowState(tuple(now))
@@ -299,16 +303,16 @@ def _begun(states: mx.array | None, span: Span) -> mx.array | None:
     begins = span.starts == 0
     if span.counts is not None:
         begins = begins & (span.counts > 0)
-    return _choose(begins, mx.zeros_like(states), states)
+    return choose(begins, mx.zeros_like(states), states)
 
 
 def _each(rows: mx.array, states: States, others: States) -> States:
     """``states`` for those of [rows], ``others`` for the other ones."""
     pairs = zip(states, others, strict=True)
-    return tuple(new if new is None else _choose(rows, new, old) for new, old in pairs)
+    return tuple(new if new is None else choose(rows, new, old) for new, old in pairs)
 
 
-def _choose(rows: mx.array, states: mx.array, others: mx.array | None) -> mx.array:
+def choose(rows: mx.array, states: mx.array, others: mx.array | None) -> mx.array:
     """The same for one of them; NaN on one side is none on the other."""
     if others is None:
         others = mx.zeros_like(states)

@@ -101,6 +101,8 @@ def _model_rows(found: ModelInspection) -> list[tuple[str, str]]:
     ]
     if found.reason:
         rows.append(("  why", found.reason))
+    if found.unread:
+        rows.append(("  but", found.unread))
     if found.passes:
         rows.append(("  slow", found.passes))
     return rows + ([("  faster", found.advice)] if found.advice is not None else [])

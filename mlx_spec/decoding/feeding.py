@@ -26,9 +26,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_spec.config import BatchingConfig
+from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
-from mlx_spec.model.pace import Chunk, power_of_two
+from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
 from mlx_spec.sequence import Sequence
 
@@ -46,6 +47,7 @@ class _FedRow:
         sequence: whose it is.
         seen: tokens that are in the cache, or in passes that were built.
         group: rows that came together and are about as long.
+        last: where the passes that are like the present one end for it.
         done: whether no more is to be read.
     """
 
@@ -53,23 +55,29 @@ class _FedRow:
     seen: int
     group: int
     done: bool = False
+    last: int = 0
 
 
 @dataclass(frozen=True)
 class _FedPass:
-    """What one pass reads: positions ``begin .. end - 1`` of rows in neighbouring slots."""
+    """What one pass reads: positions ``begin .. end - 1`` of rows in neighbouring slots.
+
+    Attributes:
+        decoded: whether it is computed as decoding does (``cuts``).
+    """
 
     rows: list[_FedRow]
     begin: int
     end: int
+    decoded: bool = False
 
     @property
     def tokens(self) -> int:
         return len(self.rows) * (self.end - self.begin)
 
     def end_of(self, row: _FedRow) -> int:
-        """Where it ends for one of its rows; the last known token stays pending."""
-        return min(self.end, row.sequence.length - 1)
+        """Where it ends for one of its rows."""
+        return min(self.end, row.last)
 
 
 class Feeder:
@@ -98,6 +106,8 @@ class Feeder:
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
         self.piece = _piece(runner, batching)
+        # Guesses may be computed in any way.
+        self._cuts = Cuts(self.piece, branches=runner.branches and ride == 1)
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
         self._clock = clock
@@ -185,7 +195,7 @@ class Feeder:
 
     def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
         """Copy what a row that decodes begins with, ``seen`` tokens, into the prefix cache."""
-        self._shared.keep(sequence, slot, seen)
+        self._shared.keep(sequence, slot, min(seen, self._cuts.read(sequence)))
 
     def publish(self) -> None:
         """At a boundary, first of all: keep what rows begin with that were read since."""
@@ -251,15 +261,25 @@ class Feeder:
                 if chosen:
                     break
                 continue
-            own = self._cut(row, budget)
+            own = self._cuts.end(row.sequence, row.seen, budget)
             begin, low, high = row.seen, min(own, shortest or own), max(own, end)
             room = 32 + (low - begin) // 2 if self._runner.pads else 0
-            alike = not chosen or (begin == chosen[0].seen and high - low <= room)
+            alike = not chosen or (
+                begin == chosen[0].seen
+                and high - low <= room
+                and self._decoded(row) == self._decoded(chosen[0])
+            )
             if not alike or (len(chosen) + 1) * (high - begin) > left:
                 break
+            row.last = self._cuts.last(row.sequence, row.seen)
             chosen.append(row)
             shortest, end = low, high
-        return _FedPass(chosen, chosen[0].seen, end) if chosen else None
+        if not chosen:
+            return None
+        return _FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]))
+
+    def _decoded(self, row: _FedRow) -> bool:
+        return self._cuts.decoded(row.sequence, row.seen)
 
     def _wants(self, row: _FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
@@ -274,11 +294,6 @@ class Feeder:
     def _ready(self, row: _FedRow) -> bool:
         return row.sequence.length + self._flying - row.seen <= self._ride
 
-    def _cut(self, row: _FedRow, budget: int) -> int:
-        """Where the next piece of a row ends; the last known token stays pending."""
-        piece = min(self.piece, power_of_two(budget))
-        return min(row.sequence.length - 1, (row.seen // piece + 1) * piece)
-
     def _waits(self, row: _FedRow) -> bool:
         """Whether an earlier row is about to give away what comes next of this one."""
         before = takewhile(lambda other: other is not row, self._rows.values())
@@ -287,7 +302,8 @@ class Feeder:
 
     def _read(self, part: _FedPass, slots: Slots) -> Rows:
         """What a pass reads."""
-        count, width = len(part.rows), part.end - part.begin
+        count = len(part.rows)
+        width = self._cuts.width(part.end - part.begin, decoded=part.decoded)
         tokens, counts = np.zeros((count, width), np.int32), []
         for place, row in enumerate(part.rows):
             known = row.sequence.known(part.begin, part.end_of(row))
@@ -298,7 +314,15 @@ class Feeder:
         starts = mx.full((count,), part.begin, mx.int32)
         first = slots[part.rows[0].sequence]
         valid = mx.array(counts, mx.int32) if min(counts) < width else None
-        return Rows(mx.array(tokens), starts, part.end, first, uniform=True, counts=valid)
+        return Rows(
+            mx.array(tokens),
+            starts,
+            part.begin + width,
+            first,
+            uniform=True,
+            counts=valid,
+            tentative=part.decoded,
+        )
 
     def _note(self, part: _FedPass, slots: Slots) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""

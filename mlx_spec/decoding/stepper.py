@@ -80,7 +80,7 @@ class Stepper:
             self._described += self.members.fill()
         if flight is None:
             self._timeline.rest()
-            self.suspects.clear_slots(self.parts.state, self.parts.runner.pool)
+            self.suspects.clear_slots(self.parts.state, self.parts.runner)
         return bool(self.parts.state.sequences) and not self.members.feeder.stopping()
 
     def feed_no_more(self) -> None:

@@ -5,14 +5,20 @@ with an error and the others go on. But not every NaN is the row's own: attentio
 masked the weight 0, and 0 times NaN is NaN, so a draft token that the model cannot bear spoils what
 stands before it in the same pass, and what a slot still holds from one spoils later passes. So a
 row gets a second pass, without a draft and with nothing left behind its end, and only that decides.
+A state that a pass was folded into is made again from the row's tokens.
 """
 
 from __future__ import annotations
 
-from mlx_spec.cache.pool import KVCachePool
+import mlx.core as mx
+
 from mlx_spec.decoding.acceptance import NO_NUMBERS
 from mlx_spec.decoding.batch_state import BatchState
+from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
+
+# Tokens of one pass, where a row is read again.
+AGAIN = 512
 
 
 class Suspects:
@@ -45,9 +51,17 @@ class Suspects:
             )
         return True
 
-    def clear_slots(self, state: BatchState, pool: KVCachePool) -> None:
-        """Before the second pass: wipe what the rows' slots hold past their ends."""
+    def clear_slots(self, state: BatchState, runner: ModelRunner) -> None:
+        """Before the second pass: wipe what the rows' slots hold past their ends.
+
+        What a token was folded into cannot be wiped: such rows are read again.
+        """
         self._rows.intersection_update(state.sequences)
         for slot, sequence in enumerate(state.sequences if self._rows else ()):
+            seen = sequence.length - 1
             if sequence in self._rows:
-                pool.wipe(slot, sequence.length - 1)
+                runner.pool.wipe(slot, seen)
+                if seen and runner.pool.folded():
+                    tokens = mx.array([sequence.known(0, seen)], mx.int32)
+                    rows = Rows(tokens, mx.zeros(1, mx.int32), seen, slot, uniform=True)
+                    runner.feed(rows, AGAIN, wait=True)

@@ -33,6 +33,7 @@ class ModelInspection:
         chat: whether its tokenizer has a chat template.
         verdict: ``exact``, ``near-ties`` or ``refused``.
         reason: why, in words.
+        unread: what of its config counts and is not read (``unread``); empty where nothing.
         passes: what is slow about how it is read (``PassForm.cost``); empty where nothing is.
         advice: what would make it faster here, or None.
     """
@@ -48,6 +49,7 @@ class ModelInspection:
     chat: bool
     verdict: Verdict
     reason: str
+    unread: str
     passes: str
     advice: str | None
 
@@ -75,14 +77,18 @@ def inspect_pair(
     return _inspection(name, *target), _inspection(draft, *drafter), pairing
 
 
-def _look(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Any]:
-    """A model with its weights unread; what ``load`` would warn of is in the result."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return load(name, lazy=True, **options)
+def _look(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Any, str]:
+    """A model with its weights unread, its tokenizer, and what of its config it passes by."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        model, tokenizer = load(name, lazy=True, **options)
+    said = [str(one.message) for one in caught if "does not read" in str(one.message)]
+    return model, tokenizer, "; ".join(said)
 
 
-def _inspection(name: str | os.PathLike[str], model: Any, tokenizer: Any) -> ModelInspection:
+def _inspection(
+    name: str | os.PathLike[str], model: Any, tokenizer: Any, unread: str
+) -> ModelInspection:
     weights = [value for _, value in tree_flatten(model.parameters())]
     support, bits = examine(model), quantized_bits(model)
     return ModelInspection(
@@ -97,6 +103,7 @@ def _inspection(name: str | os.PathLike[str], model: Any, tokenizer: Any) -> Mod
         chat=bool(tokenizer.has_chat_template),
         verdict=support.verdict,
         reason=support.reason,
+        unread=unread,
         passes=support.form.cost if support.verdict != "refused" else "",
         advice=quantized_advice(bits) if bits is not None and on_cpu() else None,
     )

@@ -79,6 +79,11 @@ class ModelRunner:
         return self.support.recurrence.pads
 
     @property
+    def branches(self) -> bool:
+        """Whether one new token is computed in another way than several (prompts are several)."""
+        return self.support.form.tokens_as_rows
+
+    @property
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
         return self.support.cost

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_spec.cache.layout import states_in
 from mlx_spec.cache.state import StateCache
 from mlx_spec.model.recurrence.mixer import (
@@ -22,7 +24,7 @@ from mlx_spec.model.recurrence.mixer import (
     own_class,
 )
 from mlx_spec.model.recurrence.probe import MixerProbe
-from mlx_spec.model.recurrence.replay import run_again
+from mlx_spec.model.recurrence.replay import Kept, run_again
 from mlx_spec.model.recurrence.trace import call_of
 
 
@@ -70,10 +72,11 @@ def _noting(cls: type, found: MixerProbe) -> Call:
 
 def _noted(call: MixerCall, argument: Any, cache: StateCache, found: MixerProbe) -> Any:
     """Run a call, and tell the cache how its states come about again."""
-    notes = Notes(call)
+    notes, span = Notes(call), cache.span
     output = call.run(call.clone(notes.take), argument)
 
-    def replay(before: States, kept: Any) -> States:
+    def replay(before: States, counts: mx.array) -> States:
+        kept = Kept(counts, span.within(counts))
         return run_again(call, notes, before, kept, masked=found.masked)
 
     cache.note(replay)

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States
-from mlx_spec.model.recurrence.replay import run_again, select
+from mlx_spec.model.recurrence.replay import Kept, run_again, select
 from mlx_spec.model.recurrence.trace import ROWS, WIDTH
 
 # Of the largest number in a state: what roundings may come to. A token too many or too few changes
@@ -112,7 +112,9 @@ def _begins_with_zeros(call: MixerCall, known: States) -> bool:
 def _tried(call: MixerCall, notes: Notes, before: States, masked: bool) -> States | None:
     """What a way gives; None where the mixer's code refuses it."""
     try:
-        states = run_again(call, notes, before, mx.array(KEPT), masked=masked)
+        counts = mx.array(KEPT)
+        kept = Kept(counts, mx.arange(WIDTH) < counts[:, None])
+        states = run_again(call, notes, before, kept, masked=masked)
         mx.eval(states)
     except Exception:  # whatever the code of a model raises: another way is tried
         return None

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_spec.cache.state import choose
 from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States
 
 
-def run_again(
-    call: MixerCall, notes: Notes, before: States, kept: mx.array, *, masked: bool
-) -> States:
-    """States after each row's first ``kept`` [rows] tokens of a call that was noted, lazily.
+@dataclass(frozen=True)
+class Kept:
+    """How much of a call stays.
+
+    Attributes:
+        counts: [rows] int32, the first tokens of each row that are kept.
+        tokens: [rows, N] booleans, the same token by token.
+    """
+
+    counts: mx.array
+    tokens: mx.array
+
+
+def run_again(call: MixerCall, notes: Notes, before: States, kept: Kept, *, masked: bool) -> States:
+    """States after the tokens of a call that are kept, lazily.
 
     Args:
         call: the mixer and its arguments.
         notes: what its children gave.
         before: the states that it read.
-        kept: 0 leaves any states that are numbers where ``before`` are.
+        kept: a row that keeps nothing gets any numbers.
         masked: all tokens at once with a mask, which the mixer must honour; else one by one.
     """
     return (_masked if masked else _one_by_one)(call, notes, before, kept)
 
 
-def _masked(call: MixerCall, notes: Notes, before: States, kept: mx.array) -> States:
-    changes: dict[str, Any] = {}
-    if "mask" in call.values:
-        changes["mask"] = mx.arange(call.shape[1]) < kept[:, None]
-    own, cache = call.stand_at(before, lengths=kept)
-    call.run(call.clone(notes.give()), cache, **changes)
+def _masked(call: MixerCall, notes: Notes, before: States, kept: Kept) -> States:
+    mask = {"mask": kept.tokens} if "mask" in call.values else {}
+    own, cache = call.stand_at(before, lengths=kept.counts)
+    call.run(call.clone(notes.give()), cache, **mask)
     return list(own.cache)
 
 
-def _one_by_one(call: MixerCall, notes: Notes, before: States, kept: mx.array) -> States:
+def _one_by_one(call: MixerCall, notes: Notes, before: States, kept: Kept) -> States:
     states = before
     for index in range(call.shape[1]):
         own, cache = call.stand_at(states, index)
         call.run(call.clone(notes.give(index)), cache, **call.token(index))
-        # The first token is kept, or the row is not asked for.
-        states = own.cache if index == 0 else select(index < kept, own.cache, states)
+        # A row that is asked for keeps its first token.
+        states = select(kept.tokens[:, index], own.cache, states) if index else list(own.cache)
     return states
 
 
 def select(rows: mx.array, some: States, others: States) -> States:
     """``some`` states for [rows], the ``others`` for the rest."""
     return [
-        new if new is old else mx.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-        for new, old in zip(some, others, strict=True)
+        new if new is old else choose(rows, new, old) for new, old in zip(some, others, strict=True)
     ]
