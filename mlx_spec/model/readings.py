@@ -26,6 +26,11 @@ ADDED_MASK = re.compile(r"\A(?!.*\bbool).*\bscores\s*(?:\+=|=\s*scores\s*\+)\s*m
 # How a model is spread over machines asks for their number, and says nothing of a pass.
 _SHARD = re.compile(r"^    def shard\(.*?(?=^    \S|\Z)", re.DOTALL | re.MULTILINE)
 
+# The token before, of a state for the first of a row and of the row for the others: such a branch
+# moves numbers and computes none.
+_TAKEN = r"\s+(?:return|\w+ =) (?:state|mx\.concatenate\(\[state, [^\n]*\))\n"
+_SHIFT = re.compile(rf"\bif L (?:==|>) 1:\n{_TAKEN}\s+else:\n{_TAKEN}")
+
 
 def having(model: Any, pattern: re.Pattern[str]) -> str | None:
     """A class of a model's layers whose code reads so, if there is one."""
@@ -44,6 +49,7 @@ def _reads(cls: type, pattern: re.Pattern[str]) -> bool:
     if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
         return False
     try:
-        return pattern.search(_SHARD.sub("", inspect.getsource(cls))) is not None
+        source = _SHIFT.sub("", _SHARD.sub("", inspect.getsource(cls)))
+        return pattern.search(source) is not None
     except (OSError, TypeError):
         return False  # a builtin, or made without a source
