@@ -11,11 +11,10 @@ from pathlib import Path
 
 from mlx_spec.errors import ModelLoadError
 from mlx_spec.model.catalog import embedded_path
+from mlx_spec.model.gguf.hub import fetch_gguf, parse_hub_file
 from mlx_spec.model.packaged import PACKAGED, packaged_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# A file of a repository, by its ending.
-_HUB_FILE = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)/(?P<file>[\w./-]+\.gguf)")
 # What mlx-lm takes from a repository.
 _HUB_FILES = (
     "*.json",
@@ -50,8 +49,8 @@ def locate(path_or_repo: str | os.PathLike[str], revision: str | None = None) ->
         return path
     if text.startswith((".", "~", os.sep)):
         return path
-    if match := _HUB_FILE.fullmatch(text):
-        return _fetch(match["repository"], revision, match["file"])
+    if named := parse_hub_file(text):
+        return _fetch(named[0], revision, named[1])
     return _fetch(text, revision) if _HUB_ID.fullmatch(text) else path
 
 
@@ -62,15 +61,19 @@ def _fetch(repository: str, revision: str | None, file: str | None = None) -> Pa
 
     try:
         if file is not None:
-            from huggingface_hub import hf_hub_download
-
-            return Path(hf_hub_download(repository, file, revision=revision))
+            return fetch_gguf(repository, file, revision)
         # mlx-lm's own: where users have set it up for another hub, it asks that one.
-        return Path(
+        folder = Path(
             mlx_lm.utils.snapshot_download(
                 repository, revision=revision, allow_patterns=list(_HUB_FILES)
             )
         )
+        if not (folder / "config.json").exists() and "gguf" in repository.lower():
+            raise ModelLoadError(
+                f"the hub's {repository} has no config.json; of a repository of GGUF files name "
+                f"one, or its kind: {repository}:Q4_K_M"
+            )
+        return folder
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise ModelLoadError(
             "it is not in the local cache and the hub cannot be reached (no network?); "

@@ -21,25 +21,20 @@ from mlx_spec.model.gguf.file import GGUFFile, open_gguf
 from mlx_spec.model.gguf.tokenizer import load_gguf_tokenizer
 from mlx_spec.model.gguf.weights import Form, plain_bytes, read_weights, widest_exact
 from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.rotation import old_form
 from mlx_spec.platform import recommended_memory
 
 # Share of the memory that a model's plain weights may take on the CPU.
 _SHARE = 0.5
 
 
-def load_gguf(
-    path: Path, options: LoadConfig, plain: bool | None = None
-) -> tuple[nn.Module, Any, Config]:
-    """Load a model from a GGUF file.
-
-    On the CPU, where quantized weights multiply slowly, they come out plain if half the memory
-    holds them; elsewhere they stay quantized.
+def load_gguf(path: Path, options: LoadConfig) -> tuple[nn.Module, Any, Config]:
+    """Load a model and its tokenizer from a GGUF file.
 
     Args:
         path: the file, or any part of a model in several.
         options: of ``load``: ``config_overrides``, ``dtype``, ``quantize``, ``tokenizer_config``
             and ``gguf_requantize`` are used.
-        plain: whether quantized weights come out plain; None: as said above.
 
     Returns:
         The model, its tokenizer and the config that it was built from.
@@ -47,11 +42,32 @@ def load_gguf(
     Raises:
         ModelLoadError: the file is broken, or lacks something.
         UnsupportedModel: an architecture, a tokenizer or a kind of weights that is not known.
+
+    Warns:
+        RuntimeWarning: the file has entries of its architecture that nobody reads.
     """
     file = open_gguf(path)
+    model, config = load_gguf_model(file, options)
+    return model, load_gguf_tokenizer(file, dict(options.tokenizer_config or {})), config
+
+
+def load_gguf_model(
+    file: GGUFFile, options: LoadConfig, plain: bool | None = None
+) -> tuple[nn.Module, Config]:
+    """The model of an opened file alone; arguments and errors as of :func:`load_gguf`.
+
+    On the CPU, where quantized weights multiply slowly, they come out plain if half the memory
+    holds them; elsewhere they stay quantized.
+
+    Args:
+        file: opened.
+        options: of ``load``.
+        plain: whether quantized weights come out plain; None: as said above.
+    """
     architecture = architecture_of(file)
     config = config_of(file, architecture)
     config |= options.changes_to(config)
+    config |= old_form(config)
     warn_of_unasked(file)
     model = _build(config)
     if plain is None:
@@ -68,8 +84,7 @@ def load_gguf(
         nn.quantize(model, class_predicate=lambda name, _: weights.quantized.get(name, False))
     model.eval()
     model.load_weights(list(arrays.items()), strict=True)
-    tokenizer = load_gguf_tokenizer(file, dict(options.tokenizer_config or {}))
-    return model, tokenizer, config
+    return model, config
 
 
 def _comes_out_plain(file: GGUFFile, options: LoadConfig) -> bool:
