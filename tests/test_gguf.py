@@ -6,6 +6,7 @@ against mlx-lm's model with the same weights: equal bit for bit.
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mlx_spec.model.context import context_length
 from mlx_spec.model.gguf.architectures import ARCHITECTURES
 from mlx_spec.model.gguf.file import open_gguf
 from mlx_spec.model.gguf.load import load_gguf_model
+from mlx_spec.model.gguf.splits import SPLITS
 from tests.gguf_files import MODEL_TYPES, Q, write_gguf
 from tests.gguf_metadata import add_entry
 
@@ -33,8 +35,12 @@ def read(path: Path, plain: bool | None = None, **options: Any) -> Any:
     return load_gguf_model(open_gguf(path), LoadConfig(**options), plain)[0]
 
 
-def test_every_architecture_is_tested() -> None:
+def test_every_architecture_is_tested_and_documented() -> None:
     assert set(MODEL_TYPES) - {"mixtral"} == set(ARCHITECTURES)
+    page = (Path(__file__).parent.parent / "docs" / "gguf.md").read_text(encoding="utf-8")
+    named = page.split("By GGUF's name: ")[1].split(". Each is")[0].replace("\n", " ")
+    assert re.sub(r" \(.*?\)", "", named).split(", ") == sorted(ARCHITECTURES)
+    assert f"; {len(SPLITS)} names are known" in page
 
 
 @pytest.mark.parametrize("architecture", MODEL_TYPES)
@@ -88,7 +94,8 @@ def test_load_takes_a_file(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("habt")) == "habt"
     assert context_length(model) == 256
     (tmp_path / "model").write_bytes((tmp_path / "model.gguf").read_bytes())
-    again, _ = load(tmp_path / "model", dtype="float16", lazy=True)  # by its first bytes
+    with pytest.warns(RuntimeWarning, match="8-bit weights"):
+        again, _ = load(tmp_path / "model", dtype="float16", lazy=True)  # by its first bytes
     assert again.lm_head.scales.dtype == mx.float16
 
 

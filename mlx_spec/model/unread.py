@@ -42,26 +42,23 @@ def _windows(types: Any) -> list[bool]:
     return ["sliding" in str(one) or "chunked" in str(one) for one in types]
 
 
-def _bounded(model: Any) -> list[bool]:
-    """Which of the model's caches may keep a part of the text only: all but the plainest."""
-    caches = model.make_cache() if hasattr(model, "make_cache") else []
-    return [type(one).__name__ != "KVCache" for one in caches]
-
-
 def _unread_windows(model: Any, config: Config) -> dict[str, Any]:
     """Windows that the model as it is built does not have, or has in other layers.
 
     A class may read the entry and still need another to act on it: Mistral's first config has a
     window and no ``layer_types``, without which mlx-lm's class takes all layers for full.
     """
-    bounded, types = _bounded(model), config.get("layer_types")
-    window = config.get("sliding_window")
-    if _window(window, config) and not any(bounded):
+    caches = model.make_cache() if hasattr(model, "make_cache") else []
+    # The plainest cache keeps everything; one of a window has a size; others say nothing here.
+    whole = [type(one).__name__ == "KVCache" for one in caches]
+    window, types = config.get("sliding_window"), config.get("layer_types")
+    if _window(window, config) and all(whole):
         return {"sliding_window": window}
     if types and any(_windows(types)):
-        if not any(bounded):
-            return {"layer_types": types}
-        if len(bounded) == len(types) and bounded != _windows(types):
+        windowed = [hasattr(one, "max_size") for one in caches]
+        layers = zip(_windows(types), whole, windowed, strict=False)
+        wrong = any(full if wanted else bounded for wanted, full, bounded in layers)
+        if not caches or (len(caches) == len(types) and wrong):
             return {"layer_types": types}
     return {}
 
