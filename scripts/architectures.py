@@ -29,7 +29,7 @@ from tests.architecture_runs import Outcome, Plan, not_compiled, run  # noqa: E4
 from tests.architectures import UNDECODED, build, names  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
-LONG = Plan(tokens=(150, 130, 160, 170, 140), acceptance=0.6)  # ten windows
+LONG = Plan(tokens=(150, 26, 36, 170, 24), acceptance=0.6)  # ten windows
 SHORT = [Plan(acceptance=acceptance) for acceptance in (0.0, 0.9, 1.0)]
 REUSING = Plan(reusing=True)
 PACKED = [Plan(caches=CacheOptions(kv_bits=bits, kv_group_size=32)) for bits in (8, 4)]

@@ -26,6 +26,7 @@ import mlx.core as mx  # isort: skip
 
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.recurrence.replay import Way
 from mlx_spec.model.runner import ModelRunner, Rows
 
 COMMON = {
@@ -176,8 +177,8 @@ def main() -> None:
         described = {way: series.median("described") for way, series in results.items()}
         found[name] = {"pass_ms": whole.median("ms"), "described": described, **figures}
         parameters = round(bench.runner.parameters / 1e6)
-        masked = {probe.masked for probe in bench.runner.support.recurrence.probes.values()}
-        how = "at once" if masked == {True} else "one by one"
+        ways = {probe.way for probe in bench.runner.support.recurrence.probes.values()}
+        how = "one by one" if Way.ONE_BY_ONE in ways else "at once"
         ratios = [f"{figures[way]:.2f}" for way in ("plain", "replay", "token by token")]
         host = [f"{described[way]:.1f}" for way in ("pass", "replay", "token by token")]
         rows.append([name, parameters, how, whole.span("ms"), *ratios, " / ".join(host)])

@@ -6,6 +6,7 @@ against mlx-lm's model with the same weights: equal bit for bit.
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mlx_spec.model.context import context_length
 from mlx_spec.model.gguf.architectures import ARCHITECTURES
 from mlx_spec.model.gguf.file import open_gguf
 from mlx_spec.model.gguf.load import load_gguf_model
+from mlx_spec.model.gguf.splits import SPLITS
 from tests.gguf_files import MODEL_TYPES, Q, write_gguf
 from tests.gguf_metadata import add_entry
 
@@ -33,8 +35,12 @@ def read(path: Path, plain: bool | None = None, **options: Any) -> Any:
     return load_gguf_model(open_gguf(path), LoadConfig(**options), plain)[0]
 
 
-def test_every_architecture_is_tested() -> None:
+def test_every_architecture_is_tested_and_documented() -> None:
     assert set(MODEL_TYPES) - {"mixtral"} == set(ARCHITECTURES)
+    page = (Path(__file__).parent.parent / "docs" / "gguf.md").read_text(encoding="utf-8")
+    named = page.split("By GGUF's name: ")[1].split(". Each is")[0].replace("\n", " ")
+    assert re.sub(r" \(.*?\)", "", named).split(", ") == sorted(ARCHITECTURES)
+    assert f"; {len(SPLITS)} names are known" in page
 
 
 @pytest.mark.parametrize("architecture", MODEL_TYPES)
@@ -88,7 +94,8 @@ def test_load_takes_a_file(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("habt")) == "habt"
     assert context_length(model) == 256
     (tmp_path / "model").write_bytes((tmp_path / "model.gguf").read_bytes())
-    again, _ = load(tmp_path / "model", dtype="float16", lazy=True)  # by its first bytes
+    with pytest.warns(RuntimeWarning, match="8-bit weights"):
+        again, _ = load(tmp_path / "model", dtype="float16", lazy=True)  # by its first bytes
     assert again.lm_head.scales.dtype == mx.float16
 
 
@@ -114,6 +121,51 @@ def test_what_quantized_weights_become_is_chosen(tmp_path: Path) -> None:
     assert error(plain=True, gguf_requantize="8bit") == error(plain=False)
     assert 2 / 255 < error(gguf_requantize="4bit") < 2 / 15
     assert 0 < error(gguf_requantize="float16") < 2**-11
+
+
+ANY_KIND = [Q.F16, Q.BF16, Q.Q5_1, Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.IQ3_S, Q.IQ4_XS, Q.MXFP4]
+
+
+@pytest.mark.parametrize("kind", ANY_KIND, ids=lambda kind: kind.name)
+def test_a_file_of_any_kind_comes_out_plain_on_a_cpu(kind: Q, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    wanted = write_gguf(tmp_path / "model.gguf", kind=kind, **sizes)
+    model, _ = load(tmp_path / "model.gguf")
+    assert mx.array_equal(model(PROMPT), wanted(PROMPT))
+    assert not [module for _, module in model.named_modules() if "scales" in module]
+
+
+def test_where_plain_weights_do_not_fit_they_stay_quantized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(tmp_path / "model.gguf", kind=Q.Q4_0)
+    monkeypatch.setattr("mlx_spec.model.gguf.load.recommended_memory", lambda: 100_000)
+    with pytest.warns(RuntimeWarning, match="4-bit weights"):
+        model, _ = load(tmp_path / "model.gguf")
+    assert model.lm_head.bits == 4
+    assert model.lm_head.scales.dtype == mx.float32
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "norms", "dtype"),
+    [
+        ("llama", Q.BF16, 1.25, mx.bfloat16),
+        ("llama", Q.F16, 1.25, mx.float16),
+        ("llama", Q.F16, 1.1, mx.float32),  # norms that float16 would round
+        ("gemma", Q.F16, 1.25, mx.float32),  # layers that pass float16's range
+        ("gemma", Q.BF16, 1.25, mx.bfloat16),
+        ("llama", Q.Q8_0, 1.25, mx.float32),
+    ],
+)
+def test_the_type_is_one_that_loses_nothing(
+    architecture: str, kind: Q, norms: float, dtype: mx.Dtype, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, architecture, kind)
+    names = ["output_norm", *(f"blk.{i}.{name}_norm" for i in range(2) for name in ("attn", "ffn"))]
+    rewrite(path, {f"{name}.weight": np.full(32, norms, np.float32) for name in names})
+    types = {value.dtype for _, value in tree_flatten(read(path, plain=False).parameters())}
+    assert types - {mx.uint32} == {dtype}
 
 
 ROPE: dict[str, Any] = {"freq_base": 500000.0, "scaling.original_context_length": 64}

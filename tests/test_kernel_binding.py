@@ -18,7 +18,7 @@ import metal_sim
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.span import Span
 from mlx_spec.cli.main import main
-from mlx_spec.config import BatchingConfig
+from mlx_spec.config import BatchingConfig, CacheOptions
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import InvalidRequest
@@ -31,6 +31,8 @@ from mlx_spec.model.kernel_binding import (
     unbind_kernels,
 )
 from mlx_spec.model.loader import load
+from mlx_spec.model.runner import ModelRunner, Rows
+from tests.architectures import build
 from tests.kernel_support import error, normal
 from tests.models import make_model
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, run_jobs, target, wrong_rows
@@ -302,3 +304,39 @@ def test_all_other_calls_stay_mlx_lms(cache: Any, width: int, mask: Any) -> None
     ours = SlotAttention(attention)(q, k, k, cache, 0.3, mask)
     theirs = mx.fast.scaled_dot_product_attention(q, k, k, scale=0.3, mask=mask)
     assert mx.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gemma3_text", CacheOptions()),  # a ring beside a dense cache
+        ("gemma3n", CacheOptions()),  # and layers that read both
+        ("gpt_oss", CacheOptions()),  # with sinks
+        ("llama", CacheOptions(kv_bits=8, kv_group_size=32)),
+    ],
+)
+def test_only_dense_caches_are_read_by_length(name: str, options: CacheOptions) -> None:
+    """Stops positions of a ring, or packed numbers, from being taken for a text's keys."""
+    model = build(name) if name != "llama" else make_model("llama", head_dim=32)
+    caches: set[type] = set()
+
+    class Listening(SlotAttention):
+        def __call__(self, *arguments: Any, **more: Any) -> mx.array:
+            caches.add(type(more["cache"] if "cache" in more else arguments[3]))
+            out: mx.array = super().__call__(*arguments, **more)
+            return out
+
+    def logits() -> mx.array:
+        runner = ModelRunner(model, 2, options)
+        runner.pool.acquire(2)
+        runner.pool.reserve(70)
+        text = mx.arange(120).reshape(2, 60) % 64
+        runner.feed(Rows(text, mx.zeros(2, mx.int32), 60, uniform=True), 64, wait=True)
+        return runner.forward(Rows(text[:, :3], mx.array([60, 57]), 63))
+
+    expected = logits()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlx_spec.model.kernel_binding.SlotAttention", Listening)
+        with bind_operations(model, {"attention": REFERENCES["attention"]}):
+            assert error(logits(), expected) <= 1e-5
+    assert (DenseKVCache in caches) == (options.kv_bits is None)

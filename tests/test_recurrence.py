@@ -16,6 +16,7 @@ from mlx_spec.cache.layout import own_caches
 from mlx_spec.model.known_support import support_of
 from mlx_spec.model.recurrence import binding, mixer, replay
 from mlx_spec.model.recurrence.binding import bind_recurrence, unbind_recurrence
+from mlx_spec.model.recurrence.replay import Way
 from mlx_spec.model.recurrence.verdict import recurrence_of
 from mlx_spec.model.runner import ModelRunner, Rows
 from tests.architectures import build
@@ -26,9 +27,14 @@ MASKED = (
     *("qwen3_5", "qwen3_next", "granitemoehybrid", "mamba2", "falcon_h1", "lfm2", "kimi_linear"),
     *("plamo2", "bailing_hybrid"),
 )
-ONE_BY_ONE = ("nemotron_h", "jamba", "rwkv7", "bailing_moe_linear", "baichuan_m1")
+ONE_BY_ONE = ("jamba", "rwkv7", "bailing_moe_linear", "baichuan_m1")
+WAYS = {
+    **dict.fromkeys(MASKED, Way.MASKED),
+    **dict.fromkeys(ONE_BY_ONE, Way.ONE_BY_ONE),
+    "nemotron_h": Way.TOLD,
+}
 ACCEPTANCE = [
-    *((family, 0.6) for family in (*MASKED, *ONE_BY_ONE)),
+    *((family, 0.6) for family in WAYS),
     *((family, a) for family in ("qwen3_next", "nemotron_h") for a in (0.0, 0.9, 1.0)),
 ]
 
@@ -67,7 +73,7 @@ def test_one_call_verifies_and_rows_say_what_they_say_alone(
     assert (sum(row.accepted for row in made) > 0) == (acceptance > 0)
     assert calls["calls"] == calls["passes"] > 0
     probes = support_of(model_of(family)).recurrence.probes
-    assert {probe.masked for probe in probes.values()} == {family in MASKED}
+    assert {probe.way for probe in probes.values()} == {WAYS[family]}
 
 
 def all_of(kept: replay.Kept) -> replay.Kept:
@@ -79,9 +85,9 @@ def spoil_state(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recurrence goes on from the state after the pass, not from the one before."""
     again = replay.run_again
 
-    def late(call: Any, notes: Any, before: Any, kept: Any, **how: Any) -> Any:
-        after = again(call, notes, before, all_of(kept), **how)
-        return again(call, notes, after, kept, **how)
+    def late(call: Any, notes: Any, before: Any, kept: Any, way: Way) -> Any:
+        after = again(call, notes, before, all_of(kept), way)
+        return again(call, notes, after, kept, way)
 
     monkeypatch.setattr(binding, "run_again", late)
 
@@ -90,9 +96,9 @@ def spoil_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row keeps as much as its neighbour does."""
     again = replay.run_again
 
-    def shifted(call: Any, notes: Any, before: Any, kept: Any, **how: Any) -> Any:
+    def shifted(call: Any, notes: Any, before: Any, kept: Any, way: Way) -> Any:
         rolled = replay.Kept(mx.roll(kept.counts, 1), mx.roll(kept.tokens, 1, axis=0))
-        return again(call, notes, before, rolled, **how)
+        return again(call, notes, before, rolled, way)
 
     monkeypatch.setattr(binding, "run_again", shifted)
 
@@ -203,7 +209,7 @@ def test_states_are_those_of_decoding_alone(family: str, kind: str) -> None:
 def test_masks_are_seen_to_be_honoured_in_16_bits_and_4(family: str, kind: str) -> None:
     found = recurrence_of(of_kind(family, kind))
     assert (found.replays, found.pads) == (True, True)
-    assert all(probe.masked for probe in found.probes.values())
+    assert {probe.way for probe in found.probes.values()} == {Way.MASKED}
 
 
 def test_nothing_is_noted_of_prompts_nor_of_one_token() -> None:
@@ -226,4 +232,4 @@ def test_weights_of_zeros_tell_nothing_of_masks() -> None:
         model.backbone.layers[0].mixer.in_proj.weight
     )
     probe = recurrence_of(model).probes["backbone.layers.0.mixer"]
-    assert (probe.replays, probe.masked, probe.pads) == (True, False, False)
+    assert (probe.way, probe.pads) == (Way.ONE_BY_ONE, False)

@@ -19,6 +19,7 @@ from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.ring import RingKVCache
 from mlx_spec.cache.span import Span
+from mlx_spec.errors import CapacityError
 
 WINDOW, SLACK = 8, 4
 
@@ -222,6 +223,17 @@ def test_a_copy_is_a_cache_of_its_own() -> None:
     before = np.array(other.arrays[0])
     rows.write(0, [3], 3)
     assert (np.array(other.arrays[0]) == before).all()
+
+
+def test_more_calls_of_one_pass_than_can_be_taken_back_are_refused() -> None:
+    """Token by token a pass is narrow calls, which nobody could tell from passes of their own."""
+    rows = Rows(1)
+    rows.write(0, [30], 30)
+    rows.pool.reserve(40)
+    for token in range(SLACK + 1):
+        rows.pool.bind(Span(0, 1, mx.array([30 + token]), 1, 31 + token, opens=token == 0))
+    with pytest.raises(CapacityError, match=r"6 tokens of one pass .* 5 can be taken back"):
+        rows.pool.bind(Span(0, 1, mx.array([35]), 1, 36, opens=False))
 
 
 @pytest.mark.parametrize("width", [1, 3])

@@ -15,7 +15,6 @@ from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.model import known_support, support
-from mlx_spec.model.passes.form import WHOLE
 from mlx_spec.model.recurrence.verdict import Recurrence
 from mlx_spec.sequence import Sequence
 from tests.architectures import build
@@ -35,7 +34,7 @@ def model_of(family: str) -> Any:
 @pytest.fixture
 def token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no family's recurrence could be run again, or be told where a row ends."""
-    none = Recurrence(replays=False, pads=False)
+    none = Recurrence(replays=False, pads=False, zeros=False)
     monkeypatch.setattr(support, "recurrence_of", lambda model: none)
     monkeypatch.setattr(known_support, "_KNOWN", {})
 
@@ -98,7 +97,7 @@ def wrong(family: str, made: list[Sequence]) -> list[int]:
 def test_rows_say_what_they_say_alone(family: str, acceptance: float) -> None:
     decoder = make_decoder(family, acceptance)
     made = run(decoder, family)
-    assert decoder.runner.support.form == WHOLE
+    assert not decoder.runner.support.form.tokens_apart
     assert wrong(family, made) == []
     assert (sum(row.accepted for row in made) > 0) == (acceptance > 0)
 

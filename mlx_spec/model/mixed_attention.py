@@ -17,6 +17,7 @@ from mlx_lm.models import base
 
 from mlx_spec.cache.late import LateQuantizedSlots, Mixed
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.rewired import with_global
 
 _NAME = "scaled_dot_product_attention"
 
@@ -83,12 +84,4 @@ def calls(call: Any, attention: Any) -> bool:
 
 def calling(call: Any, attention: Any) -> Any:
     """The same code, with ``attention`` for the function that it finds in its module."""
-    copy = types.FunctionType(
-        call.__code__,
-        {**call.__globals__, _NAME: attention},
-        call.__name__,
-        call.__defaults__,
-        call.__closure__,
-    )
-    copy.__kwdefaults__ = call.__kwdefaults__
-    return copy
+    return with_global(call, _NAME, attention)

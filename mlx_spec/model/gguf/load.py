@@ -21,6 +21,7 @@ from mlx_spec.model.gguf.file import GGUFFile, open_gguf
 from mlx_spec.model.gguf.tokenizer import load_gguf_tokenizer
 from mlx_spec.model.gguf.weights import Form, plain_bytes, read_weights, widest_exact
 from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.rotation import old_form
 from mlx_spec.platform import recommended_memory
 
 # Share of the memory that a model's plain weights may take on the CPU.
@@ -66,6 +67,7 @@ def load_gguf_model(
     architecture = architecture_of(file)
     config = config_of(file, architecture)
     config |= options.changes_to(config)
+    config |= old_form(config)
     warn_of_unasked(file)
     model = _build(config)
     if plain is None:

@@ -24,7 +24,7 @@ from mlx_spec.model.recurrence.mixer import (
     own_class,
 )
 from mlx_spec.model.recurrence.probe import MixerProbe
-from mlx_spec.model.recurrence.replay import Kept, run_again
+from mlx_spec.model.recurrence.replay import Kept, Way, run_again
 from mlx_spec.model.recurrence.trace import call_of
 
 
@@ -63,21 +63,21 @@ def _noting(cls: type, found: MixerProbe) -> Call:
         values = dict(zip(argument_names(own), args, strict=False)) | kwargs
         for name, value in values.items():
             for cache in states_in(value):
-                if isinstance(cache, StateCache) and cache.noting:
-                    return _noted(call_of(own, module, values, name), value, cache, found)
+                if isinstance(cache, StateCache) and cache.noting and found.way is not None:
+                    return _noted(call_of(own, module, values, name), value, cache, found.way)
         return own(module, *args, **kwargs)
 
     return call
 
 
-def _noted(call: MixerCall, argument: Any, cache: StateCache, found: MixerProbe) -> Any:
+def _noted(call: MixerCall, argument: Any, cache: StateCache, way: Way) -> Any:
     """Run a call, and tell the cache how its states come about again."""
     notes, span = Notes(call), cache.span
     output = call.run(call.clone(notes.take), argument)
 
     def replay(before: States, counts: mx.array) -> States:
         kept = Kept(counts, span.within(counts))
-        return run_again(call, notes, before, kept, masked=found.masked)
+        return run_again(call, notes, before, kept, way)
 
     cache.note(replay)
     return output

@@ -63,9 +63,9 @@ class MixerCall:
         """The mixer's code, with some of its arguments changed."""
         return self.code(clone, **{**self.values, **changes, self.cache: cache})
 
-    def clone(self, stand_in: StandIn) -> Any:
-        """A copy of the mixer that shares its weights."""
-        cls = type(self.module)
+    def clone(self, stand_in: StandIn, cls: type | None = None) -> Any:
+        """A copy of the mixer that shares its weights, of another class if one is given."""
+        cls = cls or type(self.module)
         clone: Any = cls.__new__(cls)  # type: ignore[call-overload]
         vars(clone).update(vars(self.module))
         for name, value in self.module.items():

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States
-from mlx_spec.model.recurrence.replay import Kept, run_again, select
+from mlx_spec.model.recurrence.replay import Kept, Way, run_again, select
 from mlx_spec.model.recurrence.trace import ROWS, WIDTH
 
 # Of the largest number in a state: what roundings may come to. A token too many or too few changes
@@ -27,14 +27,12 @@ class MixerProbe:
     """What was found of mixers of one class.
 
     Attributes:
-        replays: running them again, over what was noted, gives the right states.
-        masked: with all tokens at once and a mask; else one by one.
+        way: how running them again, over what was noted, gives the right states; None: in no way.
         pads: rows of different lengths may share a call of the model.
         zeros: a state of zeros is the same as none.
     """
 
-    replays: bool
-    masked: bool
+    way: Way | None
     pads: bool
     zeros: bool
 
@@ -55,14 +53,12 @@ def probe(traced: MixerCall) -> MixerProbe:
     notes = Notes(call)
     _after(call, before, call.clone(notes.take))
     wanted = _decoded(call, before)
-    masked, one_by_one = (
-        _near(_tried(call, notes, before, masked), wanted) for masked in (True, False)
-    )
-    masked &= _tell_apart(wanted, _after(call, before))
+    right = [way for way in Way if _near(_tried(call, notes, before, way), wanted)]
+    if not _tell_apart(wanted, _after(call, before)):
+        right = [way for way in right if way is Way.ONE_BY_ONE]
     return MixerProbe(
-        replays=masked or one_by_one,
-        masked=masked,
-        pads=masked and told,
+        way=right[0] if right else None,
+        pads=Way.MASKED in right and told,
         zeros=_begins_with_zeros(call, before),
     )
 
@@ -109,12 +105,12 @@ def _begins_with_zeros(call: MixerCall, known: States) -> bool:
     return _near(*runs)
 
 
-def _tried(call: MixerCall, notes: Notes, before: States, masked: bool) -> States | None:
+def _tried(call: MixerCall, notes: Notes, before: States, way: Way) -> States | None:
     """What a way gives; None where the mixer's code refuses it."""
     try:
         counts = mx.array(KEPT)
         kept = Kept(counts, mx.arange(WIDTH) < counts[:, None])
-        states = run_again(call, notes, before, kept, masked=masked)
+        states = run_again(call, notes, before, kept, way)
         mx.eval(states)
     except Exception:  # whatever the code of a model raises: another way is tried
         return None

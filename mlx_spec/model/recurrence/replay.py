@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import mlx.core as mx
 
 from mlx_spec.cache.state import choose
-from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States
+from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States, own_class
+from mlx_spec.model.recurrence.row_ends import told_row_ends
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,15 @@ class Kept:
     tokens: mx.array
 
 
-def run_again(call: MixerCall, notes: Notes, before: States, kept: Kept, *, masked: bool) -> States:
+class Way(Enum):
+    """How a mixer is run again."""
+
+    MASKED = "all tokens at once, with a mask that its code honours"
+    TOLD = "the same, and what its code calls is told where rows end"
+    ONE_BY_ONE = "one token after the other"
+
+
+def run_again(call: MixerCall, notes: Notes, before: States, kept: Kept, way: Way) -> States:
     """States after the tokens of a call that are kept, lazily.
 
     Args:
@@ -31,15 +41,16 @@ def run_again(call: MixerCall, notes: Notes, before: States, kept: Kept, *, mask
         notes: what its children gave.
         before: the states that it read.
         kept: a row that keeps nothing gets any numbers.
-        masked: all tokens at once with a mask, which the mixer must honour; else one by one.
+        way: one that is known to be right.
     """
-    return (_masked if masked else _one_by_one)(call, notes, before, kept)
-
-
-def _masked(call: MixerCall, notes: Notes, before: States, kept: Kept) -> States:
+    if way is Way.ONE_BY_ONE:
+        return _one_by_one(call, notes, before, kept)
+    cls = told_row_ends(own_class(type(call.module))) if way is Way.TOLD else None
+    if cls is not None:
+        call = replace(call, code=cls.__call__)
     mask = {"mask": kept.tokens} if "mask" in call.values else {}
     own, cache = call.stand_at(before, lengths=kept.counts)
-    call.run(call.clone(notes.give()), cache, **mask)
+    call.run(call.clone(notes.give(), cls), cache, **mask)
     return list(own.cache)
 
 

@@ -57,7 +57,7 @@ def recurrence_of(model: Any) -> Recurrence:
     if not probes:
         return UNKNOWN
     return Recurrence(
-        all(one.replays for one in probes.values()),
+        all(one.way is not None for one in probes.values()),
         all(one.pads for one in probes.values()),
         all(one.zeros for one in probes.values()),
         probes=probes,
