@@ -123,6 +123,51 @@ def test_what_quantized_weights_become_is_chosen(tmp_path: Path) -> None:
     assert 0 < error(gguf_requantize="float16") < 2**-11
 
 
+ANY_KIND = [Q.F16, Q.BF16, Q.Q5_1, Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.IQ3_S, Q.IQ4_XS, Q.MXFP4]
+
+
+@pytest.mark.parametrize("kind", ANY_KIND, ids=lambda kind: kind.name)
+def test_a_file_of_any_kind_comes_out_plain_on_a_cpu(kind: Q, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    wanted = write_gguf(tmp_path / "model.gguf", kind=kind, **sizes)
+    model, _ = load(tmp_path / "model.gguf")
+    assert mx.array_equal(model(PROMPT), wanted(PROMPT))
+    assert not [module for _, module in model.named_modules() if "scales" in module]
+
+
+def test_where_plain_weights_do_not_fit_they_stay_quantized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(tmp_path / "model.gguf", kind=Q.Q4_0)
+    monkeypatch.setattr("mlx_spec.model.gguf.load.recommended_memory", lambda: 100_000)
+    with pytest.warns(RuntimeWarning, match="4-bit weights"):
+        model, _ = load(tmp_path / "model.gguf")
+    assert model.lm_head.bits == 4
+    assert model.lm_head.scales.dtype == mx.float32
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "norms", "dtype"),
+    [
+        ("llama", Q.BF16, 1.25, mx.bfloat16),
+        ("llama", Q.F16, 1.25, mx.float16),
+        ("llama", Q.F16, 1.1, mx.float32),  # norms that float16 would round
+        ("gemma", Q.F16, 1.25, mx.float32),  # layers that pass float16's range
+        ("gemma", Q.BF16, 1.25, mx.bfloat16),
+        ("llama", Q.Q8_0, 1.25, mx.float32),
+    ],
+)
+def test_the_type_is_one_that_loses_nothing(
+    architecture: str, kind: Q, norms: float, dtype: mx.Dtype, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(path, architecture, kind)
+    names = ["output_norm", *(f"blk.{i}.{name}_norm" for i in range(2) for name in ("attn", "ffn"))]
+    rewrite(path, {f"{name}.weight": np.full(32, norms, np.float32) for name in names})
+    types = {value.dtype for _, value in tree_flatten(read(path, plain=False).parameters())}
+    assert types - {mx.uint32} == {dtype}
+
+
 ROPE: dict[str, Any] = {"freq_base": 500000.0, "scaling.original_context_length": 64}
 
 

@@ -11,6 +11,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.generate import generate_step
 
+from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import own_caches
 from mlx_spec.config import BatchingConfig, CacheOptions, SamplingParams
@@ -123,6 +124,30 @@ def test_few_bits_change_the_text() -> None:
         assert sum(one.tokens != other.tokens for one, other in pairs) > 2
 
 
+@pytest.mark.parametrize("start", [0, 16])
+def test_sampled_rows_with_drafts_equal_plain_decoding_alone(start: int) -> None:
+    options = CacheOptions(4, 32, quantized_kv_start=start)
+    prompts = [[(5 * i + 3 * n) % 64 for n in range(3 + 4 * i)] for i in range(5)]
+    sampled = [SamplingParams(max_tokens=12, temperature=0.8, top_k=20, seed=i) for i in range(5)]
+
+    def run(decoder: SpeculativeDecoder, rows: list[Sequence]) -> list[list[int]]:
+        waiting = list(rows)
+        while waiting or decoder.busy:
+            if waiting and decoder.free_rows:
+                decoder.add([waiting.pop(0)])
+            decoder.step()
+        return [row.tokens for row in rows]
+
+    def made() -> list[Sequence]:
+        return [Sequence(prompt, how) for prompt, how in zip(prompts, sampled, strict=True)]
+
+    batching = BatchingConfig(batch_size=1, cache=options)
+    plain = SpeculativeDecoder(wide(), batching=batching)
+    drafted = made()
+    assert run(make_decoder(options), drafted) == run(plain, made())
+    assert sum(row.accepted for row in drafted) > 0
+
+
 @cache
 def expected_late(options: CacheOptions, prompt: tuple[int, ...], count: int) -> list[int]:
     """What mlx-lm says that begins to quantize late, and looks at the length after each token."""
@@ -167,6 +192,19 @@ def test_a_short_text_takes_no_more_memory_than_without() -> None:
     assert runner.pool.nbytes == 2 * (41 * entry + 256 * packed)
     assert runner.cost == RowCost(per_token=packed, capped=((41, entry),))
     assert ModelRunner(wide(), 2, CacheOptions(4, 32)).cost == RowCost(per_token=packed)
+
+
+def test_statistics_say_what_each_kind_takes() -> None:
+    model, options = build("gemma3_text", head_dim=32), CacheOptions(8, 32)
+    batching = BatchingConfig(batch_size=2, cache=options)
+    with BatchedMLXGenerator(model, None, batching=batching) as generator:
+        stream = generator.submit([1, 2, 3], max_tokens=200)
+        next(iter(stream))
+        kv = generator.stats().kv
+        assert set(kv.bytes_by_kind) == {"8 bits", "windows"}
+        assert sum(kv.bytes_by_kind.values()) == kv.bytes_held > 0
+        assert "8 bits 0.0 MB" in dict(generator.stats().summary)["K/V by kind"]
+        stream.cancel()
 
 
 REFUSED = [

@@ -68,8 +68,10 @@ def _kv_summary(kv: KVUsage) -> Summary:
     """What there is to say of slots, once there are any."""
     if not kv.slots:
         return []
+    kinds = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in kv.bytes_by_kind.items())
     return [
         ("K/V slots", f"{kv.slots_used:,} of {kv.slots:,} used, {kv.positions:,} tokens each"),
         ("K/V blocks", f"{kv.blocks_used:,} of {kv.blocks:,} used"),
         ("K/V unused", f"{kv.waste:.0%} of the slots' {kv.bytes_held / 1e6:,.1f} MB"),
+        ("K/V by kind", kinds),
     ]

@@ -35,6 +35,7 @@ class DenseKVCache:
     """
 
     sliceable, folds = True, False
+    kind = "full attention"
     offset: mx.array | int
     span: Span
 

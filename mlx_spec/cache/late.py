@@ -63,6 +63,7 @@ class LateQuantizedSlots:
     span: Span
 
     def __init__(self, bits: int, group_size: int, start: int) -> None:
+        self.kind = f"{bits} bits late"
         self.start = start
         self.group_size = group_size
         self.plain = DenseKVCache()

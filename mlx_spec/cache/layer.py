@@ -50,6 +50,7 @@ class LayerCache(Protocol):
 
     Attributes:
         slots, positions: rows, and tokens of each, that there is room for.
+        kind: what it holds, in a word for statistics; its class, where it has none.
         offset: [rows] int32, positions of the first new tokens of the bound pass; one number where
             the pass is of one row for a model that takes no more (``Span.offset``).
     """

@@ -13,6 +13,7 @@ once: a read that was left pending would make the next write copy the whole cach
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -287,6 +288,15 @@ class KVCachePool:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def nbytes_by_kind(self) -> Counter[str]:
+        """The same by what is held, in a kind's own word (``kind``, if it has one)."""
+        held: Counter[str] = Counter()
+        for layer in self.layers:
+            kind = getattr(layer, "kind", type(layer).__name__)
+            held[kind] += sum(array.nbytes for array in layer.arrays)
+        return held
 
     @property
     def cost(self) -> RowCost:

@@ -61,6 +61,7 @@ class QuantizedSlots(DenseKVCache):
 
     def __init__(self, bits: int, group_size: int) -> None:
         super().__init__()
+        self.kind = f"{bits} bits"
         # mlx-lm's attention function asks for these two.
         self.bits = bits
         self.group_size = group_size

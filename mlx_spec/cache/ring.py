@@ -51,6 +51,7 @@ class RingKVCache:
     """
 
     sliceable, folds = False, False
+    kind = "windows"
     offset: mx.array | int
     span: Span
 

@@ -65,6 +65,7 @@ class StateCache:
     """
 
     sliceable, folds = False, True
+    kind = "states"
     offset: mx.array | int
     span: Span
     left_padding = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.pool import KVCachePool
@@ -19,6 +21,7 @@ class KVUsage:
         tokens: tokens whose K/V the used slots hold.
         blocks, blocks_used: in all slots, and those with at least one such token.
         bytes_held: of all slots, target and draft together.
+        bytes_by_kind: the same by what is held: full attention, windows, states, 8 bits.
         bytes_used: of the tokens among them.
         bytes_saved: of preempted rows kept aside.
         bytes_prefix: of repeated beginnings.
@@ -36,6 +39,7 @@ class KVUsage:
     bytes_saved: int = 0
     bytes_prefix: int = 0
     bytes_limit: int = 0
+    bytes_by_kind: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def total(self) -> int:
@@ -67,5 +71,6 @@ def measure(pools: Seq[KVCachePool], cached: Seq[int], block_size: int) -> KVUsa
         blocks=pool.slots * -(-pool.positions // block_size),
         blocks_used=sum(-(-tokens // block_size) for tokens in cached),
         bytes_held=sum(pool.nbytes for pool in pools),
+        bytes_by_kind=sum((pool.nbytes_by_kind for pool in pools), Counter()),
         bytes_used=sum(cost.nbytes(tokens) for tokens in cached),
     )
