@@ -12,6 +12,7 @@ import pytest
 
 from mlx_spec.cli.main import main
 from mlx_spec.model.inspection import inspect_model
+from mlx_spec.model.support import Support
 from tests.architectures import write_architecture
 from tests.folders import CONTEXT, byte_vocabulary, write_folder
 
@@ -43,7 +44,7 @@ def test_it_says_where_it_looked_and_finds_folders_here(
     ("name", "verdict", "words"),
     [
         ("llama", "exact", ""),
-        ("rwkv7", "near-ties", "one new token in another way than several"),
+        ("deepseek_v3", "exact", ""),
         ("gpt_bigcode", "exact", ""),
         ("mamba", "exact", ""),
         ("deepseek_v41", "refused", "2 of 2 layers .* cannot be rolled back"),
@@ -91,3 +92,14 @@ def test_what_a_class_passes_by_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "final_logit_softcapping 30.0, which mlx-lm's llama does not read" in facts["unread"]
     assert main(["doctor", "--model", str(folder)]) == 0
     assert "final_logit_softcapping 30.0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_it_says_that_near_ties_may_fall_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    support = Support("near-ties", "Attention computes one new token in another way")
+    monkeypatch.setattr("mlx_spec.model.inspection.examine", lambda model: support)
+    assert main(["doctor", "--model", str(write_folder(tmp_path / "model"))]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "verdict near-ties: drafts may swap tokens" in shown
+    assert "why Attention computes one new token in another way" in shown

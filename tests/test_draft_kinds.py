@@ -6,7 +6,6 @@ written over, or a state that guesses were folded into, shows as a guess that is
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,8 +17,9 @@ from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
-from mlx_spec.decoding.drafters.riding import FoldedRiding, Ride, Riding
+from mlx_spec.decoding.drafters.riding import MAX_RIDE, FoldedRiding, Riding
 from mlx_spec.decoding.rules import LogitsRule, RuleContext
+from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 from tests.architectures import build
@@ -152,14 +152,15 @@ def test_rows_that_are_being_read_are_left_alone(kind: str) -> None:
     assert refused(run_beside_a_long_prompt(kind)) == 0
 
 
-def test_a_ride_for_nothing_that_is_written_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Riding.first
-
-    def written(self: Riding, context: DraftContext) -> Ride:
-        return replace(first(self, context), counts=None)
-
-    monkeypatch.setattr(Riding, "first", written)
-    assert refused(run_beside_a_long_prompt("gemma3_text")) > 0
+def test_a_ride_for_nothing_is_nobodys() -> None:
+    """The second row is being read, the third waits to be."""
+    lengths = mx.array([5, 60, 40], mx.int32)
+    context = DraftContext((), mx.zeros((3, 64)), lengths, 5, 60, SamplingBatch.of([]), 64)
+    ride = Riding([2, None, MAX_RIDE + 1]).first(context)
+    assert (ride.width, ride.starts.tolist()) == (2, [3, 58, 38])
+    assert ride.counts is not None
+    assert ride.counts.tolist() == [2, 0, 0]
+    assert Riding([2, 1, 3]).first(context).counts is None
 
 
 def run_beside_a_long_prompt(kind: str) -> list[Sequence]:

@@ -72,7 +72,8 @@ class Flags:
 
     model: str | None = _model(
         None,
-        "Folder, Hugging Face hub id, or demo. Without it the embedded pair is used.",
+        "Folder, .gguf file, hub id (org/name, org/name:Q4_K_M), smollm2 or demo. Without it the "
+        "embedded pair is used.",
         is_path=_is_dotted,
     )
     draft_model: str | None = _model(
