@@ -134,3 +134,30 @@ def test_a_name_of_the_catalog_is_its_file(
 ) -> None:
     monkeypatch.setitem(PACKAGED, "smollm2", replace(MODEL, file="other.gguf"))
     assert locate("smollm2").read_bytes() == b"".join(PIECES)
+
+
+def test_a_file_of_a_hub_repository_is_fetched_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    asked: list[object] = []
+
+    def download(*arguments: object, revision: str | None) -> str:
+        asked.append((*arguments, revision))
+        return str(tmp_path / "model.gguf")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert locate("org/name/sub/model.gguf", "v1") == tmp_path / "model.gguf"
+    assert asked == [("org/name", "sub/model.gguf", "v1")]
+    for error, words in (
+        (LocalEntryNotFoundError("x"), "the hub cannot be reached"),
+        (EntryNotFoundError("x"), "the hub's org/name has no file model.gguf"),
+    ):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> str:
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+        with pytest.raises(ModelLoadError, match=words):
+            locate("org/name/model.gguf")
