@@ -231,5 +231,5 @@ def test_what_cannot_be_quantized_is_refused_in_words(
 
 def test_a_draft_that_cannot_is_named() -> None:
     batching = BatchingConfig(cache=CacheOptions(8, 64))
-    with pytest.raises(UnsupportedModel, match="draft model: .* of 8 numbers a head"):
+    with pytest.raises(UnsupportedModel, match=r"draft model: .* of 8 numbers a head"):
         SpeculativeDecoder(wide(), draft_model=make_model("llama"), batching=batching)
