@@ -237,3 +237,26 @@ def test_an_adapter_of_another_shape_or_kind(folder: Path, tmp_path: Path) -> No
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelLoadError, match="the adapter does not fit the model: "):
         load(folder, adapter_path=adapter)
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "config.json"])
+def test_code_that_a_tokenizer_brings_is_not_run(
+    place: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is anybody asked: transformers would, on a terminal."""
+    proof = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(proof)!r}, 'w')\nclass Own: pass\n")
+    auto = {"AutoTokenizer": ["own.Own", None], "AutoConfig": "own.Own"}
+    rewritten(folder / place, lambda record: record.update(auto_map=auto))
+    if place == "config.json":
+        rewritten(folder / "tokenizer_config.json", lambda record: record.pop("tokenizer_class"))
+
+    def ask(*_: object) -> str:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("builtins.input", ask)
+    try:
+        load(folder)
+    except ModelLoadError as error:
+        assert "trust_remote_code" in str(error)  # noqa: PT017 (either is right)
+    assert not proof.exists()

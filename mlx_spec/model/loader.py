@@ -125,8 +125,8 @@ def _load_folder(
     changes = config.changes_to(settings)
     changes |= old_form({**settings, **changes})
     tokenizer_options = dict(config.tokenizer_config or {})
-    if config.trust_remote_code:
-        tokenizer_options.setdefault("trust_remote_code", True)
+    # Always given: transformers would ask on the terminal where it is not.
+    tokenizer_options.setdefault("trust_remote_code", config.trust_remote_code)
     more = _trust(mlx_lm.load, config.trust_remote_code)
     changes |= more.pop("model_config", {})
     model, tokenizer = mlx_lm.load(
