@@ -227,3 +227,9 @@ def test_what_cannot_be_quantized_is_refused_in_words(
     for start in (0, 10):
         with pytest.raises(UnsupportedModel, match=words):
             ModelRunner(build(name, **sizes), 2, replace(options, quantized_kv_start=start))
+
+
+def test_a_draft_that_cannot_is_named() -> None:
+    batching = BatchingConfig(cache=CacheOptions(8, 64))
+    with pytest.raises(UnsupportedModel, match=r"draft model: .* of 8 numbers a head"):
+        SpeculativeDecoder(wide(), draft_model=make_model("llama"), batching=batching)

@@ -13,6 +13,7 @@ from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
+from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
 
@@ -20,10 +21,17 @@ from mlx_spec.model.runner import ModelRunner
 def make_drafter(
     draft_model: Any, speculation: SpeculationConfig, batching: BatchingConfig
 ) -> Drafter:
-    """A drafter that runs ``draft_model``, or the null object where nothing is to be drafted."""
+    """A drafter that runs ``draft_model``, or the null object where nothing is to be drafted.
+
+    Raises:
+        UnsupportedModel: it cannot run here, or not over such caches; it is named as the draft.
+    """
     if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
         return NoDraft()
-    runner = ModelRunner(draft_model, batching.batch_size, batching.cache)
+    try:
+        runner = ModelRunner(draft_model, batching.batch_size, batching.cache)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"draft model: {error}") from error
     return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
 
 
