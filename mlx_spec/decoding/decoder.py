@@ -52,7 +52,7 @@ class SpeculativeDecoder:
                 print(output.sequence.index, output.tokens)
 
     Args:
-        model: the target, any full-attention model loaded by mlx-lm.
+        model: the target, any model loaded by mlx-lm that ``model.support`` does not refuse.
         draft_model: a smaller model with the same token map, or None.
         drafter: another source of drafts, instead of ``draft_model``.
         speculation: whether and how far to draft.

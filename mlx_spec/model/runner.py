@@ -35,7 +35,7 @@ class ModelRunner:
     """A model with its slots.
 
     Args:
-        model: any full-attention model loaded by mlx-lm.
+        model: any model loaded by mlx-lm that ``support`` does not refuse.
         max_slots: most rows that run together.
         options: what its caches keep.
 
