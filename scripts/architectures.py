@@ -31,6 +31,7 @@ from tests.architectures import UNDECODED, build, names  # noqa: E402
 PAGE = ROOT / "docs" / "models.md"
 LONG = Plan(tokens=(150, 26, 36, 170, 24), acceptance=0.6)  # ten windows
 SHORT = [Plan(acceptance=acceptance) for acceptance in (0.0, 0.9, 1.0)]
+DRAFTED = Plan(tokens=(60, 20, 26, 40, 18), draft=True)
 REUSING = Plan(reusing=True)
 PACKED = [Plan(caches=CacheOptions(kv_bits=bits, kv_group_size=32)) for bits in (8, 4)]
 WORDS = {
@@ -50,8 +51,9 @@ ships one that is not here.
 {served} of {decoded} architectures that mlx-lm itself decodes on the machine that wrote this (it
 ships {all}) say here what mlx-lm's own greedy decoding of the same model alone says, {exact} of
 them token for token by construction: tiny models with random float32 weights, five requests in
-three slots, drafts of 0 to 4 tokens of which none, 60 %, 90 % or all are right, rows that join and
-leave, one preempted, texts of ten windows of 16 tokens where there are windows or states.
+three slots, rows that join and leave, one preempted, texts of ten windows of 16 tokens where there
+are windows or states. Drafts are of 0 to 4 tokens of which none, 60 %, 90 % or all are right; or a
+model with caches of the same kinds guesses, while steps are built ahead.
 
 - *caches*: what its layers keep. `full`: keys and values of all tokens; `window`, `chunks`: of the
   last ones; `state`: of none, a recurrence or a convolution; with `+` side by side in one layer.
@@ -101,7 +103,7 @@ def row_of(name: str) -> tuple[str, bool]:
     if support.verdict == "refused":
         return "| " + " | ".join([*cells[:2], "", verdict(support, []), "", ""]) + " |", True
     first = Plan(acceptance=0.6) if cells[1] == "full" else LONG
-    plain = [run(name, plan) for plan in (first, *SHORT)]
+    plain = [run(name, plan) for plan in (first, *SHORT, DRAFTED)]
     reusing = run(name, REUSING)
     cells.append(verdict(support, plain))
     warm = verdict(reusing.support, [reusing])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.generate import generate_step
 
 from mlx_spec.cache.layout import own_caches
@@ -40,6 +41,8 @@ class Plan:
         prompts, tokens: of each request, how many; the longest prompt is fed in several chunks.
         acceptance: share of guesses that are right, on average.
         reusing: every second prompt begins alike and beginnings are kept.
+        draft: a model drafts, the same one with disturbed weights over caches of its own kind, and
+            steps are built ahead; else guesses come from the host, and steps are taken in turn.
         caches: what is kept of keys and values, by mlx-lm and here; where they are packed, heads
             are ``wide``.
         debug: every row's caches are compared with a lone one's after every step.
@@ -49,6 +52,7 @@ class Plan:
     tokens: tuple[int, ...] = (22, 20, 26, 32, 18)
     acceptance: float = 0.7
     reusing: bool = False
+    draft: bool = False
     caches: CacheOptions = PLAIN_CACHES
     debug: bool = False
 
@@ -68,6 +72,7 @@ class Outcome:
     drafted: list[int] = field(default_factory=list)  # of each row
     accepted: list[int] = field(default_factory=list)
     reused: int = 0
+    ahead: int = 0  # steps that were built while the one before computed
 
 
 @contextmanager
@@ -104,9 +109,11 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
     made = requests(plan)
     expected = [alone(model, row, plan.caches) for row in made]
     texts = [[*row.prompt, *said] for row, said in zip(made, expected, strict=True)]
+    knowing = KnowingDrafter(texts, plan.acceptance, support.vocabulary)
     decoder = SpeculativeDecoder(
         model,
-        drafter=KnowingDrafter(texts, plan.acceptance, support.vocabulary),
+        drafter=None if plan.draft else knowing,
+        draft_model=disturbed(name, plan.wide) if plan.draft else None,
         policy=RaggedPolicy(most=4),
         batching=BatchingConfig(
             batch_size=ROWS,
@@ -124,7 +131,23 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
     outcome.drafted = [row.drafted for row in made]
     outcome.accepted = [row.accepted for row in made]
     outcome.reused = sum(row.reused for row in made)
+    outcome.ahead = decoder.meter.ahead
     return outcome
+
+
+def disturbed(name: str, wide: bool) -> Any:
+    """The same model with other weights, which agrees with it often and not always."""
+    model = build(name, wide=wide)
+    mx.random.seed(1)
+    weights = [
+        (path, weight + 0.03 * mx.random.normal(weight.shape) * mx.std(weight))
+        if weight.ndim > 1 and mx.issubdtype(weight.dtype, mx.floating)
+        else (path, weight)
+        for path, weight in tree_flatten(model.parameters())
+    ]
+    model.update(tree_unflatten(weights))
+    mx.eval(model.parameters())
+    return model
 
 
 def alone(model: Any, row: Sequence, options: CacheOptions) -> list[int]:

@@ -19,12 +19,19 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.model.support import Support, examine
-from tests.architecture_runs import not_compiled, run
+from tests.architecture_runs import Plan, not_compiled, run
 from tests.architectures import UNDECODED, build, names
 
 MOST_REFUSED, LEAST_EXACT = 3, 120  # of 123: 97%
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+# A kind of cache, a form of a pass or a way to run a state again each.
+KINDS = {
+    "full": ["llama", "gpt_bigcode", "deepseek_v3"],
+    "windows": ["gemma3", "gemma3n", "gpt_oss", "llama4"],
+    "states": ["qwen3_next", "nemotron_h", "mamba", "lfm2", "rwkv7", "kimi_linear"],
+    "both": ["falcon_h1", "baichuan_m1", "recurrent_gemma", "longcat_flash_ngram"],
+}
 TEXTS = [[(11 * row + 7 * i) % 64 for i in range(10)] for row in range(2)]
 STARTS = [6, 2]
 
@@ -93,6 +100,15 @@ def test_it_says_what_mlx_lm_says_or_is_refused_in_words(name: str) -> None:
     exact = outcome.support.verdict == "exact"
     form = outcome.support.form
     assert one_token_as_several(outcome.model) == exact or form.tokens_apart or form.tokens_as_rows
+
+
+@pytest.mark.cut(6)
+@pytest.mark.parametrize("name", [name for group in KINDS.values() for name in group])
+def test_a_model_of_its_own_kind_drafts_ahead(name: str) -> None:
+    outcome = run(name, Plan(draft=True))
+    assert outcome.wrong == []
+    assert 0 < sum(outcome.accepted) < sum(outcome.drafted)
+    assert (outcome.ahead > 0) is not outcome.support.form.needs_host
 
 
 def test_most_of_what_mlx_lm_decodes_is_decoded_here() -> None:
