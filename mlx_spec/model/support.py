@@ -187,4 +187,6 @@ def _alone(model: Any, options: CacheOptions) -> str | None:
 def _words(error: Exception) -> str:
     """An exception of a model's code on one line."""
     text = " ".join(str(error).split()).partition(" The following argument types")[0]
+    if isinstance(error, (TypeError, AttributeError)):  # told by what the code is made of
+        return f"it asks its caches for something else ({text[:200] or 'and does not say what'})"
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
