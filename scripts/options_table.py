@@ -15,7 +15,7 @@ from mlx_spec.pipeline.stages import STAGES
 HEAD = """\
 # Options
 
-Made by `scripts/options_table.py` from `pipeline/flags.py` and the stages; `tests/test_options.py`
+Made by `scripts/options_table.py` from `pipeline/flags` and the stages; `tests/test_options.py`
 keeps it in step. A *key* is what a table of a config (`mlx-spec pipeline run`) and `collect(...)`
 call it; an engine's option object and field are where its value goes.
 

@@ -1,0 +1,35 @@
+"""The checks that all option objects share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Any
+
+from mlx_spec.errors import InvalidRequest
+
+
+def check_number(owner: str, name: str, value: Any, low: float, high: float, bounds: str) -> None:
+    """Refuse what is not a finite number in the interval written as ``bounds``."""
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if valid:
+        valid = (value > low if bounds[0] == "(" else value >= low) and value <= high
+    if not valid:
+        raise InvalidRequest(f"[{owner}] {name}={value!r}, expected a number in {bounds}")
+
+
+def plain_numbers(options: Any) -> None:
+    """Make numpy's numbers Python's own, so that all checks and messages speak of one kind."""
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if isinstance(value, Integral) and not isinstance(value, (bool, int)):
+            object.__setattr__(options, item.name, int(value))
+        elif isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+            object.__setattr__(options, item.name, float(value))
+
+
+def check_integer(owner: str, name: str, value: Any, low: int) -> None:
+    """Refuse what is not an integer of at least ``low``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise InvalidRequest(f"[{owner}] {name}={value!r}, expected an integer >= {low}")

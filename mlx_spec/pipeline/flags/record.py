@@ -1,0 +1,126 @@
+"""``Flags``: all of them, and what they mean to the engine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+from mlx_spec.config import (
+    BatchingConfig,
+    CacheOptions,
+    ChatConfig,
+    SamplingParams,
+    SpeculationConfig,
+)
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.load_config import LoadConfig
+from mlx_spec.pipeline.flag_values import token_id
+from mlx_spec.pipeline.flags.batching import BatchingFlags
+from mlx_spec.pipeline.flags.models import ModelFlags
+from mlx_spec.pipeline.flags.prompts import PromptFlags
+from mlx_spec.pipeline.flags.sampling import SamplingFlags
+from mlx_spec.pipeline.flags.speculation import SpeculationFlags
+from mlx_spec.pipeline.options import options_of
+
+T = TypeVar("T")
+TARGET, DRAFT = "demo", "demo-draft"
+
+
+# Fields come in the order of the last base to the first.
+@dataclass(frozen=True)
+class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFlags):
+    """What ``mlx-spec generate`` and the commands over files have in common; see ``--help``.
+
+    Raises:
+        InvalidRequest: a value outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        # The option objects check their own ranges; a mistake must not wait for the models.
+        for checked in (self.sampling, self.speculation, self.batches, self._chat, self.loading):
+            assert checked is not None
+        if self.enable_speculative and self.model is not None and self.draft_model is None:
+            raise InvalidRequest("[flags] --enable-speculative needs a --draft-model")
+
+    @cached_property
+    def target(self) -> str:
+        """The model to load."""
+        return self.model or TARGET
+
+    @cached_property
+    def drafter(self) -> str | None:
+        """The draft model to load, if any."""
+        if self.enable_speculative is False:
+            return None
+        return self.draft_model or (DRAFT if self.model is None else None)
+
+    @cached_property
+    def loading(self) -> LoadConfig:
+        """How the model is loaded."""
+        return self._made(LoadConfig)
+
+    @cached_property
+    def draft_loading(self) -> LoadConfig:
+        """How the draft model is loaded: what is the target's own left out."""
+        return replace(
+            self.loading, adapter_path=None, revision=None, quantize=None, config_overrides={}
+        )
+
+    def _made(self, config: type[T]) -> T:
+        """The engine's option object from what is set here."""
+        values = {
+            one.sets[1]: value if one.parse is None else one.parse(value)
+            for name, one in options_of(Flags).items()
+            if one.sets is not None and one.sets[0] is config
+            if (value := getattr(self, name)) is not None
+        }
+        return config(**values)
+
+    @cached_property
+    def sampling(self) -> SamplingParams:
+        """Sampling options, the seed as given."""
+        return self._made(SamplingParams)
+
+    def sampling_for(self, tokenizer: Any) -> SamplingParams:
+        """Sampling options with the ids of ``--extra-eos-token``.
+
+        Raises:
+            InvalidRequest: one of them is no token.
+        """
+        if not self.extra_eos_token:
+            return self.sampling
+        vocabulary = tokenizer.get_vocab()
+        ids = [token_id(token, vocabulary) for token in self.extra_eos_token]
+        return replace(self.sampling, stop_token_ids=tuple(ids))
+
+    def chat(self, tokenizer: Any) -> ChatConfig:
+        """How prompts are templated: texts too, where there is a template and it is wanted."""
+        templated = bool(tokenizer.has_chat_template) and not self.ignore_chat_template
+        return replace(self._chat, texts=templated)
+
+    @cached_property
+    def _chat(self) -> ChatConfig:
+        return self._made(ChatConfig)
+
+    @cached_property
+    def speculation(self) -> SpeculationConfig:
+        """How far to guess."""
+        return self._made(SpeculationConfig)
+
+    @cached_property
+    def batches(self) -> BatchingConfig:
+        """Rows that run together."""
+        config = replace(self._made(BatchingConfig), cache=self._made(CacheOptions))
+        return config if self.batching else replace(config, batch_size=1)
+
+    @property
+    def look_ahead(self) -> int:
+        """Most records under way: enough to keep the rows full while the first one is slow."""
+        return 4 * self.batches.batch_size
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide the text, for a resume to compare."""
+        options = options_of(Flags)
+        kept = {name: value for name, value in asdict(self).items() if options[name].changes_text}
+        return kept | {"model": self.target}
