@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from mlx_spec.decoding import drivers, timeline
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.rules import LogitsRule
+from mlx_spec.decoding.rules import LogitsRule, RuleContext
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.decoding.timeline import Timeline
 from mlx_spec.life_cycle import RequestState
@@ -68,15 +69,71 @@ def test_in_turn_says_what_ahead_says(drafter: str, ruled: bool) -> None:
         options["drafter"] = given[drafter]()
     rules: list[LogitsRule] = [NotTwice()] if ruled else []
     plain, ahead = said(rules=rules)
-    assert ahead._drive is drivers.ahead
+    assert ahead.meter.ahead > 0
     policy = None if drafter == "none" else RaggedPolicy()
     tokens, decoder = said(policy=policy, debug=not ruled, **options)
     host = ruled or drafter in ("repeat", "lookup")
-    assert decoder._drive is (drivers.in_turn if host else drivers.ahead)
-    assert decoder.meter.ahead == 0 or not host
+    assert (decoder.meter.ahead == 0) is host
     assert tokens == plain
     if drafter != "none":
         assert decoder.meter.drafted > 0
+
+
+class SometimesDrafter(LookupDrafter):
+    """Looks at the host in some steps only; in the others it has nothing to say."""
+
+    needs_host = False
+    asked = (0, 0)  # how often it was asked ahead, and in turn
+
+    def covers(self) -> list[bool] | None:
+        turn = sum(self.asked) // 5 % 2 == 1
+        self.needs_host = turn
+        return None
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        if context.known is None or not self.needs_host:
+            self.asked = (self.asked[0] + 1, self.asked[1])
+            return Draft(mx.zeros((len(context.sequences), 0), mx.int32))
+        self.asked = (self.asked[0], self.asked[1] + 1)
+        draft = super().propose(context, count)
+        assert draft.counts is not None
+        lengths = [int(one) for one in draft.counts.tolist()]  # type: ignore[union-attr,arg-type]
+        return Draft(draft.tokens, lengths=lengths)
+
+
+def test_a_drafter_may_need_the_host_now_and_then() -> None:
+    plain, _ = said()
+    drafter = SometimesDrafter()
+    tokens, decoder = said(drafter=drafter, policy=RaggedPolicy())
+    assert tokens == plain
+    assert 0 < decoder.meter.ahead < decoder.meter.steps
+    assert min(drafter.asked) > 0
+    assert decoder.meter.drafted > 0
+
+
+class ForOddRows(NotTwiceOnHost):
+    """A rule for some rows only, which the others' steps pass by."""
+
+    def concerns(self, sequences: Seq[Sequence]) -> bool:
+        return any(row.index % 4 == 1 for row in sequences)
+
+    def apply(self, logits: mx.array, context: RuleContext) -> mx.array:
+        ruled = super().apply(logits, context)
+        own = mx.array([row.index % 4 == 1 for row in context.sequences])
+        return mx.where(own[:, None, None], ruled, logits)
+
+
+@pytest.mark.parametrize("drafter", ["none", "model"])
+def test_steps_are_in_turn_while_a_row_needs_it(drafter: str) -> None:
+    """A row with a rule on the host comes and goes; each row says what it says by itself."""
+    options = {"draft_model": noisy_draft("llama"), "policy": RaggedPolicy()}
+    tokens, decoder = said(rules=[ForOddRows()], **(options if drafter == "model" else {}))
+    plain, _ = said()
+    ruled, _ = said(rules=[NotTwice()])
+    expected = [(ruled if i % 4 == 1 else plain)[i] for i in range(len(plain))]
+    assert tokens == expected
+    assert plain != expected
+    assert 0 < decoder.meter.ahead < decoder.meter.steps
 
 
 @pytest.mark.parametrize("host", [False, True], ids=["ahead", "in turn"])

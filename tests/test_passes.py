@@ -17,7 +17,6 @@ from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
-from mlx_spec.decoding.drivers import in_turn
 from mlx_spec.model.passes.form import WHOLE, PassForm
 from mlx_spec.model.passes.row_by_row import RowByRow
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -107,8 +106,8 @@ def test_without_numbers_there_is_no_row_by_row() -> None:
 
 @pytest.mark.parametrize("roles", [("gpt_bigcode", "llama"), ("llama", "gpt_bigcode")])
 def test_steps_are_taken_in_turn_for_target_and_draft_alike(roles: tuple[str, str]) -> None:
-    assert make_decoder(*roles)._drive is in_turn
-    assert make_decoder("llama", "llama")._drive is not in_turn
+    assert make_decoder(*roles)._stepper.waits
+    assert not make_decoder("llama", "llama")._stepper.waits
 
 
 def test_sampling_is_batched_all_the_same() -> None:

@@ -103,12 +103,6 @@ class SpeculativeDecoder:
         parts = StepParts(self.runner, self.drafter, self._state, tuple(rules))
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
-        needs_host = (
-            self.drafter.needs_host
-            or any(rule.needs_host for rule in rules)
-            or any(runner.support.form.needs_host for runner in self.runners)
-        )
-        self._drive = in_turn if needs_host else ahead
 
     @property
     def draft_length(self) -> int:
@@ -266,9 +260,15 @@ class SpeculativeDecoder:
             One output per row that emitted tokens, in row order; none while only prompts are fed.
         """
         with self.device.work():
-            outputs = self._drive(self._stepper)
+            outputs = self._drive()
             if not outputs and self._stepper.flight is not None:
                 # Nothing was in flight before: that call launched a step, and this one reads it.
                 self._stepper.feed_no_more()
-                outputs = self._drive(self._stepper)
+                outputs = self._drive()
             return outputs
+
+    def _drive(self) -> list[StepOutput]:
+        """In turn, once nothing is in flight, while somebody needs the host; else ahead."""
+        stepper = self._stepper
+        waits = stepper.flight is None and stepper.waits
+        return in_turn(stepper) if waits else ahead(stepper)

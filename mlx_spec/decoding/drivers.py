@@ -33,7 +33,7 @@ from mlx_spec.decoding.stepper import Stepper
 def ahead(step: Stepper) -> list[StepOutput]:
     """Nobody needs the host: step n + 1 is built while step n computes, if there is one."""
     flight, following = step.flight, None
-    if step.change():
+    if step.change() and step.builds():
         plan = step.plan()
         with step.building() as before:
             draft = propose(step.parts, plan)

@@ -61,6 +61,10 @@ class LogitsRule:
 
     needs_host: bool = False
 
+    def concerns(self, sequences: Seq[Sequence]) -> bool:
+        """Whether any of these rows is its affair; else a step passes it by."""
+        return True
+
     def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> None:
         """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each."""
 

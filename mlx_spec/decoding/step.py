@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import DraftContext, Drafter
+from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -34,6 +34,11 @@ class StepParts:
     drafter: Drafter
     state: BatchState
     rules: Seq[LogitsRule] = ()
+
+    @property
+    def concerned(self) -> list[LogitsRule]:
+        """The rules that have something to do for the present rows."""
+        return [rule for rule in self.rules if rule.concerns(self.state.sequences)]
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,26 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         plan.longest,
         state.sampling,
         parts.runner.vocabulary,
-        tuple(rule for rule in parts.rules if not rule.needs_host),
+        tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
     )
     draft = parts.drafter.propose(context, count)
+    if draft.lengths is not None or draft.tokens.shape[1] < count:
+        return _cut(draft, plan)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
     return Proposal(draft.tokens, plan.lengths, counted)
+
+
+def _cut(draft: Draft, plan: StepPlan) -> Proposal:
+    """A draft that is shorter than was planned, as far as the host knows."""
+    width = draft.tokens.shape[1]
+    known = [width] * len(plan.rows) if draft.lengths is None else draft.lengths
+    lengths = [min(planned, own) for planned, own in zip(plan.lengths, known, strict=True)]
+    counted = mx.array(lengths, mx.int32)
+    if draft.counts is not None:
+        counted = mx.minimum(counted, draft.counts)
+    return Proposal(draft.tokens[:, : max(lengths)], lengths, counted)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -113,7 +131,7 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     state, count = parts.state, draft.tokens.shape[1]
     positions = state.following(count + 1)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
-    logits = apply_rules(parts.rules, logits, context)
+    logits = apply_rules(parts.concerned, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
     samples = sampled.tokens
     accepted = count_accepted(draft.tokens, samples, draft.counted)

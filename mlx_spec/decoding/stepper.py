@@ -83,6 +83,25 @@ class Stepper:
             self.suspects.clear_slots(self.parts.state, self.parts.runner)
         return bool(self.parts.state.sequences) and not self.members.feeder.stopping()
 
+    @property
+    def waits(self) -> bool:
+        """Whether somebody needs the host within the next step, which is then taken in turn."""
+        parts = self.parts
+        runners = (parts.runner, *parts.drafter.runners)
+        return (
+            parts.drafter.needs_host
+            or any(rule.needs_host for rule in parts.concerned)
+            or any(runner.support.form.needs_host for runner in runners)
+        )
+
+    def builds(self) -> bool:
+        """Whether the next step may be built now; where somebody has come who needs the host, this
+        one is only read, and what was described to go before the next stays."""
+        if self.waits:
+            self._fed = bool(self._described)
+            return False
+        return True
+
     def feed_no_more(self) -> None:
         """Before the next tokens, where chunks were launched since the last ones."""
         self._fed = self._sent
@@ -167,7 +186,7 @@ class Stepper:
         """
         begun = self.clock()
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
-        seeing = [rule for rule in self.parts.rules if rule.needs_host]
+        seeing = [rule for rule in self.parts.concerned if rule.needs_host]
         if seeing:
             guesses = cast("list[list[int]]", draft.tokens.tolist())
             for rule in seeing:

@@ -57,12 +57,17 @@ class Draft:
 
     Attributes:
         tokens: [B, K] int32, for positions ``lengths ..``; all of them in the target's vocabulary.
+            K may be less than was asked for, and 0.
         counts: [B] int32, how many of each row's, from the first on, are guesses; the others are
             padding and count neither as accepted nor as rejected. None: all are guesses.
+        lengths: the same as numbers, from a drafter that knows them on the host: then the pass is
+            no wider than the longest of them, and a step for which nobody has a guess is a plain
+            one.
     """
 
     tokens: mx.array
     counts: mx.array | None = None
+    lengths: Seq[int] | None = None
 
 
 class Drafter(Protocol):
@@ -70,7 +75,8 @@ class Drafter(Protocol):
 
     @property
     def needs_host(self) -> bool:
-        """Whether it looks at rows on the host, so that steps are taken in turn (``drivers``)."""
+        """Whether it looks at rows on the host for the next step, which is then taken in turn
+        (``drivers``); asked before each step."""
         ...
 
     @property
