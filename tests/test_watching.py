@@ -11,7 +11,7 @@ import pytest
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
-from mlx_spec.decoding.outputs import Emitted
+from mlx_spec.decoding.outputs import StepGains
 from mlx_spec.decoding.watching import Chosen, Watcher
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
@@ -36,8 +36,8 @@ class Tops(Watcher):
         self.watched += 1
         return [mx.argmax(chosen.logits, axis=-1)]
 
-    def take(self, emitted: Emitted, values: list[Any]) -> None:
-        for row, output in zip(values[0].tolist(), emitted.outputs, strict=True):
+    def take(self, gains: StepGains, values: list[Any]) -> None:
+        for row, output in zip(values[0].tolist(), gains.outputs, strict=True):
             if output is not None and output.sequence.index % 2 == 0:
                 self.seen.setdefault(output.sequence.index, []).extend(row[: len(output.tokens)])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_spec.decoding.outputs import Emitted
+from mlx_spec.decoding.outputs import StepGains
 from mlx_spec.decoding.outputs import StepOutput as StepOutput
 from mlx_spec.decoding.watching import Extra
 from mlx_spec.model.pace import Chunk
@@ -90,6 +90,6 @@ class Flight:
 
     def hand_out(self) -> None:
         """Give each watcher what it asked for; the rows have their tokens."""
-        emitted = Emitted(self.rows, self.results, self.outputs)
+        gains = StepGains(self.rows, self.results, self.outputs)
         for extra in self.extras:
-            extra.watcher.take(emitted, [np.asarray(array) for array in extra.arrays])
+            extra.watcher.take(gains, [np.asarray(array) for array in extra.arrays])

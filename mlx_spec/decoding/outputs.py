@@ -25,7 +25,7 @@ class StepOutput:
 
 
 @dataclass(frozen=True)
-class Emitted:
+class StepGains:
     """A step that was read, its tokens handed to its rows.
 
     Attributes:

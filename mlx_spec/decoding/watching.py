@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.decoding.outputs import Emitted
+from mlx_spec.decoding.outputs import StepGains
 from mlx_spec.sequence import Sequence
 
 
@@ -55,7 +55,7 @@ class Watcher:
         """The arrays to be read, lazily: of any shape, and of a type that numpy has."""
         return []
 
-    def take(self, emitted: Emitted, values: list[Any]) -> None:
+    def take(self, gains: StepGains, values: list[Any]) -> None:
         """The same as numpy arrays, once the step's rows have their tokens."""
 
 
