@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import mlx.core as mx
@@ -48,6 +48,16 @@ class SamplingBatch:
             [option.min_p for option in options],
         )
         return cls(rows, operation or metal_kernels.sample.reference)
+
+    def tempered(self, temperature: float) -> SamplingBatch:
+        """The same with another temperature for all rows that sample."""
+        groups = tuple(
+            replace(
+                group, inverse_temperature=mx.full(group.index.shape, 1 / temperature, mx.float32)
+            )
+            for group in self.rows.groups
+        )
+        return replace(self, rows=replace(self.rows, groups=groups))
 
     def sample(self, logits: mx.array, positions: mx.array, *, tops: bool = False) -> Sampled:
         """The sample of each position.

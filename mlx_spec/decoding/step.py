@@ -91,6 +91,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
+        plan.begins,
     )
     draft = parts.drafter.propose(context, count)
     if draft.lengths is not None or draft.tokens.shape[1] < count:

@@ -39,6 +39,7 @@ class DraftContext:
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
         known: ``lengths`` as numbers, where no step is in flight.
+        begins: which rows have nothing in the target's caches yet; empty where none has.
     """
 
     sequences: Seq[Sequence]
@@ -50,6 +51,7 @@ class DraftContext:
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
+    begins: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
