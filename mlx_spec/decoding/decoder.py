@@ -212,13 +212,19 @@ class SpeculativeDecoder:
         """Refuse a sequence that the target cannot read.
 
         Raises:
-            InvalidRequest: a token id outside the vocabulary.
+            InvalidRequest: a token id outside the vocabulary, in the prompt or a bias.
         """
         highest = max(sequence.prompt)
         if highest >= self.runner.vocabulary:
             raise InvalidRequest(
                 f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
                 f"the model's vocabulary has {self.runner.vocabulary}"
+            )
+        biases = sequence.sampling.biases
+        if biases and biases[-1][0] >= self.runner.vocabulary:
+            raise InvalidRequest(
+                f"[SpeculativeDecoder] logit_bias of request {sequence.index + 1} names the token "
+                f"id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
             )
 
     def remove(self, sequence: Sequence) -> None:
