@@ -31,6 +31,8 @@ class SpeculationConfig:
         probe_interval: fewest steps between trials of speculation while it is parked at K=0;
             where a trial is dear it waits longer, up to 16 times as long.
         hysteresis: relative gain in predicted goodput that a change of K must promise.
+        draft_layers: numbers, from 0, of the target's layers that run where it drafts for itself
+            (``self``); None: those that a short calibration finds.
         draft_temperature: of the guesses of models and layers for rows that sample, above 0; None
             for the rows' own. It changes no text, only how often guesses are right.
 
@@ -45,6 +47,7 @@ class SpeculationConfig:
     acceptance: str = "shared_noise"
     probe_interval: int = 32
     hysteresis: float = 0.03
+    draft_layers: tuple[int, ...] | None = None
     draft_temperature: float | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class SpeculationConfig:
         check_integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
         check_integer(owner, "probe_interval", self.probe_interval, 1)
         check_number(owner, "hysteresis", self.hysteresis, 0.0, 1.0, "[0, 1]")
+        for layer in self.draft_layers or ():
+            check_integer(owner, "draft_layers", layer, 0)
         if self.draft_temperature is not None:
             bounds = (0.0, 100.0, "(0, 100]")
             check_number(owner, "draft_temperature", self.draft_temperature, *bounds)

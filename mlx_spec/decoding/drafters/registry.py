@@ -11,7 +11,9 @@ from typing import Any
 
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.choosing import Guessing
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.decoding.drafters.self_layers import make_self_drafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
@@ -64,11 +66,13 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
         runner = ModelRunner(parts.draft_model, batching.batch_size, batching.cache)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"draft model: {error}") from error
-    return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
+    replay = Replay(runner) if replay_pays() else None
+    return ModelDrafter(runner, batching, replay, Guessing(parts.speculation.draft_temperature))
 
 
 MAKERS: Mapping[str, Maker] = {
     "model": make_model_drafter,
+    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),
 }
 
 

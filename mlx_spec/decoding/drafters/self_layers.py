@@ -19,9 +19,11 @@ from collections.abc import Collection
 import mlx.core as mx
 
 from mlx_spec.cache.ring_places import SLACK
+from mlx_spec.config import SpeculationConfig
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.choosing import Guessing, known_at
-from mlx_spec.model.partial import check_partial, partial
+from mlx_spec.errors import InvalidRequest, UnsupportedModel
+from mlx_spec.model.partial import layers_of, skipping_of, why_not
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -36,6 +38,7 @@ class SelfDrafter(BaseDrafter):
 
     Raises:
         UnsupportedModel: the code of the model cannot skip layers.
+        InvalidRequest: a layer that does not exist.
     """
 
     # Guesses are written to a ring one by one, and must not come round to what the row sees.
@@ -44,13 +47,24 @@ class SelfDrafter(BaseDrafter):
     def __init__(
         self, runner: ModelRunner, layers: Collection[int], guessing: Guessing | None = None
     ) -> None:
-        check_partial(runner)
-        self.layers = tuple(sorted(layers))
+        skipping = skipping_of(runner)
+        count = len(skipping.outputs)
+        if strange := [layer for layer in layers if not 0 <= layer < count]:
+            raise InvalidRequest(
+                f"[SpeculationConfig] draft_layers names layer {strange[0]}, the model has {count} "
+                f"(0 to {count - 1})"
+            )
+        self.layers = tuple(sorted(skipping.needed.union(layers)))
+        if problem := why_not(runner, skipping, self.layers):
+            raise UnsupportedModel(
+                f"[SpeculationConfig] draft='self': this model does not run with "
+                f"{len(self.layers)} of its {count} layers ({problem})"
+            )
         self._pool = runner.pool
         self._guessing = guessing or Guessing()
         self._passes = make_pass(
             runner.support.form,
-            partial(runner.model, self.layers),
+            skipping.partial(runner.model, self.layers),
             runner.pool,
             grouped=runner.support.grouped_masks,
         )
@@ -80,3 +94,15 @@ def _rows(context: DraftContext, token: mx.array, step: int) -> Rows:
         since=context.shortest + step - 1,
         begins=() if step else context.begins,
     )
+
+
+def make_self_drafter(runner: ModelRunner, speculation: SpeculationConfig) -> SelfDrafter:
+    """A drafter that runs some layers of the target ``runner``.
+
+    Raises:
+        UnsupportedModel, InvalidRequest: as ``SelfDrafter``.
+    """
+    layers = speculation.draft_layers
+    if layers is None:
+        layers = tuple(range(-(-len(layers_of(runner.model)) // 2)))
+    return SelfDrafter(runner, layers, Guessing(speculation.draft_temperature))
