@@ -28,6 +28,9 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | Seq[str] | None
     stop_token_ids: int | Seq[int] | None
     ignore_eos: bool
+    logprobs: bool
+    top_logprobs: int
+    prompt_logprobs: bool
 
 
 _HINTS = {
