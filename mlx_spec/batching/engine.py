@@ -29,6 +29,7 @@ from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
+from mlx_spec.decoding.setup import used_model
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.row_limit import RowLimit
@@ -44,7 +45,7 @@ class Engine:
     """Runs requests over the rows of one decoder.
 
     Args:
-        model, draft_model: target and draft; the draft may be None.
+        model, draft_model: target and draft; the draft may be None, or a pair with its tokenizer.
         tokenizer: None for tokens without text.
         speculation, batching: as everywhere.
         clock: seconds; for tests.
@@ -64,13 +65,16 @@ class Engine:
     ) -> None:
         self.speculation = speculation or SpeculationConfig()
         batching = batching or BatchingConfig()
-        room = memory_room(batching.memory_limit, model, draft_model)
-        self.batching = _with_prefix_share(batching, room, models=1 if draft_model is None else 2)
+        draft = draft_model[0] if isinstance(draft_model, tuple) else draft_model
+        draft = used_model(draft, self.speculation)
+        room = memory_room(batching.memory_limit, model, draft)
+        self.batching = _with_prefix_share(batching, room, models=1 if draft is None else 2)
         self.clock = clock
         self.limit = RowLimit(self.batching.batch_size)
         self.decoder = SpeculativeDecoder(
             model,
             draft_model=draft_model,
+            tokenizer=tokenizer,
             speculation=self.speculation,
             batching=self.batching,
             clock=clock,
@@ -90,7 +94,7 @@ class Engine:
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
-            models = {"target": model, "draft": draft_model}
+            models = {"target": model, "draft": draft}
             kv_limit = self.budget.kv.limit
             self._reporter.started(models, self.batching, self.speculation, kv_limit)
 
@@ -189,7 +193,7 @@ class Engine:
     @property
     def _step_bytes(self) -> int:
         """Bytes that choosing tokens takes for each row of a step, beside its K/V."""
-        width = self.speculation.num_draft_tokens + 1
+        width = self.decoder.most_draft + 1
         return width * self.decoder.runner.vocabulary * 4 * STEP_COPIES
 
     def _reserved(self, request: Sequence) -> int:

@@ -7,18 +7,19 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from mlx_spec.config.checks import check_integer, check_number, plain_numbers
+from mlx_spec.config.shaping import ShapingOptions
 from mlx_spec.errors import InvalidRequest
 
 MOST_LOGPROBS = 20  # as in OpenAI's chat API
 
 
 @dataclass(frozen=True)
-class SamplingParams:
+class SamplingParams(ShapingOptions):
     """How one request's tokens are chosen and when it ends.
 
     The filters act as in mlx-lm, on untempered probabilities: top-p, min-p and top-k each keep
     an upper part of the ranking and a token must be kept by all of them. Among equally probable
-    tokens the lower id ranks first.
+    tokens the lower id ranks first. Options that change logits are in :class:`ShapingOptions`.
 
     Attributes:
         max_tokens: most tokens to generate, >= 1.
@@ -83,6 +84,7 @@ class SamplingParams:
                 raise InvalidRequest(f"[{owner}] stop={text!r}, expected non-empty texts")
         for token in self.stop_ids:
             check_integer(owner, "stop_token_ids", token, 0)
+        self.check_shaping()
 
     @property
     def wants_logprobs(self) -> bool:
