@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
+from mlx_spec.decoding.acceptance import AcceptanceRule, DraftTrial, SharedNoise, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
 from mlx_spec.decoding.flight import Flight, StepPlan
@@ -30,6 +30,7 @@ class StepParts:
         state: known tokens and lengths of the rows.
         rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
+        acceptance: which draft tokens stand.
     """
 
     runner: ModelRunner
@@ -37,6 +38,7 @@ class StepParts:
     state: BatchState
     rules: Seq[LogitsRule] = ()
     watchers: Seq[Watcher] = ()
+    acceptance: AcceptanceRule = field(default_factory=SharedNoise)
 
     @property
     def concerned(self) -> list[LogitsRule]:
@@ -54,11 +56,13 @@ class Proposal:
         tokens: [B, K] int32 guesses.
         lengths: how many of them may count, for each row; K is the most.
         counted: [B] int32, how many do: fewer where the drafter had no more to say.
+        probabilities: [B, K, V] that they were drawn from, where the drafter tells.
     """
 
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+    probabilities: mx.array | None = None
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,18 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         state.lengths,
         plan.shortest,
         plan.longest,
-        state.sampling,
+        parts.acceptance.drafting(state.sampling),
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
+        parts.acceptance.needs_probabilities,
     )
     draft = parts.drafter.propose(context, count)
     if draft.lengths is not None or draft.tokens.shape[1] < count:
         return _cut(draft, plan)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens, plan.lengths, counted)
+    return Proposal(draft.tokens, plan.lengths, counted, draft.probabilities)
 
 
 def _cut(draft: Draft, plan: StepPlan) -> Proposal:
@@ -110,7 +115,10 @@ def _cut(draft: Draft, plan: StepPlan) -> Proposal:
     counted = mx.array(lengths, mx.int32)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens[:, : max(lengths)], lengths, counted)
+    probabilities, most = draft.probabilities, max(lengths)
+    if probabilities is not None:
+        probabilities = probabilities[:, :most]
+    return Proposal(draft.tokens[:, :most], lengths, counted, probabilities)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -140,8 +148,17 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.concerned, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
-    samples = sampled.tokens
-    accepted = refuse_nan(count_accepted(draft.tokens, samples, draft.counted), sampled.tops)
+    trial = DraftTrial(
+        draft.tokens,
+        draft.counted,
+        draft.probabilities,
+        logits,
+        positions,
+        sampled.tokens,
+        state.sampling,
+    )
+    samples, accepted = parts.acceptance.judge(trial)
+    accepted = refuse_nan(accepted, sampled.tops)
     chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
     return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 

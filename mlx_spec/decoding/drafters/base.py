@@ -39,6 +39,8 @@ class DraftContext:
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
         known: ``lengths`` as numbers, where no step is in flight.
+        wants_probabilities: whether the distributions of the guesses are asked for
+            (``Draft.probabilities``).
     """
 
     sequences: Seq[Sequence]
@@ -50,6 +52,7 @@ class DraftContext:
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
+    wants_probabilities: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,15 @@ class Draft:
         lengths: the same as numbers, from a drafter that knows them on the host: then the pass is
             no wider than the longest of them, and a step for which nobody has a guess is a plain
             one.
+        probabilities: [B, K, V] float32, the distribution that each was drawn from, from a drafter
+            that draws, where the context wants them; lazily. Without them a guess counts as sure
+            of itself, which it must be: told by what is known, and not drawn.
     """
 
     tokens: mx.array
     counts: mx.array | None = None
     lengths: Seq[int] | None = None
+    probabilities: mx.array | None = None
 
 
 class Drafter(Protocol):
