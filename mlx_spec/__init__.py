@@ -43,6 +43,7 @@ _EXPORTS = {
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
+    "TokenLogprob": "results",
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
@@ -81,6 +82,7 @@ __all__ = [
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
+    "TokenLogprob",
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
@@ -121,7 +123,13 @@ if TYPE_CHECKING:
     from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
     from mlx_spec.model.loader import load
-    from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
+    from mlx_spec.results import (
+        BatchResult,
+        GenerationChunk,
+        GenerationResult,
+        GenerationStats,
+        TokenLogprob,
+    )
 
 
 def __getattr__(name: str) -> Any:
