@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_spec.decoding.acceptance import AcceptanceRule, DraftTrial, SharedNoise, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
+from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
@@ -97,7 +97,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
-        parts.acceptance.needs_probabilities,
+        DrawnFrom() if parts.acceptance.needs_probabilities else None,
     )
     draft = parts.drafter.propose(context, count)
     if draft.lengths is not None or draft.tokens.shape[1] < count:

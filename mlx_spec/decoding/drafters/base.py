@@ -24,6 +24,22 @@ from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
 
+class DrawnFrom:
+    """The distributions of one draft's guesses, in their order."""
+
+    def __init__(self) -> None:
+        self._parts: list[mx.array] = []
+
+    def add(self, probabilities: mx.array) -> None:
+        """Those of the next guesses, [B, n, V]."""
+        self._parts.append(probabilities)
+
+    def take(self) -> mx.array:
+        """[B, K, V] of all; then there are none, for the next drafter's."""
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+
+
 @dataclass(frozen=True)
 class DraftContext:
     """What is known when a draft is asked for.
@@ -39,8 +55,8 @@ class DraftContext:
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
         known: ``lengths`` as numbers, where no step is in flight.
-        wants_probabilities: whether the distributions of the guesses are asked for
-            (``Draft.probabilities``).
+        drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
+            them as they are drawn; else None.
     """
 
     sequences: Seq[Sequence]
@@ -52,7 +68,11 @@ class DraftContext:
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
-    wants_probabilities: bool = False
+    drawn: DrawnFrom | None = None
+
+    def told(self) -> mx.array | None:
+        """[B, K, V] of what was drawn since this was asked before; None where nobody wants it."""
+        return None if self.drawn is None else self.drawn.take()
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,8 @@ class Draft:
         lengths: the same as numbers, from a drafter that knows them on the host: then the pass is
             no wider than the longest of them, and a step for which nobody has a guess is a plain
             one.
+        chances: for each row, as many numbers as its length: how likely each guess is right, if
+            those before it are. None where the drafter does not know.
         probabilities: [B, K, V] float32, the distribution that each was drawn from, from a drafter
             that draws, where the context wants them; lazily. Without them a guess counts as sure
             of itself, which it must be: told by what is known, and not drawn.
@@ -75,6 +97,7 @@ class Draft:
     tokens: mx.array
     counts: mx.array | None = None
     lengths: Seq[int] | None = None
+    chances: Seq[Seq[float]] | None = None
     probabilities: mx.array | None = None
 
 
