@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.watching import Watcher
@@ -143,6 +144,21 @@ class Drafter(Protocol):
         """Guesses for positions ``lengths ..``, ``count`` of them, at least 1, lazily."""
         ...
 
+    def verified(self, step: Verified) -> None:
+        """What the target said of what was proposed, or of nothing; of every step, lazily.
+
+        Each step is proposed for or skipped, and then verified; :meth:`restore` undoes both.
+        """
+        ...
+
+    def fed(self, chunk: Fed) -> None:
+        """The target reads prompts, of rows that have not joined yet; where it was tapped."""
+        ...
+
+    def settle(self) -> None:
+        """Describe now what is still to be written to the target's own slots: rows get saved."""
+        ...
+
     def snapshot(self) -> Any:
         """The present state by reference, for :meth:`restore`."""
         ...
@@ -182,6 +198,15 @@ class BaseDrafter:
     def propose(self, context: DraftContext, count: int) -> Draft:
         """What each drafter defines."""
         raise NotImplementedError(f"[{type(self).__name__}.propose] a drafter defines this")
+
+    def verified(self, step: Verified) -> None:
+        """Nothing is learnt."""
+
+    def fed(self, chunk: Fed) -> None:
+        """Nothing is learnt."""
+
+    def settle(self) -> None:
+        """Nothing is owed."""
 
     def snapshot(self) -> Any:
         """Nothing changes."""
