@@ -40,7 +40,7 @@ class HiddenLayers:
 
 
 @dataclass
-class Notes:
+class HiddenNotes:
     """What was noted since the last :meth:`take`.
 
     Attributes:
@@ -77,7 +77,7 @@ class Notes:
 
 
 FINAL = -1
-_NOTES: ContextVar[Notes | None] = ContextVar("notes", default=None)
+_NOTES: ContextVar[HiddenNotes | None] = ContextVar("notes", default=None)
 
 
 class _Tapped:
@@ -117,9 +117,9 @@ def unbind_hidden(model: Any) -> None:
 
 
 @contextmanager
-def noting(wanted: HiddenLayers) -> Iterator[Notes]:
+def noting(wanted: HiddenLayers) -> Iterator[HiddenNotes]:
     """While it lasts, calls of bound models are noted, in this thread."""
-    notes = Notes(wanted)
+    notes = HiddenNotes(wanted)
     before = _NOTES.set(notes)
     try:
         yield notes

@@ -38,9 +38,13 @@ def save_head(head: DraftHead, folder: str | os.PathLike[str], dtype: mx.Dtype =
     return (place / WEIGHTS).stat().st_size
 
 
-def is_head(config: dict[str, Any]) -> bool:
+def is_head(folder: Path) -> bool:
     """Whether a folder's config is one of a head of our own kind."""
-    return config.get("model_type") == MODEL_TYPE
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and settings.get("model_type") == MODEL_TYPE
 
 
 def load_head(folder: str | os.PathLike[str], dtype: mx.Dtype | None = None) -> DraftHead:
@@ -59,8 +63,8 @@ def load_head(folder: str | os.PathLike[str], dtype: mx.Dtype | None = None) -> 
         settings = json.loads((place / CONFIG).read_text(encoding="utf-8"))
         known = {field.name for field in fields(HeadConfig)}
         head = DraftHead(HeadConfig(**{k: v for k, v in settings.items() if k in known}))
-        weights = list(mx.load(str(place / WEIGHTS)).items())
-        head.load_weights(weights)
+        weights: Any = mx.load(str(place / WEIGHTS))
+        head.load_weights(list(weights.items()))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         words = " ".join(str(error).split())[:200]
         raise ModelLoadError(f"[load_head] {place}: {words}") from error

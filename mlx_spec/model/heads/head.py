@@ -102,7 +102,7 @@ class HeadConfig:
         return {"model_type": MODEL_TYPE, **asdict(self)}
 
 
-class DraftHead(nn.Module):
+class DraftHead(nn.Module):  # type: ignore[misc]
     """A head of our own kind, with weights of its own and the target's embedding and output head.
 
     Args:
