@@ -19,3 +19,4 @@ from mlx_spec.config.caches import CacheOptions as CacheOptions
 from mlx_spec.config.chat import ChatConfig as ChatConfig
 from mlx_spec.config.sampling import SamplingParams as SamplingParams
 from mlx_spec.config.speculation import SpeculationConfig as SpeculationConfig
+from mlx_spec.config.structure import Structure as Structure
