@@ -100,7 +100,8 @@ class SpeculativeDecoder:
         self._members = Members(
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )
-        parts = StepParts(self.runner, self.drafter, self._state, tuple(rules))
+        watchers = tuple(self.drafter.watchers)
+        parts = StepParts(self.runner, self.drafter, self._state, tuple(rules), watchers)
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
 

@@ -7,7 +7,7 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
@@ -16,6 +16,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
+from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
 
 
@@ -28,12 +29,14 @@ class StepParts:
         drafter: where guesses come from.
         state: known tokens and lengths of the rows.
         rules: what is done to logits before tokens are chosen.
+        watchers: who reads more of a step than its tokens.
     """
 
     runner: ModelRunner
     drafter: Drafter
     state: BatchState
     rules: Seq[LogitsRule] = ()
+    watchers: Seq[Watcher] = ()
 
     @property
     def concerned(self) -> list[LogitsRule]:
@@ -63,10 +66,12 @@ class Choice:
     Attributes:
         samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
         accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
+        extras: what else is to be read of it.
     """
 
     samples: mx.array
     accepted: mx.array
+    extras: list[Extra] = field(default_factory=list)
 
 
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
@@ -134,8 +139,9 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     logits = apply_rules(parts.concerned, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
     samples = sampled.tokens
-    accepted = count_accepted(draft.tokens, samples, draft.counted)
-    return Choice(samples, refuse_nan(accepted, sampled.tops))
+    accepted = refuse_nan(count_accepted(draft.tokens, samples, draft.counted), sampled.tops)
+    chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
+    return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
@@ -148,4 +154,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         mx.concatenate([choice.accepted[:, None], draft.counted[:, None], choice.samples], axis=1),
         parts.state.lengths,
         plan.reading,
+        extras=choice.extras,
     )

@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.decoding.watching import Watcher
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
@@ -90,6 +91,11 @@ class Drafter(Protocol):
         ...
 
     @property
+    def watchers(self) -> tuple[Watcher, ...]:
+        """Who reads more of a step than its tokens for it (``watching``)."""
+        ...
+
+    @property
     def prefix_bytes(self) -> int:
         """Bytes that it keeps of repeated beginnings."""
         ...
@@ -152,6 +158,7 @@ class BaseDrafter:
     needs_host: bool = False
     max_draft_tokens: int | None = None
     runners: tuple[ModelRunner, ...] = ()
+    watchers: tuple[Watcher, ...] = ()
     prefix_bytes: int = 0
     spare: int = 0
 
