@@ -43,6 +43,7 @@ _EXPORTS = {
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
+    "Structure": "config",
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
@@ -81,6 +82,7 @@ __all__ = [
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
+    "Structure",
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
         ChatConfig,
         SamplingParams,
         SpeculationConfig,
+        Structure,
     )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
     from mlx_spec.errors import (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_spec.config.checks import check_integer, check_number, plain_numbers
+from mlx_spec.config.structure import Structure
 from mlx_spec.errors import InvalidRequest
 
 
@@ -31,6 +33,12 @@ class SamplingParams:
         stop_token_ids: tokens that end it, or one, beside the tokenizer's end-of-sequence tokens.
             Kept as a tuple.
         ignore_eos: go on past end-of-sequence tokens (benchmarks).
+        structure: what the text must be: JSON by a schema, a regex, one of some choices, or a
+            grammar. It ends where that is whole, or by ``max_tokens`` in the middle of it
+            (``finish_reason`` ``"length"``).
+        response_format: the same as OpenAI's interface writes it, ``{"type": "json_object"}`` or
+            ``{"type": "json_schema", "json_schema": {"schema": ...}}``; kept as ``structure``,
+            whose place it takes.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -45,6 +53,8 @@ class SamplingParams:
     stop: str | Seq[str] | None = ()
     stop_token_ids: int | Seq[int] | None = ()
     ignore_eos: bool = False
+    structure: Structure | None = None
+    response_format: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -67,6 +77,23 @@ class SamplingParams:
                 raise InvalidRequest(f"[{owner}] stop={text!r}, expected non-empty texts")
         for token in self.stop_ids:
             check_integer(owner, "stop_token_ids", token, 0)
+        self._keep_structure(owner)
+
+    def _keep_structure(self, owner: str) -> None:
+        if self.response_format is not None:
+            object.__setattr__(self, "structure", Structure.of(self.response_format))
+            object.__setattr__(self, "response_format", None)
+        if self.structure is None:
+            return
+        if not isinstance(self.structure, Structure):
+            raise InvalidRequest(
+                f"[{owner}] structure={str(self.structure)[:60]}, expected a Structure: "
+                "Structure.json_schema({...}), .regex(...), .choices([...]) or .grammar(...)"
+            )
+        if self.ignore_eos:
+            raise InvalidRequest(
+                f"[{owner}] ignore_eos goes on past the end, which a structure sets"
+            )
 
     @property
     def stop_texts(self) -> tuple[str, ...]:

@@ -112,4 +112,4 @@ def _json(structure: Structure) -> Any:
 def _check_choices(choices: Any) -> None:
     texts = isinstance(choices, list) and all(isinstance(one, str) for one in choices)
     if not texts or not choices:
-        raise InvalidRequest(f"[Structure] choices={str(choices)[:60]}, expected texts, one or more")
+        raise InvalidRequest(f"[Structure] choices={str(choices)[:60]}, expected one text or more")

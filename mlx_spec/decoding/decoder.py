@@ -26,6 +26,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drivers import ahead, in_turn
 from mlx_spec.decoding.flight import StepOutput
+from mlx_spec.decoding.grammar import GrammarRule
 from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.rules import LogitsRule
@@ -101,7 +102,7 @@ class SpeculativeDecoder:
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )
         watchers = tuple(self.drafter.watchers)
-        parts = StepParts(self.runner, self.drafter, self._state, tuple(rules), watchers)
+        parts = StepParts(self.runner, self.drafter, self._state, (*rules, GrammarRule()), watchers)
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
 

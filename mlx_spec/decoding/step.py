@@ -7,7 +7,7 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
@@ -57,6 +57,12 @@ class Proposal:
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+
+    def counting(self, most: list[int] | None) -> Proposal:
+        """The same, of whose guesses at most so many count for each row; None: all."""
+        if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
+            return self
+        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
 
 
 @dataclass(frozen=True)

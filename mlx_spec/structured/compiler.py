@@ -90,10 +90,12 @@ def _written(structure: Structure, where: str) -> str:
             schema = {"anyOf": [schema]}
         return str(matcher.grammar_from_json_schema(schema, defaults=_WRITTEN))
     if structure.kind == "regex":
-        return str(matcher.grammar_from_regex(text))
+        # \d is 0 to 9: among all digits of Unicode a model finds odd ones.
+        return str(matcher.grammar_from_regex(library().regex_to_lark(text, "d")))
     if structure.kind == "choices":
-        # An enum of a trie of its own, whatever their number; in Lark each would be a rule.
-        return "start: " + " | ".join(json.dumps(one) for one in json.loads(text))
+        # One terminal, whose letters are an automaton: thousands of rules would be too many.
+        words = (json.dumps(one, ensure_ascii=False) for one in json.loads(text))
+        return "start: CHOICE\nCHOICE: " + " | ".join(words)
     try:
         return str(library().grammar_from("grammar", text))
     except ValueError as error:

@@ -26,18 +26,19 @@ class Guide:
         self._start, self._vocabulary = start, vocabulary
         self.width = int(vocabulary.vocab_size)
         self.matcher = start.deep_copy()
-        self._followed = 0
+        self._followed: list[int] = []
 
     def follow(self, tokens: Seq[int]) -> None:
         """Stand behind ``tokens``, all that were emitted; those that are new are taken."""
-        if len(tokens) > self._followed:
-            self.matcher.consume_tokens(list(tokens[self._followed :]))
-            self._followed = len(tokens)
+        new = list(tokens[len(self._followed) :])
+        if new:
+            self.matcher.consume_tokens(new)
+            self._followed += new
 
-    def again(self, tokens: Seq[int]) -> None:
+    def again(self) -> None:
         """Go there anew: a guess has led the matcher to where it gives up for good."""
-        self.matcher, self._followed = self._start.deep_copy(), 0
-        self.follow(tokens)
+        self.matcher = self._start.deep_copy()
+        self.matcher.consume_tokens(self._followed)
 
     @property
     def trouble(self) -> str | None:
@@ -47,8 +48,9 @@ class Guide:
         reason = " ".join(self.matcher.get_error().partition("<state>")[0].split())
         if reason.startswith("NoExtension"):
             reason = "it leads nowhere that the tokenizer could write"
-        return f"[structure] the constraint cannot be followed after {self._followed} tokens: " + (
-            reason[:300] or "it forbids every token"
+        return (
+            f"[structure] the constraint cannot be followed after {len(self._followed)} tokens: "
+            + (reason[:300] or "it forbids every token")
         )
 
     def forced(self, most: int) -> list[int]:

@@ -9,10 +9,9 @@ Row of K = 3 guesses, of which the second is forbidden; 1 is a token that may st
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence as Seq
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from mlx_spec.structured.guide import Guide
 from mlx_spec.structured.vocabulary import library
 
-Words = NDArray[np.int32]
+Words: TypeAlias = NDArray[np.int32]
 
 
 @cache
-def _executor(_: int) -> Any:
+def _executor() -> Any:
     return library().LLExecutor()
 
 
@@ -40,19 +39,26 @@ def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> tuple[Words, list[
         a row in ``trouble``); and how many guesses of each row are allowed, from the first on.
     """
     rows, count, size = len(guides), len(guesses[0]), -(-guides[0].width // 32)
-    words = np.full((rows * (count + 1), size), -1, np.int32)
+    words: Any = np.full((rows * (count + 1), size), -1, np.int32)
     _fill(words, guides, guesses)
     words = words.reshape(rows, count + 1, size)
+    allowed = [_allowed(own, guess) for own, guess in zip(words, guesses, strict=True)]
     for row, guide in enumerate(guides):
-        if guide.matcher.is_error():
+        if guide.trouble and count:
+            # Perhaps a guess has led there: what may follow must not depend on one.
+            guide.again()
+            allowed[row] = 0
+            words[row] = -1
+            _fill(words[row, :1], [guide], [()])
+        if guide.trouble:
             words[row] = 0
-    return words, [_allowed(own, guess) for own, guess in zip(words, guesses, strict=True)]
+    return words, allowed
 
 
 def _fill(words: Words, guides: Seq[Guide], guesses: Seq[Seq[int]]) -> None:
     from llguidance import numpy as masks
 
-    executor, width = _executor(threading.get_ident()), len(guesses[0]) + 1
+    executor, width = _executor(), len(guesses[0]) + 1
     places = [(guide.matcher, row * width) for row, guide in enumerate(guides)]
     if width == 1:
         masks.fill_next_token_bitmask_par(executor, places, words)

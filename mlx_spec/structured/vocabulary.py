@@ -1,10 +1,9 @@
-"""A model's vocabulary as llguidance knows it: the bytes of each token, and those that end a text."""
+"""A model's vocabulary as llguidance knows it: the bytes of each token, and which end a text."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from types import ModuleType
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
@@ -14,7 +13,7 @@ _MADE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def library() -> ModuleType:
+def library() -> Any:
     """llguidance.
 
     Raises:
