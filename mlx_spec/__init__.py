@@ -44,6 +44,7 @@ _EXPORTS = {
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
     "Structure": "config",
+    "TokenLogprob": "results",
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
@@ -83,6 +84,7 @@ __all__ = [
     "SpeculationConfig",
     "SpeculativeDecoder",
     "Structure",
+    "TokenLogprob",
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
@@ -124,7 +126,13 @@ if TYPE_CHECKING:
     from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
     from mlx_spec.model.loader import load
-    from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
+    from mlx_spec.results import (
+        BatchResult,
+        GenerationChunk,
+        GenerationResult,
+        GenerationStats,
+        TokenLogprob,
+    )
 
 
 def __getattr__(name: str) -> Any:

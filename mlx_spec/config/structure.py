@@ -92,6 +92,38 @@ class Structure:
         return cls.json_schema({"type": "object"}) if kind == "json_object" else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class StructureOptions:
+    """What the text of a request must be.
+
+    Attributes:
+        structure: JSON by a schema, a match of a regex, one of some choices, or a text of a
+            grammar. The request ends where that is whole (``"stop"``), or by ``max_tokens`` in the
+            middle of it (``"length"``).
+        response_format: the same as OpenAI's interface writes it: ``{"type": "json_object"}`` or
+            ``{"type": "json_schema", "json_schema": {"schema": ...}}``. Kept as ``structure``,
+            whose place it takes.
+    """
+
+    structure: Structure | None = None
+    response_format: Mapping[str, Any] | None = None
+
+    def keep_structure(self) -> None:
+        """Check them.
+
+        Raises:
+            InvalidRequest: what is none.
+        """
+        if self.response_format is not None:
+            object.__setattr__(self, "structure", Structure.of(self.response_format))
+            object.__setattr__(self, "response_format", None)
+        if not isinstance(self.structure, Structure | None):
+            raise InvalidRequest(
+                f"[SamplingParams] structure={str(self.structure)[:60]}, expected a Structure: "
+                "Structure.json_schema({...}), .regex(...), .choices([...]) or .grammar(...)"
+            )
+
+
 def _dumps(value: Any, what: str) -> str:
     try:
         return dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)

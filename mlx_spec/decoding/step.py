@@ -28,7 +28,7 @@ class StepParts:
         runner: the target with its slots.
         drafter: where guesses come from.
         state: known tokens and lengths of the rows.
-        rules: what is done to logits before tokens are chosen.
+        rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
     """
 
@@ -40,8 +40,10 @@ class StepParts:
 
     @property
     def concerned(self) -> list[LogitsRule]:
-        """The rules that have something to do for the present rows."""
-        return [rule for rule in self.rules if rule.concerns(self.state.sequences)]
+        """The rules that have something to do for the present rows, in their order."""
+        state = self.state
+        every = (*state.rules, *self.rules)
+        return [rule for rule in every if rule.concerns(state.sequences)]
 
 
 @dataclass(frozen=True)

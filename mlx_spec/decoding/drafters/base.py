@@ -64,11 +64,14 @@ class Draft:
         lengths: the same as numbers, from a drafter that knows them on the host: then the pass is
             no wider than the longest of them, and a step for which nobody has a guess is a plain
             one.
+        chances: for each row, as many numbers as its length: how likely each guess is right, if
+            those before it are. None where the drafter does not know.
     """
 
     tokens: mx.array
     counts: mx.array | None = None
     lengths: Seq[int] | None = None
+    chances: Seq[Seq[float]] | None = None
 
 
 class Drafter(Protocol):

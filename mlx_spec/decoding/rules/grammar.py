@@ -12,7 +12,7 @@ from itertools import groupby
 
 import mlx.core as mx
 
-from mlx_spec.decoding.rules import LogitsRule, RuleContext
+from mlx_spec.decoding.rules.base import LogitsRule, RuleContext
 from mlx_spec.sequence import Sequence
 from mlx_spec.structured.masks import fill_masks
 

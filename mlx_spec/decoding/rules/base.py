@@ -51,6 +51,16 @@ class RuleContext:
         both = mx.concatenate([pending, self.draft], axis=1)
         return mx.take_along_axis(both, self.positions - self.lengths[:, None], axis=1)
 
+    def of(self, rows: Seq[int], index: mx.array) -> RuleContext:
+        """Of some rows: their numbers, and the same on the device."""
+        return RuleContext(
+            [self.sequences[row] for row in rows],
+            self.tokens[index],
+            self.lengths[index],
+            self.positions[index],
+            self.draft[index],
+        )
+
 
 class LogitsRule:
     """Changes logits; the base of all rules, which changes nothing.
