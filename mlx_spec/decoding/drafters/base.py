@@ -68,12 +68,15 @@ class Draft:
             no wider than the longest of them, and a step for which nobody has a guess is a plain
             one.
         sources: who guessed for each row, by name, "" for nobody; None: this drafter for all.
+        chances: for each row, as many numbers as its length: how likely each guess is right, if
+            those before it are. None where the drafter does not know.
     """
 
     tokens: mx.array
     counts: mx.array | None = None
     lengths: Seq[int] | None = None
     sources: Seq[str] | None = None
+    chances: Seq[Seq[float]] | None = None
 
 
 class Drafter(Protocol):
