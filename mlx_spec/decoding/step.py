@@ -7,7 +7,7 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
@@ -29,7 +29,7 @@ class StepParts:
         runner: the target with its slots.
         drafter: where guesses come from.
         state: known tokens and lengths of the rows.
-        rules: what is done to logits before tokens are chosen.
+        rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
     """
 
@@ -41,8 +41,10 @@ class StepParts:
 
     @property
     def concerned(self) -> list[LogitsRule]:
-        """The rules that have something to do for the present rows."""
-        return [rule for rule in self.rules if rule.concerns(self.state.sequences)]
+        """The rules that have something to do for the present rows, in their order."""
+        state = self.state
+        every = (*state.rules, *self.rules)
+        return [rule for rule in every if rule.concerns(state.sequences)]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class Proposal:
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+
+    def counting(self, most: list[int] | None) -> Proposal:
+        """The same, of whose guesses at most so many count for each row; None: all."""
+        if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
+            return self
+        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
 
 
 @dataclass(frozen=True)
