@@ -170,13 +170,8 @@ def bonus_from_the_draft(patch: Patch) -> None:
     patch.setattr(RejectionSampling, "judge", planted)
 
 
-def same_noise(patch: Patch) -> None:
-    """The draft is drawn with the noise that the target's own draws use."""
-    patch.setattr(SamplingBatch, "apart", property(lambda self: self))
-
-
 @pytest.mark.parametrize(
-    "plant", [selection_bias, row_coupling, missing_residual, bonus_from_the_draft, same_noise]
+    "plant", [selection_bias, row_coupling, missing_residual, bonus_from_the_draft]
 )
 def test_a_planted_bias_is_noticed(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
     plant(monkeypatch)

@@ -31,6 +31,7 @@ from mlx_spec.decoding.logprobs import LogprobsWatcher
 from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.rules import LogitsRule
+from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.decoding.setup import (
     make_acceptance,
     make_drafter,
@@ -122,7 +123,7 @@ class SpeculativeDecoder:
             self.runner,
             self.drafter,
             self._state,
-            tuple(rules),
+            (*rules, GrammarRule()),
             watchers,
             make_acceptance(speculation),
         )
