@@ -69,7 +69,7 @@ class NgramDrafter(BaseDrafter):
             if sequence not in self._rows and not sequence.ended:
                 self._away[sequence] = index
 
-    def skip(self) -> None:
+    def skip(self, most: int = 1) -> None:
         """Nobody wants a draft: steps may be built ahead until somebody does."""
         self._asked = False
 
