@@ -43,6 +43,7 @@ _EXPORTS = {
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
+    "Structure": "config",
     "TokenLogprob": "results",
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
@@ -82,6 +83,7 @@ __all__ = [
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
+    "Structure",
     "TokenLogprob",
     "TokenStream",
     "TokenizerMismatch",
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
         ChatConfig,
         SamplingParams,
         SpeculationConfig,
+        Structure,
     )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
     from mlx_spec.errors import (

@@ -82,6 +82,9 @@ class Sequence(LifeCycle):
         read: prompt tokens that were in the target's cache at some time, from the first on.
         text: makes text of its tokens; None where a decoder is used alone.
         sink: takes its chunks; None where nobody does.
+        guide: how far its text has come in its constraint (``structured.guide.Guide``, which this
+            module must not know); None without one.
+        doomed: why no token can follow, where a rule has found that: the row then fails.
         spell: the text of one token alone; None where a decoder is used alone.
         evidence: what the draft-length policy learned of it; nobody else looks there.
     """
@@ -102,6 +105,8 @@ class Sequence(LifeCycle):
     read: int = field(default=0, init=False)
     text: Text | None = field(default=None, kw_only=True, repr=False)
     sink: Sink | None = field(default=None, kw_only=True, repr=False)
+    guide: Any = field(default=None, kw_only=True, repr=False)
+    doomed: str | None = field(default=None, init=False, repr=False)
     spell: Callable[[int], str] | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
     seed: int = field(init=False)

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 
 from mlx_spec.config.checks import check_integer, check_number, plain_numbers
 from mlx_spec.config.shaping import ShapingOptions
+from mlx_spec.config.structure import StructureOptions
 from mlx_spec.errors import InvalidRequest
 
 MOST_LOGPROBS = 20  # as in OpenAI's chat API
 
 
 @dataclass(frozen=True)
-class SamplingParams(ShapingOptions):
+class SamplingParams(StructureOptions, ShapingOptions):
     """How one request's tokens are chosen and when it ends.
 
     The filters act as in mlx-lm, on untempered probabilities: top-p, min-p and top-k each keep
     an upper part of the ranking and a token must be kept by all of them. Among equally probable
-    tokens the lower id ranks first. Options that change logits are in :class:`ShapingOptions`.
+    tokens the lower id ranks first. Options that change logits are in :class:`ShapingOptions`,
+    the shape of the text in :class:`StructureOptions`.
 
     Attributes:
         max_tokens: most tokens to generate, >= 1.
@@ -85,6 +87,9 @@ class SamplingParams(ShapingOptions):
         for token in self.stop_ids:
             check_integer(owner, "stop_token_ids", token, 0)
         self.check_shaping()
+        self.keep_structure()
+        if self.structure is not None and self.ignore_eos:
+            raise InvalidRequest(f"[{owner}] ignore_eos goes on past the end that a structure has")
 
     @property
     def wants_logprobs(self) -> bool:

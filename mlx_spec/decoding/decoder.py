@@ -31,6 +31,7 @@ from mlx_spec.decoding.logprobs import LogprobsWatcher
 from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.rules import LogitsRule
+from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.decoding.setup import make_drafter, make_policy, most_draft_tokens, used_model
 from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
@@ -112,7 +113,7 @@ class SpeculativeDecoder:
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )
         watchers = (LogprobsWatcher(), *self.drafter.watchers)
-        parts = StepParts(self.runner, self.drafter, self._state, tuple(rules), watchers)
+        parts = StepParts(self.runner, self.drafter, self._state, (*rules, GrammarRule()), watchers)
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
 

@@ -88,4 +88,6 @@ def make(kind: str, parts: DraftParts) -> Drafter:
     """
     if kind not in MAKERS:
         raise InvalidRequest(f"[SpeculationConfig] draft={kind!r} is not there yet")
-    return MAKERS[kind](parts)
+    drafter = MAKERS[kind](parts)
+    drafter.name = kind
+    return drafter
