@@ -41,3 +41,7 @@ class SpeculationFlags:
         choices=ACCEPTANCE_RULES,
         changes_text=True,
     )
+    ngram_shared_bytes: int = _speculation(
+        "ngram_shared_bytes",
+        "Memory for what all requests have said, where ngram finds it again; 0: each its own text.",
+    )
