@@ -118,17 +118,20 @@ class SpeculativeDecoder:
         self._members = Members(
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )
-        watchers = (LogprobsWatcher(), *self.drafter.watchers)
-        parts = StepParts(
+        parts = self._parts(rules, speculation)
+        self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
+        self._stepper.debug = debug
+
+    def _parts(self, rules: Seq[LogitsRule], speculation: SpeculationConfig) -> StepParts:
+        """Who takes part in its steps."""
+        return StepParts(
             self.runner,
             self.drafter,
             self._state,
             (*rules, GrammarRule()),
-            watchers,
+            (LogprobsWatcher(), *self.drafter.watchers),
             make_acceptance(speculation),
         )
-        self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
-        self._stepper.debug = debug
 
     @property
     def draft_length(self) -> int:
