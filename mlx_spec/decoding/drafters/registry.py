@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.forced import ForcedDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
@@ -68,6 +69,7 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
 
 
 MAKERS: Mapping[str, Maker] = {
+    "forced": lambda parts: ForcedDrafter(),
     "model": make_model_drafter,
 }
 
