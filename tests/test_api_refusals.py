@@ -163,9 +163,9 @@ LIKELY: list[tuple[str, Callable[[], Any], str]] = [
     ("no model", lambda: generate(None, tokenizer(), "x"), "model is NoneType"),
     ("mlx-lm's temp", lambda: generate(model(), tokenizer(), "x", temp=1), "called temperature"),
     (
-        "mlx-lm's sampler",
+        "a sampler that is none",
         lambda: generate(model(), tokenizer(), "x", sampler=1),
-        "temperature,",
+        "1 is no function of logits",
     ),
     ("a typing error", lambda: generate(model(), tokenizer(), "x", max_token=1), "'max_tokens'"),
     (

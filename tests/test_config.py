@@ -23,6 +23,7 @@ REFUSED: list[tuple[type, str, list[Any]]] = [
     (SamplingParams, "stop", [("",), "", (3,), ("ok", "")]),
     (SamplingParams, "stop_token_ids", [(-1,), (1.5,), (True,)]),
     (SpeculationConfig, "num_draft_tokens", [-1, 1.5, True, None]),
+    (SpeculationConfig, "draft", ["", "oracle", "ngram+", "ngram+ngram", 3, ["ngram"]]),
     (SpeculationConfig, "acceptance", ["greedy", "", None]),
     (SpeculationConfig, "probe_interval", [0, -3]),
     (SpeculationConfig, "hysteresis", [-0.1, NAN, 2]),

@@ -35,6 +35,7 @@ SETTING = {name: one for name, one in OPTIONS.items() if one.sets is not None}
 VALUES: dict[type[Any], Any] = {int: 3, float: 0.25, bool: True, str: "a", tuple: ("x", "y")}
 OTHER = {
     "adaptive": (False, False),
+    "draft": ("ngram+model", "ngram+model"),
     "kv_bits": (8, 8),
     "kv_group_size": (32, 32),
     "max_kv_size": (4096, 4096),
@@ -133,7 +134,7 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
         flags = Flags(**{"draft_model": "d", name: value})
         assert (flags.identity() != before) == one.changes_text, name
     free = {name for name, one in OPTIONS.items() if not one.changes_text}
-    speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft_model"}
+    speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft", "draft_model"}
     batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
     assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
 

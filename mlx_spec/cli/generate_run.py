@@ -146,7 +146,7 @@ def _show_results(run: GenerateRun, result: BatchResult) -> None:
             record = {"index": index, "prompt": run.prompts[index], **asdict(one)}
             print(json.dumps(record, ensure_ascii=False))
     elif run.verbose:
-        for line in statistics_lines(result.stats, run.flags.drafter is not None):
+        for line in statistics_lines(result.stats, run.flags.drafting):
             print(line)
         if run.flags.temp and run.flags.seed is None:
             seeds = [str(one.seed) for one in result.results[:_MOST_SEEDS]]
@@ -159,7 +159,7 @@ def _compare(run: GenerateRun, target: Loaded, result: BatchResult) -> int:
     """Decode again plainly, or one at a time where that was plain; 1 if a token differs."""
     from mlx_spec.api import batch_generate
 
-    drafted = run.flags.drafter is not None
+    drafted = run.flags.drafting
     batches = run.flags.batches if drafted else replace(run.flags.batches, batch_size=1)
     with status(f"the same {'without speculation' if drafted else 'one at a time'}", run.quiet):
         plain = batch_generate(

@@ -5,43 +5,48 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.decoding.drafters.base import Drafter
-from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.errors import UnsupportedModel
-from mlx_spec.model.replay import Replay, replay_pays
-from mlx_spec.model.runner import ModelRunner
+from mlx_spec.decoding.drafters.registry import DraftParts, kind_of, make
+from mlx_spec.errors import InvalidRequest
 
 
-def make_drafter(
-    draft_model: Any, speculation: SpeculationConfig, batching: BatchingConfig
-) -> Drafter:
-    """A drafter that runs ``draft_model``, or the null object where nothing is to be drafted.
+def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:
+    """The draft model where anything is drafted with it, else None; what is not is not kept."""
+    return draft_model if speculation.takes_model else None
+
+
+def make_drafter(parts: DraftParts) -> Drafter:
+    """What drafts, or the null object where nothing is to be drafted.
 
     Raises:
-        UnsupportedModel: it cannot run here, or not over such caches; it is named as the draft.
+        InvalidRequest: a drafter that is asked for lacks a part.
+        UnsupportedModel: a model that it would run cannot.
     """
-    if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
+    kinds = parts.speculation.kinds(kind_of(parts.draft_model))
+    if not kinds:
         return NoDraft()
-    try:
-        runner = ModelRunner(draft_model, batching.batch_size, batching.cache)
-    except UnsupportedModel as error:
-        raise UnsupportedModel(f"draft model: {error}") from error
-    return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
+    if len(kinds) > 1:
+        raise InvalidRequest(f"[SpeculationConfig] draft={'+'.join(kinds)!r} is not there yet")
+    return make(kinds[0], parts)
+
+
+def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
+    """The longest draft: what is asked for, as far as the drafter can."""
+    most = speculation.num_draft_tokens
+    return most if drafter.max_draft_tokens is None else min(most, drafter.max_draft_tokens)
 
 
 def make_policy(
     drafter: Drafter, speculation: SpeculationConfig, pair: PairMeasurements
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do."""
-    most = speculation.num_draft_tokens
-    if drafter.max_draft_tokens is not None:
-        most = min(most, drafter.max_draft_tokens)
+    most = most_draft_tokens(drafter, speculation)
     if most == 0 or not speculation.adaptive:
         return FixedDraftLength(most)
     return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), pair)

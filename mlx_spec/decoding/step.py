@@ -7,7 +7,7 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
@@ -15,7 +15,9 @@ from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
 from mlx_spec.decoding.flight import Flight, StepPlan
+from mlx_spec.decoding.heard import Verified
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
+from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
 
 
@@ -27,18 +29,22 @@ class StepParts:
         runner: the target with its slots.
         drafter: where guesses come from.
         state: known tokens and lengths of the rows.
-        rules: what is done to logits before tokens are chosen.
+        rules: what is done to logits before tokens are chosen, after what the rows' own options do.
+        watchers: who reads more of a step than its tokens.
     """
 
     runner: ModelRunner
     drafter: Drafter
     state: BatchState
     rules: Seq[LogitsRule] = ()
+    watchers: Seq[Watcher] = ()
 
     @property
     def concerned(self) -> list[LogitsRule]:
-        """The rules that have something to do for the present rows."""
-        return [rule for rule in self.rules if rule.concerns(self.state.sequences)]
+        """The rules that have something to do for the present rows, in their order."""
+        state = self.state
+        every = (*state.rules, *self.rules)
+        return [rule for rule in every if rule.concerns(state.sequences)]
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,12 @@ class Proposal:
     lengths: list[int]
     counted: mx.array
 
+    def counting(self, most: list[int] | None) -> Proposal:
+        """The same, of whose guesses at most so many count for each row; None: all."""
+        if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
+            return self
+        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -63,10 +75,14 @@ class Choice:
     Attributes:
         samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
         accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
+        logits: [B, K + 1, V] that they were chosen from, ruled.
+        extras: what else is to be read of it.
     """
 
     samples: mx.array
     accepted: mx.array
+    logits: mx.array
+    extras: list[Extra] = field(default_factory=list)
 
 
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
@@ -134,13 +150,24 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     logits = apply_rules(parts.concerned, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
     samples = sampled.tokens
-    accepted = count_accepted(draft.tokens, samples, draft.counted)
-    return Choice(samples, refuse_nan(accepted, sampled.tops))
+    accepted = refuse_nan(count_accepted(draft.tokens, samples, draft.counted), sampled.tops)
+    chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
+    return Choice(samples, accepted, logits, watch_all(parts.watchers, chosen))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
     parts.runner.commit(choice.accepted + 1)
+    parts.drafter.verified(
+        Verified(
+            parts.state.seen,
+            draft.tokens,
+            choice.logits,
+            choice.samples,
+            choice.accepted,
+            parts.runner.hidden,
+        )
+    )
     parts.state.append(choice.samples, choice.accepted)
     return Flight(
         plan.rows,
@@ -148,4 +175,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         mx.concatenate([choice.accepted[:, None], draft.counted[:, None], choice.samples], axis=1),
         parts.state.lengths,
         plan.reading,
+        extras=choice.extras,
     )

@@ -178,11 +178,11 @@ class Stepper:
             self._timeline.wait()
         return True
 
-    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> float:
+    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> tuple[Proposal, float]:
         """Launch a draft and its verification, and read it for the rules that must see it.
 
         Returns:
-            When it was launched.
+            The draft, less what they say is none; and when it was launched.
         """
         begun = self.clock()
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
@@ -190,8 +190,8 @@ class Stepper:
         if seeing:
             guesses = cast("list[list[int]]", draft.tokens.tolist())
             for rule in seeing:
-                rule.see(plan.rows, guesses)
-        return begun
+                draft = draft.counting(rule.see(plan.rows, guesses))
+        return draft, begun
 
     def launch(self, flight: Flight, begun: float | None = None) -> Flight:
         """Start computing a step, or its last phases, without waiting for it."""
@@ -200,7 +200,7 @@ class Stepper:
         parts = self.parts
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
         mx.async_eval(  # type: ignore[no-untyped-call]
-            flight.packed, parts.state.lengths, parts.state.seen, parts.state.tokens, self._pools()
+            flight.wanted, parts.state.lengths, parts.state.seen, parts.state.tokens, self._pools()
         )
         self.flight = flight
         return flight
@@ -215,6 +215,8 @@ class Stepper:
         self._build_seconds = self.clock() - self._planned
         # The one place where the host waits for the device: for what was launched before, too.
         flight.clean = self._timeline.wait()
+        if flight.extras:
+            mx.eval(flight.wanted)
         flight.results = cast("list[list[int]]", flight.packed.tolist())
         self.flight = None
         flight.seconds = self._step_seconds = self._timeline.finish(flight.launched)
@@ -245,6 +247,7 @@ class Stepper:
         for sequence, (count, drafted, *samples) in zip(flight.rows, flight.results, strict=True):
             accepted.append(NO_NUMBERS if sequence in flight.gone else count)
             if sequence in flight.gone:
+                flight.outputs.append(None)
                 continue
             tokens = sequence.extend(samples[: count + 1])
             kept = max(0, min(count, len(tokens)))
@@ -254,6 +257,8 @@ class Stepper:
                 self.leave(sequence)
             sequence.count(drafted, kept)
             outputs.append(StepOutput(sequence, tokens, drafted, kept))
+            flight.outputs.append(outputs[-1])
+        flight.hand_out()
         self._note(flight, accepted)
         self.meter.step(flight.lengths, outputs, flight.seconds)
         self.meter.ahead += flight.ahead

@@ -40,8 +40,8 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
         # The option objects check their own ranges; a mistake must not wait for the models.
         for checked in (self.sampling, self.speculation, self.batches, self._chat, self.loading):
             assert checked is not None
-        if self.enable_speculative and self.model is not None and self.draft_model is None:
-            raise InvalidRequest("[flags] --enable-speculative needs a --draft-model")
+        if "model" in self.speculation.kinds(None) and self.drafter is None:
+            raise InvalidRequest(f"[flags] --draft {self.draft} needs a --draft-model")
 
     @cached_property
     def target(self) -> str:
@@ -51,9 +51,14 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
     @cached_property
     def drafter(self) -> str | None:
         """The draft model to load, if any."""
-        if self.enable_speculative is False:
+        if not self.speculation.takes_model:
             return None
         return self.draft_model or (DRAFT if self.model is None else None)
+
+    @cached_property
+    def drafting(self) -> bool:
+        """Whether anything is to be drafted."""
+        return bool(self.speculation.kinds(None if self.drafter is None else "model"))
 
     @cached_property
     def loading(self) -> LoadConfig:
