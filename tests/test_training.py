@@ -13,7 +13,7 @@ import pytest
 from mlx_spec.config import ChatConfig
 from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.training.acceptance import POSITIONS, Acceptance
-from mlx_spec.training.loop import Course, Progress
+from mlx_spec.training.loop import Course, Standing
 from mlx_spec.training.make import Making, Target
 from mlx_spec.training.order import batches
 from mlx_spec.training.questions import Question, read_questions
@@ -45,7 +45,7 @@ class Listener:
     def more(self, amount: int) -> None:
         self.tokens += amount
 
-    def trained(self, progress: Progress, done: float) -> None:
+    def trained(self, progress: Standing, done: float) -> None:
         self.losses.append(progress.loss)
         if progress.step == self.until:
             raise KeyboardInterrupt
@@ -76,7 +76,8 @@ def weights(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
 def test_interrupted_and_gone_on_with_is_as_uninterrupted(tmp_path: Path) -> None:
     making, listener = make(tmp_path / "whole")
     making.run()
-    assert listener.works[0].startswith("writing") and listener.tokens > 0
+    assert listener.works[0].startswith("writing")
+    assert listener.tokens > 0
     other, _ = make(tmp_path / "parts", until=3)
     with pytest.raises(KeyboardInterrupt):
         other.run()
@@ -90,7 +91,8 @@ def test_interrupted_and_gone_on_with_is_as_uninterrupted(tmp_path: Path) -> Non
     assert len(heard.losses) == RECIPE["steps"] - 3
     assert heard.losses[-1] == listener.losses[-1]
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys() and "tokens" in whole
+    assert whole.keys() == parts.keys()
+    assert "tokens" in whole
     for name, array in whole.items():
         assert np.array_equal(array, parts[name]), name
         assert array.dtype == (np.int32 if name == "tokens" else np.float16)
@@ -105,7 +107,8 @@ def test_it_learns_and_says_what_it_reached(tmp_path: Path) -> None:
     for part in ("draft head for tiny", "10 prompts", "40 steps", "| a |", "T=0.8", "Licence"):
         assert part in card
     config = json.loads((tmp_path / "head" / "config.json").read_text())
-    assert config["draft_vocab_size"] == 40 and config["vocab_size"] == VOCABULARY
+    assert config["draft_vocab_size"] == 40
+    assert config["vocab_size"] == VOCABULARY
 
 
 def test_a_small_model_of_its_own(tmp_path: Path) -> None:
@@ -162,8 +165,10 @@ def test_a_guess_counts_where_those_before_it_were_right() -> None:
 
 def test_time_moves_a_course_as_steps_do() -> None:
     course = Course(steps=100, seconds=60, tokens=1, learning_rate=1.0, seed=0)
-    assert course.done(10, 30) == 0.5 and course.done(90, 30) == 0.9
-    assert course.rate(0) < 0.05 and course.rate(0.05) > 0.95
+    assert course.done(10, 30) == 0.5
+    assert course.done(90, 30) == 0.9
+    assert course.rate(0) < 0.05
+    assert course.rate(0.05) > 0.95
     assert 0.04 < course.rate(1) < 0.06
 
 
@@ -178,7 +183,8 @@ def test_prompts_as_other_commands_take_them(tmp_path: Path) -> None:
     )
     chat, text = read_questions(records)
     assert (chat.category, chat.prompt, text.prompt) == ("chat", turns, "def f(")
-    assert chat.held_out(["chat"]) and chat.id != text.id
+    assert chat.held_out(["chat"])
+    assert chat.id != text.id
     records.write_text('{"prompt": "fine"}\n{"other": 1}\n')
     with pytest.raises(InvalidRequest, match=r"record 2: no field 'prompt'"):
         read_questions(records)
@@ -189,7 +195,7 @@ def test_prompts_as_other_commands_take_them(tmp_path: Path) -> None:
 
 def test_what_belongs_to_another_run_is_left_alone(tmp_path: Path) -> None:
     make(tmp_path / "out", vocabulary=30)
-    with pytest.raises(OutputError, match="vocabulary was 30, now 40.*delete it"):
+    with pytest.raises(OutputError, match=r"vocabulary was 30, now 40.*delete it"):
         make(tmp_path / "out")
     make(tmp_path / "out", vocabulary=30, steps=99)  # longer is the same run
     (tmp_path / "there").mkdir()

@@ -9,7 +9,7 @@ from mlx_spec.pipeline.progress import make_bar, say
 
 if TYPE_CHECKING:
     from mlx_spec.training.acceptance import Acceptance
-    from mlx_spec.training.loop import Progress
+    from mlx_spec.training.loop import Standing
 
 # Seconds between two lines in a log.
 _EVERY = 10.0
@@ -46,7 +46,7 @@ class TrainingLine:
         seconds = max(1e-9, time.monotonic() - self._started)
         self._show(self._done, f"{self._done:,} tokens, {self._done / seconds:.0f} tok/s")
 
-    def trained(self, progress: Progress, done: float) -> None:
+    def trained(self, progress: Standing, done: float) -> None:
         """A step."""
         speed = progress.tokens / max(1e-9, progress.seconds)
         text = f"step {progress.step:,}, loss {progress.loss:.3f}, {speed:.0f} tok/s, {done:.0%}"

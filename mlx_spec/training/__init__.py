@@ -1,4 +1,4 @@
-"""Drafts made for a target: its answers, what it thought while it wrote them, and training on both."""
+"""Drafts made for a target, from its answers and from its hidden states behind them."""
 
 from __future__ import annotations
 

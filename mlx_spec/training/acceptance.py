@@ -69,9 +69,7 @@ class Acceptance:
         return 1 + float(self.greedy.sum() / max(1, self.tried[0]))
 
 
-def measure(
-    guesser: Guesser, module: Any, examples: Seq[Example]
-) -> dict[str, Acceptance]:
+def measure(guesser: Guesser, module: Any, examples: Seq[Example]) -> dict[str, Acceptance]:
     """Acceptance by category, in the order of their names; all of them under an empty name."""
     found: dict[str, Acceptance] = defaultdict(Acceptance)
     for some in _groups(examples):

@@ -109,19 +109,19 @@ def read_answers(path: Path) -> list[Answer]:
     """
     if not path.exists():
         return []
-    answers = []
+    answers: list[Answer] = []
     try:
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(path, whole)
-        for number, line in enumerate(data[:whole].splitlines(), start=1):
+        for line in data[:whole].splitlines():
             answers.append(Answer(**json.loads(line)))
     except OSError as error:
         raise OutputError(f"[train-draft] {path}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise OutputError(
-            f"[train-draft] {path} line {number} was not written by this command"
+            f"[train-draft] {path} line {len(answers) + 1} was not written by this command"
         ) from error
     return answers
 

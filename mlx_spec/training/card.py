@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from mlx_spec import __version__
 from mlx_spec.training.acceptance import POSITIONS, TEMPERATURE, Acceptance
-from mlx_spec.training.loop import Progress
+from mlx_spec.training.loop import Standing
 from mlx_spec.training.recipe import Recipe
 
 _LIBRARIES = ("mlx", "mlx-lm")
@@ -45,7 +45,7 @@ class Card:
     recipe: Recipe
     parameters: int
     corpus: Corpus
-    progress: Progress
+    progress: Standing
     reached: Mapping[str, Acceptance]
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Card:
             f"each. {corpus.held_out:,} further prompts were held out.\n\n"
             f"**Training**: {progress.step:,} steps, {progress.tokens:,} tokens in "
             f"{progress.seconds / 60:.0f} minutes, learning rate up to {recipe.learning_rate:g}"
-            f"{depths}; loss at the end {progress.loss:.3f} nats. It can guess "
+            f"{depths}; loss at the end {progress.loss:.3f}. It can guess "
             f"{recipe.vocabulary:,} tokens, which are {corpus.covered:.1%} of the held-out "
             f"answers. Made by `mlx-spec train-draft` {__version__} ({libraries})."
         )

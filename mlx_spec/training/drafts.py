@@ -25,7 +25,7 @@ _EMBEDDED, _LAST_NORMS = 0.4, ("model.norm", "norm", "language_model.model.norm"
 
 
 @dataclass(frozen=True)
-class Draft:
+class Trainee:
     """One that is to be trained.
 
     Attributes:
@@ -53,7 +53,7 @@ class Draft:
         return sum(array.size for _, array in flat)
 
 
-def make_draft(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Draft:
+def make_draft(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Trainee:
     """An untrained draft of the kind that the recipe says.
 
     Raises:
@@ -64,7 +64,7 @@ def make_draft(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Draft:
     return make(target, recipe, vocabulary)
 
 
-def _make_head(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Draft:
+def _make_head(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Trainee:
     """A head in the shape of the target's own last layer where that is a Llama's, which it then
     begins as; else of a usual shape."""
     parts = TargetParts(target)
@@ -87,7 +87,7 @@ def _make_head(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Draft:
     _begin_as(head, target, parts.embed(tokens))
     mx.eval(head.parameters())
     learner = HeadLearner(head, parts.embed, parts.rows(tokens), recipe.depths)
-    return Draft(learner, config.as_dict(), tokenizer=False)
+    return Trainee(learner, config.as_dict(), tokenizer=False)
 
 
 def _mlp_width(args: Any, width: int) -> int:
@@ -115,7 +115,7 @@ def _load_if_alike(module: nn.Module, weights: dict[str, mx.array]) -> None:
         module.load_weights([(name, array.astype(mx.float32)) for name, array in weights.items()])
 
 
-def _make_model(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Draft:
+def _make_model(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Trainee:
     """A small Llama whose embedding begins as the target's, squeezed."""
     from mlx_lm.models.llama import Model, ModelArgs
 
@@ -140,4 +140,4 @@ def _make_model(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Draft:
     whole = TargetParts(target).embed(mx.arange(vocabulary.size))
     model.model.embed_tokens.weight = squeezed(whole, recipe.width)
     mx.eval(model.parameters())
-    return Draft(ModelLearner(model, vocabulary), config, tokenizer=True)
+    return Trainee(ModelLearner(model, vocabulary), config, tokenizer=True)

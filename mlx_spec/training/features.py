@@ -147,7 +147,7 @@ def _shard(
         mx.eval(thoughts)
         for row, index in enumerate(some):
             found[index] = [array[row, : len(texts[index])] for array in thoughts]
-    joined = [mx.concatenate(parts) for parts in zip(*found, strict=True)]
+    joined = [mx.concatenate(list(parts)) for parts in zip(*found, strict=True)]
     starts = np.cumsum([0, *map(len, texts)])
     return {
         **dict(zip(("hidden", "likely", "logprobs", "best"), joined, strict=True)),

@@ -6,7 +6,6 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_spec.model.heads.head import DraftHead
 from mlx_spec.training.batch import Batch

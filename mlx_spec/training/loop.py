@@ -81,7 +81,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Standing:
     """Where a course stands.
 
     Attributes:
@@ -96,11 +96,11 @@ class Progress:
     tokens: int = 0
     loss: float = 0.0
 
-    def after(self, loss: float, tokens: int, seconds: float) -> Progress:
+    def after(self, loss: float, tokens: int, seconds: float) -> Standing:
         """One step more."""
         step = self.step + 1
         mean = self.loss + max(_NEWEST, 1 / step) * (loss - self.loss)
-        return Progress(step, self.seconds + seconds, self.tokens + tokens, mean)
+        return Standing(step, self.seconds + seconds, self.tokens + tokens, mean)
 
 
 class Trainer:
@@ -119,7 +119,7 @@ class Trainer:
         self._learner, self._course, self._checkpoint = learner, course, checkpoint
         self._optimizer = optim.AdamW(course.learning_rate, betas=[0.9, 0.95], weight_decay=0.01)
         self._optimizer.init(learner.module.trainable_parameters())
-        self.progress = Progress()
+        self.progress = Standing()
         if checkpoint.exists():
             self._load()
 
@@ -128,7 +128,7 @@ class Trainer:
         """The part of the course that is over."""
         return self._course.done(self.progress.step, self.progress.seconds)
 
-    def run(self, examples: Seq[Example], watch: Callable[[Progress], None]) -> None:
+    def run(self, examples: Seq[Example], watch: Callable[[Standing], None]) -> None:
         """Train to the end; Ctrl-C leaves a checkpoint of the last whole step."""
         module, course = self._learner.module, self._course
         gradient = nn.value_and_grad(module, self._learner.loss)
@@ -169,7 +169,7 @@ class Trainer:
             tree: Any = tree_unflatten(list(arrays.items()))
             self._learner.module.update(tree[_MODEL])
             self._optimizer.state = tree[_OPTIMIZER]
-            self.progress = Progress(**about["progress"])
+            self.progress = Standing(**about["progress"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"[train-draft] {self._checkpoint} cannot be gone on with ({error}); delete it to "

@@ -24,10 +24,10 @@ from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.training.acceptance import Acceptance, measure
 from mlx_spec.training.answers import Answer, Writing, write_answers
 from mlx_spec.training.card import Card, Corpus
-from mlx_spec.training.drafts import Draft, make_draft
+from mlx_spec.training.drafts import Trainee, make_draft
 from mlx_spec.training.features import Example, compute_features, read_features
 from mlx_spec.training.files import save_arrays, save_text
-from mlx_spec.training.loop import Course, Progress, Trainer
+from mlx_spec.training.loop import Course, Standing, Trainer
 from mlx_spec.training.questions import Question
 from mlx_spec.training.recipe import Recipe
 from mlx_spec.training.vocabulary import Vocabulary, frequent
@@ -58,7 +58,7 @@ class Watch(Protocol):
     def more(self, amount: int) -> None:
         """So much of it is done."""
 
-    def trained(self, progress: Progress, done: float) -> None:
+    def trained(self, progress: Standing, done: float) -> None:
         """A step, and the part of the course that is over."""
 
     def measured(self, reached: dict[str, Acceptance]) -> None:
@@ -149,7 +149,11 @@ class Making:
     def _answer(self) -> list[Answer]:
         recipe = self._recipe
         writing = Writing(
-            recipe.max_tokens, recipe.temperatures, recipe.batch_size, recipe.seed, self._target.chat
+            recipe.max_tokens,
+            recipe.temperatures,
+            recipe.batch_size,
+            recipe.seed,
+            self._target.chat,
         )
         most = len(self._questions) * len(recipe.temperatures) * recipe.max_tokens
         self._watch.begin("writing answers, tokens", most)
@@ -163,9 +167,7 @@ class Making:
         size = int(self._target.model(mx.zeros((1, 1), mx.int32)).shape[-1])
         if place.exists():
             return Vocabulary(json.loads(place.read_text(encoding="utf-8")), size)
-        texts = [
-            [*one.prompt, *one.tokens] for one in answers if one.question not in self._held
-        ]
+        texts = [[*one.prompt, *one.tokens] for one in answers if one.question not in self._held]
         found = frequent(texts, min(self._recipe.vocabulary, size), size)
         save_text(place, json.dumps(found.tokens.tolist()))
         return found
@@ -186,7 +188,7 @@ class Making:
             [one for one in examples if one.id in held],
         )
 
-    def _train(self, draft: Draft, train: list[Example], held: list[Example]) -> Progress:
+    def _train(self, draft: Trainee, train: list[Example], held: list[Example]) -> Standing:
         recipe = self._recipe
         course = Course(
             recipe.steps, recipe.seconds, recipe.tokens_per_step, recipe.learning_rate, recipe.seed
@@ -196,7 +198,7 @@ class Making:
         looked = [int(trainer.done * _LOOKS)]
         some = held[:: max(1, len(held) // _SOME)]
 
-        def heard(progress: Progress) -> None:
+        def heard(progress: Standing) -> None:
             self._watch.trained(progress, trainer.done)
             if int(trainer.done * _LOOKS) > looked[0] and trainer.done < 1:
                 looked[0] = int(trainer.done * _LOOKS)
@@ -205,7 +207,7 @@ class Making:
         trainer.run(train, heard)
         return trainer.progress
 
-    def _write(self, draft: Draft, card: str) -> None:
+    def _write(self, draft: Trainee, card: str) -> None:
         """OUT, in one rename."""
         fresh = self._work / "draft"
         shutil.rmtree(fresh, ignore_errors=True)
