@@ -13,6 +13,7 @@ from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.forced import ForcedDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
@@ -68,9 +69,15 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
     return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
 
 
+def make_ngram_drafter(parts: DraftParts) -> Drafter:
+    """A drafter that looks texts up; nothing of the models is needed."""
+    return NgramDrafter(parts.speculation.ngram_shared_bytes)
+
+
 MAKERS: Mapping[str, Maker] = {
     "forced": lambda parts: ForcedDrafter(),
     "model": make_model_drafter,
+    "ngram": make_ngram_drafter,
 }
 
 
