@@ -43,6 +43,8 @@ class Guessing:
         sampling = context.sampling
         if self.temperature is not None:
             sampling = sampling.tempered(self.temperature)
+        if context.drawn is not None:
+            context.drawn.add(sampling.probabilities(logits, positions))
         return sampling.choose(logits, positions)
 
 

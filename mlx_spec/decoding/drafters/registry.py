@@ -12,7 +12,9 @@ from typing import Any
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.choosing import Guessing
+from mlx_spec.decoding.drafters.forced import ForcedDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.decoding.drafters.self_layers import make_self_drafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
@@ -70,9 +72,16 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
     return ModelDrafter(runner, batching, replay, Guessing(parts.speculation.draft_temperature))
 
 
+def make_ngram_drafter(parts: DraftParts) -> Drafter:
+    """A drafter that looks texts up; nothing of the models is needed."""
+    return NgramDrafter(parts.speculation.ngram_shared_bytes)
+
+
 MAKERS: Mapping[str, Maker] = {
+    "forced": lambda parts: ForcedDrafter(),
     "model": make_model_drafter,
     "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),
+    "ngram": make_ngram_drafter,
 }
 
 
@@ -85,4 +94,6 @@ def make(kind: str, parts: DraftParts) -> Drafter:
     """
     if kind not in MAKERS:
         raise InvalidRequest(f"[SpeculationConfig] draft={kind!r} is not there yet")
-    return MAKERS[kind](parts)
+    drafter = MAKERS[kind](parts)
+    drafter.name = kind
+    return drafter
