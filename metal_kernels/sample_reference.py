@@ -24,6 +24,7 @@ import mlx.core as mx
 
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
 from metal_kernels.sample_cuts import COLUMN, dropped, ranks_of
+from metal_kernels.sample_exclusion import excluded
 from metal_kernels.sample_rows import Group, Options
 
 # Columns whose tokens are evaluated exactly; see the docstring before making it smaller.
@@ -85,7 +86,10 @@ def _winners(values: mx.array, top: mx.array | None, keys: Keys, options: Option
     top = (largest_of(values)[:, None] if top is None else top).astype(mx.float32)
     drop = None
     if options.filters:
-        drop = dropped(ranks_of(top - values), options)
+        ranks = ranks_of(top - values)
+        drop = dropped(ranks, options)
+        if options.exclusion is not None:
+            drop = excluded(ranks, drop, options.exclusion, keys)
     tokens = _leaders(values, top, drop, keys, options)
     below = top - mx.take_along_axis(values, tokens, axis=1)
     if drop is not None:
