@@ -43,6 +43,8 @@ _EXPORTS = {
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
+    "Structure": "config",
+    "TokenLogprob": "results",
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
@@ -81,6 +83,8 @@ __all__ = [
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
+    "Structure",
+    "TokenLogprob",
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
@@ -104,6 +108,7 @@ if TYPE_CHECKING:
         ChatConfig,
         SamplingParams,
         SpeculationConfig,
+        Structure,
     )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
     from mlx_spec.errors import (
@@ -121,7 +126,13 @@ if TYPE_CHECKING:
     from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
     from mlx_spec.model.loader import load
-    from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
+    from mlx_spec.results import (
+        BatchResult,
+        GenerationChunk,
+        GenerationResult,
+        GenerationStats,
+        TokenLogprob,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,24 @@ _PROMPT_WIDTH = 60
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was: by the target's logits after biases, penalties and masks, before
+    temperature and filters.
+
+    Attributes:
+        token: the token id.
+        logprob: its log-probability, <= 0.
+        text: it alone, as text; empty without a tokenizer.
+        top: the likeliest tokens there, best first, as many as ``top_logprobs`` asks for.
+    """
+
+    token: int
+    logprob: float
+    text: str = ""
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class GenerationChunk:
     """One emitted token of one request.
 
@@ -36,6 +54,7 @@ class GenerationChunk:
             ends with an error has no last chunk.
         prompt_tokens: tokens of the prompt.
         generation_tokens: tokens emitted so far, this one included.
+        logprob: how likely it was; None unless asked for (``SamplingParams.logprobs``).
     """
 
     index: int
@@ -45,6 +64,7 @@ class GenerationChunk:
     finish_reason: FinishReason | None
     prompt_tokens: int
     generation_tokens: int
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,9 @@ class GenerationResult(Displayable):
         seed: what keyed the sampling, drawn or given: ``SamplingParams(seed=...)`` with it repeats
             the text. Greedy texts do not depend on it.
         error: what ended it, where that is the finish reason; text and tokens are those before.
+        logprobs: how likely each of ``token_ids`` was; None unless asked for.
+        prompt_logprobs: the same of the prompt's tokens, given those before: None for the first,
+            which has none before it. None altogether unless asked for.
     """
 
     text: str
@@ -84,6 +107,8 @@ class GenerationResult(Displayable):
     reused_tokens: int = 0
     seed: int = 0
     error: str | None = None
+    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
+    prompt_logprobs: list[TokenLogprob | None] | None = field(default=None, repr=False)
 
     @property
     def tpot(self) -> float:

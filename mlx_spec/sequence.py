@@ -7,6 +7,7 @@ list beside it. It knows no tensors and imports no mlx. How it lives is written 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from mlx_spec.block_keys import chain_key
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import IllegalTransition, InvalidRequest
 from mlx_spec.life_cycle import LifeCycle, RequestState
-from mlx_spec.results import GenerationChunk, GenerationResult
+from mlx_spec.results import GenerationChunk, GenerationResult, TokenLogprob
 
 
 def seed_word(seed: int | None) -> int:
@@ -73,12 +74,18 @@ class Sequence(LifeCycle):
         index: the request's place in the caller's list.
         tokens: the emitted tokens.
         texts: the text that each of them made certain; empty where ``text`` is None.
+        logprobs: how likely each of them was, where that is asked for.
+        prompt_logprobs: the same of the prompt's tokens from the second on, as far as it was read.
         drafted, accepted: draft tokens the target verified, and accepted.
         steps: verify passes this sequence took part in.
         reused: prompt tokens whose K/V came from the prefix cache.
         read: prompt tokens that were in the target's cache at some time, from the first on.
         text: makes text of its tokens; None where a decoder is used alone.
         sink: takes its chunks; None where nobody does.
+        guide: how far its text has come in its constraint (``structured.guide.Guide``, which this
+            module must not know); None without one.
+        doomed: why no token can follow, where a rule has found that: the row then fails.
+        spell: the text of one token alone; None where a decoder is used alone.
         evidence: what the draft-length policy learned of it; nobody else looks there.
     """
 
@@ -89,6 +96,8 @@ class Sequence(LifeCycle):
     index: int = 0
     tokens: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list, init=False)
+    logprobs: list[TokenLogprob] = field(default_factory=list, init=False, repr=False)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list, init=False, repr=False)
     drafted: int = field(default=0, init=False)
     accepted: int = field(default=0, init=False)
     steps: int = field(default=0, init=False)
@@ -96,6 +105,9 @@ class Sequence(LifeCycle):
     read: int = field(default=0, init=False)
     text: Text | None = field(default=None, kw_only=True, repr=False)
     sink: Sink | None = field(default=None, kw_only=True, repr=False)
+    guide: Any = field(default=None, kw_only=True, repr=False)
+    doomed: str | None = field(default=None, init=False, repr=False)
+    spell: Callable[[int], str] | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
     seed: int = field(init=False)
     _keys: dict[int, list[bytes]] = field(init=False, default_factory=dict, repr=False)

@@ -12,7 +12,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import fields, replace
 from typing import Any, TypedDict
 
-from mlx_spec.config import LogitBias, SamplingParams
+from mlx_spec.config import LogitBias, SamplingParams, Structure
 from mlx_spec.errors import InvalidRequest
 
 
@@ -28,6 +28,11 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | Seq[str] | None
     stop_token_ids: int | Seq[int] | None
     ignore_eos: bool
+    structure: Structure | None
+    response_format: Mapping[str, Any] | None
+    logprobs: bool
+    top_logprobs: int
+    prompt_logprobs: bool
     min_tokens_to_keep: int
     xtc_probability: float
     xtc_threshold: float
@@ -47,6 +52,11 @@ class SamplingOptions(TypedDict, total=False):
 _HINTS = {
     "temp": "it is called temperature",
     "n": "give the prompt as often as you want texts, each with a seed of its own",
+    "json_schema": "give structure=Structure.json_schema({...})",
+    "regex": "give structure=Structure.regex(...)",
+    "choices": "give structure=Structure.choices([...])",
+    "grammar": "give structure=Structure.grammar(...)",
+    "guided_json": "give structure=Structure.json_schema({...})",
     "max_new_tokens": "it is called max_tokens",
     "system_prompt": "give chat=ChatConfig(system_prompt=...)",
     "chat_template_config": "give chat=ChatConfig(chat_template_config={...})",

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +22,7 @@ from mlx_spec.batching.memory import TokenBudget as TokenBudget
 from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
 from mlx_spec.batching.scheduler import Scheduler
-from mlx_spec.batching.text import TextStream
+from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage
@@ -121,6 +122,7 @@ class Engine:
             request.submit(self.clock(), self._reserved(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
+            request.spell = partial(spell, self._tokenizer)
             self.scheduler.submit(request)
             if self._reporter:
                 self._reporter.submitted(request)

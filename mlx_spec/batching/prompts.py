@@ -14,6 +14,7 @@ from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.model.context import context_length
 from mlx_spec.model.pairing import check_pair
 from mlx_spec.sequence import Sequence
+from mlx_spec.structured.compiler import guide_of
 
 Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]
 """A text, a list of token ids, or a list of chat messages."""
@@ -153,7 +154,11 @@ def _make_sequence(
     stops = set(option.stop_ids)
     if tokenizer is not None and not option.ignore_eos:
         stops |= set(tokenizer.eos_token_ids)
-    return Sequence(ids, option, room, frozenset(stops), index)
+    sequence = Sequence(ids, option, room, frozenset(stops), index)
+    if option.structure is not None:
+        _need(tokenizer, f"{where} has a structure")
+        sequence.guide = guide_of(option.structure, tokenizer, where)
+    return sequence
 
 
 def drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 from mlx_spec.config.checks import check_integer, check_number, plain_numbers
 from mlx_spec.config.shaping import ShapingOptions
+from mlx_spec.config.structure import StructureOptions
 from mlx_spec.errors import InvalidRequest
+
+MOST_LOGPROBS = 20  # as in OpenAI's chat API
 
 
 @dataclass(frozen=True)
-class SamplingParams(ShapingOptions):
+class SamplingParams(StructureOptions, ShapingOptions):
     """How one request's tokens are chosen and when it ends.
 
     The filters act as in mlx-lm, on untempered probabilities: top-p, min-p and top-k each keep
     an upper part of the ranking and a token must be kept by all of them. Among equally probable
-    tokens the lower id ranks first. Options that change logits are in :class:`ShapingOptions`.
+    tokens the lower id ranks first. Options that change logits are in :class:`ShapingOptions`,
+    the shape of the text in :class:`StructureOptions`.
 
     Attributes:
         max_tokens: most tokens to generate, >= 1.
@@ -32,6 +36,12 @@ class SamplingParams(ShapingOptions):
         stop_token_ids: tokens that end it, or one, beside the tokenizer's end-of-sequence tokens.
             Kept as a tuple.
         ignore_eos: go on past end-of-sequence tokens (benchmarks).
+        logprobs: give each token's log-probability, by the target's logits after biases, penalties
+            and masks, before temperature and filters, as mlx-lm does.
+        top_logprobs: and those of so many likeliest tokens, 0..20; asks for ``logprobs`` itself,
+            unless ``prompt_logprobs`` alone are asked for.
+        prompt_logprobs: give the log-probabilities of the prompt's own tokens, too: its beginning
+            is then read, whatever the prefix cache has of it.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -46,6 +56,9 @@ class SamplingParams(ShapingOptions):
     stop: str | Seq[str] | None = ()
     stop_token_ids: int | Seq[int] | None = ()
     ignore_eos: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -57,6 +70,11 @@ class SamplingParams(ShapingOptions):
         check_number(owner, "min_p", self.min_p, 0.0, 1.0, "[0, 1]")
         if self.seed is not None:
             check_integer(owner, "seed", self.seed, 0)
+        check_integer(owner, "top_logprobs", self.top_logprobs, 0)
+        if self.top_logprobs > MOST_LOGPROBS:
+            raise InvalidRequest(
+                f"[{owner}] top_logprobs={self.top_logprobs}, expected 0..{MOST_LOGPROBS}"
+            )
         # A lone text or token, or None, is what people write for one stop, or for none.
         for name in ("stop", "stop_token_ids"):
             value = getattr(self, name)
@@ -69,6 +87,14 @@ class SamplingParams(ShapingOptions):
         for token in self.stop_ids:
             check_integer(owner, "stop_token_ids", token, 0)
         self.check_shaping()
+        self.keep_structure()
+        if self.structure is not None and self.ignore_eos:
+            raise InvalidRequest(f"[{owner}] ignore_eos goes on past the end that a structure has")
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether those of generated tokens are asked for."""
+        return self.logprobs or (self.top_logprobs > 0 and not self.prompt_logprobs)
 
     @property
     def stop_texts(self) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class SpeculationConfig:
         probe_interval: fewest steps between trials of speculation while it is parked at K=0;
             where a trial is dear it waits longer, up to 16 times as long.
         hysteresis: relative gain in predicted goodput that a change of K must promise.
+        ngram_shared_bytes: host memory for what all requests of one engine have said, so that one
+            finds what another said (``ngram``), the oldest forgotten first; 0: each its own text.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -43,6 +45,7 @@ class SpeculationConfig:
     acceptance: str = "shared_noise"
     probe_interval: int = 32
     hysteresis: float = 0.03
+    ngram_shared_bytes: int = 16 * 2**20
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -50,6 +53,7 @@ class SpeculationConfig:
         check_integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
         check_integer(owner, "probe_interval", self.probe_interval, 1)
         check_number(owner, "hysteresis", self.hysteresis, 0.0, 1.0, "[0, 1]")
+        check_integer(owner, "ngram_shared_bytes", self.ngram_shared_bytes, 0)
         if self.acceptance not in ACCEPTANCE_RULES:
             raise InvalidRequest(
                 f"[{owner}] acceptance={self.acceptance!r}, expected one of {ACCEPTANCE_RULES}"

@@ -27,9 +27,11 @@ from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.registry import DraftParts, kind_of
 from mlx_spec.decoding.drivers import ahead, in_turn
 from mlx_spec.decoding.flight import StepOutput
+from mlx_spec.decoding.logprobs import LogprobsWatcher
 from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.rules import LogitsRule
+from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.decoding.setup import make_drafter, make_policy, most_draft_tokens, used_model
 from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
@@ -110,8 +112,8 @@ class SpeculativeDecoder:
         self._members = Members(
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )
-        watchers = tuple(self.drafter.watchers)
-        parts = StepParts(self.runner, self.drafter, self._state, tuple(rules), watchers)
+        watchers = (LogprobsWatcher(), *self.drafter.watchers)
+        parts = StepParts(self.runner, self.drafter, self._state, (*rules, GrammarRule()), watchers)
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.cuts import Cuts
+from mlx_spec.decoding.heard import Fed
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
 from mlx_spec.model.pace import Chunk
@@ -93,6 +94,7 @@ class Feeder:
     Attributes:
         piece: texts are cut at multiples of this many tokens.
         stopping: whether all rows are about to be cancelled.
+        heard: is told of every pass of which there are hidden states.
     """
 
     def __init__(
@@ -105,7 +107,10 @@ class Feeder:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
-        self.piece = _piece(runner, batching)
+        self.heard: Callable[[Fed], None] = lambda _: None
+        # What both kinds of pass may take at this machine's pace.
+        most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
+        self.piece = runner.piece(most)
         # Guesses may be computed in any way.
         self._cuts = Cuts(self.piece, branches=runner.branches and ride == 1)
         self._runner, self._batching, self._ride = runner, batching, ride
@@ -221,8 +226,9 @@ class Feeder:
         budget = self._runner.timely(most)
         built = begun = self._runner.unread  # of a pass that was begun while nothing decoded
         while not begun and (part := self._next(slots, budget, budget - built)):
-            self._runner.forward(self._read(part, slots))
-            self._note(part, slots)
+            rows = self._read(part, slots)
+            self._runner.forward(rows)
+            self._note(part, rows, slots)
             built += part.tokens
         self._finish(slots)
         self._shared.settle()
@@ -242,8 +248,9 @@ class Feeder:
             part = self._next(slots, budget, budget - built)
             if part is None:
                 break
-            self._runner.begin(self._read(part, slots))
-            self._note(part, slots)
+            rows = self._read(part, slots)
+            self._runner.begin(rows)
+            self._note(part, rows, slots)
             built += part.tokens
         self._meter.seconds(self._clock() - started)
 
@@ -324,8 +331,11 @@ class Feeder:
             tentative=part.decoded,
         )
 
-    def _note(self, part: _FedPass, slots: Slots) -> None:
+    def _note(self, part: _FedPass, rows: Rows, slots: Slots) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""
+        if self._runner.hidden is not None:
+            ends = {row.sequence: part.end_of(row) for row in part.rows}
+            self.heard(Fed.of(ends, part.begin, rows, self._runner.hidden))
         for row in part.rows:
             row.seen = part.end_of(row)
             self._meter.fed(row.sequence, part.begin, row.seen)
@@ -338,9 +348,3 @@ class Feeder:
                 row.done = True
                 self._shared.note(row.sequence, slots[row.sequence], row.seen, done=True)
                 self._meter.finished(row.sequence)
-
-
-def _piece(runner: ModelRunner, batching: BatchingConfig) -> int:
-    """Tokens between two cuts: what both kinds of pass may take at this machine's pace."""
-    most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
-    return runner.piece(most)

@@ -48,6 +48,7 @@ class Members:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter), clock=clock)
+        self.feeder.heard = drafter.fed
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
@@ -143,6 +144,7 @@ class Members:
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
         decoding = self._state.sequences
+        self._drafter.settle()
         for slot, sequence in enumerate(decoding):
             if sequence in self._saving:
                 self._saved[sequence] = self._runner.pool.save(slot, 0, sequence.length - 1)

@@ -7,7 +7,7 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
@@ -15,6 +15,7 @@ from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
 from mlx_spec.decoding.flight import Flight, StepPlan
+from mlx_spec.decoding.heard import Verified
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -60,6 +61,12 @@ class Proposal:
     lengths: list[int]
     counted: mx.array
 
+    def counting(self, most: list[int] | None) -> Proposal:
+        """The same, of whose guesses at most so many count for each row; None: all."""
+        if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
+            return self
+        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -68,11 +75,13 @@ class Choice:
     Attributes:
         samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
         accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
+        logits: [B, K + 1, V] that they were chosen from, ruled.
         extras: what else is to be read of it.
     """
 
     samples: mx.array
     accepted: mx.array
+    logits: mx.array
     extras: list[Extra] = field(default_factory=list)
 
 
@@ -143,12 +152,22 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     samples = sampled.tokens
     accepted = refuse_nan(count_accepted(draft.tokens, samples, draft.counted), sampled.tops)
     chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
-    return Choice(samples, accepted, watch_all(parts.watchers, chosen))
+    return Choice(samples, accepted, logits, watch_all(parts.watchers, chosen))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
     parts.runner.commit(choice.accepted + 1)
+    parts.drafter.verified(
+        Verified(
+            parts.state.seen,
+            draft.tokens,
+            choice.logits,
+            choice.samples,
+            choice.accepted,
+            parts.runner.hidden,
+        )
+    )
     parts.state.append(choice.samples, choice.accepted)
     return Flight(
         plan.rows,

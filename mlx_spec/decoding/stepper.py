@@ -178,11 +178,11 @@ class Stepper:
             self._timeline.wait()
         return True
 
-    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> float:
+    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> tuple[Proposal, float]:
         """Launch a draft and its verification, and read it for the rules that must see it.
 
         Returns:
-            When it was launched.
+            The draft, less what they say is none; and when it was launched.
         """
         begun = self.clock()
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
@@ -190,8 +190,8 @@ class Stepper:
         if seeing:
             guesses = cast("list[list[int]]", draft.tokens.tolist())
             for rule in seeing:
-                rule.see(plan.rows, guesses)
-        return begun
+                draft = draft.counting(rule.see(plan.rows, guesses))
+        return draft, begun
 
     def launch(self, flight: Flight, begun: float | None = None) -> Flight:
         """Start computing a step, or its last phases, without waiting for it."""

@@ -38,7 +38,10 @@ class Suspects:
             count: draft tokens accepted, or ``NO_NUMBERS``.
         """
         again = sequence in self._rows
-        if count != NO_NUMBERS:
+        if count == NO_NUMBERS and sequence.doomed is not None:
+            self._rows.discard(sequence)
+            sequence.fail(sequence.doomed)
+        elif count != NO_NUMBERS:
             self._rows.discard(sequence)
         elif not again:
             self._rows.add(sequence)

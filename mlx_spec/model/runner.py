@@ -22,6 +22,7 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.as_rows import bind_as_rows
 from mlx_spec.model.attributes import quicken
+from mlx_spec.model.hidden import HiddenLayers, bind_hidden, noting
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.mixed_attention import bind_mixed
@@ -38,6 +39,9 @@ class ModelRunner:
         model: any model loaded by mlx-lm that ``support`` does not refuse.
         max_slots: most rows that run together.
         options: what its caches keep.
+
+    Attributes:
+        hidden: of the last pass, where they are wanted (:meth:`tap`): [B, N, D], lazy.
 
     Raises:
         UnsupportedModel: a model that this engine cannot run (``support`` says why), or
@@ -65,6 +69,8 @@ class ModelRunner:
         self._pass = make_pass(
             self.support.form, model, self.pool, grouped=self.support.grouped_masks
         )
+        self.hidden: mx.array | None = None
+        self._tapped: HiddenLayers | None = None
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -112,13 +118,30 @@ class ModelRunner:
         # What folds padding into a state is told afterwards where each row ends.
         cut = padded and not self.pads and not rows.tentative
         try:
-            logits = self._pass.forward(replace(rows, tentative=True) if cut else rows)
+            logits = self._forward(replace(rows, tentative=True) if cut else rows)
             if cut:
                 self._pass.commit(rows.counts)
             return logits
         except BaseException:
             self.pool.restore(before)
             raise
+
+    def _forward(self, rows: Rows) -> mx.array:
+        """Through the model in its form, and what was tapped noted."""
+        if self._tapped is None:
+            return self._pass.forward(rows)[0]
+        with noting(self._tapped):
+            logits, self.hidden = self._pass.forward(rows)
+        return logits
+
+    def tap(self, wanted: HiddenLayers) -> None:
+        """Have hidden states of every pass from now on (``hidden``).
+
+        Raises:
+            UnsupportedModel: this model does not show them.
+        """
+        bind_hidden(self.model, wanted)
+        self._tapped = wanted
 
     def commit(self, kept: mx.array) -> None:
         """Of the last pass keep each row's first ``kept`` [B] tokens, known to the device alone.

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.watching import Watcher
@@ -39,6 +40,8 @@ class DraftContext:
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
         known: ``lengths`` as numbers, where no step is in flight.
+        taken: rows whose guesses another drafter makes, so that this one's are for nothing and what
+            they gain is known when the host has read the step; empty where there are none.
     """
 
     sequences: Seq[Sequence]
@@ -50,6 +53,7 @@ class DraftContext:
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
+    taken: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,26 @@ class Draft:
         lengths: the same as numbers, from a drafter that knows them on the host: then the pass is
             no wider than the longest of them, and a step for which nobody has a guess is a plain
             one.
+        sources: who guessed for each row, by name, "" for nobody; None: this drafter for all.
+        chances: for each row, as many numbers as its length: how likely each guess is right, if
+            those before it are. None where the drafter does not know.
     """
 
     tokens: mx.array
     counts: mx.array | None = None
     lengths: Seq[int] | None = None
+    sources: Seq[str] | None = None
+    chances: Seq[Seq[float]] | None = None
 
 
 class Drafter(Protocol):
-    """A source of draft tokens for a batch of rows."""
+    """A source of draft tokens for a batch of rows.
+
+    Attributes:
+        name: what it goes by in figures; one of ``config.DRAFTERS``, set by who makes it.
+    """
+
+    name: str
 
     @property
     def needs_host(self) -> bool:
@@ -135,12 +150,28 @@ class Drafter(Protocol):
         """Whether it can draft for each row now, the others' proposals are worthless; None: all."""
         ...
 
-    def skip(self) -> None:
-        """A step drafts nothing: each row gains one token."""
+    def skip(self, most: int = 1) -> None:
+        """A step has no guess of this drafter: each row gains one token, or, where others guess, up
+        to ``most``. Then no step is in flight, and what it was is known before the next."""
         ...
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """Guesses for positions ``lengths ..``, ``count`` of them, at least 1, lazily."""
+        ...
+
+    def verified(self, step: Verified) -> None:
+        """What the target said of what was proposed, or of nothing; of every step, lazily.
+
+        Each step is proposed for or skipped, and then verified; :meth:`restore` undoes both.
+        """
+        ...
+
+    def fed(self, chunk: Fed) -> None:
+        """The target reads prompts, of rows that have not joined yet; where it was tapped."""
+        ...
+
+    def settle(self) -> None:
+        """Describe now what is still to be written to the target's own slots: rows get saved."""
         ...
 
     def snapshot(self) -> Any:
@@ -155,6 +186,7 @@ class Drafter(Protocol):
 class BaseDrafter:
     """A drafter that keeps nothing and runs no model: all that is left is ``propose``."""
 
+    name: str = "own"
     needs_host: bool = False
     max_draft_tokens: int | None = None
     runners: tuple[ModelRunner, ...] = ()
@@ -176,12 +208,21 @@ class BaseDrafter:
         """All rows."""
         return None
 
-    def skip(self) -> None:
+    def skip(self, most: int = 1) -> None:
         """Nothing to note."""
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """What each drafter defines."""
         raise NotImplementedError(f"[{type(self).__name__}.propose] a drafter defines this")
+
+    def verified(self, step: Verified) -> None:
+        """Nothing is learnt."""
+
+    def fed(self, chunk: Fed) -> None:
+        """Nothing is learnt."""
+
+    def settle(self) -> None:
+        """Nothing is owed."""
 
     def snapshot(self) -> Any:
         """Nothing changes."""

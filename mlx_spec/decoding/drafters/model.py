@@ -107,6 +107,8 @@ class ModelDrafter(BaseDrafter):
         riding = self._riding
         self._feeder.publish()
         riding.look(self._rows)
+        if not flying:
+            riding.count(self._rows)
         for row, sequence in enumerate(self._rows):
             if riding.far(row):
                 self._feeder.add([sequence], {sequence: self._seen(row, flying)})
@@ -126,14 +128,16 @@ class ModelDrafter(BaseDrafter):
         """Rows that lag by no more than rides in the first draft pass."""
         return self._riding.covers()
 
-    def skip(self) -> None:
-        """Each riding row lacks one token more."""
+    def skip(self, most: int = 1) -> None:
+        """Each riding row lacks one token more, or a number that the host counts."""
         self._riding.look(self._rows)
-        self._riding.skip()
+        self._riding.skip(self._rows, most)
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """Samples of the draft model at positions ``lengths ..``."""
         self._riding.look(self._rows)
+        if context.known is not None:
+            self._riding.count(self._rows)
         ride, covered = self._riding.first(context), self._riding.covers()
         self._riding.proposed(context, count)
         tokens = self._span(context.tokens, ride.starts, ride.width)

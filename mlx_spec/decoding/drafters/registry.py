@@ -12,6 +12,7 @@ from typing import Any
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
@@ -67,8 +68,14 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
     return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
 
 
+def make_ngram_drafter(parts: DraftParts) -> Drafter:
+    """A drafter that looks texts up; nothing of the models is needed."""
+    return NgramDrafter(parts.speculation.ngram_shared_bytes)
+
+
 MAKERS: Mapping[str, Maker] = {
     "model": make_model_drafter,
+    "ngram": make_ngram_drafter,
 }
 
 
@@ -81,4 +88,6 @@ def make(kind: str, parts: DraftParts) -> Drafter:
     """
     if kind not in MAKERS:
         raise InvalidRequest(f"[SpeculationConfig] draft={kind!r} is not there yet")
-    return MAKERS[kind](parts)
+    drafter = MAKERS[kind](parts)
+    drafter.name = kind
+    return drafter

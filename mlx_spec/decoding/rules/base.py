@@ -75,8 +75,14 @@ class LogitsRule:
         """Whether any of these rows is its affair; else a step passes it by."""
         return True
 
-    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> None:
-        """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each."""
+    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> list[int] | None:
+        """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each.
+
+        Returns:
+            How many of each row's guesses say something of the drafter, where this rule knows that
+            those behind them cannot be accepted. None: all.
+        """
+        return None
 
     def apply(self, logits: mx.array, context: RuleContext) -> mx.array:
         """Logits [B, N, V] as they shall be, lazily; -inf forbids a token.

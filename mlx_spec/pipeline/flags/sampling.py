@@ -26,6 +26,9 @@ class SamplingFlags:
         changes_text=False,  # the checkpoint keeps the run's own
     )
     stop: tuple[str, ...] = _sampling("stop", "Text that ends it; repeatable.", metavar="TEXT")
+    logprobs: bool = _sampling("logprobs", "Log-probability of each token, in JSON output.")
+    top_logprobs: int = _sampling("top_logprobs", "And those of so many likeliest tokens, 0..20.")
+    prompt_logprobs: bool = _sampling("prompt_logprobs", "The same of the prompt's tokens.")
     ignore_eos: bool = _sampling("ignore_eos", "Go on past end-of-sequence tokens.")
     extra_eos_token: tuple[str, ...] = option(
         (), "One more token that ends it; repeatable.", group="Sampling", metavar="TOKEN"

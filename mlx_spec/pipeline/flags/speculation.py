@@ -34,3 +34,7 @@ class SpeculationFlags:
         "Choose the draft length step by step, by measured cost and acceptance.",
         off="--no-adaptive",
     )
+    ngram_shared_bytes: int = _speculation(
+        "ngram_shared_bytes",
+        "Memory for what all requests have said, where ngram finds it again; 0: each its own text.",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -80,7 +80,13 @@ class GenerateText(Stage):
         return messages_of(fields, name) if name == _MESSAGES else text_of(fields, name)
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
-        return Done({self.output_field: answer.text})
+        scores = {"logprobs": answer.logprobs, "prompt_logprobs": answer.prompt_logprobs}
+        asked = {
+            f"{self.output_field}_{name}": [one and asdict(one) for one in values]
+            for name, values in scores.items()
+            if values is not None
+        }
+        return Done({self.output_field: answer.text, **asked})
 
 
 def messages_of(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ _MARK = "Response:"
 
 
 @dataclass(frozen=True)
-class Structure(Stage):
+class StructureText(Stage):
     """Adds ``instruction`` and ``response``.
     The template sees the record's fields and ``text``. The own one of ``instruction`` shows
     examples and is fed as it is; others go through the chat template, if there is one.
