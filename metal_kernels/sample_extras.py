@@ -72,5 +72,10 @@ class Exclusion:
 
     def each(self, change: Callable[[mx.array], mx.array]) -> Exclusion:
         """The same of other rows."""
-        arrays = (self.chance, self.share, self.special, self.top_k)
-        return Exclusion(*map(change, arrays), self.by_count)
+        return Exclusion(
+            change(self.chance),
+            change(self.share),
+            change(self.special),
+            change(self.top_k),
+            self.by_count,
+        )

@@ -21,8 +21,12 @@ EXCLUDING = SampleRows.of(
     (1, 1, 0.4, 1),
     (0, 5, 0, 0),
     (0, 0, 0, 0.6),
-    [MoreFilters(1, 0.5, 0.004, tuple(range(0, 72, 2))), MoreFilters(1, 1.0, 0.03)]
-    + [MoreFilters(1, 0.7, 0.07, (0,)), MoreFilters(8)],
+    [
+        MoreFilters(1, 0.5, 0.004, tuple(range(0, 72, 2))),
+        MoreFilters(1, 1.0, 0.03),
+        MoreFilters(1, 0.7, 0.07, (0,)),
+        MoreFilters(8),
+    ],
 )
 
 

@@ -40,6 +40,8 @@ OTHER = {
     "kv_group_size": (32, 32),
     "max_kv_size": (4096, 4096),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
+    "logit_bias": ('{"5": -1}', ((5, -1.0),)),
+    "stop_token_id": (("3", "7"), (3, 7)),
     "memory_limit": ("2GB", 2 * 10**9),
     "dtype": ("bfloat16", "bfloat16"),
     "quantize": ("4:32", WeightQuantization(4, 32)),
@@ -75,8 +77,9 @@ def test_an_option_reaches_the_engine_whose_default_it_has(name: str) -> None:
 
 
 def test_all_that_the_engine_takes_for_texts_is_an_option() -> None:
-    """A new field of these is meant for users; stop tokens come as ``extra_eos_token``."""
-    for config, without in ((SamplingParams, {"stop_token_ids"}), (ChatConfig, {"texts", "tools"})):
+    """A new field of these is meant for users."""
+    functions = {"logits_processors", "sampler", "xtc_special_tokens"}
+    for config, without in ((SamplingParams, functions), (ChatConfig, {"texts", "tools"})):
         known = {one.sets[1] for one in SETTING.values() if one.sets and one.sets[0] is config}
         assert known == {item.name for item in fields(config)} - without
 

@@ -101,8 +101,6 @@ class ShapingOptions:
         for function in (*functions, *([] if self.sampler is None else [self.sampler])):
             if not callable(function):
                 raise InvalidRequest(f"[{OWNER}] {function!r} is no function of logits")
-        if self.logits_processors or self.sampler:
-            raise InvalidRequest(f"[{OWNER}] functions: not yet")
         if self.sampler is not None:
             for name, off in _CHOOSING.items():
                 if getattr(self, name, off) != off:
