@@ -48,7 +48,7 @@ def kernel_race(
         template=[
             *(("V", vocabulary), ("N", places), ("FILTERS", group.filters)),
             *(("THREADS", threads), ("SPLIT", _SPLIT), ("PARTS", parts)),
-            *(("EXCLUDES", group.exclusion is not None), ("SPECIALS", specials)),
+            *(("EXCLUDES", specials > 0), ("SPECIALS", specials)),
         ],
         grid=(parts * threads, units, 1),
         threadgroup=(threads, 1, 1),
@@ -103,7 +103,7 @@ def _cuts(
 
 def _special(group: Group) -> tuple[mx.array, int]:
     """Tokens that are never excluded, and how many a row."""
-    xtc = group.exclusion
+    xtc = group.exclusion if group.filters else None
     return (unread(), 0) if xtc is None else (xtc.special, xtc.special.shape[1])
 
 

@@ -11,12 +11,18 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
+from mlx_spec.decoding.acceptance import (
+    AcceptanceRule,
+    DraftTrial,
+    SharedNoise,
+    refuse_nan,
+    refuse_negative,
+)
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
+from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
-from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
+from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules, pick_tokens
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -31,6 +37,7 @@ class StepParts:
         state: known tokens and lengths of the rows.
         rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
+        acceptance: which draft tokens stand.
     """
 
     runner: ModelRunner
@@ -38,6 +45,7 @@ class StepParts:
     state: BatchState
     rules: Seq[LogitsRule] = ()
     watchers: Seq[Watcher] = ()
+    acceptance: AcceptanceRule = field(default_factory=SharedNoise)
 
     @property
     def concerned(self) -> list[LogitsRule]:
@@ -55,17 +63,25 @@ class Proposal:
         tokens: [B, K] int32 guesses.
         lengths: how many of them may count, for each row; K is the most.
         counted: [B] int32, how many do: fewer where the drafter had no more to say.
+        probabilities: [B, K, V] that they were drawn from, where the drafter tells.
+        tested: [B] int32, how many the target judges; None for those that count.
     """
 
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+    probabilities: mx.array | None = None
+    tested: mx.array | None = None
 
     def counting(self, most: list[int] | None) -> Proposal:
         """The same, of whose guesses at most so many count for each row; None: all."""
         if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
             return self
-        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
+        # The first that a rule forbids is refused as any other is: what comes in its place must be
+        # what comes behind a refused guess.
+        limits = mx.array(most, mx.int32)
+        tested = mx.minimum(self.counted, limits + 1)
+        return replace(self, counted=mx.minimum(self.counted, limits), tested=tested)
 
 
 @dataclass(frozen=True)
@@ -98,17 +114,18 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         state.lengths,
         plan.shortest,
         plan.longest,
-        state.sampling,
+        parts.acceptance.drafting(state.sampling),
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
+        drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
     )
     draft = parts.drafter.propose(context, count)
     if draft.lengths is not None or draft.tokens.shape[1] < count:
         return _cut(draft, plan)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens, plan.lengths, counted)
+    return Proposal(draft.tokens, plan.lengths, counted, draft.probabilities)
 
 
 def _cut(draft: Draft, plan: StepPlan) -> Proposal:
@@ -119,7 +136,10 @@ def _cut(draft: Draft, plan: StepPlan) -> Proposal:
     counted = mx.array(lengths, mx.int32)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens[:, : max(lengths)], lengths, counted)
+    probabilities, most = draft.probabilities, max(lengths)
+    if probabilities is not None:
+        probabilities = probabilities[:, :most]
+    return Proposal(draft.tokens[:, :most], lengths, counted, probabilities)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -147,10 +167,23 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     state, count = parts.state, draft.tokens.shape[1]
     positions = state.following(count + 1)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
-    logits = apply_rules(parts.concerned, logits, context)
+    rules = parts.concerned
+    logits = apply_rules(rules, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
-    samples = sampled.tokens
-    accepted = refuse_nan(count_accepted(draft.tokens, samples, draft.counted), sampled.tops)
+    picked = pick_tokens(rules, sampled.tokens, logits, context)
+    trial = DraftTrial(
+        draft.tokens,
+        draft.counted if draft.tested is None else draft.tested,
+        draft.probabilities,
+        logits,
+        positions,
+        picked,
+        state.sampling,
+    )
+    samples, accepted = parts.acceptance.judge(trial)
+    accepted = refuse_nan(accepted, sampled.tops)
+    if picked is not sampled.tokens:
+        accepted, samples = refuse_negative(accepted, samples)
     chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
     return Choice(samples, accepted, logits, watch_all(parts.watchers, chosen))
 

@@ -104,3 +104,12 @@ def apply_rules(rules: Seq[LogitsRule], logits: mx.array, context: RuleContext) 
     for rule in rules:
         logits = rule.apply(logits, context)
     return logits
+
+
+def pick_tokens(
+    rules: Seq[LogitsRule], tokens: mx.array, logits: mx.array, context: RuleContext
+) -> mx.array:
+    """Tokens [B, N] after all rules; the same array where none chooses."""
+    for rule in rules:
+        tokens = rule.pick(tokens, logits, context)
+    return tokens
