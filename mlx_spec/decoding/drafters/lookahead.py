@@ -51,7 +51,7 @@ class Answered:
     gained: int
 
 
-class _Row:
+class _Collected:
     """What was collected of one request."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class LookaheadDrafter(BaseDrafter):
         self.watchers = (_Answers(self),)
         # By orders: one token before, two tokens before.
         self._trust = Trust((2,), (0.3, 0.6))
-        self._rows: WeakKeyDictionary[Sequence, _Row] = WeakKeyDictionary()
+        self._rows: WeakKeyDictionary[Sequence, _Collected] = WeakKeyDictionary()
         self._present: list[Sequence] = []
         self._asked = True  # whether the last step wanted a draft
 
@@ -105,7 +105,7 @@ class LookaheadDrafter(BaseDrafter):
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Newcomers have said nothing; who comes back goes on."""
         for sequence in sequences:
-            self._rows.setdefault(sequence, _Row())
+            self._rows.setdefault(sequence, _Collected())
         self._present += sequences
 
     def keep(self, order: Seq[int]) -> None:
@@ -153,7 +153,7 @@ class LookaheadDrafter(BaseDrafter):
             row.pool.add(before, last, answer, answered.seconds[place])
             before, last = last, read
 
-    def _judge(self, row: _Row, before: int, last: int, said: int) -> None:
+    def _judge(self, row: _Collected, before: int, last: int, said: int) -> None:
         """Hold what would have been guessed against what was said."""
         found = row.pool.next(before, last)
         if found is None:
