@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.forced import ForcedDrafter
 from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
@@ -74,13 +75,9 @@ def make_ngram_drafter(parts: DraftParts) -> Drafter:
     return NgramDrafter(parts.speculation.ngram_shared_bytes)
 
 
-def make_lookahead_drafter(parts: DraftParts) -> Drafter:
-    """A drafter that collects what the target answers; nothing else is needed."""
-    return LookaheadDrafter()
-
-
 MAKERS: Mapping[str, Maker] = {
-    "lookahead": make_lookahead_drafter,
+    "forced": lambda parts: ForcedDrafter(),
+    "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
     "ngram": make_ngram_drafter,
 }
