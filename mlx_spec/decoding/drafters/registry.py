@@ -11,6 +11,8 @@ from typing import Any
 
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.forced import ForcedDrafter
+from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
@@ -74,6 +76,8 @@ def make_ngram_drafter(parts: DraftParts) -> Drafter:
 
 
 MAKERS: Mapping[str, Maker] = {
+    "forced": lambda parts: ForcedDrafter(),
+    "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
     "ngram": make_ngram_drafter,
 }
