@@ -13,6 +13,7 @@ from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.choosing import Guessing
 from mlx_spec.decoding.drafters.forced import ForcedDrafter
+from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.decoding.drafters.self_layers import make_self_drafter
@@ -79,6 +80,7 @@ def make_ngram_drafter(parts: DraftParts) -> Drafter:
 
 MAKERS: Mapping[str, Maker] = {
     "forced": lambda parts: ForcedDrafter(),
+    "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
     "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),
     "ngram": make_ngram_drafter,
