@@ -218,7 +218,7 @@ def _logits(runner: ModelRunner, model: Any) -> mx.array:
     tokens = mx.arange(_ROWS * _TOKENS, dtype=mx.int32).reshape(_ROWS, -1) % runner.vocabulary
     passes.forward(Rows(tokens, mx.zeros(_ROWS, mx.int32), _TOKENS, uniform=True))
     starts = mx.full((_ROWS,), _TOKENS, mx.int32)
-    logits = passes.forward(Rows(tokens[:, :1], starts, _TOKENS + 1, uniform=True))
+    logits, *_ = passes.forward(Rows(tokens[:, :1], starts, _TOKENS + 1, uniform=True))
     return logits.astype(mx.float32)
 
 

@@ -75,7 +75,7 @@ class SelfDrafter(BaseDrafter):
         draft: list[mx.array] = []
         states = self._pool.folded()
         for step in range(count):
-            logits = self._passes.forward(_rows(context, token, step))
+            logits, *_ = self._passes.forward(_rows(context, token, step))
             token = self._guessing.choose(context, logits, draft)
             draft.append(token)
         for layer, arrays in states:
