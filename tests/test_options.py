@@ -39,6 +39,7 @@ OTHER = {
     "kv_bits": (8, 8),
     "kv_group_size": (32, 32),
     "max_kv_size": (4096, 4096),
+    "acceptance": ("rejection", "rejection"),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
     "memory_limit": ("2GB", 2 * 10**9),
     "dtype": ("bfloat16", "bfloat16"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlx_spec.config.checks import check_integer, check_number, plain_numbers
 from mlx_spec.errors import InvalidRequest
 
-ACCEPTANCE_RULES = ("shared_noise",)
+ACCEPTANCE_RULES = ("shared_noise", "rejection")
 # Where guesses may come from; what makes them is in decoding/drafters/registry.py.
 DRAFTERS = ("forced", "head", "lookahead", "model", "ngram", "self")
 # Those that a draft model is.
@@ -27,7 +27,10 @@ class SpeculationConfig:
         num_draft_tokens: draft length K, in tokens; the maximum when ``adaptive``.
         adaptive: choose K step by step from measured cost and acceptance, down to 0 and back.
         acceptance: ``"shared_noise"``: a draft token is accepted iff it is the target's own
-            sample, both drawn with the same noise (exact token for token).
+            sample, both drawn with the same noise (exact token for token: a seed gives one text).
+            ``"rejection"``: it stands with probability min(1, p / q), and the rest is drawn from
+            what the target has more (exact in distribution: more guesses stand, and a seed repeats
+            a text only where the same is drafted). Greedy rows are the same in both.
         probe_interval: fewest steps between trials of speculation while it is parked at K=0;
             where a trial is dear it waits longer, up to 16 times as long.
         hysteresis: relative gain in predicted goodput that a change of K must promise.

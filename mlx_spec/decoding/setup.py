@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,22 @@ from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.shared import PairMeasurements
+from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.drafters.registry import DraftParts, kind_of, make
+from mlx_spec.decoding.rejection import RejectionSampling
 from mlx_spec.errors import InvalidRequest
+
+_ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
+    "shared_noise": SharedNoise,
+    "rejection": RejectionSampling,
+}
+
+
+def make_acceptance(speculation: SpeculationConfig) -> AcceptanceRule:
+    """What says which draft tokens stand."""
+    return _ACCEPTANCE[speculation.acceptance]()
 
 
 def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:

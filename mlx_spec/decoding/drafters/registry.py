@@ -11,6 +11,7 @@ from typing import Any
 
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.forced import ForcedDrafter
 from mlx_spec.decoding.drafters.head import HeadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
@@ -93,6 +94,7 @@ def make_head_drafter(parts: DraftParts) -> Drafter:
 
 MAKERS: Mapping[str, Maker] = {
     "head": make_head_drafter,
+    "forced": lambda parts: ForcedDrafter(),
     "model": make_model_drafter,
     "ngram": make_ngram_drafter,
 }
