@@ -13,6 +13,7 @@ from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.forced import ForcedDrafter
 from mlx_spec.decoding.drafters.head import HeadDrafter
+from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
@@ -95,6 +96,7 @@ def make_head_drafter(parts: DraftParts) -> Drafter:
 MAKERS: Mapping[str, Maker] = {
     "head": make_head_drafter,
     "forced": lambda parts: ForcedDrafter(),
+    "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
     "ngram": make_ngram_drafter,
 }
