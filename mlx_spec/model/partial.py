@@ -53,7 +53,7 @@ class Skipped:
         return getattr(self._layer, name)
 
 
-class _Noted(Skipped):
+class _Counted(Skipped):
     """A layer that runs, and how many things it gives."""
 
     outputs = 0
@@ -168,8 +168,8 @@ def _look(runner: ModelRunner) -> Skipping:
     model, count = runner.model, len(layers_of(runner.model))
     if count < 2:
         raise UnsupportedModel(f"{_of(model)} has {count} layer, so that none can be skipped")
-    noted: dict[int, _Noted] = {}
-    copy = with_layers(model, lambda place, layer: noted.setdefault(place, _Noted(layer)))
+    noted: dict[int, _Counted] = {}
+    copy = with_layers(model, lambda place, layer: noted.setdefault(place, _Counted(layer)))
     whole, again = _logits(runner, model), _logits(runner, copy)
     mx.eval(whole, again)
     if not (mx.abs(whole - again).max() <= _NEAR * (whole.max() - whole.min())).item():
