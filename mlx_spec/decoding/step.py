@@ -55,11 +55,13 @@ class Proposal:
         tokens: [B, K] int32 guesses.
         lengths: how many of them may count, for each row; K is the most.
         counted: [B] int32, how many do: fewer where the drafter had no more to say.
+        sources: who guessed for each row, by name; "" where nobody did.
     """
 
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+    sources: list[str]
 
     def counting(self, most: list[int] | None) -> Proposal:
         """The same, of whose guesses at most so many count for each row; None: all."""
@@ -88,10 +90,10 @@ class Choice:
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
     state, count = parts.state, max(plan.lengths)
-    counted = mx.array(plan.lengths, mx.int32)
     if count == 0:
         parts.drafter.skip()
-        return Proposal(mx.zeros((len(plan.rows), 0), mx.int32), plan.lengths, counted)
+        none = mx.zeros((len(plan.rows), 0), mx.int32)
+        return _proposal(Draft(none), plan, parts.drafter.name)
     context = DraftContext(
         plan.rows,
         state.tokens,
@@ -103,23 +105,24 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
     )
-    draft = parts.drafter.propose(context, count)
-    if draft.lengths is not None or draft.tokens.shape[1] < count:
-        return _cut(draft, plan)
-    if draft.counts is not None:
-        counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens, plan.lengths, counted)
+    return _proposal(parts.drafter.propose(context, count), plan, parts.drafter.name)
 
 
-def _cut(draft: Draft, plan: StepPlan) -> Proposal:
-    """A draft that is shorter than was planned, as far as the host knows."""
-    width = draft.tokens.shape[1]
-    known = [width] * len(plan.rows) if draft.lengths is None else draft.lengths
-    lengths = [min(planned, own) for planned, own in zip(plan.lengths, known, strict=True)]
+def _proposal(draft: Draft, plan: StepPlan, name: str) -> Proposal:
+    """A draft, cut to what is planned for each row and to what the host knows of it."""
+    tokens, lengths, rows = draft.tokens, plan.lengths, len(plan.rows)
+    width = tokens.shape[1]
+    if draft.lengths is not None or width < max(lengths):
+        known = [width] * rows if draft.lengths is None else draft.lengths
+        lengths = [min(planned, own) for planned, own in zip(lengths, known, strict=True)]
+    if max(lengths) < width:
+        tokens = tokens[:, : max(lengths)]
     counted = mx.array(lengths, mx.int32)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens[:, : max(lengths)], lengths, counted)
+    by = [name] * rows if draft.sources is None else draft.sources
+    sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
+    return Proposal(tokens, lengths, counted, sources)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -176,4 +179,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         parts.state.lengths,
         plan.reading,
         extras=choice.extras,
+        sources=draft.sources,
     )

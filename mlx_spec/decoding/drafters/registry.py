@@ -67,6 +67,10 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
     return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
 
 
+# Those that look up what they guess, the surest first: a step waits for them on the host, and they
+# know how far they go.
+FREE = ("forced", "ngram")
+
 MAKERS: Mapping[str, Maker] = {
     "model": make_model_drafter,
 }
