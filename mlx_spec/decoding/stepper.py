@@ -99,6 +99,7 @@ class Stepper:
         """Whether the next step may be built now; where somebody has come who needs the host, this
         one is only read, and what was described to go before the next stays."""
         if self.waits:
+            self.parts.drafter.landing()
             self._fed = bool(self._described)
             return False
         return True

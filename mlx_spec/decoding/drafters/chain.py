@@ -136,9 +136,10 @@ class ChainDrafter(BaseDrafter):
             if not self.choice.free:
                 each.skip()
                 continue
+            # Who did not ask for the host is not heard: this step may be one that is built on.
+            heard = context.known is not None and each.needs_host
             draft = each.propose(context, count)
-            # With a step in flight rows have gained what nobody on the host has seen.
-            if context.known is not None and draft.lengths is not None and max(draft.lengths):
+            if heard and draft.lengths is not None and max(draft.lengths):
                 found.append((each.name, draft))
         return found
 
@@ -189,6 +190,10 @@ class ChainDrafter(BaseDrafter):
             taken = mx.array([pick != NOBODY for pick in picks])
             counts = mx.where(taken, width, counts)
         return Draft(_wide(tokens, width), counts, lengths, sources)
+
+    def landing(self) -> None:
+        for each in self.members:
+            each.landing()
 
     def snapshot(self) -> Any:
         """Those of all."""
