@@ -19,6 +19,8 @@ from mlx_spec.errors import IllegalTransition, InvalidRequest
 from mlx_spec.life_cycle import LifeCycle, RequestState
 from mlx_spec.results import GenerationChunk, GenerationResult, TokenLogprob
 
+NO_END = 2**24  # tokens that nobody reaches
+
 
 def seed_word(seed: int | None) -> int:
     """Fold a seed into the 64 bits that key the sampling noise; None draws a fresh one.
@@ -117,7 +119,7 @@ class Sequence(LifeCycle):
     def __post_init__(self) -> None:
         if not self.prompt:
             raise InvalidRequest("[Sequence] the prompt has no tokens, expected at least 1")
-        self.max_new_tokens = self.max_new_tokens or self.sampling.max_tokens
+        self.max_new_tokens = self.max_new_tokens or self.sampling.max_tokens or NO_END
         self.seed = seed_word(self.sampling.seed)
 
     @property
@@ -138,6 +140,11 @@ class Sequence(LifeCycle):
         for end in range((len(keys) + 1) * size, whole * size + 1, size):
             keys.append(chain_key(keys[-1] if keys else b"", self.known(end - size, end)))
         return keys
+
+    @property
+    def open_end(self) -> bool:
+        """Whether it may go on to the end of the context."""
+        return self.sampling.max_tokens is None
 
     @property
     def remaining(self) -> int:

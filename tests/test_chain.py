@@ -110,6 +110,15 @@ def chained(kind: str, quiet: bool = True) -> ChainDrafter:
     return chain
 
 
+class EverySecond(FindingDrafter):
+    """Finds nine right tokens for about half of the rows, always others."""
+
+    def found(self, row: Sequence, count: int) -> list[int]:
+        at = row.length
+        known = (at * 7 + row.index) % 3 < 2
+        return list(self._texts[row.index][at : at + min(9, count)]) if known else []
+
+
 def counts(made: list[Sequence]) -> dict[str, tuple[int, int]]:
     """Drafted and accepted of each drafter."""
     drafted: Counter[str] = Counter()
@@ -243,11 +252,20 @@ def test_a_planted_bug_is_a_guess_that_is_refused(
     plant: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No text depends on a draft; how often it is right does."""
-    right = counts(run("llama", chained("llama"), FixedDraftLength(9))[0])
-    assert right["model"][0] == right["model"][1]
+    finder = FindingDrafter if plant in (neighbours, one_token) else EverySecond
+
+    def again() -> list[Sequence]:
+        chain = ChainDrafter(
+            [finder(texts("llama"), quiet=finder is FindingDrafter)], chained("llama").costly
+        )
+        chain.choice = FixedSources(1, ["model"])
+        return run("llama", chain, FixedDraftLength(9))[0]
+
+    right = counts(again())
+    assert right["model"][0] == right["model"][1] > 0
     plant(monkeypatch)
     try:
-        made, _ = run("llama", chained("llama"), FixedDraftLength(9))
+        made = again()
     except (KeyError, ValueError, AssertionError):  # a row that nobody can read
         return
     assert wrong(made, "llama") == []

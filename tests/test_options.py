@@ -39,6 +39,7 @@ OTHER = {
     "kv_bits": (8, 8),
     "kv_group_size": (32, 32),
     "max_kv_size": (4096, 4096),
+    "acceptance": ("rejection", "rejection"),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
     "memory_limit": ("2GB", 2 * 10**9),
     "dtype": ("bfloat16", "bfloat16"),
@@ -135,6 +136,7 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
         assert (flags.identity() != before) == one.changes_text, name
     free = {name for name, one in OPTIONS.items() if not one.changes_text}
     speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft", "draft_model"}
+    speculation |= {"ngram_shared_bytes"}
     batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
     assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
 

@@ -19,7 +19,7 @@ from mlx_spec.errors import InvalidRequest
 class SamplingOptions(TypedDict, total=False):
     """Fields of :class:`SamplingParams` as keywords: ``generate(..., max_tokens=200)``."""
 
-    max_tokens: int
+    max_tokens: int | None
     temperature: float
     top_p: float
     top_k: int

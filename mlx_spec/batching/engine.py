@@ -21,6 +21,7 @@ from mlx_spec.batching.memory import LEDGER, STEP_COPIES, memory_room
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
 from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
+from mlx_spec.batching.reservations import Reservations
 from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
@@ -91,6 +92,7 @@ class Engine:
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
+        self._reservations = Reservations(self.budget, lambda: self.decoder.margin)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
@@ -114,12 +116,12 @@ class Engine:
             request.request_id = request.request_id or f"prompt-{request.index}"
             try:
                 self.decoder.check(request)
-                self.scheduler.check(self._reserved(request), request.request_id)
+                self.scheduler.check(self._reservations.first(request), request.request_id)
             except Exception as error:
                 self._reporter.failed("submit", repr(error), request.request_id)
                 raise
         for request in requests:
-            request.submit(self.clock(), self._reserved(request))
+            request.submit(self.clock(), self._reservations.first(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
             request.spell = partial(spell, self._tokenizer)
@@ -196,10 +198,6 @@ class Engine:
         width = self.decoder.most_draft + 1
         return width * self.decoder.runner.vocabulary * 4 * STEP_COPIES
 
-    def _reserved(self, request: Sequence) -> int:
-        """Most tokens that its slot may come to hold."""
-        return len(request.prompt) + request.max_new_tokens + self.decoder.margin
-
     def _advance(self) -> list[StepOutput]:
         try:
             return self.decoder.step()
@@ -208,6 +206,7 @@ class Engine:
             raise
 
     def _admit(self, hurry: bool) -> None:
+        self._grow()
         plan = self.scheduler.plan(self.clock(), hurry=hurry)
         if not (plan.preempt or plan.admit):
             return
@@ -218,6 +217,26 @@ class Engine:
         self._drop_saved()
         self._size_slots()
         self.decoder.add(plan.admit)
+
+    def _grow(self) -> None:
+        """Let those without an end of their own reserve more, as they come to need it."""
+        grown = False
+        for request in self.scheduler.running:
+            more = self._reservations.next(request)
+            if more is None or not request.holds_row:
+                continue
+            preempted = self.scheduler.grow(request, more, self.clock())
+            if preempted is None:
+                self._reservations.close(request)
+                continue
+            grown = True
+            if preempted and self._reporter:
+                self._reporter.moved(preempted, [])
+            for victim in preempted:
+                self.decoder.suspend(victim, save=True)
+        if grown:
+            self._drop_saved()
+            self._size_slots()
 
     def _drop_saved(self) -> None:
         """K/V kept aside that do not fit beside the rows are given up, to be computed again.

@@ -13,7 +13,7 @@ from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.model.context import context_length
 from mlx_spec.model.pairing import check_pair
-from mlx_spec.sequence import Sequence
+from mlx_spec.sequence import NO_END, Sequence
 from mlx_spec.structured.compiler import guide_of
 
 Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]
@@ -143,7 +143,7 @@ def _make_sequence(
         raise InvalidRequest(f"{where} holds the token id {min(ids)}")
     if option.stop_texts:
         _need(tokenizer, f"{where} has stop texts")
-    room = option.max_tokens
+    room = NO_END if option.max_tokens is None else option.max_tokens
     if context is not None:
         if len(ids) >= context:
             raise PromptTooLong(

@@ -24,7 +24,8 @@ class SamplingParams(StructureOptions, ShapingOptions):
     the shape of the text in :class:`StructureOptions`.
 
     Attributes:
-        max_tokens: most tokens to generate, >= 1.
+        max_tokens: most tokens to generate, >= 1. None, or -1 as mlx-lm has it: up to the end of
+            the model's context (or of ``BatchingConfig.max_seq_len``), or of all memory for K/V.
         temperature: 0 is greedy; > 0 samples.
         top_p: keep the smallest set of tokens whose probability reaches this, in (0, 1].
         top_k: keep the k most probable tokens; 0 keeps all.
@@ -47,7 +48,7 @@ class SamplingParams(StructureOptions, ShapingOptions):
         InvalidRequest: a value outside its range.
     """
 
-    max_tokens: int = 100
+    max_tokens: int | None = 100
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -63,7 +64,10 @@ class SamplingParams(StructureOptions, ShapingOptions):
     def __post_init__(self) -> None:
         plain_numbers(self)
         owner = "SamplingParams"
-        check_integer(owner, "max_tokens", self.max_tokens, 1)
+        if self.max_tokens == -1:
+            object.__setattr__(self, "max_tokens", None)
+        if self.max_tokens is not None:
+            check_integer(owner, "max_tokens", self.max_tokens, 1)
         check_number(owner, "temperature", self.temperature, 0.0, 100.0, "[0, 100]")
         check_number(owner, "top_p", self.top_p, 0.0, 1.0, "(0, 1]")
         check_integer(owner, "top_k", self.top_k, 0)

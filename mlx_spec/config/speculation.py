@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlx_spec.config.checks import check_integer, check_number, plain_numbers
 from mlx_spec.errors import InvalidRequest
 
-ACCEPTANCE_RULES = ("shared_noise",)
+ACCEPTANCE_RULES = ("shared_noise", "rejection")
 # Where guesses may come from; what makes them is in decoding/drafters/registry.py.
 DRAFTERS = ("forced", "head", "lookahead", "model", "ngram", "self")
 # Those that a draft model is.
@@ -27,10 +27,15 @@ class SpeculationConfig:
         num_draft_tokens: draft length K, in tokens; the maximum when ``adaptive``.
         adaptive: choose K step by step from measured cost and acceptance, down to 0 and back.
         acceptance: ``"shared_noise"``: a draft token is accepted iff it is the target's own
-            sample, both drawn with the same noise (exact token for token).
+            sample, both drawn with the same noise (exact token for token: a seed gives one text).
+            ``"rejection"``: it stands with probability min(1, p / q), and the rest is drawn from
+            what the target has more (exact in distribution: more guesses stand, and a seed repeats
+            a text only where the same is drafted). Greedy rows are the same in both.
         probe_interval: fewest steps between trials of speculation while it is parked at K=0;
             where a trial is dear it waits longer, up to 16 times as long.
         hysteresis: relative gain in predicted goodput that a change of K must promise.
+        ngram_shared_bytes: host memory for what all requests of one engine have said, so that one
+            finds what another said (``ngram``), the oldest forgotten first; 0: each its own text.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -43,6 +48,7 @@ class SpeculationConfig:
     acceptance: str = "shared_noise"
     probe_interval: int = 32
     hysteresis: float = 0.03
+    ngram_shared_bytes: int = 16 * 2**20
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -50,6 +56,7 @@ class SpeculationConfig:
         check_integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
         check_integer(owner, "probe_interval", self.probe_interval, 1)
         check_number(owner, "hysteresis", self.hysteresis, 0.0, 1.0, "[0, 1]")
+        check_integer(owner, "ngram_shared_bytes", self.ngram_shared_bytes, 0)
         if self.acceptance not in ACCEPTANCE_RULES:
             raise InvalidRequest(
                 f"[{owner}] acceptance={self.acceptance!r}, expected one of {ACCEPTANCE_RULES}"

@@ -31,7 +31,13 @@ from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.rules.grammar import GrammarRule
-from mlx_spec.decoding.setup import make_drafter, make_policy, most_draft_tokens, used_model
+from mlx_spec.decoding.setup import (
+    make_acceptance,
+    make_drafter,
+    make_policy,
+    most_draft_tokens,
+    used_model,
+)
 from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
@@ -111,10 +117,20 @@ class SpeculativeDecoder:
         self._members = Members(
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )
-        watchers = (LogprobsWatcher(), *self.drafter.watchers)
-        parts = StepParts(self.runner, self.drafter, self._state, (*rules, GrammarRule()), watchers)
+        parts = self._parts(rules, speculation)
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
+
+    def _parts(self, rules: Seq[LogitsRule], speculation: SpeculationConfig) -> StepParts:
+        """Who takes part in its steps."""
+        return StepParts(
+            self.runner,
+            self.drafter,
+            self._state,
+            (*rules, GrammarRule()),
+            (LogprobsWatcher(), *self.drafter.watchers),
+            make_acceptance(speculation),
+        )
 
     @property
     def draft_length(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,22 @@ from mlx_spec.control.offers import FixedSources, SourceChoice
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.shared import measurements_of
 from mlx_spec.control.sources import AdaptiveSources
+from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.drafters.registry import FREE, DraftParts, kind_of, make
+from mlx_spec.decoding.rejection import RejectionSampling
+
+_ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
+    "shared_noise": SharedNoise,
+    "rejection": RejectionSampling,
+}
+
+
+def make_acceptance(speculation: SpeculationConfig) -> AcceptanceRule:
+    """What says which draft tokens stand."""
+    return _ACCEPTANCE[speculation.acceptance]()
 
 
 def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
+from mlx_spec.decoding.acceptance import AcceptanceRule, DraftTrial, SharedNoise, refuse_nan
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
+from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
 from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
@@ -31,6 +31,7 @@ class StepParts:
         state: known tokens and lengths of the rows.
         rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
+        acceptance: which draft tokens stand.
     """
 
     runner: ModelRunner
@@ -38,6 +39,7 @@ class StepParts:
     state: BatchState
     rules: Seq[LogitsRule] = ()
     watchers: Seq[Watcher] = ()
+    acceptance: AcceptanceRule = field(default_factory=SharedNoise)
 
     @property
     def concerned(self) -> list[LogitsRule]:
@@ -56,18 +58,26 @@ class Proposal:
         lengths: how many of them may count, for each row; K is the most.
         counted: [B] int32, how many do: fewer where the drafter had no more to say.
         sources: who guessed for each row, by name; "" where nobody did.
+        probabilities: [B, K, V] that they were drawn from, where the drafter tells.
+        tested: [B] int32, how many the target judges; None for those that count.
     """
 
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
     sources: list[str]
+    probabilities: mx.array | None = None
+    tested: mx.array | None = None
 
     def counting(self, most: list[int] | None) -> Proposal:
         """The same, of whose guesses at most so many count for each row; None: all."""
         if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
             return self
-        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
+        # The first that a rule forbids is refused as any other is: what comes in its place must be
+        # what comes behind a refused guess.
+        limits = mx.array(most, mx.int32)
+        tested = mx.minimum(self.counted, limits + 1)
+        return replace(self, counted=mx.minimum(self.counted, limits), tested=tested)
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,11 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         state.lengths,
         plan.shortest,
         plan.longest,
-        state.sampling,
+        parts.acceptance.drafting(state.sampling),
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
+        drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
     )
     return _proposal(parts.drafter.propose(context, count), plan, parts.drafter.name)
 
@@ -120,9 +131,12 @@ def _proposal(draft: Draft, plan: StepPlan, name: str) -> Proposal:
     counted = mx.array(lengths, mx.int32)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
+    probabilities = draft.probabilities
+    if probabilities is not None:
+        probabilities = probabilities[:, : max(lengths)]
     by = [name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
-    return Proposal(tokens, lengths, counted, sources)
+    return Proposal(tokens, lengths, counted, sources, probabilities)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -152,8 +166,17 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     logits = apply_rules(parts.concerned, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
-    samples = sampled.tokens
-    accepted = refuse_nan(count_accepted(draft.tokens, samples, draft.counted), sampled.tops)
+    trial = DraftTrial(
+        draft.tokens,
+        draft.counted if draft.tested is None else draft.tested,
+        draft.probabilities,
+        logits,
+        positions,
+        sampled.tokens,
+        state.sampling,
+    )
+    samples, accepted = parts.acceptance.judge(trial)
+    accepted = refuse_nan(accepted, sampled.tops)
     chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
     return Choice(samples, accepted, logits, watch_all(parts.watchers, chosen))
 

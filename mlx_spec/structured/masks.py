@@ -36,23 +36,24 @@ def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> tuple[Words, list[
 
     Returns:
         [R, K + 1, W] words of 32 tokens each, a bit set for a token that is allowed (nothing is for
-        a row in ``trouble``); and how many guesses of each row are allowed, from the first on.
+        a row in ``trouble``); and how many guesses of each row count, from the first on: those that
+        are allowed, and the one that is not, which is wrong.
     """
     rows, count, size = len(guides), len(guesses[0]), -(-guides[0].width // 32)
     words: Any = np.full((rows * (count + 1), size), -1, np.int32)
     _fill(words, guides, guesses)
     words = words.reshape(rows, count + 1, size)
-    allowed = [_allowed(own, guess) for own, guess in zip(words, guesses, strict=True)]
+    counts = [_counting(own, guess) for own, guess in zip(words, guesses, strict=True)]
     for row, guide in enumerate(guides):
         if guide.trouble and count:
             # Perhaps a guess has led there: what may follow must not depend on one.
             guide.again()
-            allowed[row] = 0
+            counts[row] = 0
             words[row] = -1
             _fill(words[row, :1], [guide], [()])
         if guide.trouble:
             words[row] = 0
-    return words, allowed
+    return words, counts
 
 
 def _fill(words: Words, guides: Seq[Guide], guesses: Seq[Seq[int]]) -> None:
@@ -63,16 +64,17 @@ def _fill(words: Words, guides: Seq[Guide], guesses: Seq[Seq[int]]) -> None:
     if width == 1:
         masks.fill_next_token_bitmask_par(executor, places, words)
         return
+    known = guides[0].width  # a padded model may guess what is no token
     with_guesses = [
-        (*place, [max(0, token) for token in guess])
+        (*place, [token if 0 <= token < known else 0 for token in guess])
         for place, guess in zip(places, guesses, strict=True)
     ]
     masks.fill_next_token_bitmask_par_with_draft_tokens(executor, with_guesses, words)
 
 
-def _allowed(words: Words, guesses: Seq[int]) -> int:
-    """The leading guesses [K] that the masks [K + 1, W] allow."""
+def _counting(words: Words, guesses: Seq[int]) -> int:
+    """The leading guesses [K] that the masks [K + 1, W] allow, and the first that they do not."""
     for place, token in enumerate(guesses):
         if not (0 <= token < 32 * words.shape[1] and words[place, token // 32] >> token % 32 & 1):
-            return place
+            return place + 1
     return len(guesses)

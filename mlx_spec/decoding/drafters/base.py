@@ -25,6 +25,22 @@ from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
 
+class DrawnFrom:
+    """The distributions of one draft's guesses, in their order."""
+
+    def __init__(self) -> None:
+        self._parts: list[mx.array] = []
+
+    def add(self, probabilities: mx.array) -> None:
+        """Those of the next guesses, [B, n, V]."""
+        self._parts.append(probabilities)
+
+    def take(self) -> mx.array:
+        """[B, K, V] of all; then there are none, for the next drafter's."""
+        parts, self._parts = self._parts, []
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+
+
 @dataclass(frozen=True)
 class DraftContext:
     """What is known when a draft is asked for.
@@ -42,6 +58,8 @@ class DraftContext:
         known: ``lengths`` as numbers, where no step is in flight.
         taken: rows whose guesses another drafter makes, so that this one's are for nothing and what
             they gain is known when the host has read the step; empty where there are none.
+        drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
+            them as they are drawn; else None.
     """
 
     sequences: Seq[Sequence]
@@ -54,6 +72,11 @@ class DraftContext:
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
     taken: tuple[bool, ...] = ()
+    drawn: DrawnFrom | None = None
+
+    def told(self) -> mx.array | None:
+        """[B, K, V] of what was drawn since this was asked before; None where nobody wants it."""
+        return None if self.drawn is None else self.drawn.take()
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,9 @@ class Draft:
         sources: who guessed for each row, by name, "" for nobody; None: this drafter for all.
         chances: for each row, as many numbers as its length: how likely each guess is right, if
             those before it are. None where the drafter does not know.
+        probabilities: [B, K, V] float32, the distribution that each was drawn from, from a drafter
+            that draws, where the context wants them; lazily. Without them a guess counts as sure
+            of itself, which it must be: told by what is known, and not drawn.
     """
 
     tokens: mx.array
@@ -78,6 +104,7 @@ class Draft:
     lengths: Seq[int] | None = None
     sources: Seq[str] | None = None
     chances: Seq[Seq[float]] | None = None
+    probabilities: mx.array | None = None
 
 
 class Drafter(Protocol):

@@ -24,6 +24,8 @@ import mlx.core as mx
 
 from mlx_spec.control.offers import NOBODY, FixedSources, Offer, Settled, SourceChoice
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Drafter
+from mlx_spec.decoding.heard import Fed, Verified
+from mlx_spec.decoding.sampler import one_hot
 from mlx_spec.decoding.watching import Watcher
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
@@ -127,7 +129,12 @@ class ChainDrafter(BaseDrafter):
                 each.skip(1 + max(settled.lengths))
         else:
             made = self._computed(using, context, settled, count)
-        return self._joined(settled, [offer.source for offer in offers], drafts, made)
+        draft = self._joined(settled, [offer.source for offer in offers], drafts, made)
+        if made is None or made.probabilities is None:
+            return draft
+        taken = [pick != NOBODY for pick in settled.picks]
+        q = _spread(draft.tokens, made.probabilities, taken, context.vocabulary)
+        return replace(draft, probabilities=q)
 
     def _found(self, context: DraftContext, count: int) -> list[tuple[str, Draft]]:
         """What those who look up have to offer, by name."""
@@ -191,6 +198,18 @@ class ChainDrafter(BaseDrafter):
             counts = mx.where(taken, width, counts)
         return Draft(_wide(tokens, width), counts, lengths, sources)
 
+    def verified(self, step: Verified) -> None:
+        for each in self.members:
+            each.verified(step)
+
+    def fed(self, chunk: Fed) -> None:
+        for each in self.members:
+            each.fed(chunk)
+
+    def settle(self) -> None:
+        for each in self.members:
+            each.settle()
+
     def landing(self) -> None:
         for each in self.members:
             each.landing()
@@ -217,3 +236,15 @@ def _wide(tokens: mx.array, width: int) -> mx.array:
     if missing > 0:
         return mx.pad(tokens, [(0, 0), (0, missing)])
     return tokens[:, :width] if missing else tokens
+
+
+def _spread(
+    tokens: mx.array, probabilities: mx.array, taken: list[bool], vocabulary: int
+) -> mx.array:
+    """[B, K, V] that all guesses were drawn from: what was found is sure of itself."""
+    rows, width, known = len(taken), tokens.shape[1], probabilities[..., :vocabulary]
+    short, small = max(0, width - known.shape[1]), vocabulary - known.shape[2]
+    known = mx.pad(known[:, :width], [(0, 0), (0, short), (0, small)])
+    if not any(taken):
+        return known
+    return mx.where(mx.array(taken).reshape(rows, 1, 1), one_hot(tokens, vocabulary), known)

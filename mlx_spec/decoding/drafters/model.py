@@ -160,7 +160,7 @@ class ModelDrafter(BaseDrafter):
             draft.append(_choose(context, self._forward(rows), draft))
         for layer, arrays in known:
             layer.arrays = arrays
-        return Draft(mx.concatenate(draft, axis=1))
+        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""
@@ -203,4 +203,6 @@ def _choose(context: DraftContext, logits: mx.array, draft: list[mx.array]) -> m
         known = (context.sequences, context.tokens, context.lengths, positions)
         behind = RuleContext(*known, mx.concatenate([none, *draft], axis=1))
         logits = apply_rules(context.rules, logits, behind)
+    if context.drawn is not None:
+        context.drawn.add(context.sampling.probabilities(logits, positions))
     return context.sampling.choose(logits, positions)

@@ -11,7 +11,10 @@ from typing import Any
 
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.forced import ForcedDrafter
+from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
@@ -69,10 +72,19 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
 
 # Those that look up what they guess, the surest first: a step waits for them on the host, and they
 # know how far they go.
-FREE = ("forced", "ngram")
+FREE = ("forced", "ngram", "lookahead")
+
+
+def make_ngram_drafter(parts: DraftParts) -> Drafter:
+    """A drafter that looks texts up; nothing of the models is needed."""
+    return NgramDrafter(parts.speculation.ngram_shared_bytes)
+
 
 MAKERS: Mapping[str, Maker] = {
+    "forced": lambda parts: ForcedDrafter(),
+    "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
+    "ngram": make_ngram_drafter,
 }
 
 

@@ -39,13 +39,12 @@ class GrammarRule(LogitsRule):
         for _, sequence in own:
             sequence.guide.follow(sequence.tokens)
         guides = [sequence.guide for _, sequence in own]
-        words, allowed = fill_masks(guides, [draft[row] for row, _ in own])
+        words, counting = fill_masks(guides, [draft[row] for row, _ in own])
         self._words = mx.array(words).view(mx.uint32)
         counts = [len(guesses) for guesses in draft]
-        for (row, sequence), count in zip(own, allowed, strict=True):
+        for (row, sequence), count in zip(own, counting, strict=True):
             sequence.doomed = sequence.guide.trouble
-            # The first that is forbidden was guessed and is wrong; those behind it are nothing.
-            counts[row] = min(counts[row], count + 1)
+            counts[row] = count
         return counts
 
     def apply(self, logits: mx.array, context: RuleContext) -> mx.array:

@@ -15,7 +15,11 @@ _sampling = setting(SamplingParams, "Sampling")
 class SamplingFlags:
     """How tokens are chosen, and when a text ends."""
 
-    max_tokens: int = _sampling("max_tokens", "Most tokens to generate, each prompt.", "-m")
+    max_tokens: int | None = _sampling(
+        "max_tokens",
+        "Most tokens to generate, each prompt; -1: to the end of the model's context.",
+        "-m",
+    )
     temp: float = _sampling("temperature", "Temperature; 0 is greedy.", "--temperature")
     top_p: float = _sampling("top_p", "Nucleus, in (0, 1].")
     top_k: int = _sampling("top_k", "Most tokens to keep; 0 keeps all.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_spec.config import SpeculationConfig
-from mlx_spec.config.speculation import DRAFTERS
+from mlx_spec.config.speculation import ACCEPTANCE_RULES, DRAFTERS
 from mlx_spec.pipeline.flags.setting import setting
 
 _speculation = setting(SpeculationConfig, "Speculation", changes_text=False)
@@ -33,4 +33,15 @@ class SpeculationFlags:
         "adaptive",
         "Choose the draft length step by step, by measured cost and acceptance.",
         off="--no-adaptive",
+    )
+    acceptance: str = _speculation(
+        "acceptance",
+        "Which guesses stand: the target's own samples (a seed gives one text), or by rejection "
+        "sampling (as exact in distribution; more stand).",
+        choices=ACCEPTANCE_RULES,
+        changes_text=True,
+    )
+    ngram_shared_bytes: int = _speculation(
+        "ngram_shared_bytes",
+        "Memory for what all requests have said, where ngram finds it again; 0: each its own text.",
     )
