@@ -56,6 +56,7 @@ class DraftContext:
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
         known: ``lengths`` as numbers, where no step is in flight.
+        begins: which rows have nothing in the target's caches yet; empty where none has.
         taken: rows whose guesses another drafter makes, so that this one's are for nothing and what
             they gain is known when the host has read the step; empty where there are none.
         drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
@@ -71,6 +72,7 @@ class DraftContext:
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
+    begins: tuple[bool, ...] = ()
     taken: tuple[bool, ...] = ()
     drawn: DrawnFrom | None = None
 
