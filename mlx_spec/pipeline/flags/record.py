@@ -21,6 +21,7 @@ from mlx_spec.pipeline.flags.models import ModelFlags
 from mlx_spec.pipeline.flags.prompts import PromptFlags
 from mlx_spec.pipeline.flags.sampling import SamplingFlags
 from mlx_spec.pipeline.flags.speculation import SpeculationFlags
+from mlx_spec.pipeline.flags.structure import StructureFlags
 from mlx_spec.pipeline.options import options_of
 
 T = TypeVar("T")
@@ -29,7 +30,9 @@ TARGET, DRAFT = "demo", "demo-draft"
 
 # Fields come in the order of the last base to the first.
 @dataclass(frozen=True)
-class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFlags):
+class Flags(
+    BatchingFlags, SpeculationFlags, StructureFlags, SamplingFlags, PromptFlags, ModelFlags
+):
     """What ``mlx-spec generate`` and the commands over files have in common; see ``--help``.
 
     Raises:
@@ -37,6 +40,7 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
     """
 
     def __post_init__(self) -> None:
+        self.read_structure()
         # The option objects check their own ranges; a mistake must not wait for the models.
         for checked in (self.sampling, self.speculation, self.batches, self._chat, self.loading):
             assert checked is not None
@@ -85,7 +89,7 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
     @cached_property
     def sampling(self) -> SamplingParams:
         """Sampling options, the seed as given."""
-        return self._made(SamplingParams)
+        return replace(self._made(SamplingParams), structure=self.structure)
 
     def sampling_for(self, tokenizer: Any) -> SamplingParams:
         """Sampling options with the ids of ``--extra-eos-token``.
