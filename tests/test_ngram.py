@@ -16,9 +16,10 @@ import pytest
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.drafters.base import Draft, DraftContext
-from mlx_spec.decoding.drafters.ngram import NgramDrafter
-from mlx_spec.decoding.drafters.suffixes.row import Guess, RowIndex
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.guesses import Guess
+from mlx_spec.decoding.drafters.ngram import MATCHES, USUAL, NgramDrafter
+from mlx_spec.decoding.drafters.suffixes.row import RowIndex
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
 from mlx_spec.sequence import Sequence
@@ -58,7 +59,7 @@ def expected(name: str) -> list[list[int]]:
     return [plain_alone(model(name), tuple(row.prompt), row.sampling) for row in requests()]
 
 
-def decoder_of(name: str, drafter: NgramDrafter, rows: int = ROWS) -> SpeculativeDecoder:
+def decoder_of(name: str, drafter: BaseDrafter, rows: int = ROWS) -> SpeculativeDecoder:
     return SpeculativeDecoder(
         model(name),
         drafter=drafter,
@@ -97,7 +98,7 @@ class Watched(NgramDrafter):
         draft = super().propose(context, count)
         if context.known is not None:
             for row in context.sequences:
-                anew = RowIndex(Trust(), None, self._least)
+                anew = RowIndex(Trust(MATCHES, USUAL), None, self._least, self.FLOOR)
                 anew.hear(row, row.length)
                 index = self._rows[row]
                 # Asked for as the drafter asks, of whichever index it takes for this row's.
@@ -105,7 +106,7 @@ class Watched(NgramDrafter):
                 guesses = self._guess(row, 3)
                 index.confirmation.verified = was
                 self.looked += 1
-                fresh = anew.guesses(3, self.FLOOR)
+                fresh = anew.guesses(3)
                 self.wrong += [token for token, _ in guesses] != [token for token, _ in fresh]
         return draft
 
@@ -129,8 +130,8 @@ def sees_rejected_tokens(patch: Patch) -> None:
     """What was guessed is indexed as if it had been said."""
     right = RowIndex.guesses
 
-    def planted(self: RowIndex, most: int, floor: float) -> list[Guess]:
-        made = right(self, most, floor)
+    def planted(self: RowIndex, most: int) -> list[Guess]:
+        made = right(self, most)
         for token, _ in made:
             self._end = self._own.append(self._end, token)
         return made
@@ -142,7 +143,7 @@ def first_row_s_for_all(patch: Patch) -> None:
     """The state of slot 0 is everybody's."""
 
     def planted(self: NgramDrafter, sequence: Sequence, count: int) -> list[Guess]:
-        return next(iter(self._rows.values())).guesses(count, self.FLOOR)
+        return next(iter(self._rows.values())).guesses(count)
 
     patch.setattr(NgramDrafter, "_guess", planted)
 
@@ -220,8 +221,9 @@ class Scripted(NgramDrafter):
         for _ in range(count):
             active = self.needs_host
             verified.append(len(self._guess(row, 4)) if active else 0)
-            best = self._rows[row].guesses(1, 0.0)
-            row.tokens.append(says(best[0][0] if best else None, active))
+            lookup = self._rows[row]._lookup
+            found = lookup.found if lookup else None
+            row.tokens.append(says(found.token if found else None, active))
         self.keep([])
         return verified
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from mlx_spec.decoding.drafters.ngram import MATCHES, USUAL
 from mlx_spec.decoding.drafters.suffixes.automaton import ROOT, SuffixAutomaton
 from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex, SharedReader
@@ -102,7 +103,7 @@ def test_a_row_goes_on_in_the_generation_that_was_young() -> None:
 
 
 def test_trust_follows_what_came_true() -> None:
-    trust = Trust()
+    trust = Trust(MATCHES, USUAL)
     before = trust.chance(2, 1.0)
     for _ in range(50):
         trust.learn(2, 1.0, True)

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_spec.cli.main import main
 from mlx_spec.config import ChatConfig
 from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.training.acceptance import POSITIONS, Acceptance
@@ -19,12 +20,13 @@ from mlx_spec.training.order import batches
 from mlx_spec.training.questions import Question, read_questions
 from mlx_spec.training.recipe import Recipe
 from mlx_spec.training.unrolled import unroll
+from tests.folders import write_folder
 from tests.models import VOCABULARY, make_model
 
 RECIPE: dict[str, Any] = {
     "vocabulary": 40,
-    "max_tokens": 12,
-    "steps": 8,
+    "max_tokens": 8,
+    "steps": 6,
     "tokens_per_step": 96,
     "learning_rate": 3e-3,
     "width": 16,
@@ -99,12 +101,12 @@ def test_interrupted_and_gone_on_with_is_as_uninterrupted(tmp_path: Path) -> Non
 
 
 def test_it_learns_and_says_what_it_reached(tmp_path: Path) -> None:
-    making, listener = make(tmp_path / "head", steps=40)
+    making, listener = make(tmp_path / "head", steps=30)
     reached = making.run()
     assert listener.losses[-1] < 0.8 * listener.losses[0]
     assert set(reached) == {"", "a"}  # of twelve prompts the hash holds two out
     card = (tmp_path / "head" / "README.md").read_text()
-    for part in ("draft head for tiny", "10 prompts", "40 steps", "| a |", "T=0.8", "Licence"):
+    for part in ("draft head for tiny", "10 prompts", "30 steps", "| a |", "T=0.8", "Licence"):
         assert part in card
     config = json.loads((tmp_path / "head" / "config.json").read_text())
     assert config["draft_vocab_size"] == 40
@@ -112,7 +114,7 @@ def test_it_learns_and_says_what_it_reached(tmp_path: Path) -> None:
 
 
 def test_a_small_model_of_its_own(tmp_path: Path) -> None:
-    making, listener = make(tmp_path / "small", kind="model", steps=30)
+    making, listener = make(tmp_path / "small", kind="model", steps=20)
     making.run()
     assert listener.losses[-1] < 0.9 * listener.losses[0]
     assert json.loads((tmp_path / "small" / "config.json").read_text())["model_type"] == "llama"
@@ -221,3 +223,35 @@ def test_what_belongs_to_another_run_is_left_alone(tmp_path: Path) -> None:
 def test_impossible_recipes(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         Recipe(**options)
+
+
+def test_the_command_makes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_folder(tmp_path / "tiny")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"{word} and more\n" for word in "abcdefghijkl"))
+    out = tmp_path / "draft"
+    command = ["train-draft", "--model", str(model), "--prompts", str(prompts), str(out)]
+    command += ["--steps", "3", "--max-tokens", "6", "--tokens-per-step", "64"]
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert "held out: greedy" in shown.err
+    assert f"Try: --draft-model {out}" in shown.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert main(command) == 2
+    assert f"{out} exists; name another folder" in capsys.readouterr().err
+
+
+def test_mistakes_are_said_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, out = str(tmp_path / "none.jsonl"), str(tmp_path / "out")
+    assert main(["train-draft", "--prompts", missing, out]) == 2
+    assert "--model is needed" in capsys.readouterr().err
+    assert main(["train-draft", "--model", "no/model", "--prompts", missing, out]) == 2
+    assert "none.jsonl: No such file" in capsys.readouterr().err
+    assert main(["train-draft", "--model", "m", "--prompts", missing, out, "--steps", "0"]) == 2
+    assert "--steps 0, expected at least 1" in capsys.readouterr().err

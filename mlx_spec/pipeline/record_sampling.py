@@ -13,6 +13,7 @@ from typing import Any
 
 from mlx_spec.config import SamplingParams, Structure
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.flag_values import bias_object
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import options_of
 
@@ -32,7 +33,7 @@ _STRUCTURES: dict[str, Callable[[Any], Structure | None]] = {
 }
 """Fields that say what the record's text must be."""
 
-KNOWN = (*_NUMBERS, "stop", *_STRUCTURES)
+KNOWN = (*_NUMBERS, "stop", "logit_bias", *_STRUCTURES)
 
 
 def check_names(names: Seq[str]) -> None:
@@ -90,6 +91,8 @@ def structure_of(name: str, value: Any, kind: str | None = None) -> Structure | 
 
 def _value(name: str, value: Any) -> Any:
     kind = _NUMBERS.get(name)
+    if name == "logit_bias":
+        return bias_object(value) if isinstance(value, str) else value
     if kind is None:
         texts = (value,) if isinstance(value, str) else value
         if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):

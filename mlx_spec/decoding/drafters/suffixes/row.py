@@ -6,14 +6,12 @@ was rejected is nowhere in them.
 
 from __future__ import annotations
 
+from mlx_spec.decoding.drafters.guesses import Guess
 from mlx_spec.decoding.drafters.suffixes.automaton import Continuation, SuffixAutomaton
 from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation
 from mlx_spec.decoding.drafters.suffixes.shared import SharedReader
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
 from mlx_spec.sequence import Sequence
-
-Guess = tuple[int, float]
-"""A token, and the chance that it is right if those before it are."""
 
 
 class _Lookup:
@@ -36,14 +34,15 @@ class RowIndex:
         trust: shared by all rows of a drafter.
         shared: reads and writes the index that all rows share, if there is one.
         least: tokens that must match.
+        floor: a draft goes on as long as all of it together has this chance.
 
     Attributes:
         confirmation: whether its guesses are verified.
     """
 
-    def __init__(self, trust: Trust, shared: SharedReader | None, least: int) -> None:
+    def __init__(self, trust: Trust, shared: SharedReader | None, least: int, floor: float) -> None:
         self.confirmation = Confirmation()
-        self._trust, self._shared, self._least = trust, shared, least
+        self._trust, self._shared, self._least, self._floor = trust, shared, least, floor
         self._own, self._end = SuffixAutomaton(), 0
         self._read = 0  # tokens
         self._lookup: _Lookup | None = None
@@ -71,8 +70,8 @@ class RowIndex:
         """Whether all that is known of the row was taken in."""
         return self._read == sequence.length
 
-    def guesses(self, most: int, floor: float) -> list[Guess]:
-        """What is likely to follow, as long as all of it together has a chance of ``floor``."""
+    def guesses(self, most: int) -> list[Guess]:
+        """What is likely to follow, at most so many tokens."""
         lookup, made, product = self._lookup, list[Guess](), 1.0
         if lookup is None:
             return made
@@ -80,7 +79,7 @@ class RowIndex:
         while found is not None and len(made) < most:
             chance = self._trust.chance(matched + len(made), share)
             product *= chance
-            if product < floor:
+            if product < self._floor:
                 break
             made.append((found.token, chance))
             times = lookup.index.times(found.state)
@@ -95,8 +94,10 @@ class RowIndex:
             self.confirmation.judge(None)
             return
         right = lookup.found.token == token
+        # What is too unlikely to be guessed is no wrong guess.
+        likely = self._trust.chance(lookup.matched, lookup.share) >= self._floor
         self._trust.learn(lookup.matched, lookup.share, right)
-        self.confirmation.judge(right)
+        self.confirmation.judge(right if likely else None)
 
     def _look(self) -> _Lookup | None:
         """The longest match, of equals the row's own."""

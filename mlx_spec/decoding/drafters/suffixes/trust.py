@@ -7,33 +7,35 @@ what counts say is scaled by how often such guesses came true, of all rows of on
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence as Seq
 
 
 class Trust:
     """Chances of guesses, by the length of their match.
 
-    It begins with what chats, summaries and code of a small model showed.
+    Args:
+        lengths: where the next group of match lengths begins.
+        usual: chances to begin with, one more.
     """
 
-    LENGTHS = (3, 4, 5, 7, 10, 16)  # where the next group of match lengths begins
-    USUAL = (0.35, 0.5, 0.6, 0.7, 0.8, 0.88, 0.95)
     PRIOR = 8.0  # guesses that the usual weighs
     MEMORY = 0.995  # share of the past that each guess keeps
     MOST = 0.99
 
-    def __init__(self) -> None:
-        self._right = [self.PRIOR * usual for usual in self.USUAL]
-        self._promised = [self.PRIOR] * len(self.USUAL)
+    def __init__(self, lengths: Seq[int], usual: Seq[float]) -> None:
+        self._lengths, self._usual = lengths, usual
+        self._right = [self.PRIOR * chance for chance in usual]
+        self._promised = [self.PRIOR] * len(usual)
 
     def chance(self, matched: int, share: float) -> float:
         """Of a guess that followed in this share of the places, after so many matching tokens."""
-        group = bisect_right(self.LENGTHS, matched)
+        group = bisect_right(self._lengths, matched)
         return min(share * self._right[group] / self._promised[group], self.MOST)
 
     def learn(self, matched: int, share: float, right: bool) -> None:
         """Hear what became of such a guess."""
-        group, keep = bisect_right(self.LENGTHS, matched), self.MEMORY
-        prior, usual = (1 - keep) * self.PRIOR, self.USUAL[group]
+        group, keep = bisect_right(self._lengths, matched), self.MEMORY
+        prior, usual = (1 - keep) * self.PRIOR, self._usual[group]
         # Old evidence gives way to the usual, so that a group never rests on one guess.
         self._right[group] = keep * self._right[group] + prior * usual + right
         self._promised[group] = keep * self._promised[group] + prior + share
