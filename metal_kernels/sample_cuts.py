@@ -66,27 +66,43 @@ def ranks_of(below: mx.array) -> mx.array:
 
 def dropped(keys: mx.array, options: Options) -> mx.array:
     """[R, V] uint8: 1 for tokens that the filters of the R rows drop; V a multiple of 16."""
-    if not options.by_rank:
+    if not options.by_rank and not options.by_least:
         return (keys > options.lowest).view(mx.uint8)
-    cut = _cuts(keys, options)
+    return behind(keys, _cuts(keys, options))
+
+
+def behind(keys: mx.array, cut: Cut) -> mx.array:
+    """[R, V] uint8: 1 for tokens that come after the last one kept."""
     # As bytes: MLX's CPU build takes truth values one at a time.
-    behind, equal = (keys > cut.key).view(mx.uint8), (keys == cut.key).view(mx.uint8)
-    return behind | (equal & (mx.arange(keys.shape[1]) > cut.token).view(mx.uint8))
+    after, equal = (keys > cut.key).view(mx.uint8), (keys == cut.key).view(mx.uint8)
+    return after | (equal & (mx.arange(keys.shape[1]) > cut.token).view(mx.uint8))
 
 
 def _cuts(keys: mx.array, options: Options) -> Cut:
     """The cut of each row that filters by rank."""
-    high = keys >> LOW_BITS
+    lowest = Cut(options.lowest, mx.array(keys.shape[1], mx.int32))
+    if options.by_least:  # min-p leaves so many: the later of the two
+        kept = ranked_cut(keys, options.least)
+        lowest = _select(kept.key > lowest.key, kept, lowest)
+    if not options.by_rank:
+        return lowest
     if options.by_mass:
-        first, before, count = _first_bin_by_mass(high, options)
+        ranked = _nth(keys, *_first_bin_by_mass(keys >> LOW_BITS, options))
     else:
-        first, before, count = _first_bin(high.astype(mx.uint16), options.top_k)
-    ranked = _nth(keys, first, before, count)
-    stricter = options.lowest < ranked.key
-    width = mx.array(keys.shape[1], mx.int32)
-    return Cut(
-        mx.where(stricter, options.lowest, ranked.key), mx.where(stricter, width, ranked.token)
-    )
+        ranked = ranked_cut(keys, options.top_k)
+    stricter = lowest.key < ranked.key
+    if options.by_least:
+        stricter = stricter | ((lowest.key == ranked.key) & (lowest.token < ranked.token))
+    return _select(stricter, lowest, ranked)
+
+
+def ranked_cut(keys: mx.array, count: mx.array) -> Cut:
+    """The ``count``-th tokens ([R, 1] int32) of rankings; the last ones where there are fewer."""
+    return _nth(keys, *_first_bin((keys >> LOW_BITS).astype(mx.uint16), count))
+
+
+def _select(first: mx.array, one: Cut, other: Cut) -> Cut:
+    return Cut(mx.where(first, one.key, other.key), mx.where(first, one.token, other.token))
 
 
 def mantissa_of(high: mx.array) -> mx.array:
@@ -136,7 +152,7 @@ def _search(
     return first
 
 
-def _total(masses: mx.array) -> mx.array:
+def total_of(masses: mx.array) -> mx.array:
     """int64 sums over the last axis."""
     columns = masses.reshape(*masses.shape[:-1], COLUMN, -1).sum(axis=-2)
     return columns.astype(mx.int64).sum(axis=-1)
@@ -147,7 +163,7 @@ def _weight(masses: mx.array, upto: mx.array, own: mx.array) -> mx.array:
 
     The others are raised to ``own`` and taken off again: cheaper than to mask them.
     """
-    raised = _total(mx.maximum(masses[:, None], own.astype(masses.dtype)[..., None]))
+    raised = total_of(mx.maximum(masses[:, None], own.astype(masses.dtype)[..., None]))
     return raised - (masses.shape[1] - upto) * own
 
 
@@ -194,7 +210,7 @@ def _first_bin_by_mass(wide: mx.array, options: Options) -> tuple[mx.array, mx.a
     table, mantissas = _tables()
     high, mantissa = wide.astype(mx.uint16), mantissa_of(wide)
     masses, nothing = mass_of(wide, mantissa), mx.zeros_like(options.top_k)
-    share = _share(_total(masses)[:, None], options.top_p)
+    share = _share(total_of(masses)[:, None], options.top_p)
 
     def reached(upto: mx.array, weight: mx.array) -> mx.array:
         enough = weight >= share

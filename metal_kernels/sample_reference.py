@@ -24,6 +24,7 @@ import mlx.core as mx
 
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
 from metal_kernels.sample_cuts import COLUMN, dropped, ranks_of
+from metal_kernels.sample_exclusion import excluded
 from metal_kernels.sample_rows import Group, Options
 
 # Columns whose tokens are evaluated exactly; see the docstring before making it smaller.
@@ -96,7 +97,9 @@ def _winners(values: mx.array, top: mx.array | None, keys: Keys, options: Option
 
 def _drops(values: mx.array, top: mx.array, keys: Keys, options: Options) -> mx.array:
     """[R, V] uint8: 1 for tokens that the filters of the R rows drop."""
-    return dropped(ranks_of(top - values), options)
+    ranks = ranks_of(top - values)
+    drop = dropped(ranks, options)
+    return drop if options.exclusion is None else excluded(ranks, drop, options.exclusion, keys)
 
 
 def kept(values: mx.array, keys: Keys, options: Options) -> mx.array:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metal_kernels import SampleRows, sample
+from metal_kernels import MoreFilters, SampleRows, sample
 from metal_kernels.noise import gumbel_noise
 from metal_kernels.sample_cuts import dropped, ranks_of
 from tests.kernel_support import DTYPES, normal
@@ -59,6 +59,26 @@ def test_the_kernel_cuts_where_the_reference_does(gpu: Any, top_p: float, top_k:
     """Hot rows, so that the last tokens kept are chosen as often as the first."""
     logits, positions = inputs(203)
     options = SampleRows.of(SEEDS, [100.0] * 5, [top_p] * 5, [top_k] * 5, [0, 0.5, 0, 1, 0.01])
+    ours = sample.kernel(logits, positions, options).tokens
+    assert ours.tolist() == sample.reference(logits, positions, options).tokens.tolist()
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 4])
+@pytest.mark.parametrize("threshold", [0.0, 0.004, 0.03])
+def test_the_kernel_excludes_what_the_reference_does(
+    gpu: Any, threshold: float, top_k: int
+) -> None:
+    """Half of the positions by their coins; also how many min-p leaves."""
+    logits, positions = inputs(203)
+    more = [
+        MoreFilters(1, 0.5, threshold, (3, 200)),
+        MoreFilters(1, 1.0, threshold, tuple(range(0, 203, 2))),
+        MoreFilters(9),
+        MoreFilters(),
+        MoreFilters(7, 0.5, threshold),
+    ]
+    top_p, min_p = [1, 0.5, 0.9, 1, 0.9], [0, 0, 0.6, 0.6, 0.6]
+    options = SampleRows.of(SEEDS, [100.0] * 5, top_p, [top_k] * 5, min_p, more)
     ours = sample.kernel(logits, positions, options).tokens
     assert ours.tolist() == sample.reference(logits, positions, options).tokens.tolist()
 

@@ -41,6 +41,8 @@ OTHER = {
     "max_kv_size": (4096, 4096),
     "acceptance": ("rejection", "rejection"),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
+    "logit_bias": ('{"5": -1}', ((5, -1.0),)),
+    "stop_token_id": (("3", "7"), (3, 7)),
     "memory_limit": ("2GB", 2 * 10**9),
     "dtype": ("bfloat16", "bfloat16"),
     "quantize": ("4:32", WeightQuantization(4, 32)),
@@ -76,8 +78,10 @@ def test_an_option_reaches_the_engine_whose_default_it_has(name: str) -> None:
 
 
 def test_all_that_the_engine_takes_for_texts_is_an_option() -> None:
-    """A new field of these is meant for users; stop tokens come as ``extra_eos_token``."""
-    for config, without in ((SamplingParams, {"stop_token_ids"}), (ChatConfig, {"texts", "tools"})):
+    """A new field of these is meant for users."""
+    functions = {"logits_processors", "sampler", "xtc_special_tokens"}
+    functions |= {"structure", "response_format"}
+    for config, without in ((SamplingParams, functions), (ChatConfig, {"texts", "tools"})):
         known = {one.sets[1] for one in SETTING.values() if one.sets and one.sets[0] is config}
         assert known == {item.name for item in fields(config)} - without
 
@@ -138,6 +142,7 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
     speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft", "draft_model"}
     speculation |= {"ngram_shared_bytes"}
     batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
+    speculation |= {"ngram_shared_bytes"}
     assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 from mlx_spec.batching.chat import RAW, text_ids, turns_ids
@@ -154,11 +155,20 @@ def _make_sequence(
     stops = set(option.stop_ids)
     if tokenizer is not None and not option.ignore_eos:
         stops |= set(tokenizer.eos_token_ids)
+    option = _with_special(option, tokenizer)
     sequence = Sequence(ids, option, room, frozenset(stops), index)
     if option.structure is not None:
         _need(tokenizer, f"{where} has a structure")
         sequence.guide = guide_of(option.structure, tokenizer, where)
     return sequence
+
+
+def _with_special(option: SamplingParams, tokenizer: Any) -> SamplingParams:
+    """The same with the tokens that XTC leaves alone where nobody says which: as mlx-lm's."""
+    if not option.xtc_probability or option.xtc_special_tokens is not None or tokenizer is None:
+        return option
+    special = [*tokenizer.encode("\n"), *sorted(tokenizer.eos_token_ids)]
+    return replace(option, xtc_special_tokens=tuple(dict.fromkeys(special)))
 
 
 def drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:

@@ -94,6 +94,12 @@ class KVCachePool:
         self.layers = [layer for cache in caches for layer in leaves(cache)]
         self._cost: RowCost | None = None  # once the layers have arrays; asked at every admission
 
+    def attach(self, layers: Seq[LayerCache]) -> None:
+        """Have more layers than the model gets, behind its own; asked while nothing is held."""
+        for layer in layers:
+            layer.resize(self.slots, self.positions)
+        self.layers += layers
+
     @property
     def free_slots(self) -> int:
         """Rows that may still be taken."""

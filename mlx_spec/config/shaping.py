@@ -101,13 +101,6 @@ class ShapingOptions:
         for function in (*functions, *([] if self.sampler is None else [self.sampler])):
             if not callable(function):
                 raise InvalidRequest(f"[{OWNER}] {function!r} is no function of logits")
-        if (
-            self.xtc_probability
-            or self.min_tokens_to_keep > 1
-            or self.logits_processors
-            or self.sampler
-        ):
-            raise InvalidRequest(f"[{OWNER}] XTC, min_tokens_to_keep and functions: not yet")
         if self.sampler is not None:
             for name, off in _CHOOSING.items():
                 if getattr(self, name, off) != off:
@@ -120,6 +113,11 @@ class ShapingOptions:
     def biases(self) -> tuple[tuple[int, float], ...]:
         """``logit_bias``, as the pairs that it is kept as."""
         return self.logit_bias  # type: ignore[return-value]
+
+    @property
+    def special_tokens(self) -> tuple[int, ...]:
+        """``xtc_special_tokens``, as the tuple that it is kept as; none where it is None."""
+        return self.xtc_special_tokens or ()  # type: ignore[return-value]
 
     @property
     def processors(self) -> tuple[Callable[..., Any], ...]:

@@ -108,3 +108,10 @@ def refuse_nan(accepted: mx.array, tops: mx.array | None) -> mx.array:
     # A finite number less itself is 0, an infinity or NaN less itself is NaN, and so is their sum.
     sound = (tops - tops).sum(axis=1) == 0
     return mx.where(sound, accepted, NO_NUMBERS)
+
+
+def refuse_negative(accepted: mx.array, samples: mx.array) -> tuple[mx.array, mx.array]:
+    """The same, ``NO_NUMBERS`` for rows of ``samples`` [B, N] that hold a negative one; and these
+    as tokens."""
+    some = (samples < 0).any(axis=1)
+    return mx.where(some, NO_NUMBERS, accepted), mx.maximum(samples, 0)

@@ -56,6 +56,7 @@ class Members:
         self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
         self._interleave = batching.prefill_interleave
+        self._keeps = batching.prefix_cache_bytes > 0
 
     @property
     def staying(self) -> int:
@@ -144,7 +145,8 @@ class Members:
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
         decoding = self._state.sequences
-        self._drafter.settle()
+        if self._saving or self._keeps:
+            self._drafter.settle()
         for slot, sequence in enumerate(decoding):
             if sequence in self._saving:
                 self._saved[sequence] = self._runner.pool.save(slot, 0, sequence.length - 1)

@@ -18,7 +18,8 @@ from typing import TypeAlias
 import mlx.core as mx
 
 import metal_kernels
-from metal_kernels import Sampled, SampleRows
+from metal_kernels import MoreFilters, Sampled, SampleRows
+from mlx_spec.config import SamplingParams
 from mlx_spec.sequence import Sequence
 
 _OTHER_NOISE = (0x2545F491, 0x9E3779B1)
@@ -49,6 +50,7 @@ class SamplingBatch:
             [option.top_p for option in options],
             [option.top_k for option in options],
             [option.min_p for option in options],
+            [_more(option) for option in options],
         )
         return cls(rows, operation or metal_kernels.sample.reference)
 
@@ -87,6 +89,15 @@ class SamplingBatch:
     def choose(self, logits: mx.array, positions: mx.array) -> mx.array:
         """[B, N] int32, the tokens of :meth:`sample`."""
         return self.sample(logits, positions).tokens
+
+
+def _more(option: SamplingParams) -> MoreFilters:
+    return MoreFilters(
+        option.min_tokens_to_keep,
+        option.xtc_probability,
+        option.xtc_threshold,
+        option.special_tokens,
+    )
 
 
 def one_hot(tokens: mx.array, vocabulary: int) -> mx.array:

@@ -11,12 +11,18 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from mlx_spec.decoding.acceptance import AcceptanceRule, DraftTrial, SharedNoise, refuse_nan
+from mlx_spec.decoding.acceptance import (
+    AcceptanceRule,
+    DraftTrial,
+    SharedNoise,
+    refuse_nan,
+    refuse_negative,
+)
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
-from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
+from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules, pick_tokens
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -161,19 +167,23 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     state, count = parts.state, draft.tokens.shape[1]
     positions = state.following(count + 1)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
-    logits = apply_rules(parts.concerned, logits, context)
+    rules = parts.concerned
+    logits = apply_rules(rules, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
+    picked = pick_tokens(rules, sampled.tokens, logits, context)
     trial = DraftTrial(
         draft.tokens,
         draft.counted if draft.tested is None else draft.tested,
         draft.probabilities,
         logits,
         positions,
-        sampled.tokens,
+        picked,
         state.sampling,
     )
     samples, accepted = parts.acceptance.judge(trial)
     accepted = refuse_nan(accepted, sampled.tops)
+    if picked is not sampled.tokens:
+        accepted, samples = refuse_negative(accepted, samples)
     chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
     return Choice(samples, accepted, logits, watch_all(parts.watchers, chosen))
 

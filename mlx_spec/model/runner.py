@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
@@ -71,6 +73,7 @@ class ModelRunner:
         )
         self.hidden: mx.array | None = None
         self._tapped: HiddenLayers | None = None
+        self._attached = RowCost()
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -92,7 +95,17 @@ class ModelRunner:
     @property
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
-        return self.support.cost
+        return self.support.cost + self._attached
+
+    def attach(self, layers: Seq[LayerCache], cost: RowCost) -> None:
+        """Let slots have more layers than the model: they go where its own go.
+
+        Args:
+            layers: empty ones, behind those that the model gets.
+            cost: bytes that they add to a row.
+        """
+        self.pool.attach(layers)
+        self._attached += cost
 
     @cached_property
     def parameters(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.flag_values import bias_object
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import options_of
 
@@ -22,7 +23,7 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
 }
 """Fields of ``SamplingParams`` that are numbers."""
 
-KNOWN = (*_NUMBERS, "stop")
+KNOWN = (*_NUMBERS, "stop", "logit_bias")
 
 
 def check_names(names: Seq[str]) -> None:
@@ -52,6 +53,8 @@ def sampling_of(fields: Mapping[str, Any], names: Seq[str]) -> dict[str, Any]:
 
 def _value(name: str, value: Any) -> Any:
     kind = _NUMBERS.get(name)
+    if name == "logit_bias":
+        return bias_object(value) if isinstance(value, str) else value
     if kind is None:
         texts = (value,) if isinstance(value, str) else value
         if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) for t in texts):

@@ -12,6 +12,7 @@ from typing import Any
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.forced import ForcedDrafter
+from mlx_spec.decoding.drafters.head import HeadDrafter
 from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
@@ -75,7 +76,25 @@ def make_ngram_drafter(parts: DraftParts) -> Drafter:
     return NgramDrafter(parts.speculation.ngram_shared_bytes)
 
 
+def make_head_drafter(parts: DraftParts) -> Drafter:
+    """A drafter that runs a head.
+
+    Raises:
+        InvalidRequest: none was given.
+        UnsupportedModel: it does not fit this target.
+    """
+    if kind_of(parts.draft_model) != "head":
+        given = f"a {kind_of(parts.draft_model)}" if parts.draft_model is not None else "none"
+        raise InvalidRequest(
+            f"[SpeculationConfig] draft={parts.speculation.draft!r} needs a draft head (what "
+            f"load() makes of its folder, or make_draft_model(model, path)), {given} was given"
+        )
+    most = parts.speculation.num_draft_tokens
+    return HeadDrafter(parts.draft_model, parts.runner, most)
+
+
 MAKERS: Mapping[str, Maker] = {
+    "head": make_head_drafter,
     "forced": lambda parts: ForcedDrafter(),
     "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,

@@ -91,9 +91,25 @@ class LogitsRule:
         """
         return logits
 
+    def pick(self, tokens: mx.array, logits: mx.array, context: RuleContext) -> mx.array:
+        """The target's tokens [B, N] as they shall be, chosen from logits after all rules.
+
+        A negative one says that its row has none and fails.
+        """
+        return tokens
+
 
 def apply_rules(rules: Seq[LogitsRule], logits: mx.array, context: RuleContext) -> mx.array:
     """Logits [B, N, V] after all rules, in their order."""
     for rule in rules:
         logits = rule.apply(logits, context)
     return logits
+
+
+def pick_tokens(
+    rules: Seq[LogitsRule], tokens: mx.array, logits: mx.array, context: RuleContext
+) -> mx.array:
+    """Tokens [B, N] after all rules; the same array where none chooses."""
+    for rule in rules:
+        tokens = rule.pick(tokens, logits, context)
+    return tokens

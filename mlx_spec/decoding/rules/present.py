@@ -9,6 +9,7 @@ from collections.abc import Sequence as Seq
 
 from mlx_spec.decoding.rules.base import LogitsRule
 from mlx_spec.decoding.rules.bias import LogitBiases
+from mlx_spec.decoding.rules.foreign import ForeignFunctions
 from mlx_spec.decoding.rules.min_tokens import MinTokens
 from mlx_spec.decoding.rules.penalties import (
     FrequencyPenalty,
@@ -30,5 +31,5 @@ KINDS: tuple[type[Processor], ...] = (
 
 def rules_of(sequences: Seq[Sequence]) -> tuple[LogitsRule, ...]:
     """What these rows' options do to logits, in order; nothing where they do nothing."""
-    processors = Processors.of(sequences, KINDS)
-    return () if processors is None else (processors,)
+    made = (Processors.of(sequences, KINDS), ForeignFunctions.of(sequences))
+    return tuple(rule for rule in made if rule is not None)

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.cache import KVCache
+from mlx_lm.models.llama import ModelArgs, TransformerBlock
 
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.heads.parts import TargetParts
@@ -58,6 +60,10 @@ class Head(Protocol):
 
     def choices(self, parts: TargetParts) -> Choices:
         """What makes logits of its states."""
+        ...
+
+    def own_cache(self) -> Any:
+        """The cache of mlx-lm's that its layer wants for one text."""
         ...
 
 
@@ -117,8 +123,6 @@ class DraftHead(nn.Module):  # type: ignore[misc]
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        from mlx_lm.models.llama import ModelArgs, TransformerBlock
-
         self.config = config
         width, eps = config.hidden_size, config.rms_norm_eps
         if config.input_norms:
@@ -170,6 +174,10 @@ class DraftHead(nn.Module):  # type: ignore[misc]
                 f"[DraftHead] made for a target of hidden size {asked[0]} and {asked[1]} tokens; "
                 f"this one has {parts.width} and {parts.vocabulary}"
             )
+
+    def own_cache(self) -> KVCache:
+        """Full attention."""
+        return KVCache()
 
     def choices(self, parts: TargetParts) -> Choices:
         """By the target's own output head, or its rows of the tokens that it can guess."""

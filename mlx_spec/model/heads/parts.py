@@ -22,7 +22,7 @@ class TargetParts:
         model: any model of mlx-lm.
 
     Attributes:
-        width: of its hidden states, as its output head reads them.
+        width, dtype: of its hidden states, as its output head reads them.
         vocabulary: of its logits.
 
     Raises:
@@ -39,7 +39,9 @@ class TargetParts:
                 "head cannot share"
             )
         self._embedding, self._head = notes.embeddings[0], notes.head
-        self.width: int = notes.take().shape[-1]
+        state = notes.take()
+        self.width: int = state.shape[-1]
+        self.dtype = state.dtype
 
     def embed(self, tokens: mx.array) -> mx.array:
         """[.., E] of token ids [..], as the embedding gives them."""

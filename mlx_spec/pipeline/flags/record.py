@@ -20,6 +20,7 @@ from mlx_spec.pipeline.flags.batching import BatchingFlags
 from mlx_spec.pipeline.flags.models import ModelFlags
 from mlx_spec.pipeline.flags.prompts import PromptFlags
 from mlx_spec.pipeline.flags.sampling import SamplingFlags
+from mlx_spec.pipeline.flags.shaping import ShapingFlags
 from mlx_spec.pipeline.flags.speculation import SpeculationFlags
 from mlx_spec.pipeline.options import options_of
 
@@ -29,7 +30,7 @@ TARGET, DRAFT = "demo", "demo-draft"
 
 # Fields come in the order of the last base to the first.
 @dataclass(frozen=True)
-class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFlags):
+class Flags(BatchingFlags, SpeculationFlags, ShapingFlags, SamplingFlags, PromptFlags, ModelFlags):
     """What ``mlx-spec generate`` and the commands over files have in common; see ``--help``.
 
     Raises:
@@ -97,7 +98,7 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
             return self.sampling
         vocabulary = tokenizer.get_vocab()
         ids = [token_id(token, vocabulary) for token in self.extra_eos_token]
-        return replace(self.sampling, stop_token_ids=tuple(ids))
+        return replace(self.sampling, stop_token_ids=(*self.sampling.stop_ids, *ids))
 
     def chat(self, tokenizer: Any) -> ChatConfig:
         """How prompts are templated: texts too, where there is a template and it is wanted."""
