@@ -39,7 +39,7 @@ class Continuation(NamedTuple):
     edges: int
 
 
-class Place(NamedTuple):
+class Match(NamedTuple):
     """Where the end of a text was found.
 
     Attributes:
@@ -93,10 +93,10 @@ class SuffixAutomaton:
                 break
         return state
 
-    def repeated(self, end: int) -> Place:
+    def repeated(self, end: int) -> Match:
         """The longest end of a text that also stands elsewhere."""
         state = end if self._count[end] > 1 else max(self._link[end], ROOT)
-        return Place(self, state, self._longest[state], 1)
+        return Match(self, state, self._longest[state], 1)
 
     def whole(self, end: int) -> tuple[int, int]:
         """A state, and the tokens of the longest stretch of it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_spec.decoding.drafters.guesses import Guess
-from mlx_spec.decoding.drafters.suffixes.automaton import Continuation, Place, SuffixAutomaton
+from mlx_spec.decoding.drafters.suffixes.automaton import Continuation, Match, SuffixAutomaton
 from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation
 from mlx_spec.decoding.drafters.suffixes.shared import SharedReader
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
@@ -21,7 +21,7 @@ class _Lookup:
 
     __slots__ = ("chance", "found", "index", "matched", "share", "trust")
 
-    def __init__(self, place: Place, trust: Trust, found: Continuation) -> None:
+    def __init__(self, place: Match, trust: Trust, found: Continuation) -> None:
         self.index, self.matched, self.trust, self.found = place.within, place.length, trust, found
         # The end itself has no continuation yet.
         times = place.within.times(place.state) - place.own
@@ -127,7 +127,7 @@ class RowIndex:
                     best = other
         return best
 
-    def _at(self, place: Place, trust: Trust) -> _Lookup | None:
+    def _at(self, place: Match, trust: Trust) -> _Lookup | None:
         """What follows a place where the end of the text was found."""
         if place.length < self._how.least:
             return None

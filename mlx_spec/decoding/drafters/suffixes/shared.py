@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mlx_spec.decoding.drafters.suffixes.automaton import ROOT, Place, SuffixAutomaton
+from mlx_spec.decoding.drafters.suffixes.automaton import ROOT, Match, SuffixAutomaton
 
 
 class SharedIndex:
@@ -67,10 +67,10 @@ class SharedReader:
         self._old = index.old.step(*self._old, token)
         self._end = index.young.append(self._end, token)
 
-    def matches(self) -> Iterator[Place]:
+    def matches(self) -> Iterator[Match]:
         """Where the end of the row's text was said before, in each generation."""
         index = self._index
         if self._turn != index.turns:
             return
         yield index.young.repeated(self._end)
-        yield Place(index.old, *self._old, 0)
+        yield Match(index.old, *self._old, 0)
