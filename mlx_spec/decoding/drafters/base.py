@@ -203,6 +203,11 @@ class Drafter(Protocol):
         """Describe now what is still to be written to the target's own slots: rows get saved."""
         ...
 
+    def landing(self) -> None:
+        """The step in flight is read before another is described: a moment later the host knows
+        more of rows than it did when that one was proposed for."""
+        ...
+
     def snapshot(self) -> Any:
         """The present state by reference, for :meth:`restore`."""
         ...
@@ -252,6 +257,9 @@ class BaseDrafter:
 
     def settle(self) -> None:
         """Nothing is owed."""
+
+    def landing(self) -> None:
+        """Nothing is late."""
 
     def snapshot(self) -> Any:
         """Nothing changes."""

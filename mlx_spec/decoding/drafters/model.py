@@ -172,6 +172,10 @@ class ModelDrafter(BaseDrafter):
         known = mx.take_along_axis(tokens, positions, axis=1)
         return mx.minimum(known, self.runner.vocabulary - 1)
 
+    def landing(self) -> None:
+        """Note what was read with the step in flight."""
+        self._riding.look(self._rows)
+
     def snapshot(self) -> Any:
         """Cache arrays, and what rows lack, by reference. What the Feeder has read is absolute: no
         proposal changes it."""

@@ -84,6 +84,11 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
     return ModelDrafter(runner, batching, replay, Guessing(parts.speculation.draft_temperature))
 
 
+# Those that look up what they guess, the surest first: a step waits for them on the host, and they
+# know how far they go.
+FREE = ("forced", "ngram", "lookahead")
+
+
 def make_ngram_drafter(parts: DraftParts) -> Drafter:
     """A drafter that looks texts up; nothing of the models is needed."""
     return NgramDrafter(parts.speculation.ngram_shared_bytes)
