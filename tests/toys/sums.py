@@ -77,7 +77,7 @@ class SumTarget(nn.Module):  # type: ignore[misc]
 
 class SumHead(nn.Module):  # type: ignore[misc]
     draft_kind = "head"
-    layers = HiddenLayers()
+    reads = HiddenLayers()
 
     def __call__(
         self, embeddings: mx.array, states: mx.array, mask: Any = None, cache: Any = None

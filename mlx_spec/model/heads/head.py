@@ -35,10 +35,10 @@ class Head(Protocol):
     hidden states (:meth:`begin`) it makes the first ones, of its own the next.
 
     Attributes:
-        layers: the hidden states of the target that it reads.
+        reads: the hidden states of the target that it reads.
     """
 
-    layers: HiddenLayers
+    reads: HiddenLayers
 
     def check(self, parts: TargetParts) -> None:
         """Whether it fits a target.
@@ -119,7 +119,7 @@ class DraftHead(nn.Module):  # type: ignore[misc]
     """
 
     draft_kind = "head"
-    layers = HiddenLayers()
+    reads = HiddenLayers()
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()

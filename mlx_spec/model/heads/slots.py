@@ -63,7 +63,7 @@ class HeadSlots:
     def __init__(self, head: Head, runner: ModelRunner) -> None:
         self.parts = TargetParts(runner.model)
         head.check(self.parts)
-        runner.tap(head.layers)
+        runner.tap(head.reads)
         self._head, self._pool = head, runner.pool
         self._cache = stand_for(head.own_cache())
         self._layers = list(leaves(self._cache))
@@ -75,7 +75,7 @@ class HeadSlots:
     @property
     def width(self) -> int:
         """Of the target's hidden states, all that are wanted side by side."""
-        wanted = self._head.layers
+        wanted = self._head.reads
         return self.parts.width * (len(wanted.layers) + wanted.final)
 
     @property
