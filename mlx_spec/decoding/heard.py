@@ -22,7 +22,8 @@ class Verified:
 
     Attributes:
         starts: [B] int32, position of each row's pending token, the first one that was read.
-        samples: [B, K + 1] int32, the target's own tokens: ``samples[:, j]`` stands at ``starts + j + 1``.
+        samples: [B, K + 1] int32, the target's own tokens: ``samples[:, j]`` stands at position
+            ``starts + j + 1``.
         accepted: [B] int32, leading guesses that stand: a row gains ``accepted + 1`` tokens, and
             none where it is -1.
         hidden: [B, K + 1, D] of the target at ``starts + j``, where somebody tapped it.

@@ -17,6 +17,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.prompt_logprobs import PromptScorer
 from mlx_spec.decoding.prompt_meter import TargetPromptMeter
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
@@ -49,6 +50,7 @@ class Members:
     ) -> None:
         self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter), clock=clock)
         self.feeder.heard = drafter.fed
+        self.feeder.scorer = PromptScorer()
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None

@@ -63,6 +63,7 @@ class Proposal:
         tokens: [B, K] int32 guesses.
         lengths: how many of them may count, for each row; K is the most.
         counted: [B] int32, how many do: fewer where the drafter had no more to say.
+        sources: who guessed for each row, by name; "" where nobody did.
         probabilities: [B, K, V] that they were drawn from, where the drafter tells.
         tested: [B] int32, how many the target judges; None for those that count.
     """
@@ -70,6 +71,7 @@ class Proposal:
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+    sources: list[str]
     probabilities: mx.array | None = None
     tested: mx.array | None = None
 
@@ -102,10 +104,10 @@ class Choice:
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
     state, count = parts.state, max(plan.lengths)
-    counted = mx.array(plan.lengths, mx.int32)
     if count == 0:
         parts.drafter.skip()
-        return Proposal(mx.zeros((len(plan.rows), 0), mx.int32), plan.lengths, counted)
+        none = mx.zeros((len(plan.rows), 0), mx.int32)
+        return _proposal(Draft(none), plan, parts.drafter.name)
     context = DraftContext(
         plan.rows,
         state.tokens,
@@ -116,28 +118,30 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
+        begins=plan.begins,
         drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
     )
-    draft = parts.drafter.propose(context, count)
-    if draft.lengths is not None or draft.tokens.shape[1] < count:
-        return _cut(draft, plan)
-    if draft.counts is not None:
-        counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens, plan.lengths, counted, draft.probabilities)
+    return _proposal(parts.drafter.propose(context, count), plan, parts.drafter.name)
 
 
-def _cut(draft: Draft, plan: StepPlan) -> Proposal:
-    """A draft that is shorter than was planned, as far as the host knows."""
-    width = draft.tokens.shape[1]
-    known = [width] * len(plan.rows) if draft.lengths is None else draft.lengths
-    lengths = [min(planned, own) for planned, own in zip(plan.lengths, known, strict=True)]
+def _proposal(draft: Draft, plan: StepPlan, name: str) -> Proposal:
+    """A draft, cut to what is planned for each row and to what the host knows of it."""
+    tokens, lengths, rows = draft.tokens, plan.lengths, len(plan.rows)
+    width = tokens.shape[1]
+    if draft.lengths is not None or width < max(lengths):
+        known = [width] * rows if draft.lengths is None else draft.lengths
+        lengths = [min(planned, own) for planned, own in zip(lengths, known, strict=True)]
+    if max(lengths) < width:
+        tokens = tokens[:, : max(lengths)]
     counted = mx.array(lengths, mx.int32)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    probabilities, most = draft.probabilities, max(lengths)
+    probabilities = draft.probabilities
     if probabilities is not None:
-        probabilities = probabilities[:, :most]
-    return Proposal(draft.tokens[:, :most], lengths, counted, probabilities)
+        probabilities = probabilities[:, : max(lengths)]
+    by = [name] * rows if draft.sources is None else draft.sources
+    sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
+    return Proposal(tokens, lengths, counted, sources, probabilities)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -205,4 +209,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         parts.state.lengths,
         plan.reading,
         extras=choice.extras,
+        sources=draft.sources,
     )

@@ -163,11 +163,16 @@ class ModelRunner:
         """
         self._pass.commit(kept)
 
-    def begin(self, rows: Rows) -> None:
-        """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
-        self.forward(rows)
+    def begin(self, rows: Rows) -> mx.array:
+        """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it.
+
+        Returns:
+            Its logits, which are not.
+        """
+        logits = self.forward(rows)
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
+        return logits
 
     def proceed(self, seconds: float | None = None) -> bool:
         """Compute what :meth:`begin` built, for about ``seconds`` (None: to the end).
@@ -185,21 +190,31 @@ class ModelRunner:
             self._fed = 0
         return done
 
-    def chunk(self, tokens: int, heard: Callable[[float], None]) -> Chunk:
+    def chunk(
+        self,
+        tokens: int,
+        heard: Callable[[float], None],
+        also: Callable[[], object] = lambda: None,
+        more: Seq[mx.array] = (),
+    ) -> Chunk:
         """What was described of passes that write the K/V of ``tokens`` prompt tokens.
 
         Args:
             tokens: all of them, what is left of a begun pass included.
             heard: is told the seconds that they took.
+            also: is told then, too.
+            more: what else is to be computed with them.
         """
 
         def done(seconds: float) -> None:
             PACE.note(self.parameters, tokens, seconds)
             heard(seconds)
+            also()
 
         self._fed = 0
         self._pieces.drop()
-        return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
+        layers: list[Seq[mx.array]] = [layer.arrays for layer in self.pool.layers]
+        return Chunk([*layers, more] if more else layers, tokens, done)
 
     @property
     def unread(self) -> int:

@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 import mlx.core as mx
 
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
-from mlx_spec.decoding.drafters.model import _choose as choose_alike
+from mlx_spec.decoding.drafters.choosing import Guessing
 from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.model.heads.head import Head
 from mlx_spec.model.heads.slots import HeadRows, HeadSlots
@@ -195,14 +195,14 @@ class HeadDrafter(BaseDrafter):
         """[B, 1]: by the target's noise and rules, which go by its own ids."""
         tokens = self._slots.tokens
         if tokens is None:
-            return choose_alike(context, logits, draft)
+            return Guessing().choose(context, logits, draft)
         asked = context.rules or context.drawn is not None
         if not asked and len(context.sampling.rows.greedy) == len(logits):
             return tokens[mx.argmax(logits, axis=-1)]
         everywhere = mx.full((*logits.shape[:2], context.vocabulary), -mx.inf, logits.dtype)
         places = mx.broadcast_to(tokens, logits.shape)
         spread = mx.put_along_axis(everywhere, places, logits, axis=-1)
-        return choose_alike(context, spread, draft)
+        return Guessing().choose(context, spread, draft)
 
     @property
     def _nothing(self) -> mx.array:
