@@ -19,7 +19,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.generate import generate_step
 
 from mlx_spec.cache.layout import own_caches
-from mlx_spec.config import PLAIN_CACHES, BatchingConfig, CacheOptions, SamplingParams
+from mlx_spec.config import (
+    PLAIN_CACHES,
+    BatchingConfig,
+    CacheOptions,
+    SamplingParams,
+    SpeculationConfig,
+)
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model.known_support import support_of
 from mlx_spec.model.support import Support
@@ -43,6 +49,7 @@ class Plan:
         reusing: every second prompt begins alike and beginnings are kept.
         draft: a model drafts, the same one with disturbed weights over caches of its own kind, and
             steps are built ahead; else guesses come from the host, and steps are taken in turn.
+        layers: of the model itself, which draft; None: others do.
         caches: what is kept of keys and values, by mlx-lm and here; where they are packed, heads
             are ``wide``.
         debug: every row's caches are compared with a lone one's after every step.
@@ -53,12 +60,19 @@ class Plan:
     acceptance: float = 0.7
     reusing: bool = False
     draft: bool = False
+    layers: tuple[int, ...] | None = None
     caches: CacheOptions = PLAIN_CACHES
     debug: bool = False
 
     @property
     def wide(self) -> bool:
         return self.caches.kv_bits is not None
+
+    @property
+    def speculation(self) -> SpeculationConfig:
+        if self.layers is None:
+            return SpeculationConfig()
+        return SpeculationConfig(draft="self", draft_layers=self.layers)
 
 
 @dataclass
@@ -112,7 +126,8 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
     knowing = KnowingDrafter(texts, plan.acceptance, support.vocabulary)
     decoder = SpeculativeDecoder(
         model,
-        drafter=None if plan.draft else knowing,
+        drafter=None if plan.draft or plan.layers is not None else knowing,
+        speculation=plan.speculation,
         draft_model=disturbed(name, plan.wide) if plan.draft else None,
         policy=RaggedPolicy(most=4),
         batching=BatchingConfig(

@@ -34,6 +34,10 @@ class SpeculationConfig:
         probe_interval: fewest steps between trials of speculation while it is parked at K=0;
             where a trial is dear it waits longer, up to 16 times as long.
         hysteresis: relative gain in predicted goodput that a change of K must promise.
+        draft_layers: numbers, from 0, of the target's layers that run where it drafts for itself
+            (``self``); None: those that a short calibration finds.
+        draft_temperature: of the guesses of models and layers for rows that sample, above 0; None
+            for the rows' own. It changes no text, only how often guesses are right.
         ngram_shared_bytes: host memory for what all requests of one engine have said, so that one
             finds what another said (``ngram``), the oldest forgotten first; 0: each its own text.
 
@@ -48,6 +52,8 @@ class SpeculationConfig:
     acceptance: str = "shared_noise"
     probe_interval: int = 32
     hysteresis: float = 0.03
+    draft_layers: tuple[int, ...] | None = None
+    draft_temperature: float | None = None
     ngram_shared_bytes: int = 16 * 2**20
 
     def __post_init__(self) -> None:
@@ -56,6 +62,11 @@ class SpeculationConfig:
         check_integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
         check_integer(owner, "probe_interval", self.probe_interval, 1)
         check_number(owner, "hysteresis", self.hysteresis, 0.0, 1.0, "[0, 1]")
+        for layer in self.draft_layers or ():
+            check_integer(owner, "draft_layers", layer, 0)
+        if self.draft_temperature is not None:
+            bounds = (0.0, 100.0, "(0, 100]")
+            check_number(owner, "draft_temperature", self.draft_temperature, *bounds)
         check_integer(owner, "ngram_shared_bytes", self.ngram_shared_bytes, 0)
         if self.acceptance not in ACCEPTANCE_RULES:
             raise InvalidRequest(

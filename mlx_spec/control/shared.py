@@ -40,20 +40,18 @@ class _KnownPair:
 
 
 # By identity, mlx modules being dictionaries without a hash; and by what drafts.
-_PAIRS: dict[tuple[int, int, tuple[str, ...]], _KnownPair] = {}
+_PAIRS: dict[tuple[int, int, str], _KnownPair] = {}
 _LOCK = threading.Lock()
 
 
-def measurements_of(
-    model: Any, draft_model: Any = None, kinds: tuple[str, ...] = ()
-) -> PairMeasurements:
+def measurements_of(model: Any, draft_model: Any = None, drafter: str = "") -> PairMeasurements:
     """Those of this pair; new ones if it was never seen or a model has been freed since.
 
     Args:
         model, draft_model: target and draft, which may be None.
-        kinds: what drafts, by name: costs and acceptance are of all that together.
+        drafter: what drafts, by name: costs and acceptance are its.
     """
-    key = (id(model), id(draft_model), kinds)
+    key = (id(model), id(draft_model), drafter)
     with _LOCK:
         entry = _PAIRS.get(key)
         if entry is None or any(owner() is None for owner in entry.owners):

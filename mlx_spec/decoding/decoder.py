@@ -21,10 +21,9 @@ from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.policy import DraftLengthPolicy
-from mlx_spec.control.shared import PairMeasurements, measurements_of
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
-from mlx_spec.decoding.drafters.registry import DraftParts, kind_of
+from mlx_spec.decoding.drafters.registry import DraftParts
 from mlx_spec.decoding.drivers import ahead, in_turn
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.logprobs import LogprobsWatcher
@@ -104,9 +103,9 @@ class SpeculativeDecoder:
         self.drafter = drafter or make_drafter(
             DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer)
         )
-        kinds = () if drafter else speculation.kinds(kind_of(draft))
-        pair = measurements_of(model, draft, kinds) if kinds else PairMeasurements()
-        self.policy = policy or make_policy(self.drafter, speculation, pair)
+        # Of a drafter that somebody made nobody else knows anything.
+        owners = (model, draft) if drafter is None else (self, None)
+        self.policy = policy or make_policy(self.drafter, speculation, owners)
         self.meter = StepMeter()
         self.most_draft = most_draft_tokens(self.drafter, speculation)
         self.clock = clock

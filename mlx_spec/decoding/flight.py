@@ -58,9 +58,11 @@ class Flight:
         gone: rows that left since it was built, or are tried again: what it says of them is
             nobody's.
         extras: what else is read of it, together with ``packed``.
+        sources: who guessed for each row, by name; "" where nobody did.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
         seconds: what it took on the device, once it was read.
+        waited: before that the device did, in turn, while the step was described.
         clean: whether these hold no other work.
     """
 
@@ -73,9 +75,11 @@ class Flight:
     ahead: bool = False
     gone: set[Sequence] = field(default_factory=set)
     extras: list[Extra] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     results: list[list[int]] = field(default_factory=list)
     outputs: list[StepOutput | None] = field(default_factory=list)
     seconds: float = 0.0
+    waited: float = 0.0
     clean: bool = True
 
     @property

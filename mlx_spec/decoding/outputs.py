@@ -16,12 +16,14 @@ class StepOutput:
         tokens: the emitted tokens; none where the row has failed.
         drafted: draft tokens verified, those past the sequence's end not counted.
         accepted: how many of ``tokens``, from the first on, the drafter proposed.
+        source: the drafter, by name; empty where nothing was drafted.
     """
 
     sequence: Sequence
     tokens: list[int]
     drafted: int
     accepted: int
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,16 @@ class SamplingBatch:
         )
         return cls(rows, operation or metal_kernels.sample.reference)
 
+    def tempered(self, temperature: float) -> SamplingBatch:
+        """The same with another temperature for all rows that sample."""
+        groups = tuple(
+            replace(
+                group, inverse_temperature=mx.full(group.index.shape, 1 / temperature, mx.float32)
+            )
+            for group in self.rows.groups
+        )
+        return replace(self, rows=replace(self.rows, groups=groups))
+
     @cached_property
     def apart(self) -> SamplingBatch:
         """The same options under other noise, for draws that must not be the target's own."""

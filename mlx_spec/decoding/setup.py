@@ -9,14 +9,16 @@ from typing import Any
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.control.offers import FixedSources, SourceChoice
 from mlx_spec.control.policy import DraftLengthPolicy
-from mlx_spec.control.shared import PairMeasurements
+from mlx_spec.control.shared import measurements_of
+from mlx_spec.control.sources import AdaptiveSources
 from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.drafters.registry import DraftParts, kind_of, make
+from mlx_spec.decoding.drafters.registry import FREE, DraftParts, kind_of, make
 from mlx_spec.decoding.rejection import RejectionSampling
-from mlx_spec.errors import InvalidRequest
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
     "shared_noise": SharedNoise,
@@ -44,9 +46,11 @@ def make_drafter(parts: DraftParts) -> Drafter:
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
     if not kinds:
         return NoDraft()
-    if len(kinds) > 1:
-        raise InvalidRequest(f"[SpeculationConfig] draft={'+'.join(kinds)!r} is not there yet")
-    return make(kinds[0], parts)
+    free = [make(kind, parts) for kind in FREE if kind in kinds]
+    costly = [make(kind, parts) for kind in kinds if kind not in FREE]
+    if not free and len(costly) == 1:
+        return costly[0]
+    return ChainDrafter(free, costly)
 
 
 def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
@@ -56,10 +60,35 @@ def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
 
 
 def make_policy(
-    drafter: Drafter, speculation: SpeculationConfig, pair: PairMeasurements
+    drafter: Drafter, speculation: SpeculationConfig, owners: tuple[Any, Any]
 ) -> DraftLengthPolicy:
-    """What chooses the draft length: fixed, or adaptive within what the drafter can do."""
+    """What chooses the draft length: fixed, or adaptive within what the drafter can do.
+
+    Args:
+        drafter: what drafts.
+        speculation: how far to guess.
+        owners: the models, of whose pair measurements are shared.
+    """
     most = most_draft_tokens(drafter, speculation)
+    config = replace(speculation, num_draft_tokens=most)
+    if isinstance(drafter, ChainDrafter):
+        drafter.choice = _choice(drafter, config, owners)
+        return drafter.choice
     if most == 0 or not speculation.adaptive:
         return FixedDraftLength(most)
-    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), pair)
+    return AdaptiveDraftLength(config, measurements_of(*owners, drafter.name))
+
+
+def _choice(
+    chain: ChainDrafter, config: SpeculationConfig, owners: tuple[Any, Any]
+) -> SourceChoice:
+    """What chooses among the members of a chain."""
+    if not config.num_draft_tokens or not config.adaptive:
+        return FixedSources(config.num_draft_tokens, [each.name for each in chain.costly])
+    policies = {}
+    for each in chain.costly:
+        own = replace(config, num_draft_tokens=most_draft_tokens(each, config))
+        pair = measurements_of(*owners, each.name)
+        policies[each.name] = AdaptiveDraftLength(own, pair, each.name)
+    found = measurements_of(*owners, "+".join(each.name for each in chain.free))
+    return AdaptiveSources(config, found, policies, lambda: chain.asks)

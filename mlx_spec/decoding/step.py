@@ -63,6 +63,7 @@ class Proposal:
         tokens: [B, K] int32 guesses.
         lengths: how many of them may count, for each row; K is the most.
         counted: [B] int32, how many do: fewer where the drafter had no more to say.
+        sources: who guessed for each row, by name; "" where nobody did.
         probabilities: [B, K, V] that they were drawn from, where the drafter tells.
         tested: [B] int32, how many the target judges; None for those that count.
     """
@@ -70,6 +71,7 @@ class Proposal:
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+    sources: list[str]
     probabilities: mx.array | None = None
     tested: mx.array | None = None
 
@@ -91,23 +93,21 @@ class Choice:
     Attributes:
         samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
         accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
-        logits: [B, K + 1, V] that they were chosen from, ruled.
         extras: what else is to be read of it.
     """
 
     samples: mx.array
     accepted: mx.array
-    logits: mx.array
     extras: list[Extra] = field(default_factory=list)
 
 
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
     state, count = parts.state, max(plan.lengths)
-    counted = mx.array(plan.lengths, mx.int32)
     if count == 0:
         parts.drafter.skip()
-        return Proposal(mx.zeros((len(plan.rows), 0), mx.int32), plan.lengths, counted)
+        none = mx.zeros((len(plan.rows), 0), mx.int32)
+        return _proposal(Draft(none), plan, parts.drafter.name)
     context = DraftContext(
         plan.rows,
         state.tokens,
@@ -118,28 +118,30 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
+        begins=plan.begins,
         drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
     )
-    draft = parts.drafter.propose(context, count)
-    if draft.lengths is not None or draft.tokens.shape[1] < count:
-        return _cut(draft, plan)
-    if draft.counts is not None:
-        counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens, plan.lengths, counted, draft.probabilities)
+    return _proposal(parts.drafter.propose(context, count), plan, parts.drafter.name)
 
 
-def _cut(draft: Draft, plan: StepPlan) -> Proposal:
-    """A draft that is shorter than was planned, as far as the host knows."""
-    width = draft.tokens.shape[1]
-    known = [width] * len(plan.rows) if draft.lengths is None else draft.lengths
-    lengths = [min(planned, own) for planned, own in zip(plan.lengths, known, strict=True)]
+def _proposal(draft: Draft, plan: StepPlan, name: str) -> Proposal:
+    """A draft, cut to what is planned for each row and to what the host knows of it."""
+    tokens, lengths, rows = draft.tokens, plan.lengths, len(plan.rows)
+    width = tokens.shape[1]
+    if draft.lengths is not None or width < max(lengths):
+        known = [width] * rows if draft.lengths is None else draft.lengths
+        lengths = [min(planned, own) for planned, own in zip(lengths, known, strict=True)]
+    if max(lengths) < width:
+        tokens = tokens[:, : max(lengths)]
     counted = mx.array(lengths, mx.int32)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    probabilities, most = draft.probabilities, max(lengths)
+    probabilities = draft.probabilities
     if probabilities is not None:
-        probabilities = probabilities[:, :most]
-    return Proposal(draft.tokens[:, :most], lengths, counted, probabilities)
+        probabilities = probabilities[:, : max(lengths)]
+    by = [name] * rows if draft.sources is None else draft.sources
+    sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
+    return Proposal(tokens, lengths, counted, sources, probabilities)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -185,7 +187,7 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     if picked is not sampled.tokens:
         accepted, samples = refuse_negative(accepted, samples)
     chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
-    return Choice(samples, accepted, logits, watch_all(parts.watchers, chosen))
+    return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
@@ -194,8 +196,6 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
     parts.drafter.verified(
         Verified(
             parts.state.seen,
-            draft.tokens,
-            choice.logits,
             choice.samples,
             choice.accepted,
             parts.runner.hidden,
@@ -209,4 +209,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         parts.state.lengths,
         plan.reading,
         extras=choice.extras,
+        sources=draft.sources,
     )

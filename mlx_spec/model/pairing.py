@@ -55,6 +55,9 @@ def check_pair(tokenizer: Any, draft_tokenizer: Any) -> Pairing:
     Raises:
         TokenizerMismatch: ordinary tokens differ, or most are missing; with some of them.
     """
+    if draft_tokenizer is None:  # a head, which has its target's tokens
+        count = len(tokenizer.get_vocab())
+        return Pairing(count, count)
     found = _compared.get(tokenizer, draft_tokenizer)
     if found is None:
         found = _compare(tokenizer, draft_tokenizer)

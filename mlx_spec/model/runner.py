@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
@@ -71,6 +73,7 @@ class ModelRunner:
         )
         self.hidden: mx.array | None = None
         self._tapped: HiddenLayers | None = None
+        self._attached = RowCost()
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -92,7 +95,17 @@ class ModelRunner:
     @property
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
-        return self.support.cost
+        return self.support.cost + self._attached
+
+    def attach(self, layers: Seq[LayerCache], cost: RowCost) -> None:
+        """Let slots have more layers than the model: they go where its own go.
+
+        Args:
+            layers: empty ones, behind those that the model gets.
+            cost: bytes that they add to a row.
+        """
+        self.pool.attach(layers)
+        self._attached += cost
 
     @cached_property
     def parameters(self) -> int:
@@ -150,11 +163,16 @@ class ModelRunner:
         """
         self._pass.commit(kept)
 
-    def begin(self, rows: Rows) -> None:
-        """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
-        self.forward(rows)
+    def begin(self, rows: Rows) -> mx.array:
+        """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it.
+
+        Returns:
+            Its logits, which are not.
+        """
+        logits = self.forward(rows)
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
+        return logits
 
     def proceed(self, seconds: float | None = None) -> bool:
         """Compute what :meth:`begin` built, for about ``seconds`` (None: to the end).
@@ -172,21 +190,31 @@ class ModelRunner:
             self._fed = 0
         return done
 
-    def chunk(self, tokens: int, heard: Callable[[float], None]) -> Chunk:
+    def chunk(
+        self,
+        tokens: int,
+        heard: Callable[[float], None],
+        also: Callable[[], object] = lambda: None,
+        more: Seq[mx.array] = (),
+    ) -> Chunk:
         """What was described of passes that write the K/V of ``tokens`` prompt tokens.
 
         Args:
             tokens: all of them, what is left of a begun pass included.
             heard: is told the seconds that they took.
+            also: is told then, too.
+            more: what else is to be computed with them.
         """
 
         def done(seconds: float) -> None:
             PACE.note(self.parameters, tokens, seconds)
             heard(seconds)
+            also()
 
         self._fed = 0
         self._pieces.drop()
-        return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
+        layers: list[Seq[mx.array]] = [layer.arrays for layer in self.pool.layers]
+        return Chunk([*layers, more] if more else layers, tokens, done)
 
     @property
     def unread(self) -> int:

@@ -56,6 +56,7 @@ class DraftContext:
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
         known: ``lengths`` as numbers, where no step is in flight.
+        begins: which rows have nothing in the target's caches yet; empty where none has.
         taken: rows whose guesses another drafter makes, so that this one's are for nothing and what
             they gain is known when the host has read the step; empty where there are none.
         drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
@@ -71,6 +72,7 @@ class DraftContext:
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
+    begins: tuple[bool, ...] = ()
     taken: tuple[bool, ...] = ()
     drawn: DrawnFrom | None = None
 
@@ -201,6 +203,11 @@ class Drafter(Protocol):
         """Describe now what is still to be written to the target's own slots: rows get saved."""
         ...
 
+    def landing(self) -> None:
+        """The step in flight is read before another is described: a moment later the host knows
+        more of rows than it did when that one was proposed for."""
+        ...
+
     def snapshot(self) -> Any:
         """The present state by reference, for :meth:`restore`."""
         ...
@@ -250,6 +257,9 @@ class BaseDrafter:
 
     def settle(self) -> None:
         """Nothing is owed."""
+
+    def landing(self) -> None:
+        """Nothing is late."""
 
     def snapshot(self) -> Any:
         """Nothing changes."""

@@ -11,10 +11,13 @@ from typing import Any
 
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.choosing import Guessing
 from mlx_spec.decoding.drafters.forced import ForcedDrafter
+from mlx_spec.decoding.drafters.head import HeadDrafter
 from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
+from mlx_spec.decoding.drafters.self_layers import make_self_drafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
@@ -67,7 +70,13 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
         runner = ModelRunner(parts.draft_model, batching.batch_size, batching.cache)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"draft model: {error}") from error
-    return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
+    replay = Replay(runner) if replay_pays() else None
+    return ModelDrafter(runner, batching, replay, Guessing(parts.speculation.draft_temperature))
+
+
+# Those that look up what they guess, the surest first: a step waits for them on the host, and they
+# know how far they go.
+FREE = ("forced", "ngram", "lookahead")
 
 
 def make_ngram_drafter(parts: DraftParts) -> Drafter:
@@ -75,10 +84,29 @@ def make_ngram_drafter(parts: DraftParts) -> Drafter:
     return NgramDrafter(parts.speculation.ngram_shared_bytes)
 
 
+def make_head_drafter(parts: DraftParts) -> Drafter:
+    """A drafter that runs a head.
+
+    Raises:
+        InvalidRequest: none was given.
+        UnsupportedModel: it does not fit this target.
+    """
+    if kind_of(parts.draft_model) != "head":
+        given = f"a {kind_of(parts.draft_model)}" if parts.draft_model is not None else "none"
+        raise InvalidRequest(
+            f"[SpeculationConfig] draft={parts.speculation.draft!r} needs a draft head (what "
+            f"load() makes of its folder, or make_draft_model(model, path)), {given} was given"
+        )
+    most = parts.speculation.num_draft_tokens
+    return HeadDrafter(parts.draft_model, parts.runner, most)
+
+
 MAKERS: Mapping[str, Maker] = {
+    "head": make_head_drafter,
     "forced": lambda parts: ForcedDrafter(),
     "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
+    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),
     "ngram": make_ngram_drafter,
 }
 

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.cache import KVCache
+from mlx_lm.models.llama import ModelArgs, TransformerBlock
 
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.heads.parts import TargetParts
@@ -31,12 +33,11 @@ class Head(Protocol):
 
     A *state* [B, N, D] is what it reads beside embeddings and what it gives: of the target's
     hidden states (:meth:`begin`) it makes the first ones, of its own the next.
-
-    Attributes:
-        layers: the hidden states of the target that it reads.
     """
 
-    layers: HiddenLayers
+    def reads(self, layers: int) -> HiddenLayers:
+        """The hidden states that it wants of a target of so many layers."""
+        ...
 
     def check(self, parts: TargetParts) -> None:
         """Whether it fits a target.
@@ -44,6 +45,10 @@ class Head(Protocol):
         Raises:
             UnsupportedModel: it does not, with the numbers.
         """
+        ...
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        """[B, N, E] of token ids [B, N]."""
         ...
 
     def begin(self, hidden: mx.array) -> mx.array:
@@ -58,6 +63,10 @@ class Head(Protocol):
 
     def choices(self, parts: TargetParts) -> Choices:
         """What makes logits of its states."""
+        ...
+
+    def own_cache(self) -> Any:
+        """The cache of mlx-lm's that its layer wants for one text."""
         ...
 
 
@@ -113,12 +122,9 @@ class DraftHead(nn.Module):  # type: ignore[misc]
     """
 
     draft_kind = "head"
-    layers = HiddenLayers()
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        from mlx_lm.models.llama import ModelArgs, TransformerBlock
-
         self.config = config
         width, eps = config.hidden_size, config.rms_norm_eps
         if config.input_norms:
@@ -158,6 +164,14 @@ class DraftHead(nn.Module):  # type: ignore[misc]
         expected: mx.array = self.norm(self.layer(self.join(embeddings, states), mask, cache))
         return expected
 
+    def reads(self, layers: int) -> HiddenLayers:
+        """What the output head reads."""
+        return HiddenLayers()
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        """The target's own."""
+        return parts.embed(tokens)
+
     def begin(self, hidden: mx.array) -> mx.array:
         """The target's own as they are."""
         return hidden
@@ -170,6 +184,10 @@ class DraftHead(nn.Module):  # type: ignore[misc]
                 f"[DraftHead] made for a target of hidden size {asked[0]} and {asked[1]} tokens; "
                 f"this one has {parts.width} and {parts.vocabulary}"
             )
+
+    def own_cache(self) -> KVCache:
+        """Full attention."""
+        return KVCache()
 
     def choices(self, parts: TargetParts) -> Choices:
         """By the target's own output head, or its rows of the tokens that it can guess."""

@@ -1,0 +1,276 @@
+"""Drafts from hidden states: exact as all drafts are, and right wherever the head is right.
+
+Exactness cannot see a hidden state of the wrong position; that a head which knows everything is
+always accepted can. Each planted bug makes it wrong somewhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.head import HeadDrafter, Pairs
+from mlx_spec.errors import InvalidRequest, UnsupportedModel
+from mlx_spec.model.heads.head import DraftHead, HeadConfig
+from mlx_spec.model.heads.slots import HeadSlots
+from mlx_spec.sequence import Sequence
+from tests.fakes import CyclingPolicy, RaggedPolicy
+from tests.models import VOCABULARY
+from tests.scenario import make_jobs, plain_alone, run_jobs, target, wrong_rows
+from tests.toys.sums import TOKENS, SumHead, SumTarget
+
+Patch = pytest.MonkeyPatch
+
+
+def requests(sampled: bool) -> list[Sequence]:
+    """Of different lengths, so that they join and leave all the time."""
+    rng = random.Random(5)
+    made = []
+    for index in range(9):
+        prompt = [rng.randrange(TOKENS) for _ in range(1 if index == 4 else rng.randint(2, 20))]
+        temperature = 0.7 if sampled and index % 2 else 0.0
+        options = SamplingParams(max_tokens=rng.randint(6, 24), temperature=temperature, seed=index)
+        made.append(Sequence(prompt, options, index=index))
+    return made
+
+
+def run(
+    policy: Any, *, sampled: bool = False, preempt: int | None = None, in_turn: bool = False
+) -> list[Sequence]:
+    """Nine requests over four rows, of which one makes way for a while; their texts are checked."""
+    decoder = SpeculativeDecoder(
+        SumTarget(),
+        draft_model=SumHead(),
+        policy=policy,
+        batching=BatchingConfig(batch_size=4, prefill_step_size=16),
+    )
+    decoder.drafter.needs_host = in_turn  # type: ignore[misc]
+    made = requests(sampled)
+    waiting, kept, steps = list(made), [], 0
+    while waiting or kept or decoder.busy:
+        if steps == preempt:
+            rows = [row for row in decoder.running if not row.ended]
+            longest = max(rows, key=lambda row: row.max_new_tokens - len(row.tokens))
+            kept = [(longest, steps + 3)]
+            decoder.suspend(longest, save=True)
+        back = [row for row, when in kept if steps >= when and decoder.free_rows]
+        kept = [pair for pair in kept if pair[0] not in back]
+        joining = waiting[: 1 + steps % 2 if decoder.free_rows > 1 else decoder.free_rows]
+        waiting = waiting[len(joining) :] if not back else waiting
+        decoder.add(back or joining)
+        decoder.step()
+        steps += 1
+        assert steps < 500
+    for row in made:
+        expected = plain_alone(SumTarget(), tuple(row.prompt), row.sampling)
+        assert row.tokens == expected, row.index
+    assert sum(row.drafted for row in made) > 50
+    return made
+
+
+def missed(made: list[Sequence]) -> int:
+    """Guesses that were wrong."""
+    return sum(row.drafted - row.accepted for row in made)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_head_that_is_right_is_always_accepted(sampled: bool, in_turn: bool) -> None:
+    """With joins, leaves, ragged drafts, plain steps between, and a row that makes way."""
+    made = run(RaggedPolicy(4), sampled=sampled, preempt=6, in_turn=in_turn)
+    assert missed(made) == 0
+    assert all(row.drafted for row in made)
+
+
+def test_after_plain_steps_it_still_is() -> None:
+    """What rows gained without drafts has been read."""
+    assert missed(run(CyclingPolicy([4, 0, 0, 0, 2, 0]), preempt=7)) == 0
+
+
+def chat_goes_on() -> tuple[list[Sequence], int]:
+    """A text, and later ones that begin with all of it, or with its prompt; tokens taken over."""
+    decoder = SpeculativeDecoder(
+        SumTarget(),
+        draft_model=SumHead(),
+        policy=CyclingPolicy([3]),
+        batching=BatchingConfig(batch_size=2, block_size=4, prefix_cache_bytes=2**20),
+    )
+    first = Sequence([5, 9, 2, 33, 7], SamplingParams(max_tokens=20))
+    made = [first]
+    decoder.add(made)
+    while decoder.busy:
+        decoder.step()
+    for more in ([11], [2, 8]):
+        made.append(Sequence(first.prompt + first.tokens + more, SamplingParams(max_tokens=12)))
+    # All of its prompt comes from there but the pending token.
+    made.append(Sequence(first.prompt, SamplingParams(max_tokens=12)))
+    for row in made[1:]:
+        decoder.add([row])
+        while decoder.busy:
+            decoder.step()
+    assert made[3].tokens == first.tokens[:12]
+    return made, sum(row.reused for row in made)
+
+
+def test_what_a_text_left_is_right_for_the_next_one() -> None:
+    """Also what it gained in its last step, which no proposal has read."""
+    made, reused = chat_goes_on()
+    assert missed(made) == 0
+    assert reused == 24 + 24 + 4
+    assert all(row.drafted for row in made)
+
+
+def wrong_position(patch: Patch) -> None:
+    """The hidden state before the newest one."""
+    right = Pairs.last
+
+    def last(self: Pairs) -> Pairs:
+        if self.tokens.shape[1] == 1:
+            return self
+        before = Pairs(self.tokens, mx.roll(self.hidden, 1, axis=1), *fields(self))
+        return right(before)
+
+    def fields(pairs: Pairs) -> Any:
+        return pairs.starts, pairs.counts, pairs.ready, pairs.written
+
+    patch.setattr(Pairs, "last", last)
+
+
+def first_row_for_all(patch: Patch) -> None:
+    """What the head made of slot 0 goes on for every row."""
+    right = HeadSlots.read
+
+    def read(self: HeadSlots, *args: Any) -> mx.array:
+        states = right(self, *args)
+        return mx.broadcast_to(states[:1], states.shape)
+
+    patch.setattr(HeadSlots, "read", read)
+
+
+def rows_stay(patch: Patch) -> None:
+    """A row moves, and its keys and values do not."""
+    right = HeadSlots.__init__
+
+    def init(self: HeadSlots, *args: Any) -> None:
+        right(self, *args)
+        self._layers[0].move = lambda sources, slots: []  # type: ignore[method-assign]
+
+    patch.setattr(HeadSlots, "__init__", init)
+
+
+def pairs_stay(patch: Patch) -> None:
+    """A row moves, and its newest pair does not."""
+    patch.setattr(Pairs, "rows", lambda self, order: rows_in(self, range(len(order))))
+
+
+def rows_in(pairs: Pairs, order: Any) -> Pairs:
+    kept = mx.array(list(order), mx.int32)
+    ready = tuple(pairs.ready[row] for row in order)
+    arrays = [one[kept] for one in (pairs.tokens, pairs.hidden, pairs.starts, pairs.counts)]
+    return Pairs(arrays[0], arrays[1], arrays[2], arrays[3], ready, pairs.written)
+
+
+def parked_steps_unread(patch: Patch) -> None:
+    """Plain steps write nothing: what lies there is read as though it were something."""
+    patch.setattr(HeadDrafter, "skip", lambda self, most=1: None)
+
+
+def saved_unread(patch: Patch) -> None:
+    """A row is saved before its newest pairs are written."""
+    right = HeadDrafter.settle
+
+    def settle(self: HeadDrafter) -> None:
+        if self.proposing:
+            right(self)
+
+    def propose(self: HeadDrafter, *args: Any) -> Any:
+        self.proposing = True
+        draft = proposed(self, *args)
+        self.proposing = False
+        return draft
+
+    proposed = HeadDrafter.propose
+    patch.setattr(HeadDrafter, "proposing", False, raising=False)
+    patch.setattr(HeadDrafter, "skip", lambda self, most=1: right(self))
+    patch.setattr(HeadDrafter, "settle", settle)
+    patch.setattr(HeadDrafter, "propose", propose)
+
+
+def chunk_one_token_early(patch: Patch) -> None:
+    """A prompt's hidden states beside the tokens that they were read from."""
+    right = HeadDrafter.fed
+
+    def fed(self: HeadDrafter, chunk: Any) -> None:
+        object.__setattr__(chunk, "following", chunk.rows.tokens)
+        right(self, chunk)
+
+    patch.setattr(HeadDrafter, "fed", fed)
+
+
+MUTANTS: list[Callable[[Patch], None]] = [
+    wrong_position,
+    first_row_for_all,
+    rows_stay,
+    pairs_stay,
+    parked_steps_unread,
+    saved_unread,
+    chunk_one_token_early,
+]
+
+
+@pytest.mark.parametrize("plant", MUTANTS)
+def test_a_planted_bug_is_noticed(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    """Texts stay what they are, which ``run`` checks; guesses do not stay right."""
+    plant(monkeypatch)
+    in_turn = plant is saved_unread  # ahead, another step has always been proposed for meanwhile
+    assert missed(run(CyclingPolicy([4, 0, 3, 0, 2, 1]), preempt=9, in_turn=in_turn)) > 0
+
+
+def test_what_a_text_left_unread_is_noticed(monkeypatch: Patch) -> None:
+    saved_unread(monkeypatch)
+    made, _ = chat_goes_on()
+    assert missed(made) > 0
+
+
+def random_head(draft_vocabulary: int = 0, **changes: Any) -> DraftHead:
+    mx.random.seed(5)
+    return DraftHead(HeadConfig(32, 48, 4, 2, 8, VOCABULARY, draft_vocabulary, **changes))
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("tokens", [0, 40])
+def test_any_head_leaves_texts_as_they_are(tokens: int, sampled: bool) -> None:
+    decoder = SpeculativeDecoder(
+        target("llama"),
+        draft_model=random_head(tokens, input_norms=bool(tokens)),
+        policy=RaggedPolicy(4),
+        batching=BatchingConfig(
+            batch_size=4, prefill_step_size=16, block_size=8, prefix_cache_bytes=2**20
+        ),
+        debug=True,
+    )
+    jobs = make_jobs("llama", sampled, 9)
+    made = run_jobs(decoder, jobs)
+    assert wrong_rows(jobs, made) == []
+    assert sum(row.drafted for row in made) > sum(row.accepted for row in made) > 0
+
+
+def test_a_head_that_does_not_fit_is_refused_with_the_numbers() -> None:
+    with pytest.raises(UnsupportedModel, match="hidden size 16 and 64 tokens; this one has 32"):
+        SpeculativeDecoder(
+            target("llama"), draft_model=DraftHead(HeadConfig(16, 48, 4, 2, 4, VOCABULARY))
+        )
+    with pytest.raises(InvalidRequest, match=r"draft='head' needs a draft head .* none was given"):
+        SpeculativeDecoder(target("llama"), speculation=SpeculationConfig(draft="head"))
+
+
+def test_its_bytes_are_its_row_s() -> None:
+    plain = SpeculativeDecoder(target("llama")).cost
+    decoder = SpeculativeDecoder(target("llama"), draft_model=random_head())
+    assert decoder.cost.per_token - plain.per_token == 2 * 2 * 8 * 4
