@@ -68,6 +68,9 @@ def check_pair(tokenizer: Any, draft_tokenizer: Any) -> Pairing:
     Raises:
         TokenizerMismatch: so few are common that guesses would be in vain; with the share.
     """
+    if draft_tokenizer is None:  # a head, which has its target's tokens
+        count = len(tokenizer.get_vocab())
+        return Pairing(count, count)
     found = _compared.get(tokenizer, draft_tokenizer)
     if found is None:
         found = _compare(tokenizer.get_vocab(), draft_tokenizer.get_vocab())
