@@ -53,6 +53,7 @@ _EXPORTS = {
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
+    "make_draft_model": "model.heads.mtp",
     "stream_batch_generate": "api",
     "stream_generate": "api",
 }
@@ -94,6 +95,7 @@ __all__ = [
     "batch_generate",
     "generate",
     "load",
+    "make_draft_model",
     "stream_batch_generate",
     "stream_generate",
 ]
@@ -128,6 +130,7 @@ if TYPE_CHECKING:
     )
     from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
+    from mlx_spec.model.heads.mtp import make_draft_model
     from mlx_spec.model.loader import load
     from mlx_spec.results import (
         BatchResult,

@@ -91,6 +91,7 @@ class Sequence(LifeCycle):
         doomed: why no token can follow, where a rule has found that: the row then fails.
         spell: the text of one token alone; None where a decoder is used alone.
         evidence: what the draft-length policy learned of it; nobody else looks there.
+        share: what it has in common with requests of the same prompt; None where there are none.
     """
 
     prompt: list[int]
@@ -114,6 +115,7 @@ class Sequence(LifeCycle):
     doomed: str | None = field(default=None, init=False, repr=False)
     spell: Callable[[int], str] | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
+    share: Any = None  # decoding.prompt_share.PromptShare: likewise
     seed: int = field(init=False)
     _keys: dict[int, list[bytes]] = field(init=False, default_factory=dict, repr=False)
 

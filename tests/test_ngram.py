@@ -18,10 +18,9 @@ from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.guesses import Guess
-from mlx_spec.decoding.drafters.ngram import MATCHES, USUAL, NgramDrafter
+from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.decoding.drafters.suffixes.row import RowIndex
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex
-from mlx_spec.decoding.drafters.suffixes.trust import Trust
 from mlx_spec.sequence import Sequence
 from tests.architecture_runs import not_compiled
 from tests.architectures import build
@@ -98,7 +97,7 @@ class Watched(NgramDrafter):
         draft = super().propose(context, count)
         if context.known is not None:
             for row in context.sequences:
-                anew = RowIndex(Trust(MATCHES, USUAL), None, self._least, self.FLOOR)
+                anew = RowIndex(self._lookups, None)
                 anew.hear(row, row.length)
                 index = self._rows[row]
                 # Asked for as the drafter asks, of whichever index it takes for this row's.

@@ -41,6 +41,7 @@ OTHER = {
     "max_kv_size": (4096, 4096),
     "acceptance": ("rejection", "rejection"),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
+    "json_schema": ('{"type": "object"}', None),
     "logit_bias": ('{"5": -1}', ((5, -1.0),)),
     "stop_token_id": (("3", "7"), (3, 7)),
     "memory_limit": ("2GB", 2 * 10**9),

@@ -7,19 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm.utils
 import numpy as np
 import pytest
 
+from mlx_spec import BatchingConfig, SamplingParams, SpeculationConfig, batch_generate, load
 from mlx_spec.cli.main import main
 from mlx_spec.config import ChatConfig
 from mlx_spec.errors import InvalidRequest, OutputError
+from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.training.acceptance import POSITIONS, Acceptance
+from mlx_spec.training.answers import Answer
+from mlx_spec.training.batch import Batch
+from mlx_spec.training.features import compute_features, read_features
 from mlx_spec.training.loop import Course, Standing
 from mlx_spec.training.make import Making, Target
 from mlx_spec.training.order import batches
 from mlx_spec.training.questions import Question, read_questions
 from mlx_spec.training.recipe import Recipe
 from mlx_spec.training.unrolled import unroll
+from mlx_spec.training.vocabulary import Vocabulary
 from tests.folders import write_folder
 from tests.models import VOCABULARY, make_model
 
@@ -255,3 +262,68 @@ def test_mistakes_are_said_before_a_model_is_loaded(
     assert "none.jsonl: No such file" in capsys.readouterr().err
     assert main(["train-draft", "--model", "m", "--prompts", missing, out, "--steps", "0"]) == 2
     assert "--steps 0, expected at least 1" in capsys.readouterr().err
+
+
+def test_what_is_learnt_is_what_the_target_thinks_there(tmp_path: Path) -> None:
+    """Index p of a batch: the hidden state at p, token p + 1, the choice of token p + 2; padding
+    and neighbours change nothing."""
+    model, vocabulary = make_model(), Vocabulary(range(0, VOCABULARY, 2), VOCABULARY)
+    random = np.random.default_rng(1)
+    answers = [
+        Answer(str(n), str(n), "", 0.0, random.integers(0, VOCABULARY, 3 + n).tolist(), [1, 2, 3])
+        for n in range(3)
+    ]
+    compute_features(model, answers, vocabulary, tmp_path, lambda _: None)
+    examples = list(read_features(tmp_path))
+    assert [one.id for one in examples] == ["0", "1", "2"]
+    batch = Batch.of(examples)
+    for row, answer in enumerate(answers):
+        text = mx.array([[*answer.prompt, *answer.tokens]])
+        logits, last = model(text)[0], text.shape[1] - 1
+        assert batch.tokens[row, : last + 1].tolist() == text[0].tolist()
+        assert batch.counts[row].tolist() == [1.0] * last + [0.0] * (batch.counts.shape[1] - last)
+        assert batch.best[row, :last].tolist() == mx.argmax(logits, axis=-1)[1:].tolist()
+        assert examples[row].answer == len(answer.prompt)
+        states = batch.hidden[row, :last] @ TargetParts(model).rows(vocabulary.ids).T
+        assert mx.allclose(states, logits[:last, ::2], atol=0.05)
+        chances = mx.softmax(logits[1:], axis=-1)[:, ::2]
+        found = mx.put_along_axis(
+            mx.zeros_like(chances),
+            batch.likely[row, :last],
+            mx.exp(batch.logprobs[row, :last]),
+            axis=-1,
+        )
+        assert mx.allclose(found, chances, atol=2e-3)
+    compute_features(model, answers, vocabulary, tmp_path, lambda _: pytest.fail("again"))
+
+
+@pytest.mark.parametrize("kind", ["head", "model"])
+def test_what_was_made_drafts_and_changes_nothing(kind: str, tmp_path: Path) -> None:
+    """As ``--draft-model`` reads it: guesses come and some are right, rows end apart."""
+    making, _ = make(tmp_path / "draft", kind=kind, steps=30)
+    making.run()
+    draft = load_draft(tmp_path / "draft")
+    model, prompts = make_model(), [question.prompt for question in questions(5)]
+    for temperature in (0.0, 0.9):
+        options = [
+            SamplingParams(max_tokens=9 + 3 * n, temperature=temperature, seed=n) for n in range(5)
+        ]
+        plain = batch_generate(model, None, prompts, sampling=options)
+        drafted = batch_generate(
+            model,
+            None,
+            prompts,
+            draft_model=draft,
+            sampling=options,
+            speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
+            batching=BatchingConfig(batch_size=3),
+        )
+        assert [r.token_ids for r in drafted.results] == [r.token_ids for r in plain.results]
+        assert 0 < drafted.stats.accepted < drafted.stats.drafted
+
+
+def load_draft(folder: Path) -> Any:
+    """A head, or a small model (whose tiny target has no tokenizer)."""
+    if json.loads((folder / "config.json").read_text())["model_type"] == "llama":
+        return mlx_lm.utils.load_model(folder)[0]
+    return load(folder)[0]

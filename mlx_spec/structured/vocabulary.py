@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import weakref
 from typing import Any
@@ -11,6 +12,11 @@ from mlx_spec.errors import InvalidRequest
 # An adapter takes half a second to make for 50,000 tokens.
 _MADE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
+
+
+def available() -> bool:
+    """Whether constraints can be used here."""
+    return importlib.util.find_spec("llguidance") is not None
 
 
 def library() -> Any:

@@ -14,8 +14,8 @@ from mlx_spec.training.unrolled import unroll
 
 # What a deeper guess counts, of one a depth less: guesses are read in order.
 _DEEPER = 0.8
-# What the distance to the target's hidden states counts, in parts of their own size; and the part
-# of a course that has one depth alone.
+# What the distance to the target's hidden states counts at first, in parts of their own size (at
+# last nothing: then only guesses do); and the part of a course that has one depth alone.
 _STATES, _SHALLOW = 4.0, 0.4
 
 
@@ -44,7 +44,7 @@ class HeadLearner:
             counts[:, :depth] = 0
             loss += (batch.cross_entropy(output @ self._rows.T) * counts).sum()
             apart = ((output[:, :-1] - states) ** 2).mean(axis=-1) / scale
-            loss += _STATES * (apart * counts[:, 1:] * known).sum()
+            loss += _STATES * (1 - done) * (apart * counts[:, 1:] * known).sum()
             weight += counts.sum()
         return loss / mx.maximum(weight, 1)
 

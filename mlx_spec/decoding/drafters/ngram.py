@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.guesses import Guess, host_draft
-from mlx_spec.decoding.drafters.suffixes.row import RowIndex
+from mlx_spec.decoding.drafters.suffixes.row import Lookups, RowIndex
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex, SharedReader
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
 from mlx_spec.sequence import Sequence
@@ -40,13 +40,13 @@ class NgramDrafter(BaseDrafter):
         least: tokens that must match.
     """
 
-    AT_ONCE = 4096  # tokens that are indexed before one step: a long prompt is read in pieces
+    AT_ONCE = 1024  # tokens that are indexed before one step: a long prompt is read in pieces
     FLOOR = 0.3  # chance of a whole draft under which it is not continued
 
     def __init__(self, shared_bytes: int = 0, least: int = 2) -> None:
         self.shared = SharedIndex(shared_bytes) if shared_bytes else None
-        self._least = least
-        self._trust = Trust(MATCHES, USUAL)
+        own, others = Trust(MATCHES, USUAL), Trust(MATCHES, USUAL)
+        self._lookups = Lookups(own, others, least, self.FLOOR)
         self._rows: dict[Sequence, RowIndex] = {}
         self._away: WeakKeyDictionary[Sequence, RowIndex] = WeakKeyDictionary()
         self._asked = True  # whether the last step wanted a draft
@@ -99,4 +99,4 @@ class NgramDrafter(BaseDrafter):
 
     def _new(self) -> RowIndex:
         shared = SharedReader(self.shared) if self.shared is not None else None
-        return RowIndex(self._trust, shared, self._least, self.FLOOR)
+        return RowIndex(self._lookups, shared)

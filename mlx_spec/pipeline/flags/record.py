@@ -22,6 +22,7 @@ from mlx_spec.pipeline.flags.prompts import PromptFlags
 from mlx_spec.pipeline.flags.sampling import SamplingFlags
 from mlx_spec.pipeline.flags.shaping import ShapingFlags
 from mlx_spec.pipeline.flags.speculation import SpeculationFlags
+from mlx_spec.pipeline.flags.structure import StructureFlags
 from mlx_spec.pipeline.options import options_of
 
 T = TypeVar("T")
@@ -30,7 +31,15 @@ TARGET, DRAFT = "demo", "demo-draft"
 
 # Fields come in the order of the last base to the first.
 @dataclass(frozen=True)
-class Flags(BatchingFlags, SpeculationFlags, ShapingFlags, SamplingFlags, PromptFlags, ModelFlags):
+class Flags(
+    BatchingFlags,
+    SpeculationFlags,
+    StructureFlags,
+    ShapingFlags,
+    SamplingFlags,
+    PromptFlags,
+    ModelFlags,
+):
     """What ``mlx-spec generate`` and the commands over files have in common; see ``--help``.
 
     Raises:
@@ -38,6 +47,7 @@ class Flags(BatchingFlags, SpeculationFlags, ShapingFlags, SamplingFlags, Prompt
     """
 
     def __post_init__(self) -> None:
+        self.read_structure()
         # The option objects check their own ranges; a mistake must not wait for the models.
         for checked in (self.sampling, self.speculation, self.batches, self._chat, self.loading):
             assert checked is not None
@@ -86,7 +96,7 @@ class Flags(BatchingFlags, SpeculationFlags, ShapingFlags, SamplingFlags, Prompt
     @cached_property
     def sampling(self) -> SamplingParams:
         """Sampling options, the seed as given."""
-        return self._made(SamplingParams)
+        return replace(self._made(SamplingParams), structure=self.structure)
 
     def sampling_for(self, tokenizer: Any) -> SamplingParams:
         """Sampling options with the ids of ``--extra-eos-token``.

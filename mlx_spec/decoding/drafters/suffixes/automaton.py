@@ -39,6 +39,22 @@ class Continuation(NamedTuple):
     edges: int
 
 
+class Match(NamedTuple):
+    """Where the end of a text was found.
+
+    Attributes:
+        within: in what.
+        state: of the stretch that matches.
+        length: of it, in tokens.
+        own: how many of the places where it stands are the text's own end.
+    """
+
+    within: SuffixAutomaton
+    state: int
+    length: int
+    own: int
+
+
 class SuffixAutomaton:
     """An index of texts that grow at their ends; each writer keeps the state of its own end."""
 
@@ -77,10 +93,10 @@ class SuffixAutomaton:
                 break
         return state
 
-    def repeated(self, end: int) -> tuple[int, int]:
-        """The longest end of a text that also stands elsewhere: its state and length in tokens."""
+    def repeated(self, end: int) -> Match:
+        """The longest end of a text that also stands elsewhere."""
         state = end if self._count[end] > 1 else max(self._link[end], ROOT)
-        return state, self._longest[state]
+        return Match(self, state, self._longest[state], 1)
 
     def whole(self, end: int) -> tuple[int, int]:
         """A state, and the tokens of the longest stretch of it."""

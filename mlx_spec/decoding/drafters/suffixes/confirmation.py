@@ -24,8 +24,8 @@ class Confirmation:
 
     NEEDED = 2  # guesses in a row that came true
     MOST_NEEDED = 64
-    BEGIN, MOST = 1.5, 4.0  # credit
-    WRONG, NOTHING = 0.5, 0.25
+    BEGIN, MOST = 2.0, 4.0  # credit
+    WRONG, NOTHING = 0.5, 0.15
 
     def __init__(self) -> None:
         self.verified = False

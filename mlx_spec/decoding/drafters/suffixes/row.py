@@ -6,8 +6,10 @@ was rejected is nowhere in them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mlx_spec.decoding.drafters.guesses import Guess
-from mlx_spec.decoding.drafters.suffixes.automaton import Continuation, SuffixAutomaton
+from mlx_spec.decoding.drafters.suffixes.automaton import Continuation, Match, SuffixAutomaton
 from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation
 from mlx_spec.decoding.drafters.suffixes.shared import SharedReader
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
@@ -15,34 +17,48 @@ from mlx_spec.sequence import Sequence
 
 
 class _Lookup:
-    """What follows the end of a text, as far as one index knows."""
+    """What follows the end of a text, as far as one index knows, and how far that is believed."""
 
-    __slots__ = ("found", "index", "matched", "share")
+    __slots__ = ("chance", "found", "index", "matched", "share", "trust")
 
-    def __init__(self, index: SuffixAutomaton, state: int, matched: int, own: int) -> None:
-        self.index, self.matched = index, matched
-        self.found: Continuation | None = index.next(state)
+    def __init__(self, place: Match, trust: Trust, found: Continuation) -> None:
+        self.index, self.matched, self.trust, self.found = place.within, place.length, trust, found
         # The end itself has no continuation yet.
-        times = index.times(state) - own
-        self.share = 0.0 if self.found is None else min(1.0, self.found.times / max(times, 1))
+        times = place.within.times(place.state) - place.own
+        self.share = min(1.0, found.times / max(times, 1))
+        self.chance = trust.chance(self.matched, self.share)
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """What all rows of a drafter look up alike.
+
+    Attributes:
+        own, others: how far matches with a row's own text and with all texts are believed.
+        least: tokens that must match.
+        floor: a draft goes on as long as all of it together has this chance.
+    """
+
+    own: Trust
+    others: Trust
+    least: int
+    floor: float
 
 
 class RowIndex:
     """The index of one row.
 
     Args:
-        trust: shared by all rows of a drafter.
+        lookups: the same for all rows.
         shared: reads and writes the index that all rows share, if there is one.
-        least: tokens that must match.
-        floor: a draft goes on as long as all of it together has this chance.
 
     Attributes:
         confirmation: whether its guesses are verified.
     """
 
-    def __init__(self, trust: Trust, shared: SharedReader | None, least: int, floor: float) -> None:
+    def __init__(self, lookups: Lookups, shared: SharedReader | None) -> None:
         self.confirmation = Confirmation()
-        self._trust, self._shared, self._least, self._floor = trust, shared, least, floor
+        self._how, self._shared = lookups, shared
         self._own, self._end = SuffixAutomaton(), 0
         self._read = 0  # tokens
         self._lookup: _Lookup | None = None
@@ -72,42 +88,48 @@ class RowIndex:
 
     def guesses(self, most: int) -> list[Guess]:
         """What is likely to follow, at most so many tokens."""
-        lookup, made, product = self._lookup, list[Guess](), 1.0
+        lookup, made = self._lookup, list[Guess]()
         if lookup is None:
             return made
-        found, share, matched = lookup.found, lookup.share, lookup.matched
-        while found is not None and len(made) < most:
-            chance = self._trust.chance(matched + len(made), share)
-            product *= chance
-            if product < self._floor:
-                break
+        index, found, chance = lookup.index, lookup.found, lookup.chance
+        product = chance
+        while product >= self._how.floor and len(made) < most:
             made.append((found.token, chance))
-            times = lookup.index.times(found.state)
-            found = lookup.index.next(found.state)
-            share = 0.0 if found is None else min(1.0, found.times / max(times, 1))
+            times, following = index.times(found.state), index.next(found.state)
+            if following is None:
+                break
+            share = min(1.0, following.times / max(times, 1))
+            chance = lookup.trust.chance(lookup.matched + len(made), share)
+            product *= chance
+            found = following
         return made
 
     def _judge(self, token: int) -> None:
         """Hold the last lookup against the token that came."""
         lookup = self._lookup
-        if lookup is None or lookup.found is None:
+        if lookup is None:
             self.confirmation.judge(None)
             return
         right = lookup.found.token == token
+        lookup.trust.learn(lookup.matched, lookup.share, right)
         # What is too unlikely to be guessed is no wrong guess.
-        likely = self._trust.chance(lookup.matched, lookup.share) >= self._floor
-        self._trust.learn(lookup.matched, lookup.share, right)
-        self.confirmation.judge(right if likely else None)
+        self.confirmation.judge(right if lookup.chance >= self._how.floor else None)
 
     def _look(self) -> _Lookup | None:
-        """The longest match, of equals the row's own."""
-        state, matched = self._own.repeated(self._end)
-        best = _Lookup(self._own, state, matched, 1) if matched >= self._least else None
+        """The longest match with the row's own text, or a longer one that promises more."""
+        best = self._at(self._own.repeated(self._end), self._how.own)
         if self._shared is None:
             return best
-        for index, state, length, own in self._shared.matches():
-            if length >= self._least and (best is None or length > best.matched):
-                other = _Lookup(index, state, length, own)
-                if other.found is not None:
+        for place in self._shared.matches():
+            if best is None or place.length > best.matched:
+                other = self._at(place, self._how.others)
+                if other is not None and (best is None or other.chance > best.chance):
                     best = other
         return best
+
+    def _at(self, place: Match, trust: Trust) -> _Lookup | None:
+        """What follows a place where the end of the text was found."""
+        if place.length < self._how.least:
+            return None
+        found = place.within.next(place.state)
+        return None if found is None else _Lookup(place, trust, found)

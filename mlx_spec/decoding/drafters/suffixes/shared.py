@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mlx_spec.decoding.drafters.suffixes.automaton import ROOT, SuffixAutomaton
+from mlx_spec.decoding.drafters.suffixes.automaton import ROOT, Match, SuffixAutomaton
 
 
 class SharedIndex:
@@ -67,11 +67,10 @@ class SharedReader:
         self._old = index.old.step(*self._old, token)
         self._end = index.young.append(self._end, token)
 
-    def matches(self) -> Iterator[tuple[SuffixAutomaton, int, int, int]]:
-        """Where the end of the row's text was said before: the index, the state, how many tokens
-        match, and how many of the places are the row's own end."""
+    def matches(self) -> Iterator[Match]:
+        """Where the end of the row's text was said before, in each generation."""
         index = self._index
         if self._turn != index.turns:
             return
-        yield (index.young, *index.young.repeated(self._end), 1)
-        yield (index.old, *self._old, 0)
+        yield index.young.repeated(self._end)
+        yield Match(index.old, *self._old, 0)
