@@ -27,6 +27,7 @@ _EXPORTS = {
     "CacheOptions": "config",
     "CapacityError": "errors",
     "ChatConfig": "config",
+    "DrafterStats": "drafting",
     "GenerationChunk": "results",
     "GenerationResult": "results",
     "GenerationStats": "results",
@@ -52,12 +53,13 @@ _EXPORTS = {
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
+    "make_draft_model": "model.heads.mtp",
     "stream_batch_generate": "api",
     "stream_generate": "api",
 }
 
 # These import no mlx.
-_LIGHT = ("config", "errors", "load_config", "results")
+_LIGHT = ("config", "drafting", "errors", "load_config", "results")
 
 __all__ = [
     "BatchResult",
@@ -67,6 +69,7 @@ __all__ = [
     "CacheOptions",
     "CapacityError",
     "ChatConfig",
+    "DrafterStats",
     "GenerationChunk",
     "GenerationResult",
     "GenerationStats",
@@ -92,6 +95,7 @@ __all__ = [
     "batch_generate",
     "generate",
     "load",
+    "make_draft_model",
     "stream_batch_generate",
     "stream_generate",
 ]
@@ -111,6 +115,7 @@ if TYPE_CHECKING:
         Structure,
     )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
+    from mlx_spec.drafting import DrafterStats
     from mlx_spec.errors import (
         CapacityError,
         GeneratorClosed,
@@ -125,6 +130,7 @@ if TYPE_CHECKING:
     )
     from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
+    from mlx_spec.model.heads.mtp import make_draft_model
     from mlx_spec.model.loader import load
     from mlx_spec.results import (
         BatchResult,

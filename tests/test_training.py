@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm.utils
 import numpy as np
 import pytest
 
+from mlx_spec import BatchingConfig, SamplingParams, SpeculationConfig, batch_generate, load
 from mlx_spec.cli.main import main
 from mlx_spec.config import ChatConfig
 from mlx_spec.errors import InvalidRequest, OutputError
@@ -250,6 +252,20 @@ def test_the_command_makes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{out} exists; name another folder" in capsys.readouterr().err
 
 
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Making, "run", interrupted)
+    model, prompts = write_folder(tmp_path / "tiny"), tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"{word} and more\n" for word in "abcdefghijkl"))
+    out = tmp_path / "draft"
+    assert main(["train-draft", "--model", str(model), "--prompts", str(prompts), str(out)]) == 130
+    assert f"the same command goes on: {out}.training keeps" in capsys.readouterr().err
+
+
 def test_mistakes_are_said_before_a_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,3 +309,35 @@ def test_what_is_learnt_is_what_the_target_thinks_there(tmp_path: Path) -> None:
         )
         assert mx.allclose(found, chances, atol=2e-3)
     compute_features(model, answers, vocabulary, tmp_path, lambda _: pytest.fail("again"))
+
+
+@pytest.mark.parametrize("kind", ["head", "model"])
+def test_what_was_made_drafts_and_changes_nothing(kind: str, tmp_path: Path) -> None:
+    """As ``--draft-model`` reads it: guesses come and some are right, rows end apart."""
+    making, _ = make(tmp_path / "draft", kind=kind, steps=30)
+    making.run()
+    draft = load_draft(tmp_path / "draft")
+    model, prompts = make_model(), [question.prompt for question in questions(5)]
+    for temperature in (0.0, 0.9):
+        options = [
+            SamplingParams(max_tokens=9 + 3 * n, temperature=temperature, seed=n) for n in range(5)
+        ]
+        plain = batch_generate(model, None, prompts, sampling=options)
+        drafted = batch_generate(
+            model,
+            None,
+            prompts,
+            draft_model=draft,
+            sampling=options,
+            speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
+            batching=BatchingConfig(batch_size=3),
+        )
+        assert [r.token_ids for r in drafted.results] == [r.token_ids for r in plain.results]
+        assert 0 < drafted.stats.accepted < drafted.stats.drafted
+
+
+def load_draft(folder: Path) -> Any:
+    """A head, or a small model (whose tiny target has no tokenizer)."""
+    if json.loads((folder / "config.json").read_text())["model_type"] == "llama":
+        return mlx_lm.utils.load_model(folder)[0]
+    return load(folder)[0]

@@ -51,7 +51,7 @@ class SamplingOptions(TypedDict, total=False):
 
 _HINTS = {
     "temp": "it is called temperature",
-    "n": "give the prompt as often as you want texts, each with a seed of its own",
+    "n": "give it to batch_generate, or to the generate of a BatchedMLXGenerator",
     "json_schema": "give structure=Structure.json_schema({...})",
     "regex": "give structure=Structure.regex(...)",
     "choices": "give structure=Structure.choices([...])",

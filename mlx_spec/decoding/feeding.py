@@ -24,6 +24,7 @@ from itertools import takewhile
 import mlx.core as mx
 import numpy as np
 
+from mlx_spec.cache.pool import schedule
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.fed_rows import FedPass, FedRow
@@ -70,6 +71,7 @@ class Feeder:
         self.stopping: Callable[[], bool] = lambda: False
         self.heard: Callable[[Fed], None] = lambda _: None
         self.scorer: PromptScorer | None = None
+        self._copies: list[mx.array] = []  # of prompts that others take over, not computed yet
         # What both kinds of pass may take at this machine's pace.
         most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
         self.piece = runner.piece(most)
@@ -102,7 +104,8 @@ class Feeder:
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""
-        return self._shared.nbytes
+        shares = {row.sequence.share for row in self._rows.values() if row.sequence.share}
+        return self._shared.nbytes + sum(int(share.nbytes) for share in shares)
 
     def add(
         self, sequences: Seq[Sequence], seen: Mapping[Sequence, int] | None = None
@@ -136,7 +139,8 @@ class Feeder:
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Forget rows: they leave."""
         for sequence in sequences:
-            self._rows.pop(sequence, None)
+            if self._rows.pop(sequence, None) and sequence.share and self.scorer:
+                sequence.share.drop(sequence)
         if self.scorer:
             self.scorer.drop(sequences)
         self._forget()
@@ -198,11 +202,16 @@ class Feeder:
         self._finish(slots)
         self._shared.settle()
         if not built:
+            schedule(self._take_copies())
             return None
         if self.scorer is None:
             return self._runner.chunk(built, self._meter.seconds)
-        scores = self.scorer.described
-        return self._runner.chunk(built, self._meter.seconds, self.scorer.launched(), scores)
+        more = [*self.scorer.described, *self._take_copies()]
+        return self._runner.chunk(built, self._meter.seconds, self.scorer.launched(), more)
+
+    def _take_copies(self) -> list[mx.array]:
+        copies, self._copies = self._copies, []
+        return copies
 
     def compute(self, slots: Slots) -> None:
         """Read as much as is read fastest, while nothing decodes, for at most a turn of all others.
@@ -215,6 +224,7 @@ class Feeder:
             if self.scorer:
                 self.scorer.settle()
             self._finish(slots)
+            schedule(self._take_copies())
             self.publish()
             self._shared.settle()
             part = self._next(slots, budget, budget - built)
@@ -265,6 +275,13 @@ class Feeder:
             return False
         if self.scorer and self.scorer.wants(row.sequence):
             return not self._ready(row)
+        if self.scorer and row.sequence.share and row.seen == 0:
+            taken = row.sequence.share.take_over(row.sequence, self._runner.pool, slot)
+            if taken is None:
+                return False
+            if taken:
+                row.seen = row.sequence.length - 1
+                self._meter.reused(row.sequence, row.seen)
         seen = self._shared.take_over(row.sequence, slot, row.seen)
         if seen > row.seen:
             row.seen = seen
@@ -321,5 +338,8 @@ class Feeder:
         for row in self._rows.values():
             if not row.done and self._ready(row):
                 row.done = True
+                if self.scorer and row.sequence.share:
+                    pool, share = self._runner.pool, row.sequence.share
+                    self._copies += share.read(row.sequence, pool, slots[row.sequence])
                 self._shared.note(row.sequence, slots[row.sequence], row.seen, done=True)
                 self._meter.finished(row.sequence)

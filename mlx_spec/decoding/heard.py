@@ -22,17 +22,14 @@ class Verified:
 
     Attributes:
         starts: [B] int32, position of each row's pending token, the first one that was read.
-        draft: [B, K] int32, what was guessed for the positions behind it.
-        logits: [B, K + 1, V] of the target, after all rules, before temperature and filters.
-        samples: [B, K + 1] int32, its own tokens: ``samples[:, j]`` stands at ``starts + j + 1``.
+        samples: [B, K + 1] int32, the target's own tokens: ``samples[:, j]`` stands at position
+            ``starts + j + 1``.
         accepted: [B] int32, leading guesses that stand: a row gains ``accepted + 1`` tokens, and
             none where it is -1.
         hidden: [B, K + 1, D] of the target at ``starts + j``, where somebody tapped it.
     """
 
     starts: mx.array
-    draft: mx.array
-    logits: mx.array
     samples: mx.array
     accepted: mx.array
     hidden: mx.array | None

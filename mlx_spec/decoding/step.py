@@ -93,13 +93,11 @@ class Choice:
     Attributes:
         samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
         accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
-        logits: [B, K + 1, V] that they were chosen from, ruled.
         extras: what else is to be read of it.
     """
 
     samples: mx.array
     accepted: mx.array
-    logits: mx.array
     extras: list[Extra] = field(default_factory=list)
 
 
@@ -189,7 +187,7 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     if picked is not sampled.tokens:
         accepted, samples = refuse_negative(accepted, samples)
     chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
-    return Choice(samples, accepted, logits, watch_all(parts.watchers, chosen))
+    return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
@@ -198,8 +196,6 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
     parts.drafter.verified(
         Verified(
             parts.state.seen,
-            draft.tokens,
-            choice.logits,
             choice.samples,
             choice.accepted,
             parts.runner.hidden,

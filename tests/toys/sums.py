@@ -77,7 +77,6 @@ class SumTarget(nn.Module):  # type: ignore[misc]
 
 class SumHead(nn.Module):  # type: ignore[misc]
     draft_kind = "head"
-    layers = HiddenLayers()
 
     def __call__(
         self, embeddings: mx.array, states: mx.array, mask: Any = None, cache: Any = None
@@ -90,6 +89,12 @@ class SumHead(nn.Module):  # type: ignore[misc]
 
     def check(self, parts: TargetParts) -> None:
         assert parts.width == 2 * TOKENS
+
+    def reads(self, layers: int) -> HiddenLayers:
+        return HiddenLayers()
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        return parts.embed(tokens)
 
     def begin(self, hidden: mx.array) -> mx.array:
         return hidden

@@ -189,14 +189,15 @@ class HeadDrafter(BaseDrafter):
             states = self._slots.read(rows, context.longest + step)
             token = self._choose(context, self._slots.logits(states), draft)
             draft.append(token)
-        return Draft(mx.concatenate(draft, axis=1))
+        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
 
     def _choose(self, context: DraftContext, logits: mx.array, draft: list[mx.array]) -> mx.array:
         """[B, 1]: by the target's noise and rules, which go by its own ids."""
         tokens = self._slots.tokens
         if tokens is None:
             return Guessing().choose(context, logits, draft)
-        if not context.rules and len(context.sampling.rows.greedy) == len(logits):
+        asked = context.rules or context.drawn is not None
+        if not asked and len(context.sampling.rows.greedy) == len(logits):
             return tokens[mx.argmax(logits, axis=-1)]
         everywhere = mx.full((*logits.shape[:2], context.vocabulary), -mx.inf, logits.dtype)
         places = mx.broadcast_to(tokens, logits.shape)

@@ -33,12 +33,11 @@ class Head(Protocol):
 
     A *state* [B, N, D] is what it reads beside embeddings and what it gives: of the target's
     hidden states (:meth:`begin`) it makes the first ones, of its own the next.
-
-    Attributes:
-        layers: the hidden states of the target that it reads.
     """
 
-    layers: HiddenLayers
+    def reads(self, layers: int) -> HiddenLayers:
+        """The hidden states that it wants of a target of so many layers."""
+        ...
 
     def check(self, parts: TargetParts) -> None:
         """Whether it fits a target.
@@ -46,6 +45,10 @@ class Head(Protocol):
         Raises:
             UnsupportedModel: it does not, with the numbers.
         """
+        ...
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        """[B, N, E] of token ids [B, N]."""
         ...
 
     def begin(self, hidden: mx.array) -> mx.array:
@@ -119,7 +122,6 @@ class DraftHead(nn.Module):  # type: ignore[misc]
     """
 
     draft_kind = "head"
-    layers = HiddenLayers()
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -161,6 +163,14 @@ class DraftHead(nn.Module):  # type: ignore[misc]
         """The hidden states [B, N, D] that it expects next, after their norm."""
         expected: mx.array = self.norm(self.layer(self.join(embeddings, states), mask, cache))
         return expected
+
+    def reads(self, layers: int) -> HiddenLayers:
+        """What the output head reads."""
+        return HiddenLayers()
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        """The target's own."""
+        return parts.embed(tokens)
 
     def begin(self, hidden: mx.array) -> mx.array:
         """The target's own as they are."""

@@ -5,6 +5,7 @@ Both are found as the model itself uses them, by what it calls: no family is kno
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -52,11 +53,13 @@ class TargetParts:
         """[V', D], rows of the output head for token ids [V'], as plain numbers."""
         return plain_rows(self._head, tokens)
 
-    def output(self, tokens: mx.array | None = None) -> Output:
-        """The output head, or its rows of some tokens only."""
+    def output(
+        self, tokens: mx.array | None = None, behind: Callable[..., mx.array] | None = None
+    ) -> Output:
+        """The output head, or its rows of some tokens only; ``behind`` a norm of the caller's."""
         if tokens is None:
-            return Output(self._head)
-        return Output(_linear(self.rows(tokens), self._head, tokens), tokens)
+            return Output(self._head, norm=behind)
+        return Output(_linear(self.rows(tokens), self._head, tokens), tokens, behind)
 
 
 class Output:
@@ -65,15 +68,21 @@ class Output:
     Args:
         head: a linear layer, or an embedding that serves as one.
         tokens: [V'] int32, what its rows stand for; None for all tokens in their order.
+        norm: what states go through before.
     """
 
-    def __init__(self, head: Any, tokens: mx.array | None = None) -> None:
-        self.tokens = tokens
+    def __init__(
+        self,
+        head: Any,
+        tokens: mx.array | None = None,
+        norm: Callable[..., mx.array] | None = None,
+    ) -> None:
+        self.tokens, self._norm = tokens, norm
         self._logits = getattr(head, "as_linear", head)
 
     def __call__(self, states: mx.array) -> mx.array:
         """Logits [B, N, V']."""
-        logits: mx.array = self._logits(states)
+        logits: mx.array = self._logits(states if self._norm is None else self._norm(states))
         return logits
 
 

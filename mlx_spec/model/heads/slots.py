@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
+from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import stand_for
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.several import leaves
@@ -55,6 +57,7 @@ class HeadSlots:
 
     Attributes:
         parts: what both share.
+        width: of the target's hidden states, all that are wanted side by side.
 
     Raises:
         UnsupportedModel: the head does not fit this target, or this target shows no hidden states.
@@ -63,20 +66,18 @@ class HeadSlots:
     def __init__(self, head: Head, runner: ModelRunner) -> None:
         self.parts = TargetParts(runner.model)
         head.check(self.parts)
-        runner.tap(head.layers)
+        if isinstance(head, nn.Module):  # two kinds of 16-bit numbers together become 32-bit ones
+            head.set_dtype(self.parts.dtype)
+        reads = head.reads(len(getattr(runner.model, "layers", ())))
+        runner.tap(reads)
+        self.width = self.parts.width * (len(reads.layers) + reads.final)
         self._head, self._pool = head, runner.pool
         self._cache = stand_for(head.own_cache())
         self._layers = list(leaves(self._cache))
         if any(layer.folds for layer in self._layers):
             raise UnsupportedModel("[HeadSlots] a head that folds tokens into a state")
         self._choices = head.choices(self.parts)
-        runner.attach(self._layers, _cost_of(head, self.parts))
-
-    @property
-    def width(self) -> int:
-        """Of the target's hidden states, all that are wanted side by side."""
-        wanted = self._head.layers
-        return self.parts.width * (len(wanted.layers) + wanted.final)
+        runner.attach(self._layers, _cost_of(head, self.parts, self.width))
 
     @property
     def tokens(self) -> mx.array | None:
@@ -104,18 +105,20 @@ class HeadSlots:
         for layer in self._layers:
             layer.bind(span)
         mask = None if masking is None else masking.make_mask(rows.tokens.shape[1])
-        states = self._head(self.parts.embed(rows.tokens), rows.states, mask, self._cache)
+        states = self._head(
+            self._head.embed(self.parts, rows.tokens), rows.states, mask, self._cache
+        )
         span.ran()
         return states
 
 
-def _cost_of(head: Head, parts: TargetParts) -> Any:
+def _cost_of(head: Head, parts: TargetParts, width: int) -> RowCost:
     """Bytes of a row, by a pass that is never computed."""
     cache = stand_for(head.own_cache())
     pool = KVCachePool([cache], 1)
     pool.acquire(1)
     pool.reserve(1)
     pool.bind(Span(0, 1, mx.zeros(1, mx.int32), 1, 1))
-    states = mx.zeros((1, 1, parts.width), mx.float32)
-    head(parts.embed(mx.zeros((1, 1), mx.int32)), states, None, cache)
+    states = head.begin(mx.zeros((1, 1, width), parts.dtype))
+    head(head.embed(parts, mx.zeros((1, 1), mx.int32)), states, None, cache)
     return pool.cost
