@@ -81,7 +81,7 @@ def stream_batch_generate(
     Raises:
         InvalidRequest: no prompts, an empty prompt, or options that do not match them.
         PromptTooLong: a prompt that fills the model's context.
-        TokenizerMismatch: the draft's token map differs from the target's.
+        TokenizerMismatch: the draft has less than half of the target's tokens.
         UnsupportedModel: a model whose cache cannot roll back row by row.
     """
     owner = "generate"

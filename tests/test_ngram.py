@@ -15,10 +15,13 @@ import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.decoding import stepper
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.guesses import Guess
+from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
+from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.drafters.suffixes.row import RowIndex
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex
 from mlx_spec.sequence import Sequence
@@ -267,6 +270,25 @@ def test_repeats_that_deceive_settle_at_plain() -> None:
     tried = [count > 0 for count in verified]
     assert sum(tried[:60]) > 2
     assert sum(tried[500:]) < 0.05 * 1000
+
+
+def test_nothing_found_costs_nothing(monkeypatch: Patch) -> None:
+    """Steps are plain and built ahead, as many as without a drafter."""
+    monkeypatch.setattr(stepper, "rows_cost", lambda: False)  # else times decide what is dropped
+    steps = []
+    drafters = {NoDraft(): 0, NgramDrafter(1 << 20): 4, LookaheadDrafter(): 4}
+    for drafter, length in drafters.items():
+        decoder = SpeculativeDecoder(
+            make_model("llama"),
+            drafter=drafter,
+            policy=FixedDraftLength(length),
+            batching=BatchingConfig(batch_size=ROWS),
+        )
+        rows = [Sequence([7 * n + 1, 3], SamplingParams(max_tokens=10)) for n in range(5)]
+        run(decoder, rows)
+        assert sum(row.drafted for row in rows) == 0
+        steps.append((decoder.meter.steps, decoder.meter.ahead, decoder.meter.draft_lengths))
+    assert steps[1:] == steps[:1] * 2
 
 
 def test_a_long_prompt_is_indexed_in_pieces(monkeypatch: Patch) -> None:

@@ -74,7 +74,7 @@ class BatchedMLXGenerator(Closing):
         self._model, self._tokenizer, self._batching = model, tokenizer, batching
         draft = drafting_model(draft_model, tokenizer)
         # In this thread, which may have described what the worker could not compute.
-        for held in (model, draft):
+        for held in (model, draft[0] if isinstance(draft, tuple) else draft):
             materialize(held)
         self._numbers = itertools.count()
         self._worker = Worker(

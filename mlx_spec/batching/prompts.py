@@ -201,7 +201,7 @@ def _with_special(option: SamplingParams, tokenizer: Any) -> SamplingParams:
 
 
 def drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:
-    """The draft model alone, its token map compared where both are known."""
+    """The draft model, with its tokenizer where that is known: then the token maps are compared."""
     if isinstance(draft_model, (str, os.PathLike)):
         raise InvalidRequest(
             f"[generate] draft_model is the name {os.fspath(draft_model)!r}; "
@@ -209,7 +209,7 @@ def drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:
         )
     if not isinstance(draft_model, tuple):
         return draft_model
-    model, draft_tokenizer = draft_model
+    _, draft_tokenizer = draft_model
     if tokenizer is not None and draft_tokenizer is not None:
         check_pair(tokenizer, draft_tokenizer)
-    return model
+    return draft_model

@@ -70,7 +70,7 @@ def inspect_pair(
 
     Raises:
         ModelLoadError: one of them is no model, or cannot be read.
-        TokenizerMismatch: their ordinary tokens differ.
+        TokenizerMismatch: they have too few tokens in common.
     """
     target, drafter = (_look(each, **options) for each in (name, draft))
     pairing = check_pair(target[1], drafter[1])

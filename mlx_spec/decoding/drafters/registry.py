@@ -19,6 +19,8 @@ from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.decoding.drafters.self_layers import make_self_drafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
+from mlx_spec.model.mapped_runner import MappedRunner
+from mlx_spec.model.pairing import check_pair
 from mlx_spec.model.replay import Replay, replay_pays
 from mlx_spec.model.runner import ModelRunner
 
@@ -58,6 +60,7 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
     Raises:
         InvalidRequest: none was given, or something else.
         UnsupportedModel: it cannot run here, or not over such caches; it is named as the draft.
+        TokenizerMismatch: it has too few of the target's tokens.
     """
     if kind_of(parts.draft_model) != "model":
         given = f"a {kind_of(parts.draft_model)}" if parts.draft_model is not None else "none"
@@ -65,9 +68,16 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
             f"[SpeculationConfig] draft={parts.speculation.draft!r} needs a draft model, "
             f"{given} was given"
         )
-    batching = parts.batching
+    batching, pairing = parts.batching, None
+    if parts.tokenizer is not None and parts.draft_tokenizer is not None:
+        pairing = check_pair(parts.tokenizer, parts.draft_tokenizer)
+    model, slots, cache = parts.draft_model, batching.batch_size, batching.cache
     try:
-        runner = ModelRunner(parts.draft_model, batching.batch_size, batching.cache)
+        if pairing is None or pairing.to_draft is None:
+            runner = ModelRunner(model, slots, cache)
+        else:
+            vocabulary = parts.runner.vocabulary
+            runner = MappedRunner(model, slots, pairing.to_draft, vocabulary, cache)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"draft model: {error}") from error
     replay = Replay(runner) if replay_pays() else None
@@ -76,7 +86,8 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
 
 # Those that look up what they guess, the surest first: a step waits for them on the host, and they
 # know how far they go.
-FREE = ("forced", "ngram", "lookahead")
+FORCED = "forced"
+FREE = (FORCED, "ngram", "lookahead")
 
 
 def make_ngram_drafter(parts: DraftParts) -> Drafter:
@@ -103,7 +114,7 @@ def make_head_drafter(parts: DraftParts) -> Drafter:
 
 MAKERS: Mapping[str, Maker] = {
     "head": make_head_drafter,
-    "forced": lambda parts: ForcedDrafter(),
+    FORCED: lambda parts: ForcedDrafter(),
     "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
     "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),

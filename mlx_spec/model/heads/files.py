@@ -1,4 +1,4 @@
-"""A head of our own kind as a folder: config.json, model.safetensors, and a card (README.md)."""
+"""A head as a folder: of our own kind (config.json, model.safetensors, a card), or EAGLE-3's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.errors import ModelLoadError
+from mlx_spec.model.heads.eagle3 import Eagle3Head, is_eagle3, load_eagle3
 from mlx_spec.model.heads.head import MODEL_TYPE, DraftHead, HeadConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -39,20 +40,24 @@ def save_head(head: DraftHead, folder: str | os.PathLike[str], dtype: mx.Dtype =
 
 
 def is_head(folder: Path) -> bool:
-    """Whether a folder's config is one of a head of our own kind."""
+    """Whether a folder is one of a head: of our own kind, or EAGLE-3's."""
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(settings, dict) and settings.get("model_type") == MODEL_TYPE
+    if not isinstance(settings, dict):
+        return False
+    return settings.get("model_type") == MODEL_TYPE or is_eagle3(settings)
 
 
-def load_head(folder: str | os.PathLike[str], dtype: mx.Dtype | None = None) -> DraftHead:
+def load_head(
+    folder: str | os.PathLike[str], dtype: mx.Dtype | None = None
+) -> DraftHead | Eagle3Head:
     """Read a head.
 
     Args:
-        folder: as :func:`save_head` writes it; entries of its config that are none of ours
-            (what it was trained on) are passed by.
+        folder: as :func:`save_head` writes it, or a published one of EAGLE-3; entries of its
+            config that are none of ours (what it was trained on) are passed by.
         dtype: of its weights; None as they are.
 
     Raises:
@@ -61,14 +66,19 @@ def load_head(folder: str | os.PathLike[str], dtype: mx.Dtype | None = None) -> 
     place = Path(folder)
     try:
         settings = json.loads((place / CONFIG).read_text(encoding="utf-8"))
-        known = {field.name for field in fields(HeadConfig)}
-        head = DraftHead(HeadConfig(**{k: v for k, v in settings.items() if k in known}))
-        weights: Any = mx.load(str(place / WEIGHTS))
-        head.load_weights(list(weights.items()))
+        head = load_eagle3(place, settings) if is_eagle3(settings) else _own(place, settings)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         words = " ".join(str(error).split())[:200]
         raise ModelLoadError(f"[load_head] {place}: {words}") from error
     if dtype is not None:
         head.set_dtype(dtype)
     mx.eval(head.parameters())
+    return head
+
+
+def _own(place: Path, settings: dict[str, Any]) -> DraftHead:
+    known = {field.name for field in fields(HeadConfig)}
+    head = DraftHead(HeadConfig(**{k: v for k, v in settings.items() if k in known}))
+    weights: Any = mx.load(str(place / WEIGHTS))
+    head.load_weights(list(weights.items()))
     return head

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layout import stand_for
@@ -65,6 +66,8 @@ class HeadSlots:
     def __init__(self, head: Head, runner: ModelRunner) -> None:
         self.parts = TargetParts(runner.model)
         head.check(self.parts)
+        if isinstance(head, nn.Module):  # two kinds of 16-bit numbers together become 32-bit ones
+            head.set_dtype(self.parts.dtype)
         reads = head.reads(len(getattr(runner.model, "layers", ())))
         runner.tap(reads)
         self.width = self.parts.width * (len(reads.layers) + reads.final)
