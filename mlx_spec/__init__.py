@@ -27,6 +27,7 @@ _EXPORTS = {
     "CacheOptions": "config",
     "CapacityError": "errors",
     "ChatConfig": "config",
+    "DrafterStats": "drafting",
     "GenerationChunk": "results",
     "GenerationResult": "results",
     "GenerationStats": "results",
@@ -58,7 +59,7 @@ _EXPORTS = {
 }
 
 # These import no mlx.
-_LIGHT = ("config", "errors", "load_config", "results")
+_LIGHT = ("config", "drafting", "errors", "load_config", "results")
 
 __all__ = [
     "BatchResult",
@@ -68,6 +69,7 @@ __all__ = [
     "CacheOptions",
     "CapacityError",
     "ChatConfig",
+    "DrafterStats",
     "GenerationChunk",
     "GenerationResult",
     "GenerationStats",
@@ -113,6 +115,7 @@ if TYPE_CHECKING:
         Structure,
     )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
+    from mlx_spec.drafting import DrafterStats
     from mlx_spec.errors import (
         CapacityError,
         GeneratorClosed,

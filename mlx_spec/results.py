@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_spec import display
 from mlx_spec.display import Displayable, Summary, seconds
+from mlx_spec.drafting import DrafterStats
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,6 +40,11 @@ class TokenLogprob:
     logprob: float
     text: str = ""
     top: tuple[TokenLogprob, ...] = ()
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON has it."""
+        own = {"token": self.token, "text": self.text, "logprob": self.logprob}
+        return own | ({"top_logprobs": [one.fields() for one in self.top]} if self.top else {})
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class GenerationResult(Displayable):
         duration: time from the start of the call to the last token, in seconds.
         drafted: draft tokens that the target verified for this request.
         accepted: how many of those it accepted.
+        drafters: both of each drafter, by name.
         verify_steps: target passes that this request took part in after its prompt.
         queue_time: time until it first got a row, in seconds.
         reused_tokens: prompt tokens whose K/V came from the prefix cache.
@@ -107,8 +114,19 @@ class GenerationResult(Displayable):
     reused_tokens: int = 0
     seed: int = 0
     error: str | None = None
+    drafters: Mapping[str, DrafterStats] = field(default_factory=dict)
     logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
     prompt_logprobs: list[TokenLogprob | None] | None = field(default=None, repr=False)
+
+    @property
+    def scores(self) -> dict[str, list[dict[str, Any] | None]]:
+        """``logprobs`` and ``prompt_logprobs`` as JSON has them, those that were asked for."""
+        lists = {"logprobs": self.logprobs, "prompt_logprobs": self.prompt_logprobs}
+        return {
+            name: [None if one is None else one.fields() for one in values]
+            for name, values in lists.items()
+            if values is not None
+        }
 
     @property
     def tpot(self) -> float:
@@ -161,6 +179,7 @@ class GenerationStats(Displayable):
         peak_memory: most memory MLX held, in bytes.
         steps: decoding steps (target passes over the batch).
         drafted, accepted: draft tokens verified and accepted, over all rows.
+        drafters: both of each drafter, by name, and what its steps took.
         row_steps: target passes counted per row, so that generation_tokens / row_steps is the
             mean acceptance length.
         draft_lengths: draft length K -> number of steps that used it.
@@ -190,6 +209,7 @@ class GenerationStats(Displayable):
     passes: str = ""
     reused_tokens: int = 0
     recomputed_tokens: int = 0
+    drafters: Mapping[str, DrafterStats] = field(default_factory=dict)
 
     @property
     def prompt_tps(self) -> float:
@@ -226,6 +246,7 @@ class GenerationStats(Displayable):
             lengths = sorted(self.draft_lengths.items())
             shown += [
                 ("acceptance", _acceptance(self)),
+                *((f"by {name}", _by_drafter(own)) for name, own in self.drafters.items()),
                 ("tokens a verify pass", f"{self.mean_acceptance_length:.2f}"),
                 ("draft lengths", ", ".join(f"{k}: {_steps(count)}" for k, count in lengths)),
             ]
@@ -303,3 +324,8 @@ def _acceptance(figures: GenerationResult | GenerationStats) -> str:
 
 def _steps(count: int) -> str:
     return f"{count:,} step{'s' if count != 1 else ''}"
+
+
+def _by_drafter(own: DrafterStats) -> str:
+    took = f", {seconds(own.seconds / own.row_steps)} a row's pass" if own.row_steps else ""
+    return f"{own}{took}"

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from mlx_spec.block_keys import chain_key
 from mlx_spec.config import SamplingParams
+from mlx_spec.drafting import DrafterStats
 from mlx_spec.errors import IllegalTransition, InvalidRequest
 from mlx_spec.life_cycle import LifeCycle, RequestState
 from mlx_spec.results import GenerationChunk, GenerationResult, TokenLogprob
@@ -79,7 +80,7 @@ class Sequence(LifeCycle):
         logprobs: how likely each of them was, where that is asked for.
         prompt_logprobs: the same of the prompt's tokens from the second on, as far as it was read.
         drafted, accepted: draft tokens the target verified, and accepted.
-        by_drafter: the same of each drafter, by name.
+        drafters: the same of each drafter, by name.
         steps: verify passes this sequence took part in.
         reused: prompt tokens whose K/V came from the prefix cache.
         read: prompt tokens that were in the target's cache at some time, from the first on.
@@ -104,7 +105,7 @@ class Sequence(LifeCycle):
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list, init=False, repr=False)
     drafted: int = field(default=0, init=False)
     accepted: int = field(default=0, init=False)
-    by_drafter: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+    drafters: dict[str, DrafterStats] = field(default_factory=dict, init=False)
     steps: int = field(default=0, init=False)
     reused: int = field(default=0, init=False)
     read: int = field(default=0, init=False)
@@ -203,5 +204,5 @@ class Sequence(LifeCycle):
         self.drafted += drafted
         self.accepted += accepted
         if drafted:
-            by = self.by_drafter.get(source, (0, 0))
-            self.by_drafter[source] = (by[0] + drafted, by[1] + accepted)
+            by = self.drafters.get(source, DrafterStats())
+            self.drafters[source] = by.plus(drafted, accepted)

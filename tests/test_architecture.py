@@ -42,6 +42,7 @@ COMMON = {
     "block_keys",
     "config",
     "display",
+    "drafting",
     "errors",
     "events",
     "flags",

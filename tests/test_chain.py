@@ -124,9 +124,9 @@ def counts(made: list[Sequence]) -> dict[str, tuple[int, int]]:
     drafted: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     for row in made:
-        for source, (tried, kept) in row.by_drafter.items():
-            drafted[source] += tried
-            accepted[source] += kept
+        for source, of in row.drafters.items():
+            drafted[source] += of.drafted
+            accepted[source] += of.accepted
     return {source: (drafted[source], accepted[source]) for source in drafted}
 
 

@@ -48,6 +48,7 @@ def make_result(request: Sequence, count: int | None = None) -> GenerationResult
         duration=_since(request, request.last_token),
         drafted=request.drafted,
         accepted=request.accepted,
+        drafters=dict(request.drafters),
         verify_steps=request.steps,
         queue_time=_since(request, request.admitted),
         reused_tokens=request.reused,
