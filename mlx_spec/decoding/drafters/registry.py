@@ -117,7 +117,7 @@ MAKERS: Mapping[str, Maker] = {
     FORCED: lambda parts: ForcedDrafter(),
     "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
-    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),
+    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation, parts.tokenizer),
     "ngram": make_ngram_drafter,
 }
 
