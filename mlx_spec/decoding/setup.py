@@ -46,6 +46,9 @@ def make_drafter(parts: DraftParts) -> Drafter:
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
     if not kinds:
         return NoDraft()
+    if parts.tokenizer is not None and "forced" not in kinds:
+        # Rows may come with a grammar, and until one does it is never asked.
+        kinds = ("forced", *kinds)
     free = [make(kind, parts) for kind in FREE if kind in kinds]
     costly = [make(kind, parts) for kind in kinds if kind not in FREE]
     if not free and len(costly) == 1:
