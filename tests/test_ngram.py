@@ -15,10 +15,13 @@ import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.decoding import stepper
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.guesses import Guess
+from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
+from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.drafters.suffixes.row import RowIndex
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex
 from mlx_spec.sequence import Sequence
@@ -267,6 +270,40 @@ def test_repeats_that_deceive_settle_at_plain() -> None:
     tried = [count > 0 for count in verified]
     assert sum(tried[:60]) > 2
     assert sum(tried[500:]) < 0.05 * 1000
+
+
+def test_nothing_found_costs_nothing(monkeypatch: Patch) -> None:
+    """Steps are plain and built ahead, as many as without a drafter."""
+    monkeypatch.setattr(stepper, "rows_cost", lambda: False)  # else times decide what is dropped
+    steps = []
+    drafters = {NoDraft(): 0, NgramDrafter(1 << 20): 4, LookaheadDrafter(): 4}
+    for drafter, length in drafters.items():
+        decoder = SpeculativeDecoder(
+            make_model("llama"),
+            drafter=drafter,
+            policy=FixedDraftLength(length),
+            batching=BatchingConfig(batch_size=ROWS),
+        )
+        rows = [Sequence([7 * n + 1, 3], SamplingParams(max_tokens=10)) for n in range(5)]
+        run(decoder, rows)
+        assert sum(row.drafted for row in rows) == 0
+        steps.append((decoder.meter.steps, decoder.meter.ahead, decoder.meter.draft_lengths))
+    assert steps[1:] == steps[:1] * 2
+
+
+def test_where_nobody_wants_drafts_steps_are_built_ahead() -> None:
+    """Until somebody asks, or rows come for which it may be worth it."""
+    drafter = NgramDrafter()
+    row = Sequence([1, 2, 3, 4, 5, 1, 2], SamplingParams(max_tokens=20))
+    drafter.join([row], 0)
+    for token in (3, 4):
+        assert not drafter.needs_host
+        row.tokens.append(token)
+    assert drafter.needs_host
+    drafter.skip()
+    assert not drafter.needs_host
+    drafter.join([Sequence([9], SamplingParams(max_tokens=20))], 0)
+    assert drafter.needs_host
 
 
 def test_a_long_prompt_is_indexed_in_pieces(monkeypatch: Patch) -> None:

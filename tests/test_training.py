@@ -252,6 +252,20 @@ def test_the_command_makes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{out} exists; name another folder" in capsys.readouterr().err
 
 
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Making, "run", interrupted)
+    model, prompts = write_folder(tmp_path / "tiny"), tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"{word} and more\n" for word in "abcdefghijkl"))
+    out = tmp_path / "draft"
+    assert main(["train-draft", "--model", str(model), "--prompts", str(prompts), str(out)]) == 130
+    assert f"the same command goes on: {out}.training keeps" in capsys.readouterr().err
+
+
 def test_mistakes_are_said_before_a_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

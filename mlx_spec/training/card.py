@@ -68,7 +68,7 @@ class Card:
         return (
             f"**Trained on** {corpus.tokens:,} tokens: {corpus.questions:,} prompts and what "
             f"{self.target} itself answered at {temperatures}, up to {recipe.max_tokens} tokens "
-            f"each. {corpus.held_out:,} further prompts were held out.\n\n"
+            f"each. Prompts held out: {corpus.held_out:,}.\n\n"
             f"**Training**: {progress.step:,} steps, {progress.tokens:,} tokens in "
             f"{progress.seconds / 60:.0f} minutes, learning rate up to {recipe.learning_rate:g}"
             f"{depths}; loss at the end {progress.loss:.3f}. It can guess "

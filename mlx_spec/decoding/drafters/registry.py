@@ -86,7 +86,8 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
 
 # Those that look up what they guess, the surest first: a step waits for them on the host, and they
 # know how far they go.
-FREE = ("forced", "ngram", "lookahead")
+FORCED = "forced"
+FREE = (FORCED, "ngram", "lookahead")
 
 
 def make_ngram_drafter(parts: DraftParts) -> Drafter:
@@ -113,10 +114,10 @@ def make_head_drafter(parts: DraftParts) -> Drafter:
 
 MAKERS: Mapping[str, Maker] = {
     "head": make_head_drafter,
-    "forced": lambda parts: ForcedDrafter(),
+    FORCED: lambda parts: ForcedDrafter(),
     "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
-    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),
+    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation, parts.tokenizer),
     "ngram": make_ngram_drafter,
 }
 
