@@ -7,6 +7,7 @@ always accepted can. Each planted bug makes it wrong somewhere.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,14 @@ import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.head import HeadDrafter, Pairs
+from mlx_spec.decoding.drafters.registry import MAKERS
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
+from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.model.heads.slots import HeadSlots
+from mlx_spec.model.hidden import HiddenLayers, noting
 from mlx_spec.sequence import Sequence
 from tests.fakes import CyclingPolicy, RaggedPolicy
 from tests.models import VOCABULARY
@@ -124,6 +129,45 @@ def test_what_a_text_left_is_right_for_the_next_one() -> None:
     assert missed(made) == 0
     assert reused == 24 + 24 + 4
     assert all(row.drafted for row in made)
+
+
+class EveryOtherDrafter(BaseDrafter):
+    """Guesses for every other row, on the host: its last token and the one behind that."""
+
+    needs_host = True
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        lengths = [count * (row.index % 2) for row in context.sequences]
+        last = [row.known(row.length - 1, row.length)[0] for row in context.sequences]
+        guesses = [[token + place for place in range(count)] for token in last]
+        return Draft(mx.array(guesses, mx.int32) % TOKENS, lengths=lengths)
+
+
+def test_beside_another_drafter_it_still_is(monkeypatch: Patch) -> None:
+    """In a chain: what rows gained by another's guesses, most of them wrong, is read all the same;
+    and in the other rows the head guesses."""
+    monkeypatch.setitem(MAKERS, "ngram", lambda parts: EveryOtherDrafter())  # type: ignore[arg-type]
+    decoder = SpeculativeDecoder(
+        SumTarget(),
+        draft_model=SumHead(),
+        speculation=SpeculationConfig(draft="ngram+head", adaptive=False, num_draft_tokens=3),
+        batching=BatchingConfig(batch_size=3, prefill_step_size=16),
+    )
+    made = requests(sampled=False)
+    waiting = list(made)
+    drafted: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    while waiting or decoder.busy:
+        joining = waiting[: decoder.free_rows]
+        waiting = waiting[len(joining) :]
+        decoder.add(joining)
+        for output in decoder.step():
+            drafted[output.source] += output.drafted
+            accepted[output.source] += output.accepted
+    for row in made:
+        assert row.tokens == plain_alone(SumTarget(), tuple(row.prompt), row.sampling)
+    assert drafted["ngram"] > accepted["ngram"]
+    assert drafted["head"] == accepted["head"] > 20
 
 
 def wrong_position(patch: Patch) -> None:
@@ -259,6 +303,42 @@ def test_any_head_leaves_texts_as_they_are(tokens: int, sampled: bool) -> None:
     made = run_jobs(decoder, jobs)
     assert wrong_rows(jobs, made) == []
     assert sum(row.drafted for row in made) > sum(row.accepted for row in made) > 0
+
+
+def test_what_it_drafts_is_what_the_head_says_of_the_whole_text(monkeypatch: Patch) -> None:
+    """Its own forward over a text in one call, without slots: the way in which heads are trained.
+
+    Positions, rotations, and keys and values of prompts, steps and guesses are in that.
+    """
+    drafts: list[tuple[list[Sequence], mx.array, mx.array]] = []
+    right = HeadDrafter.propose
+
+    def propose(self: HeadDrafter, context: Any, count: int) -> Any:
+        draft = right(self, context, count)
+        drafts.append((list(context.sequences), context.lengths, draft.tokens))
+        return draft
+
+    monkeypatch.setattr(HeadDrafter, "propose", propose)
+    model, head = target("llama"), random_head()
+    decoder = SpeculativeDecoder(
+        model,
+        draft_model=head,
+        policy=RaggedPolicy(3),
+        batching=BatchingConfig(batch_size=3, prefill_step_size=16),
+    )
+    run_jobs(decoder, make_jobs("llama", False, 7))
+    parts, looked = TargetParts(model), 0
+    for rows, lengths, tokens in drafts:
+        for row, length, guess in zip(rows, lengths.tolist(), tokens[:, 0].tolist(), strict=True):
+            text = mx.array([row.known(0, row.length)])
+            if not 2 <= length <= row.length:
+                continue
+            with noting(HiddenLayers()) as notes:
+                model(text)
+            states = head(parts.embed(text[:, 1:length]), notes.take()[:, : length - 1], "causal")
+            looked += 1
+            assert guess == mx.argmax(parts.output()(states)[0, -1]).item()
+    assert looked > 20
 
 
 def test_a_head_that_does_not_fit_is_refused_with_the_numbers() -> None:
