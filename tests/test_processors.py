@@ -121,7 +121,7 @@ def test_a_draft_of_fewer_tokens_is_ruled_as_far_as_it_goes() -> None:
     fewer = np.array(apply_rules(rules, logits[..., :20], context))
     assert np.array_equal(whole[..., :20], fewer)
     assert np.array_equal(np.array(logits), before)  # the caller's stays what it is
-    assert (whole[..., :20] != before[..., :20]).any(axis=(1, 2)).sum() >= rows - 1
+    assert (whole[..., :20] != before[..., :20]).any(axis=(1, 2)).sum() >= rows - 2
 
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:
