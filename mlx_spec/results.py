@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_spec import display
 from mlx_spec.display import Displayable, Summary, seconds
@@ -40,6 +40,11 @@ class TokenLogprob:
     logprob: float
     text: str = ""
     top: tuple[TokenLogprob, ...] = ()
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON has it."""
+        own = {"token": self.token, "text": self.text, "logprob": self.logprob}
+        return own | ({"top_logprobs": [one.fields() for one in self.top]} if self.top else {})
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,16 @@ class GenerationResult(Displayable):
     drafters: Mapping[str, DrafterStats] = field(default_factory=dict)
     logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
     prompt_logprobs: list[TokenLogprob | None] | None = field(default=None, repr=False)
+
+    @property
+    def scores(self) -> dict[str, list[dict[str, Any] | None]]:
+        """``logprobs`` and ``prompt_logprobs`` as JSON has them, those that were asked for."""
+        lists = {"logprobs": self.logprobs, "prompt_logprobs": self.prompt_logprobs}
+        return {
+            name: [None if one is None else one.fields() for one in values]
+            for name, values in lists.items()
+            if values is not None
+        }
 
     @property
     def tpot(self) -> float:

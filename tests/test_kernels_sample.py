@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metal_kernels import MoreFilters, SampleRows, sample
+from metal_kernels import MoreFilters, SampleRows, sample, sample_cuts
 from metal_kernels.noise import gumbel_noise
 from metal_kernels.sample_cuts import dropped, ranks_of
 from tests.kernel_support import DTYPES, normal
@@ -188,6 +188,32 @@ def test_cuts_are_those_of_a_sorted_row(data: st.DataObject) -> None:
             options = (top_p, top_k, min_p) if row == 0 else (0.7, 5, 0.0)
             expected = exactly_kept(logits[row, 0], *options)
             assert expected is None or set(np.flatnonzero(flags[0])) == expected
+
+
+@pytest.mark.parametrize("vocabulary", [2**14 - 1, 2**14, 151_936])
+@pytest.mark.parametrize("counted", [0, 2**20])
+def test_cuts_of_a_large_vocabulary(
+    vocabulary: int, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stops sums that overflow; by counting and by bisection, whichever is taken there."""
+    monkeypatch.setattr(sample_cuts, "_COUNTED", counted)
+    logits = np.random.default_rng(5).normal(0, 2.5, (4, 1, vocabulary)).astype(np.float32)
+    top_p, top_k = (0.9, 0.35, 0.99, 1.0), (0, 0, 900, 3000)
+    rows = SampleRows.of((1, 2, 3, 4), [1.0] * 4, top_p, top_k)
+    ours = kept(mx.array(logits), rows.groups[0])
+    for row, flags in enumerate(ours):
+        wanted = _nucleus(logits[row, 0], top_p[row], top_k[row])
+        assert abs(int(flags.sum()) - wanted) <= 1 + 4e-4 * wanted
+        if top_p[row] == 1:
+            assert int(flags.sum()) == wanted
+
+
+def _nucleus(logits: np.ndarray, top_p: float, top_k: int) -> int:
+    """How many tokens are kept, in float64."""
+    chances = np.sort(np.exp(logits.astype(np.float64) - logits.max()))[::-1]
+    mass = np.cumsum(chances) / chances.sum()
+    many = int((mass < top_p).sum()) + 1 if top_p < 1 else len(logits)
+    return min(many, top_k or many)
 
 
 def test_top_k_of_one_is_greedy_among_ties() -> None:

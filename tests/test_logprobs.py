@@ -18,6 +18,7 @@ from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.logprobs import LogprobsWatcher
 from mlx_spec.decoding.outputs import StepGains
 from mlx_spec.decoding.rules import LogitsRule
+from mlx_spec.pipeline.stages.generate import GenerateText
 from mlx_spec.sequence import Sequence
 from tests.api_support import PROMPTS, SIX, draft_model, model, tokenizer
 from tests.fakes import RaggedPolicy
@@ -198,6 +199,46 @@ def test_results_and_chunks_have_them() -> None:
             assert result.logprobs is None
     assert sum(result.accepted for result in cut.results) > 0
     assert any(len(a.token_ids) < 24 for a in cut.results)
+
+
+class NoNumbers(LogitsRule):
+    """The logits of the third request are no numbers, from its fifth token on."""
+
+    def apply(self, logits: mx.array, context: Any) -> mx.array:
+        late = [s.index == 2 and len(s.tokens) > 3 for s in context.sequences]
+        return mx.where(mx.array(late)[:, None, None], mx.nan, logits)
+
+
+def test_a_row_that_fails_keeps_those_before() -> None:
+    rows = ran(rules=(NoNumbers(),))
+    assert rows[2].error is not None
+    assert 0 < len(rows[2].tokens) < 12
+    assert wrong(rows) == []
+
+
+def test_json_has_them_with_texts() -> None:
+    top = TokenLogprob(7, -0.5, " a"), TokenLogprob(9, -1.5, " b")
+    one = batch_generate(model(), tokenizer(), ["x"], max_tokens=1).results[0]
+    scored = replace(one, logprobs=[TokenLogprob(9, -1.5, " b", top)], prompt_logprobs=[None])
+    assert one.scores == {}
+    assert scored.scores == {
+        "logprobs": [
+            {
+                "token": 9,
+                "text": " b",
+                "logprob": -1.5,
+                "top_logprobs": [
+                    {"token": 7, "text": " a", "logprob": -0.5},
+                    {"token": 9, "text": " b", "logprob": -1.5},
+                ],
+            }
+        ],
+        "prompt_logprobs": [None],
+    }
+    done = GenerateText().complete({}, scored).fields
+    assert done["output_logprobs"] == scored.scores["logprobs"]
+    assert done["output_prompt_logprobs"] == [None]
+    assert set(GenerateText().complete({}, one).fields) == {"output"}
 
 
 def test_bounds_are_said() -> None:

@@ -291,6 +291,21 @@ def test_nothing_found_costs_nothing(monkeypatch: Patch) -> None:
     assert steps[1:] == steps[:1] * 2
 
 
+def test_where_nobody_wants_drafts_steps_are_built_ahead() -> None:
+    """Until somebody asks, or rows come for which it may be worth it."""
+    drafter = NgramDrafter()
+    row = Sequence([1, 2, 3, 4, 5, 1, 2], SamplingParams(max_tokens=20))
+    drafter.join([row], 0)
+    for token in (3, 4):
+        assert not drafter.needs_host
+        row.tokens.append(token)
+    assert drafter.needs_host
+    drafter.skip()
+    assert not drafter.needs_host
+    drafter.join([Sequence([9], SamplingParams(max_tokens=20))], 0)
+    assert drafter.needs_host
+
+
 def test_a_long_prompt_is_indexed_in_pieces(monkeypatch: Patch) -> None:
     monkeypatch.setattr(NgramDrafter, "AT_ONCE", 16)
     drafter = Scripted()

@@ -7,12 +7,15 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_logits_processors
 
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.rules import RuleContext, apply_rules
+from mlx_spec.decoding.rules.present import rules_of
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.sequence import Sequence
 from tests.fakes import CyclingPolicy, RaggedPolicy
@@ -97,6 +100,28 @@ def test_each_kind_changes_something() -> None:
         if mlx_lm_says(job.prompt, {}, job.sampling.max_tokens) != list(job.expected)
     }
     assert changed == set(OPTIONS) - {"none", "neutral"}
+
+
+def test_a_draft_of_fewer_tokens_is_ruled_as_far_as_it_goes() -> None:
+    """Stops a write to the place of another token, or outside of a row, for ids that it lacks."""
+    options = [one for one in OPTIONS.values() if one]
+    sequences = [Sequence([1], SamplingParams(**one)) for one in options]
+    rules, rows = rules_of(sequences), len(options)
+    shapes = ((rows, 24), (rows, 3))
+    known, draft = (
+        mx.random.randint(0, VOCABULARY, shape, key=mx.random.key(i))
+        for i, shape in enumerate(shapes)
+    )
+    lengths = mx.arange(rows) + 4
+    positions = lengths[:, None] + mx.arange(4)
+    context = RuleContext(sequences, known, lengths, positions, draft)
+    logits = mx.random.normal((rows, 4, VOCABULARY), key=mx.random.key(9))
+    before = np.array(logits)
+    whole = np.array(apply_rules(rules, logits, context))
+    fewer = np.array(apply_rules(rules, logits[..., :20], context))
+    assert np.array_equal(whole[..., :20], fewer)
+    assert np.array_equal(np.array(logits), before)  # the caller's stays what it is
+    assert (whole[..., :20] != before[..., :20]).any(axis=(1, 2)).sum() >= rows - 2
 
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import Draft
 from mlx_spec.decoding.rejection import RejectionSampling
 from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.decoding.step import Proposal
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.sequence import Sequence
 from tests.fakes import RaggedPolicy
@@ -62,16 +64,25 @@ def guesses(before: mx.array, positions: mx.array, *, sure: bool) -> Draft:
     )
 
 
-def two_tokens(*, sure: bool = False) -> tuple[np.ndarray, float]:
-    """The first two tokens of each row, and the share of its guesses that stood."""
+def two_tokens(
+    *, sure: bool = False, target: np.ndarray = TARGET, forbidden: int = -1
+) -> tuple[np.ndarray, float]:
+    """The first two tokens of each row, and the share of its guesses that stood.
+
+    A token that is forbidden is cut off the drafts as a grammar does it.
+    """
     said = [[] for _ in range(ROWS)]  # type: list[list[int]]
     rng, stood, tested = random.Random(1), 0, 0
     while min(map(len, said)) < 2:
         before = mx.array([[row[-1] if row else 0] for row in said])
         positions = mx.array([[len(row) + i for i in range(MOST + 1)] for row in said])
         draft = guesses(before, positions, sure=sure)
-        counts = mx.array([rng.randint(0, MOST) for _ in said])
-        logits = mx.array(TARGET)[mx.concatenate([before, draft.tokens], axis=1)]
+        lengths = [rng.randint(0, MOST) for _ in said]
+        proposal = Proposal(
+            draft.tokens, lengths, mx.array(lengths, mx.int32), [""] * ROWS
+        ).counting([[*row, forbidden].index(forbidden) for row in draft.tokens.tolist()])
+        counts = proposal.counted if proposal.tested is None else proposal.tested
+        logits = mx.array(target)[mx.concatenate([before, draft.tokens], axis=1)]
         samples = sampling().choose(logits, positions)
         tokens, accepted = RejectionSampling().judge(
             DraftTrial(
@@ -85,7 +96,7 @@ def two_tokens(*, sure: bool = False) -> tuple[np.ndarray, float]:
     return np.array([row[:2] for row in said]), stood / tested
 
 
-def expected(option: dict[str, Any]) -> np.ndarray:
+def expected(option: dict[str, Any], target: np.ndarray = TARGET) -> np.ndarray:
     """[V, V]: the probability of two tokens after token 0, by the definition of the filters."""
 
     def kept(logits: np.ndarray) -> np.ndarray:
@@ -97,15 +108,15 @@ def expected(option: dict[str, Any]) -> np.ndarray:
         tempered[order[last:]] = 0
         return np.asarray(tempered / tempered.sum())
 
-    first = kept(TARGET[0])
-    return np.array([first[token] * kept(TARGET[token]) for token in range(VOCABULARY)])
+    first = kept(target[0])
+    return np.array([first[token] * kept(target[token]) for token in range(VOCABULARY)])
 
 
-def excess(said: np.ndarray) -> float:
+def excess(said: np.ndarray, target: np.ndarray = TARGET) -> float:
     """The most standard deviations by which chi-square is beyond its mean, over the options."""
     worst = 0.0
     for kind, option in enumerate(OPTIONS):
-        own, chances = said[kind::3], expected(option).reshape(-1)
+        own, chances = said[kind::3], expected(option, target).reshape(-1)
         seen = np.bincount(own[:, 0] * VOCABULARY + own[:, 1], minlength=VOCABULARY**2)
         assert not seen[chances == 0].any()
         hoped = len(own) * chances[chances > 0]
@@ -120,6 +131,26 @@ def test_two_tokens_are_distributed_as_the_target_s(sure: bool) -> None:
     said, share = two_tokens(sure=sure)
     assert excess(said) < 3.5
     assert 0.1 < share < 0.9
+
+
+FORBIDDEN = 0
+RULED = np.where(np.arange(VOCABULARY) == FORBIDDEN, -np.inf, TARGET)
+
+
+def cut_before_what_is_forbidden(patch: Patch) -> None:
+    """What a grammar forbids is taken out of the draft, and not tested."""
+
+    def planted(self: Proposal, most: list[int]) -> Proposal:
+        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
+
+    patch.setattr(Proposal, "counting", planted)
+
+
+def test_what_a_grammar_forbids_is_refused_as_any_other_guess(monkeypatch: Patch) -> None:
+    said, _ = two_tokens(target=RULED, forbidden=FORBIDDEN)
+    assert excess(said, RULED) < 3.5
+    cut_before_what_is_forbidden(monkeypatch)
+    assert excess(two_tokens(target=RULED, forbidden=FORBIDDEN)[0], RULED) > 3.5
 
 
 def selection_bias(patch: Patch) -> None:

@@ -106,6 +106,11 @@ def generate(
         raise InvalidRequest(
             "[generate] --compare needs a --draft-model, a --draft, or several prompts"
         )
+    if compare and flags.temp and flags.acceptance != "shared_noise":
+        raise InvalidRequest(
+            f"[generate] --compare with --acceptance {flags.acceptance}: texts are the target's in "
+            "distribution, and not the same token for token"
+        )
     repeated = [text for text in prompts for _ in range(num_samples)]
     run = GenerateRun(
         prompts=repeated,

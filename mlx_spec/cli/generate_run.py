@@ -143,7 +143,12 @@ def _show_results(run: GenerateRun, result: BatchResult) -> None:
     """Statistics after the text, or the JSON objects in its place."""
     if run.as_json:
         for index, one in enumerate(result.results):
-            record = {"index": index, "prompt": run.prompts[index], **asdict(one)}
+            known = {"index": index, "prompt": run.prompts[index]}
+            record = {
+                **known,
+                **asdict(replace(one, logprobs=None, prompt_logprobs=None)),
+                **one.scores,
+            }
             print(json.dumps(record, ensure_ascii=False))
     elif run.verbose:
         for line in statistics_lines(result.stats, run.flags.drafting):

@@ -39,8 +39,7 @@ class SamplingParams(StructureOptions, ShapingOptions):
         ignore_eos: go on past end-of-sequence tokens (benchmarks).
         logprobs: give each token's log-probability, by the target's logits after biases, penalties
             and masks, before temperature and filters, as mlx-lm does.
-        top_logprobs: and those of so many likeliest tokens, 0..20; asks for ``logprobs`` itself,
-            unless ``prompt_logprobs`` alone are asked for.
+        top_logprobs: and those of so many likeliest tokens, 0..20; asks for ``logprobs`` itself.
         prompt_logprobs: give the log-probabilities of the prompt's own tokens, too: its beginning
             is then read, whatever the prefix cache has of it.
 
@@ -98,7 +97,7 @@ class SamplingParams(StructureOptions, ShapingOptions):
     @property
     def wants_logprobs(self) -> bool:
         """Whether those of generated tokens are asked for."""
-        return self.logprobs or (self.top_logprobs > 0 and not self.prompt_logprobs)
+        return self.logprobs or self.top_logprobs > 0
 
     @property
     def stop_texts(self) -> tuple[str, ...]:

@@ -46,11 +46,13 @@ class Found:
         picks: which offer; ``NOBODY`` where there is none.
         lengths: guesses of it.
         brings: tokens that the first 0, 1, 2, ... of them are expected to bring.
+        certain: whether it is certain: what says otherwise is wrong, however much it says.
     """
 
     picks: list[int]
     lengths: list[int]
     brings: list[list[float]]
+    certain: list[bool]
 
     @property
     def most(self) -> int:
@@ -74,6 +76,8 @@ class Findings:
         average: acceptance over all texts, of those that do not say their chances.
     """
 
+    CERTAIN = 0.9  # share of what is called certain that must have come true
+
     def __init__(self, average: AverageAcceptance) -> None:
         self._average = average
         self._checks: dict[str, Calibration] = {}
@@ -84,16 +88,19 @@ class Findings:
         """The offer that each row expects most of; what is certain comes first."""
         chances = [self._chances(rows, offer) for offer in offers]
         self._promised = {o.source: said for o, said in zip(offers, chances, strict=True)}
-        gains = [
-            [_gains(row, self._check(offer.source).factor) for row in said]
-            for offer, said in zip(offers, chances, strict=True)
-        ]
-        picks = [_pick(row, offers, chances, gains) for row in range(len(rows))]
-        lengths = [
-            0 if pick == NOBODY else offers[pick].lengths[row] for row, pick in enumerate(picks)
-        ]
-        brings = [[0.0] if pick == NOBODY else gains[pick][row] for row, pick in enumerate(picks)]
-        return Found(picks, lengths, brings)
+        factors = [self._check(offer.source).factor for offer in offers]
+        found = Found([], [], [], [])
+        for row in range(len(rows)):
+            gains = [_gains(said[row], by) for said, by in zip(chances, factors, strict=True)]
+            made = [number for number, offer in enumerate(offers) if offer.lengths[row]]
+            sure = [n for n in made if min(chances[n][row]) >= 1.0 and factors[n] >= self.CERTAIN]
+            best = max(made, key=lambda number: gains[number][-1], default=NOBODY)
+            pick = sure[0] if sure else best
+            found.picks.append(pick)
+            found.lengths.append(0 if pick == NOBODY else offers[pick].lengths[row])
+            found.brings.append([0.0] if pick == NOBODY else gains[pick])
+            found.certain.append(bool(sure))
+        return found
 
     def observe(self, report: StepReport) -> None:
         """Compare what came with what was promised for the rows of the last step."""
@@ -123,14 +130,3 @@ class Findings:
 def _gains(chances: Seq[float], factor: float) -> list[float]:
     """Tokens that the first 0, 1, 2, ... of a row's guesses are expected to bring."""
     return [0.0, *accumulate(accumulate((min(1.0, chance * factor) for chance in chances), mul))]
-
-
-def _pick(
-    row: int, offers: Seq[Offer], chances: Seq[Seq[Seq[float]]], gains: Seq[Seq[Seq[float]]]
-) -> int:
-    """The offer that brings most; a certain one rules out whatever differs from it."""
-    made = [number for number, offer in enumerate(offers) if offer.lengths[row]]
-    certain = [number for number in made if min(chances[number][row]) >= 1.0]
-    if certain:
-        return certain[0]
-    return max(made, key=lambda number: gains[number][row][-1], default=NOBODY)

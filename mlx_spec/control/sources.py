@@ -96,6 +96,9 @@ class AdaptiveSources:
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
         """The better of what was found alone, and the costly drafter for rows that lack."""
+        if not offers:
+            wanted = _of_covered(self._lengths, covered)
+            return Settled([NOBODY] * len(wanted), wanted, costly=any(wanted))
         found = self._findings.weigh(rows, offers)
         cut = self._cut(found)
         return self._both(rows, found, cut, covered) or found.alone(cut)
@@ -129,14 +132,16 @@ class AdaptiveSources:
         if not self.drafts:
             return None
         policy, batch = self._policies[self.costly], len(rows)
-        wanted = [k if known else 0 for k, known in zip(self._lengths, covered, strict=True)]
+        wanted = _of_covered(self._lengths, covered)
         hopes = [
             sum(chance**n for n in range(1, k + 1))
             for chance, k in zip(policy.chances(rows), wanted, strict=True)
         ]
         keeps = [
-            bool(n) and row[-1] >= hope
-            for n, row, hope in zip(found.lengths, found.brings, hopes, strict=True)
+            bool(n) and (sure or row[-1] >= hope)
+            for n, sure, row, hope in zip(
+                found.lengths, found.certain, found.brings, hopes, strict=True
+            )
         ]
         passes = max((k for k, keep in zip(wanted, keeps, strict=True) if not keep), default=0)
         if not passes:
@@ -163,9 +168,19 @@ class AdaptiveSources:
         self._findings.observe(report)
         ran = [name for name in self._policies if name in report.sources]
         for name in ran or (self._policies if not report.work.length else ()):
-            own = report.of(name)
-            wider = self._wider(len(report.rows), own.work.length, report.work.length)
-            self._policies[name].observe(replace(own, seconds=max(0.0, own.seconds - wider)))
+            self._policies[name].observe(self._own(report, name))
         if not ran:
             self._costs.record(report.work, report.seconds, clean=report.clean)
         self._turns.step(lambda name: self._policies[name].promise(report.rows))
+
+    def _own(self, report: StepReport, name: str) -> StepReport:
+        """What a costly drafter learns from: a pass as wide as its own drafts."""
+        own = report.of(name)
+        if own.work.length == report.work.length:
+            return own
+        wider = self._wider(len(report.rows), own.work.length, report.work.length)
+        return replace(own, seconds=max(0.0, own.seconds - wider))
+
+
+def _of_covered(lengths: Seq[int], covered: Seq[bool]) -> list[int]:
+    return [length if known else 0 for length, known in zip(lengths, covered, strict=True)]

@@ -21,6 +21,7 @@ from mlx_spec.model.token_bytes import same_tokens
 
 LEAST_SHARE = 0.5
 NO_TOKEN = -1
+_SAMPLE = "one, two  and 12.5"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Pairing:
         examples: a few of the tokens that the draft lacks, or has elsewhere, in words.
         to_draft: [ids of the target] int32, the draft's id of each token, ``NO_TOKEN`` where it
             has none; None where ids can be taken as they are.
+        through_text: so few are common that tokens are translated through text.
     """
 
     shared: int
@@ -41,6 +43,7 @@ class Pairing:
     moved: int = 0
     examples: str = ""
     to_draft: np.ndarray[Any, Any] | None = field(default=None, compare=False)
+    through_text: bool = False
 
     @property
     def share(self) -> float:
@@ -48,6 +51,11 @@ class Pairing:
         return self.shared / self.tokens if self.tokens else 1.0
 
     def __str__(self) -> str:
+        if self.through_text:
+            return (
+                f"the draft has {self.shared:,} of the target's {self.tokens:,} tokens "
+                f"({100 * self.share:.2f}%), so that guesses are translated through text"
+            )
         elsewhere = f", {self.moved:,} of them under other ids" if self.moved else ""
         if self.shared == self.tokens:
             return f"the draft has all of the target's tokens{elsewhere}"
@@ -74,14 +82,34 @@ def check_pair(tokenizer: Any, draft_tokenizer: Any) -> Pairing:
     found = _compared.get(tokenizer, draft_tokenizer)
     if found is None:
         found = _compare(tokenizer.get_vocab(), draft_tokenizer.get_vocab())
+        if isinstance(found, Pairing) and found.through_text:
+            found = _through_text(found, tokenizer, draft_tokenizer)
         _compared.put(tokenizer, draft_tokenizer, found)
     if isinstance(found, str):
         raise TokenizerMismatch(found)
     return found
 
 
-def _compare(target: Mapping[str, int], draft: Mapping[str, int]) -> Pairing | str:
-    """How the maps agree, or why they are no pair."""
+def _through_text(found: Pairing, tokenizer: Any, draft_tokenizer: Any) -> Pairing | str:
+    """The same where both give back a text that they are given; else why they are no pair."""
+    for role, own in (("target", tokenizer), ("draft", draft_tokenizer)):
+        try:
+            back = own.decode(own.encode(_SAMPLE, add_special_tokens=False))
+            problem = "" if back == _SAMPLE else f"gives {back!r} for {_SAMPLE!r}"
+        except Exception as error:  # whatever a tokenizer raises
+            problem = f"fails ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+        if problem:
+            return (
+                f"[check_pair] the draft has only {found.shared:,} of the target's "
+                f"{found.tokens:,} tokens ({100 * found.share:.2f}%, at least "
+                f"{100 * LEAST_SHARE:.0f}% are needed): {found.examples}; and they cannot be "
+                f"translated through text, since the {role}'s tokenizer {problem}"
+            )
+    return found
+
+
+def _compare(target: Mapping[str, int], draft: Mapping[str, int]) -> Pairing:
+    """How the maps agree."""
     if target == draft:
         return Pairing(len(target), len(target))
     common = same_tokens(target, draft)
@@ -90,12 +118,7 @@ def _compare(target: Mapping[str, int], draft: Mapping[str, int]) -> Pairing | s
     moved = [token for token in common if common[token] != target[token]]
     examples = ", ".join(_difference(token, target, by_id) for token in missing[:3])
     if len(common) < LEAST_SHARE * len(target):
-        share = 100 * len(common) / len(target)
-        return (
-            f"[check_pair] the draft has only {len(common):,} of the target's {len(target):,} "
-            f"tokens ({share:.2f}%, at least {100 * LEAST_SHARE:.0f}% are needed), so its guesses "
-            f"would be in vain: {examples}"
-        )
+        return Pairing(len(common), len(target), len(moved), examples, through_text=True)
     elsewhere = bool(moved) or any(target[token] in by_id for token in missing)
     ids = _ids(target, common) if elsewhere else None
     return Pairing(len(common), len(target), len(moved), examples, ids)

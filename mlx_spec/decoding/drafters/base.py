@@ -35,9 +35,11 @@ class DrawnFrom:
         """Those of the next guesses, [B, n, V]."""
         self._parts.append(probabilities)
 
-    def take(self) -> mx.array:
-        """[B, K, V] of all; then there are none, for the next drafter's."""
+    def take(self) -> mx.array | None:
+        """[B, K, V] of all, None where nothing was drawn; the next drafter's come anew."""
         parts, self._parts = self._parts, []
+        if not parts:
+            return None
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
 

@@ -41,7 +41,7 @@ class ForcedDrafter(BaseDrafter):
         tokens = np.zeros((len(guesses), max(lengths)), np.int32)
         for own, guess in zip(tokens, guesses, strict=True):
             own[: len(guess)] = guess
-        return Draft(mx.array(tokens), lengths=lengths)
+        return Draft(mx.array(tokens), lengths=lengths, chances=[[1.0] * n for n in lengths])
 
     @staticmethod
     def _forced(row: Sequence, count: int) -> list[int]:

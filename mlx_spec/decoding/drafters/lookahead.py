@@ -104,6 +104,7 @@ class LookaheadDrafter(BaseDrafter):
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Newcomers have said nothing; who comes back goes on."""
+        self._asked = True  # what was not worth it for others may be for these
         for sequence in sequences:
             self._rows.setdefault(sequence, _Collected())
         self._present += sequences

@@ -59,6 +59,7 @@ class NgramDrafter(BaseDrafter):
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Newcomers are indexed from their first token on; who comes back goes on."""
+        self._asked = True  # what was not worth it for others may be for these
         for sequence in sequences:
             self._rows[sequence] = self._away.get(sequence) or self._new()
 

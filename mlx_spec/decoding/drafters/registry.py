@@ -18,6 +18,7 @@ from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.decoding.drafters.self_layers import make_self_drafter
+from mlx_spec.decoding.drafters.text_model import TextDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.mapped_runner import MappedRunner
 from mlx_spec.model.pairing import check_pair
@@ -80,13 +81,16 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
             runner = MappedRunner(model, slots, pairing.to_draft, vocabulary, cache)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"draft model: {error}") from error
+    if pairing is not None and pairing.through_text:
+        return TextDrafter(runner, parts.tokenizer, parts.draft_tokenizer, batching)
     replay = Replay(runner) if replay_pays() else None
     return ModelDrafter(runner, batching, replay, Guessing(parts.speculation.draft_temperature))
 
 
 # Those that look up what they guess, the surest first: a step waits for them on the host, and they
 # know how far they go.
-FREE = ("forced", "ngram", "lookahead")
+FORCED = "forced"
+FREE = (FORCED, "ngram", "lookahead")
 
 
 def make_ngram_drafter(parts: DraftParts) -> Drafter:
@@ -113,10 +117,10 @@ def make_head_drafter(parts: DraftParts) -> Drafter:
 
 MAKERS: Mapping[str, Maker] = {
     "head": make_head_drafter,
-    "forced": lambda parts: ForcedDrafter(),
+    FORCED: lambda parts: ForcedDrafter(),
     "lookahead": lambda parts: LookaheadDrafter(),
     "model": make_model_drafter,
-    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation),
+    "self": lambda parts: make_self_drafter(parts.runner, parts.speculation, parts.tokenizer),
     "ngram": make_ngram_drafter,
 }
 

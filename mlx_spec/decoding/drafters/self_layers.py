@@ -15,15 +15,17 @@ write is garbage that nobody sees, since verification writes the same positions 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import mlx.core as mx
 
 from mlx_spec.cache.ring_places import SLACK
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.calibration import chosen_layers
 from mlx_spec.decoding.drafters.choosing import Guessing, known_at
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
-from mlx_spec.model.partial import layers_of, skipping_of, why_not
+from mlx_spec.model.partial import skipping_of, why_not
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -74,7 +76,7 @@ class SelfDrafter(BaseDrafter):
         token = mx.take_along_axis(context.tokens, context.lengths[:, None] - 1, axis=1)
         draft: list[mx.array] = []
         states = self._pool.folded()
-        for step in range(count):
+        for step in range(min(count, self.max_draft_tokens)):  # beside others more may be asked
             logits, *_ = self._passes.forward(_rows(context, token, step))
             token = self._guessing.choose(context, logits, draft)
             draft.append(token)
@@ -96,7 +98,9 @@ def _rows(context: DraftContext, token: mx.array, step: int) -> Rows:
     )
 
 
-def make_self_drafter(runner: ModelRunner, speculation: SpeculationConfig) -> SelfDrafter:
+def make_self_drafter(
+    runner: ModelRunner, speculation: SpeculationConfig, tokenizer: Any = None
+) -> SelfDrafter:
     """A drafter that runs some layers of the target ``runner``.
 
     Raises:
@@ -104,5 +108,5 @@ def make_self_drafter(runner: ModelRunner, speculation: SpeculationConfig) -> Se
     """
     layers = speculation.draft_layers
     if layers is None:
-        layers = tuple(range(-(-len(layers_of(runner.model)) // 2)))
+        layers = chosen_layers(runner, tokenizer).layers
     return SelfDrafter(runner, layers, Guessing(speculation.draft_temperature))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -80,12 +80,7 @@ class GenerateText(Stage):
         return messages_of(fields, name) if name == _MESSAGES else text_of(fields, name)
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
-        scores = {"logprobs": answer.logprobs, "prompt_logprobs": answer.prompt_logprobs}
-        asked = {
-            f"{self.output_field}_{name}": [one and asdict(one) for one in values]
-            for name, values in scores.items()
-            if values is not None
-        }
+        asked = {f"{self.output_field}_{name}": some for name, some in answer.scores.items()}
         return Done({self.output_field: answer.text, **asked})
 
 
