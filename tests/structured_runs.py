@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 from functools import cache
 from typing import Any
 
-from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import BaseDrafter
 from mlx_spec.sequence import Sequence
@@ -53,6 +53,7 @@ def run(
     drafter: BaseDrafter | None = None,
     preempting: int = 0,
     only: Seq[int] | None = None,
+    speculation: SpeculationConfig | None = None,
 ) -> tuple[SpeculativeDecoder, list[Sequence]]:
     """All requests, joining as rows become free; every so many steps one is preempted for a while.
 
@@ -65,6 +66,7 @@ def run(
     decoder = SpeculativeDecoder(
         target(family),
         batching=BatchingConfig(batch_size=rows),
+        speculation=speculation,
         policy=RaggedPolicy(4) if drafted else CyclingPolicy([0]),
         **options,
     )

@@ -141,9 +141,8 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
         assert (flags.identity() != before) == one.changes_text, name
     free = {name for name, one in OPTIONS.items() if not one.changes_text}
     speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft", "draft_model"}
-    speculation |= {"ngram_shared_bytes"}
+    speculation |= {"ngram_shared_bytes", "draft_temperature"}
     batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
-    speculation |= {"ngram_shared_bytes"}
     assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
 
 

@@ -134,6 +134,12 @@ def test_where_a_grammar_leads_nowhere_that_row_ends_and_its_neighbours_go_on() 
     assert free.generation_tokens > 1
 
 
+def test_options_that_leave_nothing_of_a_constraint_say_so() -> None:
+    options = SamplingParams(structure=Structure.choices(["ab"]), min_tokens=9)
+    (result,) = batch_generate(target("llama"), small_tokenizer(), [[1]], sampling=options).results
+    assert "forbids what the structure leaves" in str(result.error)
+
+
 def test_a_text_that_is_cut_says_so_and_stops_are_ends() -> None:
     options = [
         SamplingParams(structure=Structure.choices(["abcdabcd"]), max_tokens=2),

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from mlx_spec.config import SpeculationConfig
 from mlx_spec.decoding.drafters.forced import ForcedDrafter
 from mlx_spec.sequence import Sequence
 from tests.structured_runs import constraints, invalid, knowing, run
@@ -64,6 +65,17 @@ def test_on_rings_and_states(family: str) -> None:
     assert [row.tokens for row in made] == [row.tokens for row in plain]
     assert invalid(wanted, made) == []
     assert 0 < sum(row.accepted for row in made) < sum(row.drafted for row in made)
+
+
+def test_by_rejection_too_every_text_is_valid() -> None:
+    """Drawn guesses and guesses that are sure of themselves."""
+    wanted = constraints(16)
+    for drafter in (None, ForcedDrafter()):
+        speculation = SpeculationConfig(acceptance="rejection")
+        _, made = run(wanted, drafter=drafter, speculation=speculation)
+        assert invalid(wanted, made) == []
+        drafted, accepted = counted(made)
+        assert 0 < accepted < drafted or drafter is not None
 
 
 def test_forced_tokens_are_drafts() -> None:

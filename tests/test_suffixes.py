@@ -8,7 +8,7 @@ import pytest
 
 from mlx_spec.decoding.drafters.ngram import MATCHES, USUAL
 from mlx_spec.decoding.drafters.suffixes.automaton import ROOT, SuffixAutomaton
-from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation
+from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation, worth_waiting
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex, SharedReader
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
 
@@ -136,3 +136,17 @@ def test_confirmation_pauses_and_resumes() -> None:
     row.judge(True)
     row.judge(True)
     assert row.verified  # it had paid: two again
+
+
+def test_one_row_s_finds_do_not_make_many_wait() -> None:
+    rows = [Confirmation() for _ in range(16)]
+    assert not worth_waiting(rows)
+    for _ in range(2):
+        rows[0].judge(True)
+    assert rows[0].verified
+    assert worth_waiting(rows[:4])
+    assert not worth_waiting(rows)
+    for row in rows[1:5]:
+        row.judge(True)
+        row.judge(True)
+    assert worth_waiting(rows)

@@ -85,7 +85,8 @@ def _load_models(run: GenerateRun) -> tuple[Loaded, Loaded | None]:
     draft = models.load(flags.drafter, flags.draft_loading)
     pairing = check_pair(target[1], draft[1])
     if pairing.share < 1 and not run.quiet:
-        note(f"{pairing}; that changes no text, but is never guessed")
+        lost = "" if pairing.through_text else ", but is never guessed"
+        note(f"{pairing}; that changes no text{lost}")
     return target, draft
 
 

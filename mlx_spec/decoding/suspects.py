@@ -48,9 +48,12 @@ class Suspects:
             return False
         else:
             self._rows.discard(sequence)
+            why = "NaN or infinite: an overflow, or a broken quantization"
+            if sequence.guide is not None:
+                why += "; or min_tokens, a bias or a function forbids what the structure leaves"
             sequence.fail(
                 f"[SpeculativeDecoder] the model's logits are not numbers after {sequence.length} "
-                "tokens (NaN or infinite: an overflow, or a broken quantization)"
+                f"tokens ({why})"
             )
         return True
 

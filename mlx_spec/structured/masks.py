@@ -9,6 +9,7 @@ Row of K = 3 guesses, of which the second is forbidden; 1 is a token that may st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence as Seq
 from functools import cache
 from typing import Any, TypeAlias
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from mlx_spec.structured.guide import Guide
 from mlx_spec.structured.vocabulary import library
+
+# With a thread or two of its own llguidance would gain nothing, and wait for them.
+_PARALLEL = (os.cpu_count() or 1) >= 4
 
 Words: TypeAlias = NDArray[np.int32]
 
@@ -59,6 +63,11 @@ def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> tuple[Words, list[
 def _fill(words: Words, guides: Seq[Guide], guesses: Seq[Seq[int]]) -> None:
     from llguidance import numpy as masks
 
+    if len(guides) > 1 and not _PARALLEL:
+        size = len(words) // len(guides)
+        for row, guide in enumerate(guides):
+            _fill(words[row * size : (row + 1) * size], [guide], guesses[row : row + 1])
+        return
     executor, width = _executor(), len(guesses[0]) + 1
     places = [(guide.matcher, row * width) for row, guide in enumerate(guides)]
     if width == 1:

@@ -24,7 +24,7 @@ import mlx.core as mx
 
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.guesses import Guess, host_draft
-from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation
+from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation, worth_waiting
 from mlx_spec.decoding.drafters.suffixes.pool import GramPool
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
 from mlx_spec.decoding.outputs import StepGains
@@ -100,7 +100,8 @@ class LookaheadDrafter(BaseDrafter):
     @property
     def needs_host(self) -> bool:  # type: ignore[override]
         """Whether some row's n-grams are worth a verification, and were asked for."""
-        return self._asked and any(self._verified(row) for row in self._present)
+        rows = [self._rows[row].confirmation for row in self._present]
+        return self._asked and worth_waiting(rows)
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Newcomers have said nothing; who comes back goes on."""

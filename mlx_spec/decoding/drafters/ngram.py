@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.guesses import Guess, host_draft
+from mlx_spec.decoding.drafters.suffixes.confirmation import worth_waiting
 from mlx_spec.decoding.drafters.suffixes.row import Lookups, RowIndex
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex, SharedReader
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
@@ -55,7 +56,7 @@ class NgramDrafter(BaseDrafter):
     def needs_host(self) -> bool:  # type: ignore[override]
         """Whether some row's guesses are worth a verification, and were asked for."""
         self._hear()
-        return self._asked and any(row.confirmation.verified for row in self._rows.values())
+        return self._asked and worth_waiting([row.confirmation for row in self._rows.values()])
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Newcomers are indexed from their first token on; who comes back goes on."""

@@ -45,3 +45,7 @@ class SpeculationFlags:
         "ngram_shared_bytes",
         "Memory for what all requests have said, where ngram finds it again; 0: each its own text.",
     )
+    draft_temperature: float | None = _speculation(
+        "draft_temperature",
+        "Temperature of guesses where texts are sampled; changes no text. Default: theirs.",
+    )

@@ -14,6 +14,11 @@ deceive settles at plain decoding; one that was right for long needs two again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+# Tokens that a row must gain on average by a step in turn: what waiting for it may cost.
+WORTH = 0.1
+
 
 class Confirmation:
     """What one row's lookups have earned.
@@ -26,20 +31,28 @@ class Confirmation:
     MOST_NEEDED = 64
     BEGIN, MOST = 2.0, 4.0  # credit
     WRONG, NOTHING = 0.5, 0.15
+    NEWEST = 0.125  # share of the newest token in what a row promises
 
     def __init__(self) -> None:
         self.verified = False
         self._needed = self.NEEDED
         self._run = 0
-        self._credit = self._earned = 0.0
+        self._credit = self._earned = self._rate = 0.0
+
+    @property
+    def promise(self) -> float:
+        """Tokens of the next step that are likely found; 0 where nothing is verified."""
+        return self._rate if self.verified else 0.0
 
     def judge(self, right: bool | None) -> None:
         """One token more: what was looked up for it was right, wrong, or nothing (None)."""
         self._run = self._run + 1 if right else 0
+        self._rate += self.NEWEST * (bool(right) - self._rate)
         if self.verified:
             self._spend(right)
         elif self._run >= self._needed:
             self.verified, self._credit, self._earned = True, self.BEGIN, 0.0
+            self._rate = max(self._rate, 0.5)
 
     def _spend(self, right: bool | None) -> None:
         """Count a token of a row that is verified."""
@@ -54,3 +67,9 @@ class Confirmation:
             self.verified = False
             paid = self._earned > 0
             self._needed = self.NEEDED if paid else min(2 * self._needed, self.MOST_NEEDED)
+
+
+def worth_waiting(rows: Collection[Confirmation]) -> bool:
+    """Whether enough is likely found for some rows that all of them wait for the host."""
+    promised = sum(row.promise for row in rows)
+    return promised > 0 and promised >= WORTH * len(rows)
