@@ -29,8 +29,8 @@ class ModelFlags:
     )
     draft_model: str | None = _model(
         None,
-        "Smaller model of the same tokenizer, or a head that was trained for the model (smollm2-draft "
-        "is one for smollm2), which guesses ahead.",
+        "What guesses ahead: a smaller model of the same tokenizer, or a head that was trained for "
+        "the model (smollm2-draft for smollm2).",
         is_path=_is_dotted,
         changes_text=False,
     )
