@@ -61,6 +61,17 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a type that is none": (["--dtype", "int8"], "dtype='int8'"),
     "a draft model that is none": (["--model", "demo", "--draft", "model"], "--draft-model"),
     "a drafter that is none": (["--draft", "oracle"], "'oracle', expected one of forced, head"),
+    "a draft's temperature of 0": (["--draft-temperature", "0"], "a number in (0, 100]"),
+    "a head that nobody brings": (["--draft", "head"], "no tensors of a head"),
+    "a model that is no head": (
+        ["--draft", "head", "--draft-model", "demo-draft"],
+        "demo-draft: no tensors of a head",
+    ),
+    "both kinds of draft model": (["--draft", "head+model"], "needs a draft head"),
+    "a drafter without its model": (
+        ["--model", "demo", "--draft", "model"],
+        "--draft model needs a --draft-model",
+    ),
     "a drafter twice": (["--draft", "ngram+ngram"], "names one of them twice"),
     "nothing to compare": (["--model", "demo", "--compare"], "--compare needs"),
     "a truth value misspelt": (["--verbose", "Flase"], "--verbose 'Flase'"),
