@@ -26,6 +26,8 @@ from metal_kernels.attention_plan import AttentionConfig, MemoryEstimate
 from metal_kernels.rms_norm import add_rms_norm, rms_norm
 from metal_kernels.rope import norm_rope, rope
 from metal_kernels.sample import Sampled, sample
+from metal_kernels.sample_extras import MoreFilters
+from metal_kernels.sample_probabilities import probabilities, uniforms
 from metal_kernels.sample_rows import SampleRows
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "AttentionConfig",
     "Lengths",
     "MemoryEstimate",
+    "MoreFilters",
     "Operation",
     "SampleRows",
     "Sampled",
@@ -40,9 +43,11 @@ __all__ = [
     "attention",
     "available",
     "norm_rope",
+    "probabilities",
     "rms_norm",
     "rope",
     "sample",
+    "uniforms",
     "use",
     "wins",
 ]

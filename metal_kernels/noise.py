@@ -99,6 +99,12 @@ def second_word(first: mx.array, keys: Keys) -> mx.array:
     return (x ^ (x >> 15)) * _word(_ONE)
 
 
+def stream_word(keys: Keys, stream: int) -> mx.array:
+    """32 uniform bits of each (seed, position), beside tokens' noise; others in each stream."""
+    # 2**32 over the golden ratio: streams' numbers far apart.
+    return mix(mix(keys.one ^ _word(stream * 0x9E3779B9 % 2**32)) + keys.two)
+
+
 def gumbel(first: mx.array, second: mx.array) -> mx.array:
     """``-log(-log(1 - w))`` in float32 for w = (first * 2**32 + second + 1/2) / 2**64.
 

@@ -38,6 +38,11 @@ inline uint second_word(uint first, uint2 keys) {
   return (x ^ (x >> 15)) * 0x7feb352du;
 }
 
+// Further words of a position, beside tokens' noise.
+inline uint stream_word(uint2 keys, uint stream) {
+  return mix(mix(keys.x ^ (stream * 0x9e3779b9u)) + keys.y);
+}
+
 // -log(-log(1 - w)), w = (first * 2^32 + second + 1/2) / 2^64, by a table of parabolas.
 template <typename P>
 inline float gumbel(uint first, uint second, P table) {
@@ -94,13 +99,47 @@ inline Sums group_sums(
   return all;
 }
 
+// What XTC excludes of a row: keys below `floor`, but for special tokens. Nothing where it is 0.
+template <typename T>
+struct Excluded {
+  uint floor;
+  T special;
+  int specials;
+
+  inline bool has(uint key, int token) const {
+    if (key >= floor) {
+      return false;
+    }
+    for (int i = 0; i < specials; i++) {
+      if (special[i] == token) {
+        return false;
+      }
+    }
+    return true;
+  }
+};
+
+// The last token kept of a ranking.
+struct Cut {
+  uint key;
+  int token;
+
+  inline bool keeps(uint other_key, int other) const {
+    return other_key < key || (other_key == key && other <= token);
+  }
+};
+
+inline Cut earlier(Cut one, Cut other) {
+  return other.keeps(one.key, one.token) ? one : other;
+}
+
 // Tokens of a row up to a key, or those of one key up to an id; this thread's share of them.
-template <int THREADS, bool BY_MASS, typename P>
-inline Sums tokens_until(P values, int width, float top, uint last, int thread_index) {
+template <int THREADS, bool BY_MASS, typename P, typename E>
+inline Sums tokens_until(P values, int width, float top, uint last, E without, int thread_index) {
   Sums own = {0u, 0ul};
   for (int t = thread_index; t < width; t += THREADS) {
     const uint key = key_of(static_cast<float>(values[t]), top);
-    if (key <= last) {
+    if (key <= last && !without.has(key, t)) {
       own.count += 1;
       own.mass += BY_MASS ? ulong(mass_of(key >> 8)) : 0ul;
     }
@@ -108,44 +147,65 @@ inline Sums tokens_until(P values, int width, float top, uint last, int thread_i
   return own;
 }
 
-template <int THREADS, typename P>
-inline Sums equals_until(P values, float top, uint key, int last, int thread_index) {
+template <int THREADS, typename P, typename E>
+inline Sums equals_until(P values, float top, uint key, int last, E without, int thread_index) {
   Sums own = {0u, 0ul};
   for (int t = thread_index; t <= last; t += THREADS) {
-    own.count += key_of(static_cast<float>(values[t]), top) == key ? 1u : 0u;
+    const bool equal = key_of(static_cast<float>(values[t]), top) == key;
+    own.count += equal && !without.has(key, t) ? 1u : 0u;
   }
   return own;
+}
+
+// Of the tokens kept by a cut: their mass, and the largest key of one with more than a mass.
+template <int THREADS, typename P>
+inline ulong mass_kept(P values, int width, float top, Cut cut, int thread_index) {
+  ulong mass = 0ul;
+  for (int t = thread_index; t < width; t += THREADS) {
+    const uint key = key_of(static_cast<float>(values[t]), top);
+    mass += cut.keeps(key, t) ? ulong(mass_of(key >> 8)) : 0ul;
+  }
+  return mass;
+}
+
+template <int THREADS, typename P>
+inline uint last_choice(P values, int width, float top, Cut cut, ulong limit, int thread_index) {
+  uint last = 0u;
+  for (int t = thread_index; t < width; t += THREADS) {
+    const uint key = key_of(static_cast<float>(values[t]), top);
+    if (cut.keeps(key, t) && ulong(mass_of(key >> 8)) > limit) {
+      last = max(last, key);
+    }
+  }
+  return last;
+}
+
+// A share in units of 2^-31, rounded down; in two parts, or 64 bits overflow.
+inline ulong part_of(ulong total, ulong share) {
+  return ((total >> 23) * share >> 8) + ((total & 0x7ffffful) * share >> 31);
 }
 
 #define GROUP_SUMS(own) \
   group_sums(own, room, lane, simdgroup, THREADS / 32)
 
-//! section cut
-  // One threadgroup a row and position.
-  threadgroup uint room[3 * THREADS / 32];
-  const uint lane = thread_index_in_simdgroup, simdgroup = simdgroup_index_in_threadgroup;
-  const int thread_index = int(thread_position_in_threadgroup.x);
-  const int unit = int(threadgroup_position_in_grid.x);
-  const int row = unit / N;
-  const int place = index[row] * N + unit % N;
-  const auto values = logits + size_t(place) * V;
-  const float top = tops[place];
-  const uint most = uint(top_k[row]);
-
-  // The upper half of the key of the last token kept.
+// The last token of a ranking before `most` tokens are kept, or a share of all mass.
+template <int THREADS, bool BY_MASS, int ID_BITS, typename P, typename E>
+inline Cut rank_cut(
+    P values, int width, float top, uint most, ulong part, E without, int thread_index,
+    threadgroup uint* room, uint lane, uint simdgroup) {
+  // The upper half of its key.
   ulong share = 1ul;
   if (BY_MASS) {
-    const ulong total =
-        GROUP_SUMS((tokens_until<THREADS, true>(values, V, top, LARGEST_KEY, thread_index))).mass;
-    const ulong part = ulong(top_p[row]);
-    share = max(((total >> 23) * part >> 8) + ((total & 0x7ffffful) * part >> 31), 1ul);
+    const ulong total = GROUP_SUMS((tokens_until<THREADS, true>(
+        values, width, top, LARGEST_KEY, without, thread_index))).mass;
+    share = max(part_of(total, part), 1ul);
   }
   uint first = 0u, before = 0u;
   ulong mass = 0ul;
   for (int bit = 15; bit >= 0; bit--) {
     const uint last = first + (1u << bit) - 1u;
-    const Sums upto = GROUP_SUMS(
-        (tokens_until<THREADS, BY_MASS>(values, V, top, (last << 8) | 255u, thread_index)));
+    const Sums upto = GROUP_SUMS((tokens_until<THREADS, BY_MASS>(
+        values, width, top, (last << 8) | 255u, without, thread_index)));
     if (!(upto.count >= most || (BY_MASS && upto.mass >= share))) {
       first = last + 1u;
       before = upto.count;
@@ -163,8 +223,8 @@ inline Sums equals_until(P values, float top, uint key, int last, int thread_ind
   uint key = min(first, 65535u) << 8;
   for (int bit = 7; bit >= 0; bit--) {
     const uint last = key + (1u << bit) - 1u;
-    const uint upto =
-        GROUP_SUMS((tokens_until<THREADS, false>(values, V, top, last, thread_index))).count;
+    const uint upto = GROUP_SUMS((tokens_until<THREADS, false>(
+        values, width, top, last, without, thread_index))).count;
     if (upto < count) {
       key = last + 1u;
       before = upto;
@@ -173,17 +233,59 @@ inline Sums equals_until(P values, float top, uint key, int last, int thread_ind
   key = min(key, LARGEST_KEY);
   int token = 0;
   for (int bit = ID_BITS - 1; bit >= 0; bit--) {
-    const int last = min(token + (1 << bit) - 1, V - 1);
+    const int last = min(token + (1 << bit) - 1, width - 1);
     const uint upto =
-        GROUP_SUMS((equals_until<THREADS>(values, top, key, last, thread_index))).count;
+        GROUP_SUMS((equals_until<THREADS>(values, top, key, last, without, thread_index))).count;
     if (upto < count - before) {
       token = last + 1;
     }
   }
+  return Cut{key, token};
+}
+
+//! section cut
+  // One threadgroup a row and position.
+  threadgroup uint room[3 * THREADS / 32];
+  const uint lane = thread_index_in_simdgroup, simdgroup = simdgroup_index_in_threadgroup;
+  const int thread_index = int(thread_position_in_threadgroup.x);
+  const int unit = int(threadgroup_position_in_grid.x);
+  const int row = unit / N;
+  const int place = index[row] * N + unit % N;
+  const auto values = logits + size_t(place) * V;
+  const float top = tops[place];
+  Excluded<decltype(special + 0)> without = {0u, special + row * SPECIALS, SPECIALS};
+
+  Cut least = {uint(lowest[row]), V};  // what min-p keeps
+  if (BY_LEAST) {
+    const Cut some = rank_cut<THREADS, false, ID_BITS>(
+        values, V, top, uint(fewest[row]), 0ul, without, thread_index, room, lane, simdgroup);
+    least = some.key > least.key ? some : least;
+  }
+  Cut cut = earlier(least, rank_cut<THREADS, BY_MASS, ID_BITS>(
+      values, V, top, uint(top_k[row]), ulong(top_p[row]), without, thread_index,
+      room, lane, simdgroup));
+  if (EXCLUDES) {
+    Sums own = {0u, mass_kept<THREADS>(values, V, top, cut, thread_index)};
+    const ulong limit = part_of(GROUP_SUMS(own).mass, ulong(share[row]));
+    const uint last =
+        simd_max(last_choice<THREADS>(values, V, top, cut, limit, thread_index));
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // who reads sums still
+    if (lane == 0) {
+      room[simdgroup] = last;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    const uint choices = simd_max(int(lane) < THREADS / 32 ? room[lane] : 0u);
+    const uint2 keys = row_keys(uint2(seeds[2 * row], seeds[2 * row + 1]), uint(positions[place]));
+    without.floor = ulong(stream_word(keys, 1u)) < ulong(chance[row]) ? choices : 0u;
+    if (THEN_BY_COUNT) {
+      cut = earlier(cut, rank_cut<THREADS, false, ID_BITS>(
+          values, V, top, uint(then_k[row]), 0ul, without, thread_index, room, lane, simdgroup));
+    }
+  }
   if (thread_index == 0) {
-    const bool stricter = uint(lowest[row]) < key;  // what min-p keeps
-    cut_key[unit] = stricter ? uint(lowest[row]) : key;
-    cut_token[unit] = stricter ? V : token;
+    cut_key[unit] = cut.key;
+    cut_token[unit] = cut.token;
+    floor_key[unit] = without.floor;
   }
 
 //! section race
@@ -201,6 +303,8 @@ inline Sums equals_until(P values, float top, uint key, int last, int thread_ind
   const float scale = inverse_temperature[row];
   const uint last_key = FILTERS ? cut_key[unit] : LARGEST_KEY;
   const int last_token = FILTERS ? cut_token[unit] : V;
+  const Excluded<decltype(special + 0)> without = {
+      EXCLUDES ? floor_key[unit] : 0u, special + row * SPECIALS, SPECIALS};
 
   float best = -INFINITY;
   int chosen = V - 1;
@@ -209,6 +313,9 @@ inline Sums equals_until(P values, float top, uint key, int last, int thread_ind
     if (FILTERS) {
       const uint key = key_of(value, top);
       if (key > last_key || (key == last_key && t > last_token)) {
+        continue;
+      }
+      if (EXCLUDES && without.has(key, t)) {
         continue;
       }
     }

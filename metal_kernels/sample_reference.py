@@ -24,6 +24,7 @@ import mlx.core as mx
 
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
 from metal_kernels.sample_cuts import COLUMN, dropped, ranks_of
+from metal_kernels.sample_exclusion import excluded
 from metal_kernels.sample_rows import Group, Options
 
 # Columns whose tokens are evaluated exactly; see the docstring before making it smaller.
@@ -83,9 +84,7 @@ def _winners(values: mx.array, top: mx.array | None, keys: Keys, options: Option
     height = _height(values.shape[1])
     values = _padded(values, max(height, COLUMN if options.filters else 1))
     top = (largest_of(values)[:, None] if top is None else top).astype(mx.float32)
-    drop = None
-    if options.filters:
-        drop = dropped(ranks_of(top - values), options)
+    drop = _drops(values, top, keys, options) if options.filters else None
     tokens = _leaders(values, top, drop, keys, options)
     below = top - mx.take_along_axis(values, tokens, axis=1)
     if drop is not None:
@@ -94,6 +93,30 @@ def _winners(values: mx.array, top: mx.array | None, keys: Keys, options: Option
     scores = gumbel(first, second_word(first, keys)) - below * options.inverse_temperature
     best = scores == scores.max(axis=1, keepdims=True)
     return mx.where(best, tokens, values.shape[1]).min(axis=1)
+
+
+def _drops(values: mx.array, top: mx.array, keys: Keys, options: Options) -> mx.array:
+    """[R, V] uint8: 1 for tokens that the filters of the R rows drop."""
+    ranks = ranks_of(top - values)
+    drop = dropped(ranks, options)
+    return drop if options.exclusion is None else excluded(ranks, drop, options.exclusion, keys)
+
+
+def kept(values: mx.array, keys: Keys, options: Options) -> mx.array:
+    """[R, V] float32: how far each token lies below the top (<= 0), -inf where a filter drops it.
+
+    Args:
+        values: [R, V] logits.
+        keys: of the noise, [R, 1]: for filters that toss coins.
+        options: of the R rows.
+    """
+    vocabulary = values.shape[1]
+    values = _padded(values, COLUMN if options.filters else 1)
+    top = largest_of(values)[:, None]
+    below = values - top
+    if options.filters:
+        below = mx.where(_drops(values, top, keys, options).view(mx.bool_), -mx.inf, below)
+    return below[:, :vocabulary]
 
 
 def _leaders(

@@ -14,12 +14,14 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from metal_kernels.noise import seed_words
+from metal_kernels.sample_extras import Exclusion, MoreFilters
 
 # Probabilities are ranked by their distance to the largest, in units of 2**-KEY_BITS octaves.
 KEY_BITS = 19
 LARGEST_KEY = 2**24 - 1
 # The inverse of the one is still a float32; at the other all tokens are alike.
 _COLDEST, _HOTTEST = 1e-38, 1e30
+_COLDEST_BELOW_TOP = 1e-20  # where the best token may be excluded, so that others have scores
 _UNLIMITED = 2**31 - 1
 _TOP_P_ONE = 2**31
 
@@ -33,17 +35,22 @@ class Options:
         top_p: int64 in units of 2**-31; more than one where the filter is off.
         top_k: int32, 2**31 - 1 where the filter is off.
         lowest: int32, the last key that min-p keeps.
+        least: int32, tokens that min-p leaves in any case.
         filters: whether these rows filter.
-        by_mass, by_count: some row has a top-p; some row has a top-k.
+        by_mass, by_count, by_least: some row has a top-p; a top-k; more than one token to leave.
+        exclusion: XTC of rows that have it, where all do; their top-k is there.
     """
 
     inverse_temperature: mx.array
     top_p: mx.array
     top_k: mx.array
     lowest: mx.array
+    least: mx.array
     filters: bool
     by_mass: bool
     by_count: bool
+    by_least: bool
+    exclusion: Exclusion | None
 
     @property
     def by_rank(self) -> bool:
@@ -52,7 +59,8 @@ class Options:
 
     def spread(self, places: int) -> Options:
         """Each row's options for as many neighbours: [b * places, 1]."""
-        return self._each(lambda array: mx.repeat(array, places)[:, None])
+        wide = self._each(lambda array: array[:, None] if array.ndim == 1 else array)
+        return wide._each(lambda array: mx.repeat(array, places, axis=0))
 
     def part(self, rows: slice) -> Options:
         """Those of some rows."""
@@ -65,6 +73,8 @@ class Options:
             top_p=change(self.top_p),
             top_k=change(self.top_k),
             lowest=change(self.lowest),
+            least=change(self.least),
+            exclusion=self.exclusion and self.exclusion.each(change),
         )
 
 
@@ -90,7 +100,7 @@ class SampleRows:
     Attributes:
         batch: number of rows.
         greedy: rows of temperature 0.
-        groups: the others, those without filters apart from those with: none, one or two.
+        groups: the others: those without filters, those with, those with XTC; as far as there are.
     """
 
     batch: int
@@ -105,6 +115,7 @@ class SampleRows:
         top_p: Sequence[float] | None = None,
         top_k: Sequence[int] | None = None,
         min_p: Sequence[float] | None = None,
+        more: Sequence[MoreFilters] | None = None,
     ) -> SampleRows:
         """Collect options, one of each kind for each row.
 
@@ -114,6 +125,7 @@ class SampleRows:
             top_p: 1 or more is off.
             top_k: 0 is off.
             min_p: 0 is off.
+            more: filters that few rows want.
 
         Raises:
             ValueError: another number of them than of seeds, or values outside these bounds.
@@ -125,14 +137,17 @@ class SampleRows:
             tuple([1.0] * rows if top_p is None else top_p),
             tuple([0] * rows if top_k is None else top_k),
             tuple([0.0] * rows if min_p is None else min_p),
+            tuple([_NO_MORE] * rows if more is None else more),
         )
         options.check()
         greedy = tuple(row for row in range(rows) if options.temperature[row] == 0)
         sampling = [row for row in range(rows) if options.temperature[row] > 0]
-        plain = [row for row in sampling if not options.filters(row)]
-        filtered = [row for row in sampling if options.filters(row)]
-        groups = tuple(options.group(some) for some in (plain, filtered) if some)
+        kinds = [[row for row in sampling if options.kind(row) == kind] for kind in range(3)]
+        groups = tuple(options.group(some) for some in kinds if some)
         return cls(rows, greedy, groups)
+
+
+_NO_MORE = MoreFilters()
 
 
 class _HostOptions(NamedTuple):
@@ -143,6 +158,7 @@ class _HostOptions(NamedTuple):
     top_p: tuple[float, ...]
     top_k: tuple[int, ...]
     min_p: tuple[float, ...]
+    more: tuple[MoreFilters, ...]
 
     def check(self) -> None:
         place = "[metal_kernels.SampleRows]"
@@ -150,33 +166,50 @@ class _HostOptions(NamedTuple):
             if len(values) != len(self.seeds):
                 raise ValueError(f"{place} {len(values)} of {name} for {len(self.seeds)} seeds")
         bounds = {"seeds": 2**64 - 1, "temperature": math.inf, "min_p": 1.0}
-        for name, values in self._asdict().items():
+        for name, values in list(self._asdict().items())[:-1]:
             most = bounds.get(name, math.inf)
             for row, value in enumerate(values):
                 if not 0 <= value <= most or (name == "temperature" and value == math.inf):
                     raise ValueError(f"{place} {name}={value} in row {row}, expected 0..{most}")
+
+    def kind(self, row: int) -> int:
+        """0 without filters, 1 with, 2 with XTC."""
+        return 2 if self.more[row].xtc_probability > 0 else int(self.filters(row))
 
     def filters(self, row: int) -> bool:
         return self.top_p[row] < 1 or self.top_k[row] > 0 or self.min_p[row] > 0
 
     def group(self, rows: list[int]) -> Group:
         top_p = [self.top_p[row] for row in rows]
-        top_k = [self.top_k[row] for row in rows]
-        temperature = [min(max(self.temperature[row], _COLDEST), _HOTTEST) for row in rows]
+        excludes = self.kind(rows[0]) == 2
+        coldest = _COLDEST_BELOW_TOP if excludes else _COLDEST
+        temperature = [min(max(self.temperature[row], coldest), _HOTTEST) for row in rows]
         words = [seed_words(self.seeds[row]) for row in rows]
         mass = [2 * _TOP_P_ONE if p >= 1 else round(p * _TOP_P_ONE) for p in top_p]
+        least = [self._least(row) for row in rows]
+        top_k = mx.array([min(self.top_k[row] or _UNLIMITED, _UNLIMITED) for row in rows], mx.int32)
+        more = [self.more[row] for row in rows]
+        by_count = any(self.top_k[row] > 0 for row in rows)
         return Group(
             rows=tuple(rows),
             index=mx.array(rows, mx.int32),
             seeds=mx.array(words, mx.uint32),
             inverse_temperature=mx.array([1.0 / value for value in temperature], mx.float32),
             top_p=mx.array(mass, mx.int64),
-            top_k=mx.array([min(k or _UNLIMITED, _UNLIMITED) for k in top_k], mx.int32),
+            top_k=mx.full(len(rows), _UNLIMITED, mx.int32) if excludes else top_k,
             lowest=mx.array([_lowest_key(self.min_p[row]) for row in rows], mx.int32),
-            filters=self.filters(rows[0]),
+            least=mx.array(least, mx.int32),
+            filters=excludes or self.filters(rows[0]),
             by_mass=any(p < 1 for p in top_p),
-            by_count=any(k > 0 for k in top_k),
+            by_count=by_count and not excludes,
+            by_least=max(least) > 1,
+            exclusion=Exclusion.of(more, top_k, by_count) if excludes else None,
         )
+
+    def _least(self, row: int) -> int:
+        """Tokens that min-p leaves in any case; 1 is as good as none."""
+        least = self.more[row].min_tokens_to_keep
+        return min(least, _UNLIMITED) if self.min_p[row] > 0 else 1
 
 
 def _lowest_key(min_p: float) -> int:

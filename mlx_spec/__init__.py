@@ -27,6 +27,7 @@ _EXPORTS = {
     "CacheOptions": "config",
     "CapacityError": "errors",
     "ChatConfig": "config",
+    "DrafterStats": "drafting",
     "GenerationChunk": "results",
     "GenerationResult": "results",
     "GenerationStats": "results",
@@ -43,6 +44,8 @@ _EXPORTS = {
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
+    "Structure": "config",
+    "TokenLogprob": "results",
     "TokenStream": "batching.token_stream",
     "TokenizerMismatch": "errors",
     "UnsupportedModel": "errors",
@@ -50,12 +53,13 @@ _EXPORTS = {
     "batch_generate": "api",
     "generate": "api",
     "load": "model.loader",
+    "make_draft_model": "model.heads.mtp",
     "stream_batch_generate": "api",
     "stream_generate": "api",
 }
 
 # These import no mlx.
-_LIGHT = ("config", "errors", "load_config", "results")
+_LIGHT = ("config", "drafting", "errors", "load_config", "results")
 
 __all__ = [
     "BatchResult",
@@ -65,6 +69,7 @@ __all__ = [
     "CacheOptions",
     "CapacityError",
     "ChatConfig",
+    "DrafterStats",
     "GenerationChunk",
     "GenerationResult",
     "GenerationStats",
@@ -81,6 +86,8 @@ __all__ = [
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
+    "Structure",
+    "TokenLogprob",
     "TokenStream",
     "TokenizerMismatch",
     "UnsupportedModel",
@@ -88,6 +95,7 @@ __all__ = [
     "batch_generate",
     "generate",
     "load",
+    "make_draft_model",
     "stream_batch_generate",
     "stream_generate",
 ]
@@ -104,8 +112,10 @@ if TYPE_CHECKING:
         ChatConfig,
         SamplingParams,
         SpeculationConfig,
+        Structure,
     )
     from mlx_spec.decoding.decoder import SpeculativeDecoder
+    from mlx_spec.drafting import DrafterStats
     from mlx_spec.errors import (
         CapacityError,
         GeneratorClosed,
@@ -120,8 +130,15 @@ if TYPE_CHECKING:
     )
     from mlx_spec.load_config import LoadConfig, WeightQuantization
     from mlx_spec.metrics import PerformanceLog
+    from mlx_spec.model.heads.mtp import make_draft_model
     from mlx_spec.model.loader import load
-    from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
+    from mlx_spec.results import (
+        BatchResult,
+        GenerationChunk,
+        GenerationResult,
+        GenerationStats,
+        TokenLogprob,
+    )
 
 
 def __getattr__(name: str) -> Any:

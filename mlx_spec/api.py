@@ -25,6 +25,7 @@ from mlx_spec.batching.prompts import (
     drafting_model,
     make_sequences,
     prompt_label,
+    repeated,
 )
 from mlx_spec.batching.stream import BatchStream
 from mlx_spec.config import (
@@ -49,6 +50,7 @@ def stream_batch_generate(
     *,
     draft_model: DraftModel = None,
     sampling: SamplingParams | Seq[SamplingParams] | None = None,
+    n: int = 1,
     chat: bool | ChatConfig = False,
     speculation: SpeculationConfig | None = None,
     batching: BatchingConfig | None = None,
@@ -66,6 +68,8 @@ def stream_batch_generate(
         draft_model: a smaller model that guesses ahead, or its (model, tokenizer) pair: then the
             token maps are compared. The output is the same without it, only slower.
         sampling: options for all prompts, or one for each.
+        n: texts of each prompt, one behind the other, with the seeds SEED, SEED + 1, ...; each
+            prompt is read once.
         chat: True makes each text a message of the user, templated; a ``ChatConfig`` does so with
             a system prompt, a beginning of the answer, keywords for the template or tools.
         speculation: how far to guess.
@@ -77,17 +81,18 @@ def stream_batch_generate(
     Raises:
         InvalidRequest: no prompts, an empty prompt, or options that do not match them.
         PromptTooLong: a prompt that fills the model's context.
-        TokenizerMismatch: the draft's token map differs from the target's.
+        TokenizerMismatch: the draft has less than half of the target's tokens.
         UnsupportedModel: a model whose cache cannot roll back row by row.
     """
     owner = "generate"
     check_models(model, tokenizer, owner)
     batching = batching or BatchingConfig()
+    prompts, sampling = repeated(prompts, with_options(sampling, options, owner), n)
     sequences = make_sequences(
         model,
         tokenizer,
         prompts,
-        with_options(sampling, options, owner),
+        sampling,
         batching.max_seq_len,
         ChatConfig.of(chat),
     )
@@ -109,6 +114,7 @@ def batch_generate(
     *,
     draft_model: DraftModel = None,
     sampling: SamplingParams | Seq[SamplingParams] | None = None,
+    n: int = 1,
     chat: bool | ChatConfig = False,
     speculation: SpeculationConfig | None = None,
     batching: BatchingConfig | None = None,
@@ -130,6 +136,7 @@ def batch_generate(
         prompts,
         draft_model=draft_model,
         sampling=sampling,
+        n=n,
         chat=chat,
         speculation=speculation,
         batching=batching,

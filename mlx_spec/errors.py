@@ -5,7 +5,7 @@
     |   +-- PromptTooLong     the prompt does not fit the model's context
     +-- ModelLoadError        no model at that path or repository, or it cannot be read
     +-- UnsupportedModel      a model that loads but that this engine cannot run exactly
-    +-- TokenizerMismatch     draft and target do not share their ordinary tokens
+    +-- TokenizerMismatch     the draft has too few of the target's tokens
     +-- CapacityError         slots or memory asked for that do not exist
     +-- OutputError           an output that exists, belongs to another run, or takes no more
     +-- GeneratorClosed       the generator was closed or its worker has failed
@@ -41,7 +41,7 @@ class UnsupportedModel(MlxSpecError):
 
 
 class TokenizerMismatch(MlxSpecError):
-    """The draft's ordinary tokens are not the target's, so it would guess in vain."""
+    """The draft has too few of the target's tokens, so it would guess in vain."""
 
 
 class CapacityError(MlxSpecError):

@@ -76,7 +76,7 @@ class FirstToken:
 class RequestFinished:
     """A request has ended; the figures are those of ``GenerationResult``.
 
-    ``ttft`` is None where no token came.
+    ``ttft`` is None where no token came. Of ``drafters`` there are drafted and accepted.
     """
 
     time: float
@@ -91,6 +91,7 @@ class RequestFinished:
     accepted: int
     verify_steps: int
     reused_tokens: int
+    drafters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def tpot(self) -> float | None:
@@ -135,6 +136,7 @@ class StepDone(NamedTuple):
         drafted, accepted: draft tokens verified, and accepted.
         memory: bytes that MLX holds now.
         emitted: ids of the requests that gained tokens.
+        drafters: drafted and accepted of each drafter, by name.
     """
 
     time: float
@@ -153,6 +155,7 @@ class StepDone(NamedTuple):
     accepted: int
     memory: int
     emitted: tuple[str, ...] = ()
+    drafters: Mapping[str, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)

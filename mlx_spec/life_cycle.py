@@ -111,6 +111,10 @@ class LifeCycle:
             )
         self.submitted, self.arrival, self.reserved = True, now, reserved
 
+    def reserve(self, reserved: int) -> None:
+        """It may come to hold so many tokens."""
+        self.reserved = reserved
+
     def admit(self, now: float, claim: float = 0.0) -> None:
         """It gets a row; its prompt, or all that it has said, is fed next."""
         self._become(RequestState.PREFILLING, "admit")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_spec import display
 from mlx_spec.display import Displayable, Summary, seconds
+from mlx_spec.drafting import DrafterStats
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +22,29 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 # Of a batch: what is shown of each request; and characters of its prompt.
 _COLUMNS = ("", "prompt", "text", "tokens", "finish", "time to first token")
 _PROMPT_WIDTH = 60
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was: by the target's logits after biases, penalties and masks, before
+    temperature and filters.
+
+    Attributes:
+        token: the token id.
+        logprob: its log-probability, <= 0.
+        text: it alone, as text; empty without a tokenizer.
+        top: the likeliest tokens there, best first, as many as ``top_logprobs`` asks for.
+    """
+
+    token: int
+    logprob: float
+    text: str = ""
+    top: tuple[TokenLogprob, ...] = ()
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON has it."""
+        own = {"token": self.token, "text": self.text, "logprob": self.logprob}
+        return own | ({"top_logprobs": [one.fields() for one in self.top]} if self.top else {})
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,7 @@ class GenerationChunk:
             ends with an error has no last chunk.
         prompt_tokens: tokens of the prompt.
         generation_tokens: tokens emitted so far, this one included.
+        logprob: how likely it was; None unless asked for (``SamplingParams.logprobs``).
     """
 
     index: int
@@ -45,6 +70,7 @@ class GenerationChunk:
     finish_reason: FinishReason | None
     prompt_tokens: int
     generation_tokens: int
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +88,16 @@ class GenerationResult(Displayable):
         duration: time from the start of the call to the last token, in seconds.
         drafted: draft tokens that the target verified for this request.
         accepted: how many of those it accepted.
+        drafters: both of each drafter, by name.
         verify_steps: target passes that this request took part in after its prompt.
         queue_time: time until it first got a row, in seconds.
         reused_tokens: prompt tokens whose K/V came from the prefix cache.
         seed: what keyed the sampling, drawn or given: ``SamplingParams(seed=...)`` with it repeats
             the text. Greedy texts do not depend on it.
         error: what ended it, where that is the finish reason; text and tokens are those before.
+        logprobs: how likely each of ``token_ids`` was; None unless asked for.
+        prompt_logprobs: the same of the prompt's tokens, given those before: None for the first,
+            which has none before it. None altogether unless asked for.
     """
 
     text: str
@@ -84,6 +114,19 @@ class GenerationResult(Displayable):
     reused_tokens: int = 0
     seed: int = 0
     error: str | None = None
+    drafters: Mapping[str, DrafterStats] = field(default_factory=dict)
+    logprobs: list[TokenLogprob] | None = field(default=None, repr=False)
+    prompt_logprobs: list[TokenLogprob | None] | None = field(default=None, repr=False)
+
+    @property
+    def scores(self) -> dict[str, list[dict[str, Any] | None]]:
+        """``logprobs`` and ``prompt_logprobs`` as JSON has them, those that were asked for."""
+        lists = {"logprobs": self.logprobs, "prompt_logprobs": self.prompt_logprobs}
+        return {
+            name: [None if one is None else one.fields() for one in values]
+            for name, values in lists.items()
+            if values is not None
+        }
 
     @property
     def tpot(self) -> float:
@@ -136,6 +179,7 @@ class GenerationStats(Displayable):
         peak_memory: most memory MLX held, in bytes.
         steps: decoding steps (target passes over the batch).
         drafted, accepted: draft tokens verified and accepted, over all rows.
+        drafters: both of each drafter, by name, and what its steps took.
         row_steps: target passes counted per row, so that generation_tokens / row_steps is the
             mean acceptance length.
         draft_lengths: draft length K -> number of steps that used it.
@@ -165,6 +209,7 @@ class GenerationStats(Displayable):
     passes: str = ""
     reused_tokens: int = 0
     recomputed_tokens: int = 0
+    drafters: Mapping[str, DrafterStats] = field(default_factory=dict)
 
     @property
     def prompt_tps(self) -> float:
@@ -201,6 +246,7 @@ class GenerationStats(Displayable):
             lengths = sorted(self.draft_lengths.items())
             shown += [
                 ("acceptance", _acceptance(self)),
+                *((f"by {name}", _by_drafter(own)) for name, own in self.drafters.items()),
                 ("tokens a verify pass", f"{self.mean_acceptance_length:.2f}"),
                 ("draft lengths", ", ".join(f"{k}: {_steps(count)}" for k, count in lengths)),
             ]
@@ -278,3 +324,8 @@ def _acceptance(figures: GenerationResult | GenerationStats) -> str:
 
 def _steps(count: int) -> str:
     return f"{count:,} step{'s' if count != 1 else ''}"
+
+
+def _by_drafter(own: DrafterStats) -> str:
+    took = f", {seconds(own.seconds / own.row_steps)} a row's pass" if own.row_steps else ""
+    return f"{own}{took}"

@@ -7,6 +7,7 @@ list beside it. It knows no tensors and imports no mlx. How it lives is written 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -14,9 +15,12 @@ from typing import Any, Protocol
 
 from mlx_spec.block_keys import chain_key
 from mlx_spec.config import SamplingParams
+from mlx_spec.drafting import DrafterStats
 from mlx_spec.errors import IllegalTransition, InvalidRequest
 from mlx_spec.life_cycle import LifeCycle, RequestState
-from mlx_spec.results import GenerationChunk, GenerationResult
+from mlx_spec.results import GenerationChunk, GenerationResult, TokenLogprob
+
+NO_END = 2**24  # tokens that nobody reaches
 
 
 def seed_word(seed: int | None) -> int:
@@ -73,13 +77,21 @@ class Sequence(LifeCycle):
         index: the request's place in the caller's list.
         tokens: the emitted tokens.
         texts: the text that each of them made certain; empty where ``text`` is None.
+        logprobs: how likely each of them was, where that is asked for.
+        prompt_logprobs: the same of the prompt's tokens from the second on, as far as it was read.
         drafted, accepted: draft tokens the target verified, and accepted.
+        drafters: the same of each drafter, by name.
         steps: verify passes this sequence took part in.
         reused: prompt tokens whose K/V came from the prefix cache.
         read: prompt tokens that were in the target's cache at some time, from the first on.
         text: makes text of its tokens; None where a decoder is used alone.
         sink: takes its chunks; None where nobody does.
+        guide: how far its text has come in its constraint (``structured.guide.Guide``, which this
+            module must not know); None without one.
+        doomed: why no token can follow, where a rule has found that: the row then fails.
+        spell: the text of one token alone; None where a decoder is used alone.
         evidence: what the draft-length policy learned of it; nobody else looks there.
+        share: what it has in common with requests of the same prompt; None where there are none.
     """
 
     prompt: list[int]
@@ -89,21 +101,28 @@ class Sequence(LifeCycle):
     index: int = 0
     tokens: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list, init=False)
+    logprobs: list[TokenLogprob] = field(default_factory=list, init=False, repr=False)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list, init=False, repr=False)
     drafted: int = field(default=0, init=False)
     accepted: int = field(default=0, init=False)
+    drafters: dict[str, DrafterStats] = field(default_factory=dict, init=False)
     steps: int = field(default=0, init=False)
     reused: int = field(default=0, init=False)
     read: int = field(default=0, init=False)
     text: Text | None = field(default=None, kw_only=True, repr=False)
     sink: Sink | None = field(default=None, kw_only=True, repr=False)
+    guide: Any = field(default=None, kw_only=True, repr=False)
+    doomed: str | None = field(default=None, init=False, repr=False)
+    spell: Callable[[int], str] | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
+    share: Any = None  # decoding.prompt_share.PromptShare: likewise
     seed: int = field(init=False)
     _keys: dict[int, list[bytes]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise InvalidRequest("[Sequence] the prompt has no tokens, expected at least 1")
-        self.max_new_tokens = self.max_new_tokens or self.sampling.max_tokens
+        self.max_new_tokens = self.max_new_tokens or self.sampling.max_tokens or NO_END
         self.seed = seed_word(self.sampling.seed)
 
     @property
@@ -124,6 +143,11 @@ class Sequence(LifeCycle):
         for end in range((len(keys) + 1) * size, whole * size + 1, size):
             keys.append(chain_key(keys[-1] if keys else b"", self.known(end - size, end)))
         return keys
+
+    @property
+    def open_end(self) -> bool:
+        """Whether it may go on to the end of the context."""
+        return self.sampling.max_tokens is None
 
     @property
     def remaining(self) -> int:
@@ -174,8 +198,11 @@ class Sequence(LifeCycle):
         self.texts.append(piece)
         return stopped
 
-    def count(self, drafted: int, accepted: int) -> None:
-        """One verify pass more, of so many draft tokens."""
+    def count(self, drafted: int, accepted: int, source: str = "") -> None:
+        """One verify pass more, of so many draft tokens of a drafter."""
         self.steps += 1
         self.drafted += drafted
         self.accepted += accepted
+        if drafted:
+            by = self.drafters.get(source, DrafterStats())
+            self.drafters[source] = by.plus(drafted, accepted)

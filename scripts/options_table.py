@@ -11,6 +11,7 @@ from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import Option, options_of
 from mlx_spec.pipeline.stages import STAGES
+from mlx_spec.training.recipe import Recipe
 
 HEAD = """\
 # Options
@@ -65,6 +66,7 @@ def document() -> str:
             parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
     parts += ["## Of runs over files\n", "Not keys of a config.\n", *_rows(FileOptions)]
+    parts += ["## Of `train-draft`\n", "Not keys of a config.\n", *_rows(Recipe)]
     for kind, stage in STAGES.items():
         about = f"{stage.about[0].upper()}{stage.about[1:]}.\n"
         parts += [f"## Of the stage `{kind}`\n", about, *_rows(stage)]

@@ -19,7 +19,7 @@ from typing import Any
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import RowEvidence
+from mlx_spec.control.row import Evidence
 from mlx_spec.decoding.drafters.model import MAX_RIDE
 
 FOREVER = 10**9
@@ -37,7 +37,7 @@ class SimulatedRow:
     """All that control sees of a request."""
 
     remaining: int
-    evidence: RowEvidence | None = None
+    evidence: Evidence | None = None
 
     def emit(self, tokens: int) -> int:
         """Take as many of these tokens as it may still emit; return how many."""

@@ -7,13 +7,26 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels import SampleRows, sample
+from metal_kernels import MoreFilters, SampleRows, sample
 from tests.kernel_support import Mutant, normal
 
 SEEDS = (1, 2**40 + 3, 7, 2**40 + 7)
 PLAIN = SampleRows.of(SEEDS, (0.8, 0, 2.0, 1.3))
 FILTERED = SampleRows.of(
     SEEDS, (100.0, 0, 50.0, 100.0), (0.6, 1, 0.9, 1), (0, 0, 40, 7), (0, 0, 0.3, 0)
+)
+EXCLUDING = SampleRows.of(
+    SEEDS,
+    [100.0] * 4,
+    (1, 1, 0.4, 1),
+    (0, 5, 0, 0),
+    (0, 0, 0, 0.6),
+    [
+        MoreFilters(1, 0.5, 0.004, tuple(range(0, 72, 2))),
+        MoreFilters(1, 1.0, 0.03),
+        MoreFilters(1, 0.7, 0.07, (0,)),
+        MoreFilters(8),
+    ],
 )
 
 
@@ -33,10 +46,15 @@ def run_cut() -> float:
     return _wrong(FILTERED, 72, 40)
 
 
-CASES = (run_race, run_cut)
+def run_exclusion() -> float:
+    return _wrong(EXCLUDING, 72, 40)
+
+
+CASES = (run_race, run_cut, run_exclusion)
 
 _race = partial(Mutant, "sample.metal", run=run_race)
 _cut = partial(Mutant, "sample.metal", run=run_cut)
+_exclusion = partial(Mutant, "sample.metal", run=run_exclusion)
 
 BARRIER = "threadgroup_barrier(mem_flags::mem_threadgroup);"
 
@@ -89,7 +107,7 @@ MUTANTS = [
     ),
     _cut("sample: the upper half of a mass dropped", "(ulong(all_high) << 16) + ", "", "value"),
     _cut("sample: top-k keeps one too many", "ulong(most))", "ulong(most) + 1ul)", "value"),
-    _cut("sample: min-p forgotten", "uint(lowest[row]) < key", "false", "value"),
+    _cut("sample: min-p forgotten", "{uint(lowest[row]), V}", "{LARGEST_KEY, V}", "value"),
     _cut("sample: all ties kept", "key == last_key && t > last_token", "false", "value"),
     _cut("sample: keys found to their upper half only", "int bit = 7", "int bit = -1", "value"),
     _cut(
@@ -98,4 +116,20 @@ MUTANTS = [
         "bit > 0; bit--) {\n    const int",
         "value",
     ),
+    _exclusion("sample: one coin for all positions", "stream_word(keys, 1u)", "0u", "value"),
+    _exclusion("sample: special tokens excluded too", "special[i] == token", "false", "value"),
+    _exclusion(
+        "sample: the last top choice excluded too", "? choices :", "? choices + 1u :", "value"
+    ),
+    _exclusion(
+        "sample: a threshold of all mass, not of what is kept",
+        "cut.keeps(key, t) ? ulong(mass",
+        "true ? ulong(mass",
+        "value",
+    ),
+    _exclusion("sample: top-k counts what is excluded", "!without.has(key, t)", "true", "value"),
+    _exclusion(
+        "sample: min-p leaves too few", "some.key > least.key ? some : least", "least", "value"
+    ),
+    _exclusion("sample: the first row's top choices for all", "share[row]", "share[0]", "value"),
 ]

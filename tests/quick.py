@@ -36,6 +36,8 @@ NOT_QUICK = (
     "test_kernels_norm_rope.py",
     "simulator/tests/test_",
     # Long runs.
+    "test_training.py::test_a_small_model",
+    "test_training.py::test_it_learns",
     "test_draft_length.py::test_one_slow_step",
     "test_kernel_binding.py::test_a_speculating_batch",
     "test_kinds_in_traffic.py",

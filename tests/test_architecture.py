@@ -1,7 +1,7 @@
 """The order of the layers, read from the imports: dependencies point right, never back.
 
-    cli, server -> pipeline, metrics -> api -> batching -> decoding -> model
-    -> cache, control, metal_kernels
+    cli, server -> training -> pipeline, metrics -> api -> batching -> decoding -> model
+    -> cache, control, structured, metal_kernels
 
 ``errors, config, load_config, results, sequence, events, display, text_files, platform, blas``
 import none of the folders and may be imported by all. Imports for types count, and no module
@@ -27,12 +27,13 @@ from tests.quick import NOT_QUICK
 
 ROOT = Path(mlx_spec.__file__).parent
 LAYERS = [
-    {"cache", "control", "metal_kernels"},
+    {"cache", "control", "metal_kernels", "structured"},
     {"model"},
     {"decoding"},
     {"batching"},
     {"api"},
     {"pipeline", "metrics"},
+    {"training"},
     {"cli", "server"},
     {"__main__"},
 ]
@@ -41,6 +42,7 @@ COMMON = {
     "block_keys",
     "config",
     "display",
+    "drafting",
     "errors",
     "events",
     "flags",

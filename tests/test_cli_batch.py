@@ -198,7 +198,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None
         (["--format", "xml"], "format 'xml'"),
         (["--limit", "0"], "--limit 0"),
         (["--model", "./nothing"], "no such folder"),
-        (["--model", "demo", "--enable-speculative"], "needs a --draft-model"),
+        (["--model", "demo", "--draft", "model"], "needs a --draft-model"),
         (["--output-field", ""], "output field ''"),
     ],
 )

@@ -177,6 +177,9 @@ def test_options_come_in_the_types_of_every_format(tmp_path: Path) -> None:
     assert found == {"max_tokens": 24, "temperature": 0.5, "top_k": 3, "stop": ("x",)}
     assert type(found["top_k"]) is int
     assert sampling_of({"stop": ["a", "b"], "n": 1}, names) == {"stop": ("a", "b")}
+    shaped = {"logit_bias": '{"5": -1}', "repetition_penalty": "1.1", "min_tokens": "3"}
+    expected = {"logit_bias": {"5": -1}, "repetition_penalty": 1.1, "min_tokens": 3}
+    assert sampling_of(shaped, tuple(shaped)) == expected
     for value in (True, 2.5, "2.5", [1], float("inf"), "nan"):
         with pytest.raises(InvalidRequest, match="expected an integer"):
             sampling_of({"max_tokens": value}, names)

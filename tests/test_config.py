@@ -14,7 +14,7 @@ from mlx_spec.errors import InvalidRequest, MlxSpecError
 NAN, INF = math.nan, math.inf
 
 REFUSED: list[tuple[type, str, list[Any]]] = [
-    (SamplingParams, "max_tokens", [0, -1, 1.0, True, "9", None]),
+    (SamplingParams, "max_tokens", [0, -2, 1.0, True, "9"]),
     (SamplingParams, "temperature", [-0.1, NAN, INF, 101, "1", None, True]),
     (SamplingParams, "top_p", [0.0, -1, 1.01, NAN, None]),
     (SamplingParams, "top_k", [-1, 2.5, True, None]),
@@ -23,6 +23,7 @@ REFUSED: list[tuple[type, str, list[Any]]] = [
     (SamplingParams, "stop", [("",), "", (3,), ("ok", "")]),
     (SamplingParams, "stop_token_ids", [(-1,), (1.5,), (True,)]),
     (SpeculationConfig, "num_draft_tokens", [-1, 1.5, True, None]),
+    (SpeculationConfig, "draft", ["", "oracle", "ngram+", "ngram+ngram", 3, ["ngram"]]),
     (SpeculationConfig, "acceptance", ["greedy", "", None]),
     (SpeculationConfig, "probe_interval", [0, -3]),
     (SpeculationConfig, "hysteresis", [-0.1, NAN, 2]),

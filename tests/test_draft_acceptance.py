@@ -8,7 +8,7 @@ import pytest
 
 from mlx_spec.control.acceptance import AcceptanceEstimate, AverageAcceptance, expected_tokens
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import RowEvidence, room_of
+from mlx_spec.control.row import Evidence, room_of
 from tests.hardware import adaptive, make_rows
 
 
@@ -72,7 +72,7 @@ class CountedRow:
     """A row that counts what is asked of it."""
 
     def __init__(self) -> None:
-        self._evidence: RowEvidence | None = None
+        self._evidence: Evidence | None = None
         self.asked = 0
 
     @property
@@ -81,12 +81,12 @@ class CountedRow:
         return 99
 
     @property
-    def evidence(self) -> RowEvidence | None:
+    def evidence(self) -> Evidence | None:
         self.asked += 1
         return self._evidence
 
     @evidence.setter
-    def evidence(self, evidence: RowEvidence | None) -> None:
+    def evidence(self, evidence: Evidence | None) -> None:
         self._evidence = evidence
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metal_kernels import SampleRows, sample
+from metal_kernels import MoreFilters, SampleRows, sample, sample_cuts
 from metal_kernels.noise import gumbel_noise
 from metal_kernels.sample_cuts import dropped, ranks_of
 from tests.kernel_support import DTYPES, normal
@@ -59,6 +59,26 @@ def test_the_kernel_cuts_where_the_reference_does(gpu: Any, top_p: float, top_k:
     """Hot rows, so that the last tokens kept are chosen as often as the first."""
     logits, positions = inputs(203)
     options = SampleRows.of(SEEDS, [100.0] * 5, [top_p] * 5, [top_k] * 5, [0, 0.5, 0, 1, 0.01])
+    ours = sample.kernel(logits, positions, options).tokens
+    assert ours.tolist() == sample.reference(logits, positions, options).tokens.tolist()
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 4])
+@pytest.mark.parametrize("threshold", [0.0, 0.004, 0.03])
+def test_the_kernel_excludes_what_the_reference_does(
+    gpu: Any, threshold: float, top_k: int
+) -> None:
+    """Half of the positions by their coins; also how many min-p leaves."""
+    logits, positions = inputs(203)
+    more = [
+        MoreFilters(1, 0.5, threshold, (3, 200)),
+        MoreFilters(1, 1.0, threshold, tuple(range(0, 203, 2))),
+        MoreFilters(9),
+        MoreFilters(),
+        MoreFilters(7, 0.5, threshold),
+    ]
+    top_p, min_p = [1, 0.5, 0.9, 1, 0.9], [0, 0, 0.6, 0.6, 0.6]
+    options = SampleRows.of(SEEDS, [100.0] * 5, top_p, [top_k] * 5, min_p, more)
     ours = sample.kernel(logits, positions, options).tokens
     assert ours.tolist() == sample.reference(logits, positions, options).tokens.tolist()
 
@@ -168,6 +188,32 @@ def test_cuts_are_those_of_a_sorted_row(data: st.DataObject) -> None:
             options = (top_p, top_k, min_p) if row == 0 else (0.7, 5, 0.0)
             expected = exactly_kept(logits[row, 0], *options)
             assert expected is None or set(np.flatnonzero(flags[0])) == expected
+
+
+@pytest.mark.parametrize("vocabulary", [2**14 - 1, 2**14, 151_936])
+@pytest.mark.parametrize("counted", [0, 2**20])
+def test_cuts_of_a_large_vocabulary(
+    vocabulary: int, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stops sums that overflow; by counting and by bisection, whichever is taken there."""
+    monkeypatch.setattr(sample_cuts, "_COUNTED", counted)
+    logits = np.random.default_rng(5).normal(0, 2.5, (4, 1, vocabulary)).astype(np.float32)
+    top_p, top_k = (0.9, 0.35, 0.99, 1.0), (0, 0, 900, 3000)
+    rows = SampleRows.of((1, 2, 3, 4), [1.0] * 4, top_p, top_k)
+    ours = kept(mx.array(logits), rows.groups[0])
+    for row, flags in enumerate(ours):
+        wanted = _nucleus(logits[row, 0], top_p[row], top_k[row])
+        assert abs(int(flags.sum()) - wanted) <= 1 + 4e-4 * wanted
+        if top_p[row] == 1:
+            assert int(flags.sum()) == wanted
+
+
+def _nucleus(logits: np.ndarray, top_p: float, top_k: int) -> int:
+    """How many tokens are kept, in float64."""
+    chances = np.sort(np.exp(logits.astype(np.float64) - logits.max()))[::-1]
+    mass = np.cumsum(chances) / chances.sum()
+    many = int((mass < top_p).sum()) + 1 if top_p < 1 else len(logits)
+    return min(many, top_k or many)
 
 
 def test_top_k_of_one_is_greedy_among_ties() -> None:

@@ -105,7 +105,9 @@ def test_models_that_are_not_computed_yet_count() -> None:
 def test_what_a_step_takes_is_in_the_budget() -> None:
     """Stops a wide batch over a large vocabulary from taking memory that nobody counted."""
     speculation = SpeculationConfig(num_draft_tokens=4)
-    engine = Engine(make_model(), None, speculation=speculation)
+    plain = Engine(make_model(), None, speculation=speculation)
+    assert plain.budget.kv.row_bytes == VOCABULARY * 4 * STEP_COPIES
+    engine = Engine(make_model(), None, draft_model=make_model(), speculation=speculation)
     kv = engine.budget.kv
     assert kv.row_bytes == 5 * VOCABULARY * 4 * STEP_COPIES
     assert kv.nbytes([10, 20]) == kv.slot_bytes([10, 20]) + 2 * kv.row_bytes

@@ -20,6 +20,7 @@ from metal_kernels.noise import (
     row_keys,
     second_word,
     seed_words,
+    stream_word,
     token_words,
 )
 
@@ -236,3 +237,20 @@ def test_noise_depends_on_seed_position_and_token_only(data: st.DataObject) -> N
     row, place = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, width - 1))
     lone = noise_of([seeds[row]], [[positions[row][place]]], vocabulary + 9)
     assert (lone[0, 0, :vocabulary] == whole[row, place]).all()
+
+
+def test_streams_are_uniform_and_apart_from_each_other_and_from_tokens_noise() -> None:
+    """Coins beside the noise: of 40,000 positions, in steps of one, and of as many seeds."""
+    count = 40_000
+    by_position = row_keys(words_of([7]), mx.arange(count)[None])
+    by_seed = row_keys(words_of(list(range(count))), mx.array([[11]]))
+    for keys in (by_position, by_seed):
+        flat = Keys(keys.one.reshape(-1), keys.two.reshape(-1))
+        streams = [np.array(stream_word(flat, stream)) for stream in range(4)]
+        streams += [np.array(first_word(token_words(9)[token], flat)) for token in (0, 8)]
+        for words in streams:
+            counts = np.bincount(words >> 26, minlength=64)
+            assert stats.chisquare(counts).pvalue > LEAST_P_VALUE
+        values = np.array(streams, np.float64)
+        assert np.abs(np.corrcoef(values) - np.eye(len(values))).max() < 5.5 / count**0.5
+        assert abs(np.corrcoef(values[1, 1:], values[1, :-1])[0, 1]) < 5.5 / count**0.5

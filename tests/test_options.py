@@ -35,10 +35,15 @@ SETTING = {name: one for name, one in OPTIONS.items() if one.sets is not None}
 VALUES: dict[type[Any], Any] = {int: 3, float: 0.25, bool: True, str: "a", tuple: ("x", "y")}
 OTHER = {
     "adaptive": (False, False),
+    "draft": ("ngram+model", "ngram+model"),
     "kv_bits": (8, 8),
     "kv_group_size": (32, 32),
     "max_kv_size": (4096, 4096),
+    "acceptance": ("rejection", "rejection"),
     "chat_template_config": ('{"a": 1}', {"a": 1}),
+    "json_schema": ('{"type": "object"}', None),
+    "logit_bias": ('{"5": -1}', ((5, -1.0),)),
+    "stop_token_id": (("3", "7"), (3, 7)),
     "memory_limit": ("2GB", 2 * 10**9),
     "dtype": ("bfloat16", "bfloat16"),
     "quantize": ("4:32", WeightQuantization(4, 32)),
@@ -74,8 +79,10 @@ def test_an_option_reaches_the_engine_whose_default_it_has(name: str) -> None:
 
 
 def test_all_that_the_engine_takes_for_texts_is_an_option() -> None:
-    """A new field of these is meant for users; stop tokens come as ``extra_eos_token``."""
-    for config, without in ((SamplingParams, {"stop_token_ids"}), (ChatConfig, {"texts", "tools"})):
+    """A new field of these is meant for users."""
+    functions = {"logits_processors", "sampler", "xtc_special_tokens"}
+    functions |= {"structure", "response_format"}
+    for config, without in ((SamplingParams, functions), (ChatConfig, {"texts", "tools"})):
         known = {one.sets[1] for one in SETTING.values() if one.sets and one.sets[0] is config}
         assert known == {item.name for item in fields(config)} - without
 
@@ -133,7 +140,8 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
         flags = Flags(**{"draft_model": "d", name: value})
         assert (flags.identity() != before) == one.changes_text, name
     free = {name for name, one in OPTIONS.items() if not one.changes_text}
-    speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft_model"}
+    speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft", "draft_model"}
+    speculation |= {"ngram_shared_bytes", "draft_temperature"}
     batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
     assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
 

@@ -18,7 +18,7 @@ from mlx_spec.pipeline.stages.classify import Classify
 from mlx_spec.pipeline.stages.filter import Filter
 from mlx_spec.pipeline.stages.generate import GenerateText
 from mlx_spec.pipeline.stages.scored import probabilities
-from mlx_spec.pipeline.stages.structure import Structure
+from mlx_spec.pipeline.stages.structure import StructureText
 from mlx_spec.pipeline.templates import PromptTemplate
 from tests.test_stage_runner import result
 
@@ -194,19 +194,19 @@ def test_filter_follows_the_model_from_the_threshold_on() -> None:
 
 
 def test_structure_makes_instruction_and_response() -> None:
-    one = Structure()
+    one = StructureText()
     # The examples are no chat; an order of the user's own is.
     asked = one.prepare(FIELDS)
     assert isinstance(asked, Generate)
     assert asked.raw
     assert str(asked.prompt).endswith("\n\nText: Simmer the soup.\nQuestion:")
-    for chat in (Structure(mode="both"), Structure(prompt_template="{{ text }}?")):
+    for chat in (StructureText(mode="both"), StructureText(prompt_template="{{ text }}?")):
         assert not chat.prepare(FIELDS).raw  # type: ignore[union-attr]
     assert one.complete(FIELDS, result(" Say how to cook.\nMore")).fields == {
         "instruction": "Say how to cook.",
         "response": "Simmer the soup.",
     }
-    both = Structure(mode="both")
+    both = StructureText(mode="both")
     answer = result(" Cook it.\nResponse: Simmer.\nTwo lines.\n")
     assert both.complete(FIELDS, answer).fields == {
         "instruction": "Cook it.",

@@ -210,6 +210,15 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
     assert set(figures) - {"requests", "errors"} <= set(TERMS)
 
 
+def test_each_drafter_has_its_figures_where_the_log_says_them(tmp_path: Path) -> None:
+    counts = [{"ngram": [4, 3]}, {"ngram": [6, 3], "model": [10, 9]}, {"model": "?"}, None]
+    lines = [inference(1.0 + n, drafters=each) for n, each in enumerate(counts)]
+    write(tmp_path / "a.jsonl", HEADER, *lines)
+    logs, _ = read_logs(tmp_path)
+    said = summarise(logs[0]).figures["by drafter"]
+    assert said == "ngram 60.0% of 10, model 90.0% of 10"
+
+
 def test_a_header_of_nonsense_is_shown_as_unknown(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", {**HEADER, "machine": 7, "models": [], "notes": None, "started": 3})
     logs, problems = read_logs(tmp_path)

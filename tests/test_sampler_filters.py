@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
+from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, apply_xtc
 
 from tests.sampling_support import batch_of
 
@@ -33,7 +33,10 @@ def mlx_lm_kept(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
     if option.get("top_p", 1.0) < 1.0:
         logprobs = apply_top_p(logprobs, option["top_p"])
     if option.get("min_p", 0.0):
-        logprobs = apply_min_p(logprobs, option["min_p"])
+        logprobs = apply_min_p(logprobs, option["min_p"], option.get("min_tokens_to_keep", 1))
+    if option.get("xtc_probability", 0):
+        special = option.get("xtc_special_tokens", [])
+        logprobs = apply_xtc(logprobs, 1.0, option["xtc_threshold"], special)
     if option.get("top_k", 0):
         logprobs = apply_top_k(logprobs, option["top_k"])
     return [bool(value) for value in np.isfinite(np.array(logprobs[0]))]
@@ -55,6 +58,25 @@ def mlx_lm_kept(option: dict[str, Any], logits: np.ndarray) -> list[bool]:
         {"top_p": 0.7, "top_k": 4},
         {"top_p": 0.95, "min_p": 0.05},
         {"top_p": 0.8, "top_k": 9, "min_p": 0.03},
+        {"min_p": 0.4, "min_tokens_to_keep": 6},
+        {"min_p": 0.01, "min_tokens_to_keep": 3},
+        {"min_p": 1.0, "min_tokens_to_keep": 30},
+        {"top_p": 0.5, "min_p": 0.6, "min_tokens_to_keep": 8},
+        {"top_k": 4, "min_p": 0.6, "min_tokens_to_keep": 8},
+        {"top_p": 0.9, "top_k": 9, "min_p": 0.6, "min_tokens_to_keep": 4},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.03},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.5},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.02, "top_k": 5},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.06, "top_p": 0.7},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.02, "min_p": 0.1, "top_k": 3, "top_p": 0.95},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.01, "xtc_special_tokens": [2, 30, 11]},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.01, "xtc_special_tokens": [*range(37)]},
+        {
+            "xtc_probability": 1.0,
+            "xtc_threshold": 0.01,
+            "xtc_special_tokens": [*range(0, 37, 2)],
+            "top_k": 2,
+        },
     ],
     ids=str,
 )

@@ -38,7 +38,9 @@ class Arrival:
     cancelled: int | None
 
 
-def run_traffic(seed: int = 0, family: str = "llama", requests: int = REQUESTS) -> list[str]:
+def run_traffic(
+    seed: int = 0, family: str = "llama", requests: int = REQUESTS, draft: str | None = None
+) -> list[str]:
     """Findings, none where all is well."""
     rng = random.Random(seed)
     jobs = make_jobs(family, True, requests)
@@ -52,7 +54,7 @@ def run_traffic(seed: int = 0, family: str = "llama", requests: int = REQUESTS) 
         for job in jobs
     ]
     steps = 0
-    engine = make_engine(lambda: steps * 0.1, family)
+    engine = make_engine(lambda: steps * 0.1, family, draft)
     made: dict[int, Sequence] = {}
     findings: list[str] = []
     try:
@@ -77,14 +79,14 @@ def run_traffic(seed: int = 0, family: str = "llama", requests: int = REQUESTS) 
     return findings + [text for n, request in made.items() if (text := judge(plan[n], request))]
 
 
-def make_engine(clock: object, family: str) -> Engine:
+def make_engine(clock: object, family: str, draft: str | None = None) -> Engine:
     models = target(family), noisy_draft(family)
     room = ROOM_ROWS * examine(models[0]).cost.nbytes(ROOM_TOKENS) + ROOM_CHOOSING
     return Engine(
         models[0],
         None,
         draft_model=models[1],
-        speculation=SpeculationConfig(num_draft_tokens=4, adaptive=False),
+        speculation=SpeculationConfig(num_draft_tokens=4, adaptive=False, draft=draft),
         batching=BatchingConfig(
             batch_size=ROWS,
             batch_timeout=0.3,

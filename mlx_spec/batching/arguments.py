@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import fields, replace
 from typing import Any, TypedDict
 
-from mlx_spec.config import SamplingParams
+from mlx_spec.config import LogitBias, SamplingParams, Structure
 from mlx_spec.errors import InvalidRequest
 
 
 class SamplingOptions(TypedDict, total=False):
     """Fields of :class:`SamplingParams` as keywords: ``generate(..., max_tokens=200)``."""
 
-    max_tokens: int
+    max_tokens: int | None
     temperature: float
     top_p: float
     top_k: int
@@ -28,13 +28,40 @@ class SamplingOptions(TypedDict, total=False):
     stop: str | Seq[str] | None
     stop_token_ids: int | Seq[int] | None
     ignore_eos: bool
+    structure: Structure | None
+    response_format: Mapping[str, Any] | None
+    logprobs: bool
+    top_logprobs: int
+    prompt_logprobs: bool
+    min_tokens_to_keep: int
+    xtc_probability: float
+    xtc_threshold: float
+    xtc_special_tokens: int | Seq[int] | None
+    repetition_penalty: float
+    repetition_context_size: int
+    presence_penalty: float
+    presence_context_size: int
+    frequency_penalty: float
+    frequency_context_size: int
+    logit_bias: LogitBias | None
+    min_tokens: int
+    logits_processors: Seq[Callable[..., Any]] | None
+    sampler: Callable[..., Any] | None
 
 
 _HINTS = {
     "temp": "it is called temperature",
-    "n": "give the prompt as often as you want texts, each with a seed of its own",
-    "sampler": "give temperature, top_p, top_k, min_p and seed",
+    "n": "give it to batch_generate, or to the generate of a BatchedMLXGenerator",
+    "json_schema": "give structure=Structure.json_schema({...})",
+    "regex": "give structure=Structure.regex(...)",
+    "choices": "give structure=Structure.choices([...])",
+    "grammar": "give structure=Structure.grammar(...)",
+    "guided_json": "give structure=Structure.json_schema({...})",
     "max_new_tokens": "it is called max_tokens",
+    "min_new_tokens": "it is called min_tokens",
+    "eos_token_id": "give stop_token_ids=[...]",
+    "bad_words_ids": 'give logit_bias={token: float("-inf")}',
+    "logits_processor": "it is called logits_processors",
     "system_prompt": "give chat=ChatConfig(system_prompt=...)",
     "chat_template_config": "give chat=ChatConfig(chat_template_config={...})",
     "enable_thinking": 'give chat=ChatConfig(chat_template_config={"enable_thinking": ...})',

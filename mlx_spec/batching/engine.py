@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -20,14 +21,16 @@ from mlx_spec.batching.memory import LEDGER, STEP_COPIES, memory_room
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
 from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
+from mlx_spec.batching.reservations import Reservations
 from mlx_spec.batching.scheduler import Scheduler
-from mlx_spec.batching.text import TextStream
+from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
+from mlx_spec.decoding.setup import used_model
 from mlx_spec.events import Listener
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.row_limit import RowLimit
@@ -43,7 +46,7 @@ class Engine:
     """Runs requests over the rows of one decoder.
 
     Args:
-        model, draft_model: target and draft; the draft may be None.
+        model, draft_model: target and draft; the draft may be None, or a pair with its tokenizer.
         tokenizer: None for tokens without text.
         speculation, batching: as everywhere.
         clock: seconds; for tests.
@@ -63,13 +66,16 @@ class Engine:
     ) -> None:
         self.speculation = speculation or SpeculationConfig()
         batching = batching or BatchingConfig()
-        room = memory_room(batching.memory_limit, model, draft_model)
-        self.batching = _with_prefix_share(batching, room, models=1 if draft_model is None else 2)
+        draft = draft_model[0] if isinstance(draft_model, tuple) else draft_model
+        draft = used_model(draft, self.speculation)
+        room = memory_room(batching.memory_limit, model, draft)
+        self.batching = _with_prefix_share(batching, room, models=1 if draft is None else 2)
         self.clock = clock
         self.limit = RowLimit(self.batching.batch_size)
         self.decoder = SpeculativeDecoder(
             model,
             draft_model=draft_model,
+            tokenizer=tokenizer,
             speculation=self.speculation,
             batching=self.batching,
             clock=clock,
@@ -86,10 +92,11 @@ class Engine:
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
+        self._reservations = Reservations(self.budget, lambda: self.decoder.margin)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
-            models = {"target": model, "draft": draft_model}
+            models = {"target": model, "draft": draft}
             kv_limit = self.budget.kv.limit
             self._reporter.started(models, self.batching, self.speculation, kv_limit)
 
@@ -109,14 +116,15 @@ class Engine:
             request.request_id = request.request_id or f"prompt-{request.index}"
             try:
                 self.decoder.check(request)
-                self.scheduler.check(self._reserved(request), request.request_id)
+                self.scheduler.check(self._reservations.first(request), request.request_id)
             except Exception as error:
                 self._reporter.failed("submit", repr(error), request.request_id)
                 raise
         for request in requests:
-            request.submit(self.clock(), self._reserved(request))
+            request.submit(self.clock(), self._reservations.first(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
+            request.spell = partial(spell, self._tokenizer)
             self.scheduler.submit(request)
             if self._reporter:
                 self._reporter.submitted(request)
@@ -187,12 +195,8 @@ class Engine:
     @property
     def _step_bytes(self) -> int:
         """Bytes that choosing tokens takes for each row of a step, beside its K/V."""
-        width = self.speculation.num_draft_tokens + 1
+        width = self.decoder.most_draft + 1
         return width * self.decoder.runner.vocabulary * 4 * STEP_COPIES
-
-    def _reserved(self, request: Sequence) -> int:
-        """Most tokens that its slot may come to hold."""
-        return len(request.prompt) + request.max_new_tokens + self.decoder.margin
 
     def _advance(self) -> list[StepOutput]:
         try:
@@ -202,6 +206,7 @@ class Engine:
             raise
 
     def _admit(self, hurry: bool) -> None:
+        self._grow()
         plan = self.scheduler.plan(self.clock(), hurry=hurry)
         if not (plan.preempt or plan.admit):
             return
@@ -212,6 +217,26 @@ class Engine:
         self._drop_saved()
         self._size_slots()
         self.decoder.add(plan.admit)
+
+    def _grow(self) -> None:
+        """Let those without an end of their own reserve more, as they come to need it."""
+        grown = False
+        for request in self.scheduler.running:
+            more = self._reservations.next(request)
+            if more is None or not request.holds_row:
+                continue
+            preempted = self.scheduler.grow(request, more, self.clock())
+            if preempted is None:
+                self._reservations.close(request)
+                continue
+            grown = True
+            if preempted and self._reporter:
+                self._reporter.moved(preempted, [])
+            for victim in preempted:
+                self.decoder.suspend(victim, save=True)
+        if grown:
+            self._drop_saved()
+            self._size_slots()
 
     def _drop_saved(self) -> None:
         """K/V kept aside that do not fit beside the rows are given up, to be computed again.

@@ -18,7 +18,7 @@ from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.closing import Closing
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
-from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences
+from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences, repeated
 from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.batching.worker import Worker
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
@@ -74,7 +74,7 @@ class BatchedMLXGenerator(Closing):
         self._model, self._tokenizer, self._batching = model, tokenizer, batching
         draft = drafting_model(draft_model, tokenizer)
         # In this thread, which may have described what the worker could not compute.
-        for held in (model, draft):
+        for held in (model, draft[0] if isinstance(draft, tuple) else draft):
             materialize(held)
         self._numbers = itertools.count()
         self._worker = Worker(
@@ -130,11 +130,13 @@ class BatchedMLXGenerator(Closing):
         prompts: Seq[Prompt],
         sampling: SamplingParams | Seq[SamplingParams] | None = None,
         *,
+        n: int = 1,
         chat: bool | ChatConfig = False,
         timeout: float | None = None,
         **options: Unpack[SamplingOptions],
     ) -> list[GenerationResult]:
-        """Submit all prompts and wait for their results, in order; options as in ``submit``.
+        """Submit all prompts, each ``n`` times, and wait for their results, in order; options as in
+        ``submit``.
 
         None is left running, however it ends.
 
@@ -144,7 +146,7 @@ class BatchedMLXGenerator(Closing):
         """
         left = deadline(timeout)
         made = with_options(sampling, options, "BatchedMLXGenerator.generate")
-        with self._all(prompts, made, chat) as streams:
+        with self._all(*repeated(prompts, made, n), chat) as streams:
             return [stream.result(left()) for stream in streams]
 
     async def agenerate(
@@ -152,12 +154,13 @@ class BatchedMLXGenerator(Closing):
         prompts: Seq[Prompt],
         sampling: SamplingParams | Seq[SamplingParams] | None = None,
         *,
+        n: int = 1,
         chat: bool | ChatConfig = False,
         **options: Unpack[SamplingOptions],
     ) -> list[GenerationResult]:
         """The same from a coroutine; cancel it, or wait with ``asyncio.timeout``, to give up."""
         made = with_options(sampling, options, "BatchedMLXGenerator.agenerate")
-        with self._all(prompts, made, chat) as streams:
+        with self._all(*repeated(prompts, made, n), chat) as streams:
             return [await stream for stream in streams]
 
     def stats(self) -> GeneratorStats:

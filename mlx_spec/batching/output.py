@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlx_spec.decoding.flight import StepOutput
-from mlx_spec.results import FinishReason, GenerationChunk, GenerationResult
+from mlx_spec.results import FinishReason, GenerationChunk, GenerationResult, TokenLogprob
 from mlx_spec.sequence import Sequence
 
 
@@ -24,6 +24,7 @@ def make_chunks(output: StepOutput) -> list[GenerationChunk]:
                 finish_reason=request.finish_reason if last and request.error is None else None,
                 prompt_tokens=len(request.prompt),
                 generation_tokens=before + place + 1,
+                logprob=request.logprobs[before + place] if request.logprobs else None,
             )
         )
     return chunks
@@ -47,12 +48,20 @@ def make_result(request: Sequence, count: int | None = None) -> GenerationResult
         duration=_since(request, request.last_token),
         drafted=request.drafted,
         accepted=request.accepted,
+        drafters=dict(request.drafters),
         verify_steps=request.steps,
         queue_time=_since(request, request.admitted),
         reused_tokens=request.reused,
         seed=request.seed if request.sampling.seed is None else request.sampling.seed,
         error=request.error,
+        logprobs=request.logprobs[:count] if request.sampling.wants_logprobs else None,
+        prompt_logprobs=_of_prompt(request),
     )
+
+
+def _of_prompt(request: Sequence) -> list[TokenLogprob | None] | None:
+    """One a token that was read; the first one's would be given nothing."""
+    return [None, *request.prompt_logprobs] if request.sampling.prompt_logprobs else None
 
 
 def _reason(request: Sequence, count: int) -> FinishReason:

@@ -20,6 +20,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
+from mlx_spec.model.token_bytes import LETTERS as LETTERS
+
 Piece: TypeAlias = bytes | str
 T = TypeVar("T")
 
@@ -28,17 +30,6 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHORS = ("a", "▁a", "e", "▁the", "0", "A", ".")
 _SAMPLE = 2000
 _PATIENCE = 200  # tries, a millisecond apart
-
-
-def _letters() -> dict[str, int]:
-    """GPT-2's stand-in letters: printable bytes for themselves, the others from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    plain = {chr(byte): byte for byte in printable}
-    return plain | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-LETTERS = _letters()
 
 
 class TokenPieces:

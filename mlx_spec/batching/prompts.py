@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 from mlx_spec.batching.chat import RAW, text_ids, turns_ids
 from mlx_spec.batching.messages import check_text
 from mlx_spec.config import ChatConfig, SamplingParams
+from mlx_spec.config.checks import check_integer
+from mlx_spec.decoding.prompt_share import share_prompts
 from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.model.context import context_length
 from mlx_spec.model.pairing import check_pair
-from mlx_spec.sequence import Sequence
+from mlx_spec.sequence import NO_END, Sequence
+from mlx_spec.structured.compiler import guide_of
 
 Prompt: TypeAlias = str | Seq[int] | Seq[Mapping[str, Any]]
 """A text, a list of token ids, or a list of chat messages."""
@@ -60,7 +64,34 @@ def make_sequences(
         where = f"[generate] {prompt_name(index, len(prompts))}"
         ids = encode(tokenizer, prompt, where, chat)
         made.append(_make_sequence(ids, option, tokenizer, context, index, where))
+    share_prompts(made)
     return made
+
+
+def repeated(
+    prompts: Seq[Prompt], sampling: SamplingParams | Seq[SamplingParams], n: int
+) -> tuple[Seq[Prompt], SamplingParams | Seq[SamplingParams]]:
+    """Each prompt ``n`` times, with the seeds SEED, SEED + 1, ...; without a seed each draws one.
+
+    Raises:
+        InvalidRequest: ``n`` is no such number, or asks for several greedy texts, all the same.
+    """
+    check_integer("batch_generate", "n", n, 1)
+    if n == 1 or isinstance(prompts, (str, bytes)):
+        return prompts, sampling
+    options = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else sampling
+    for option in options:
+        if not option.temperature:
+            raise InvalidRequest(
+                f"[batch_generate] n={n} greedy texts of a prompt are all the same; "
+                "give a temperature"
+            )
+    seeded = [
+        option if option.seed is None else replace(option, seed=option.seed + number)
+        for option in options
+        for number in range(n)
+    ]
+    return [prompt for prompt in prompts for _ in range(n)], seeded
 
 
 def prompt_name(index: int, count: int) -> str:
@@ -142,7 +173,7 @@ def _make_sequence(
         raise InvalidRequest(f"{where} holds the token id {min(ids)}")
     if option.stop_texts:
         _need(tokenizer, f"{where} has stop texts")
-    room = option.max_tokens
+    room = NO_END if option.max_tokens is None else option.max_tokens
     if context is not None:
         if len(ids) >= context:
             raise PromptTooLong(
@@ -153,11 +184,24 @@ def _make_sequence(
     stops = set(option.stop_ids)
     if tokenizer is not None and not option.ignore_eos:
         stops |= set(tokenizer.eos_token_ids)
-    return Sequence(ids, option, room, frozenset(stops), index)
+    option = _with_special(option, tokenizer)
+    sequence = Sequence(ids, option, room, frozenset(stops), index)
+    if option.structure is not None:
+        _need(tokenizer, f"{where} has a structure")
+        sequence.guide = guide_of(option.structure, tokenizer, where)
+    return sequence
+
+
+def _with_special(option: SamplingParams, tokenizer: Any) -> SamplingParams:
+    """The same with the tokens that XTC leaves alone where nobody says which: as mlx-lm's."""
+    if not option.xtc_probability or option.xtc_special_tokens is not None or tokenizer is None:
+        return option
+    special = [*tokenizer.encode("\n"), *sorted(tokenizer.eos_token_ids)]
+    return replace(option, xtc_special_tokens=tuple(dict.fromkeys(special)))
 
 
 def drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:
-    """The draft model alone, its token map compared where both are known."""
+    """The draft model, with its tokenizer where that is known: then the token maps are compared."""
     if isinstance(draft_model, (str, os.PathLike)):
         raise InvalidRequest(
             f"[generate] draft_model is the name {os.fspath(draft_model)!r}; "
@@ -165,7 +209,7 @@ def drafting_model(draft_model: DraftModel, tokenizer: Any) -> Any:
         )
     if not isinstance(draft_model, tuple):
         return draft_model
-    model, draft_tokenizer = draft_model
+    _, draft_tokenizer = draft_model
     if tokenizer is not None and draft_tokenizer is not None:
         check_pair(tokenizer, draft_tokenizer)
-    return model
+    return draft_model

@@ -67,6 +67,7 @@ class _Step(NamedTuple):
     draft_length: int
     memory: int
     emitted: Seq[tuple[Sequence, bool]]  # requests, and whether their first token is among it
+    drafts: Seq[tuple[str, int, int]]  # drafter, drafted, accepted of each row
 
 
 class EventReporter:
@@ -161,6 +162,7 @@ class EventReporter:
                 decoder.draft_length,
                 mx.get_active_memory(),
                 [(o.sequence, len(o.tokens) == len(o.sequence.tokens) > 0) for o in outputs],
+                [(o.source, o.drafted, o.accepted) for o in outputs if o.drafted],
             )
         )
         if ended or now - self._steps[0].time >= _BURST:
@@ -211,6 +213,7 @@ class EventReporter:
                 accepted=accepted,
                 memory=step.memory,
                 emitted=tuple(request.request_id for request, _ in step.emitted),
+                drafters=_by_drafter(step.drafts),
             )
         )
 
@@ -237,8 +240,20 @@ class EventReporter:
                 accepted=request.accepted,
                 verify_steps=request.steps,
                 reused_tokens=request.reused,
+                drafters={
+                    name: (own.drafted, own.accepted) for name, own in request.drafters.items()
+                },
             )
         )
+
+
+def _by_drafter(drafts: Iterable[tuple[str, int, int]]) -> dict[str, tuple[int, int]]:
+    """Drafted and accepted of each drafter."""
+    sums: dict[str, tuple[int, int]] = {}
+    for name, drafted, accepted in drafts:
+        before = sums.get(name, (0, 0))
+        sums[name] = (before[0] + drafted, before[1] + accepted)
+    return sums
 
 
 def _describe(model: Any) -> dict[str, Any]:

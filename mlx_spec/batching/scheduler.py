@@ -60,6 +60,10 @@ class Schedulable(Protocol):
         """Seconds that it held a row before it was preempted, over all times."""
         ...
 
+    def reserve(self, reserved: int) -> None:
+        """It can come to hold so many."""
+        ...
+
     def admit(self, now: float, claim: float) -> None:
         """It gets a row."""
         ...
@@ -209,6 +213,33 @@ class Scheduler(Generic[R]):
             request.admit(now, self._claim(request, now))
             admitted.append(request)
         return SchedulerOutput(preempted, admitted)
+
+    def grow(self, request: R, reserved: int, now: float) -> list[R] | None:
+        """Let a running request hold more: it fits alone, and perhaps not beside all others.
+
+        Returns:
+            Who is preempted for it, the least claims first, perhaps itself; None where there is no
+            room and nobody may be preempted: then nothing changes.
+        """
+        staying, victims = list(self._running), list[R]()
+
+        def fits(others: Seq[R]) -> bool:
+            return self.budget.fits([reserved if o is request else o.reserved for o in others])
+
+        while not fits(staying):
+            victims.append(self._by_claim(staying)[0])
+            staying.remove(victims[-1])
+        if victims and not self.preemption:
+            return None
+        # As in ``_make_room``: whoever need not have gone, after all, stays.
+        for victim in victims[::-1]:
+            if fits([*staying, victim]):
+                staying.append(victim)
+                victims.remove(victim)
+        request.reserve(reserved)
+        for victim in victims:
+            self._evict(victim, now)
+        return victims
 
     def _full(self) -> bool:
         """Whether nothing more could join what waits, not even a request of one token."""

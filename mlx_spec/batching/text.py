@@ -8,6 +8,7 @@ fall, across token boundaries or inside an accepted run.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from typing import Any
 
 from mlx_spec.batching.detokenizers import Detokenizer
 
@@ -88,3 +89,13 @@ class TextStream:
         piece, self.stopped = self._finder.add(piece)
         self._pieces.append(piece)
         return piece
+
+
+def spell(tokenizer: Any, token: int) -> str:
+    """One token alone as text; empty where there is no tokenizer, or it has none for it."""
+    if tokenizer is None:
+        return ""
+    try:
+        return str(tokenizer.decode([token]))
+    except Exception:  # a foreign tokenizer may raise anything
+        return ""

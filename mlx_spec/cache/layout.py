@@ -159,6 +159,11 @@ def _members(own: Any) -> Iterator[Any]:
         yield own
 
 
+def stand_for(own: Any) -> OwnCaches:
+    """What stands for one cache of mlx-lm's, for all slots."""
+    return _stand(own, 0)
+
+
 def _stand(own: Any, start: int) -> OwnCaches:
     """What stands for one of the model's caches; ``start`` is where quantized ones begin."""
     if type(own) is CacheList:

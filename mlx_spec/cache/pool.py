@@ -94,6 +94,12 @@ class KVCachePool:
         self.layers = [layer for cache in caches for layer in leaves(cache)]
         self._cost: RowCost | None = None  # once the layers have arrays; asked at every admission
 
+    def attach(self, layers: Seq[LayerCache]) -> None:
+        """Have more layers than the model gets, behind its own; asked while nothing is held."""
+        for layer in layers:
+            layer.resize(self.slots, self.positions)
+        self.layers += layers
+
     @property
     def free_slots(self) -> int:
         """Rows that may still be taken."""
@@ -194,17 +200,18 @@ class KVCachePool:
 
     def save(self, slot: int, begin: int, end: int) -> RowState:
         """Copies of what a row holds of its tokens ``begin .. end - 1``."""
-        state = self._save(slot, begin, end)
+        state = self.describe(slot, begin, end)
         schedule(state.flat)
         return state
 
     def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
         """The same in blocks of ``size`` tokens, each with buffers of its own; copied once."""
-        blocks = [self._save(slot, start, start + size) for start in range(begin, end, size)]
+        blocks = [self.describe(slot, start, start + size) for start in range(begin, end, size)]
         schedule([array for block in blocks for array in block.flat])
         return blocks
 
-    def _save(self, slot: int, begin: int, end: int) -> RowState:
+    def describe(self, slot: int, begin: int, end: int) -> RowState:
+        """As :meth:`save`, computed by the caller: before the row is written to."""
         return RowState(parts=tuple(layer.save(slot, begin, end) for layer in self.layers))
 
     def load(self, slot: int, begin: int, states: Seq[RowState]) -> None:

@@ -18,6 +18,7 @@ ORDER = (
     "classify",
     "align",
     "pipeline",
+    "train-draft",
     "report",
     "doctor",
 )

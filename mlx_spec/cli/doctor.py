@@ -91,12 +91,13 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
 def _model_rows(found: ModelInspection) -> list[tuple[str, str]]:
     """The lines of a model's table."""
     kind = f"{found.bits}-bit" if found.bits is not None else "plain"
+    chat = f"{found.vocabulary:,} tokens, {'a' if found.chat else 'no'} chat template"
     rows = [
         ("model", found.name),
         ("type", f"{found.model_type}, {found.layers} layers"),
         ("weights", f"{kind}, {found.bytes / 1e6:,.1f} MB in memory here"),
         ("context", f"{found.context:,} tokens" if found.context else "not in its config"),
-        ("tokenizer", f"{found.vocabulary:,} tokens, {'a' if found.chat else 'no'} chat template"),
+        ("tokenizer", chat if found.vocabulary else "its target's"),
         ("verdict", VERDICTS[found.verdict]),
     ]
     if found.reason:

@@ -102,8 +102,15 @@ def generate(
     if not quiet:
         _say_defaults(flags, bool(prompts))
     prompts = prompts or [_default_prompt(flags)]
-    if compare and flags.drafter is None and len(prompts) * num_samples == 1:
-        raise InvalidRequest("[generate] --compare needs a --draft-model, or several prompts")
+    if compare and not flags.drafting and len(prompts) * num_samples == 1:
+        raise InvalidRequest(
+            "[generate] --compare needs a --draft-model, a --draft, or several prompts"
+        )
+    if compare and flags.temp and flags.acceptance != "shared_noise":
+        raise InvalidRequest(
+            f"[generate] --compare with --acceptance {flags.acceptance}: texts are the target's in "
+            "distribution, and not the same token for token"
+        )
     repeated = [text for text in prompts for _ in range(num_samples)]
     run = GenerateRun(
         prompts=repeated,

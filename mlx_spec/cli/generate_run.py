@@ -85,7 +85,8 @@ def _load_models(run: GenerateRun) -> tuple[Loaded, Loaded | None]:
     draft = models.load(flags.drafter, flags.draft_loading)
     pairing = check_pair(target[1], draft[1])
     if pairing.share < 1 and not run.quiet:
-        note(f"{pairing}; that changes no text, but is never guessed")
+        lost = "" if pairing.through_text else ", but is never guessed"
+        note(f"{pairing}; that changes no text{lost}")
     return target, draft
 
 
@@ -143,10 +144,15 @@ def _show_results(run: GenerateRun, result: BatchResult) -> None:
     """Statistics after the text, or the JSON objects in its place."""
     if run.as_json:
         for index, one in enumerate(result.results):
-            record = {"index": index, "prompt": run.prompts[index], **asdict(one)}
+            known = {"index": index, "prompt": run.prompts[index]}
+            record = {
+                **known,
+                **asdict(replace(one, logprobs=None, prompt_logprobs=None)),
+                **one.scores,
+            }
             print(json.dumps(record, ensure_ascii=False))
     elif run.verbose:
-        for line in statistics_lines(result.stats, run.flags.drafter is not None):
+        for line in statistics_lines(result.stats, run.flags.drafting):
             print(line)
         if run.flags.temp and run.flags.seed is None:
             seeds = [str(one.seed) for one in result.results[:_MOST_SEEDS]]
@@ -159,7 +165,7 @@ def _compare(run: GenerateRun, target: Loaded, result: BatchResult) -> int:
     """Decode again plainly, or one at a time where that was plain; 1 if a token differs."""
     from mlx_spec.api import batch_generate
 
-    drafted = run.flags.drafter is not None
+    drafted = run.flags.drafting
     batches = run.flags.batches if drafted else replace(run.flags.batches, batch_size=1)
     with status(f"the same {'without speculation' if drafted else 'one at a time'}", run.quiet):
         plain = batch_generate(

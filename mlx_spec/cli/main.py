@@ -24,6 +24,7 @@ from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.report import report
 from mlx_spec.cli.stages import KINDS, StageCommand
 from mlx_spec.cli.terminal import RED, marked, open_standard_files, take_every_letter
+from mlx_spec.cli.train_draft import train_draft
 from mlx_spec.errors import MlxSpecError
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.command(cls=GroupedCommand)(generate)
+app.command("train-draft", cls=GroupedCommand)(train_draft)
 app.add_typer(pipeline, name="pipeline")
 for command in (report, doctor):
     app.command()(command)

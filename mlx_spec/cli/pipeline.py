@@ -63,7 +63,7 @@ def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int
     for entry, outcome in zip(config.stages, outcomes, strict=False):
         if not quiet:
             say(f"[{entry.name}]")
-            for line in closing_lines(outcome, entry.flags.drafter is not None):
+            for line in closing_lines(outcome, entry.flags.drafting):
                 say(line)
         if outcome.warning is not None:
             note(f"warning: {entry.name}: {outcome.warning}")

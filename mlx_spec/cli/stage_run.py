@@ -100,7 +100,7 @@ def _report(run: StageRun, outcome: Outcome) -> int:
     from mlx_spec.pipeline.records import STDIO
 
     if not run.files.quiet:
-        for line in closing_lines(outcome, run.flags.drafter is not None):
+        for line in closing_lines(outcome, run.flags.drafting):
             say(line)
     elif outcome.failed:  # the exit code alone would say nothing
         for line in outcome.failures.lines():

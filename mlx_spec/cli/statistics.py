@@ -30,6 +30,7 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         *lines,
         f"Acceptance rate: {stats.acceptance_rate:.1%} "
         f"({stats.accepted} of {stats.drafted} draft tokens)",
+        *_by_drafter(stats),
         f"Mean acceptance length: {stats.mean_acceptance_length:.2f} tokens per verify pass",
         f"Draft lengths: {_histogram(stats)}",
         f"Steps with a draft: {_speed(stats.speculative_tps)}; "
@@ -76,6 +77,13 @@ def _first_difference(
         place = next((index for index, (a, b) in pairs if a != b), shorter)
         return f"prompt {number} differs from token {place + 1} on"
     return None
+
+
+def _by_drafter(stats: GenerationStats) -> list[str]:
+    """What each drafter gave, where it is not the draft model alone."""
+    if not stats.drafters or set(stats.drafters) == {"model"}:
+        return []
+    return ["By drafter: " + ", ".join(f"{name} {of}" for name, of in stats.drafters.items())]
 
 
 def _histogram(stats: GenerationStats) -> str:

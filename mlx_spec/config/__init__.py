@@ -18,4 +18,6 @@ from mlx_spec.config.caches import PLAIN_CACHES as PLAIN_CACHES
 from mlx_spec.config.caches import CacheOptions as CacheOptions
 from mlx_spec.config.chat import ChatConfig as ChatConfig
 from mlx_spec.config.sampling import SamplingParams as SamplingParams
+from mlx_spec.config.shaping import LogitBias as LogitBias
 from mlx_spec.config.speculation import SpeculationConfig as SpeculationConfig
+from mlx_spec.config.structure import Structure as Structure

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Seq
 from operator import mul
 
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import Row, evidence_of
+from mlx_spec.control.row import Row, evidence_of, known_evidence
 
 
 class AverageAcceptance:
@@ -58,14 +58,14 @@ class AverageAcceptance:
 
 
 class AcceptanceEstimate:
-    """Chances of the rows of one decoder."""
+    """Chances of the rows of one decoder, as far as one drafter guesses for them."""
 
     MEMORY = 0.9
     FADING = 0.99
     PRIOR_TOKENS = 3.0  # how many tested tokens the average of all weighs
 
-    def __init__(self, average: AverageAcceptance) -> None:
-        self._average = average
+    def __init__(self, average: AverageAcceptance, source: str = "") -> None:
+        self._average, self._source = average, source
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
@@ -77,7 +77,7 @@ class AcceptanceEstimate:
         for row, length, accepted in zip(report.rows, report.lengths, report.accepted, strict=True):
             tested = accepted + 1 if accepted < length else length
             if tested > 0:
-                evidence = evidence_of(row)
+                evidence = evidence_of(row, self._source)
                 evidence.accepted = memory * evidence.accepted + accepted
                 evidence.tested = memory * evidence.tested + tested
                 total_accepted += accepted
@@ -90,7 +90,7 @@ class AcceptanceEstimate:
     def _fade(self, rows: Seq[Row]) -> None:
         fading = self.FADING
         for row in rows:
-            evidence = row.evidence
+            evidence = known_evidence(row, self._source)
             if evidence is not None:
                 evidence.accepted *= fading
                 evidence.tested *= fading
@@ -98,11 +98,11 @@ class AcceptanceEstimate:
 
     def chances(self, rows: Seq[Row]) -> list[float]:
         """Estimated acceptance of each row's next draft token, in [0, 1]."""
-        average, weight = self._average.chance, self.PRIOR_TOKENS
+        average, weight, source = self._average.chance, self.PRIOR_TOKENS, self._source
         prior = weight * average
         return [
             average
-            if (evidence := row.evidence) is None
+            if (evidence := known_evidence(row, source)) is None
             else (evidence.accepted + prior) / (evidence.tested + weight)
             for row in rows
         ]

@@ -31,6 +31,7 @@ class AdaptiveDraftLength:
     Args:
         config: maximum draft length, hysteresis and probe interval.
         pair: what was measured of the pair so far, by any decoder; more is measured here.
+        source: the drafter whose guesses it is about, by name, where several draft.
     """
 
     # Each measured twice, so that one hiccup decides nothing; the first draft of newcomers also
@@ -43,13 +44,15 @@ class AdaptiveDraftLength:
     PROBE_SHARE = 0.01
     LONGEST_PROBE_FACTOR = 16
 
-    def __init__(self, config: SpeculationConfig, pair: PairMeasurements | None = None) -> None:
+    def __init__(
+        self, config: SpeculationConfig, pair: PairMeasurements | None = None, source: str = ""
+    ) -> None:
         pair = pair or PairMeasurements()
         self.config = config
         self.costs = pair.costs
         self._average = pair.acceptance
-        self._acceptance = AcceptanceEstimate(pair.acceptance)
-        self._joins = JoinCost(pair.reading)
+        self._acceptance = AcceptanceEstimate(pair.acceptance, source)
+        self._joins = JoinCost(pair.reading, source)
         # This decoder's alone, and undone with a step that is dropped.
         known = self.costs.comparable
         self._plan: tuple[int, ...] = () if known else self.START_LENGTHS
@@ -82,6 +85,21 @@ class AdaptiveDraftLength:
         """Put everything back as it was before the last choice."""
         self._plan, self._length, self._since = self._undo
 
+    def chances(self, rows: Seq[Row]) -> list[float]:
+        """Estimated acceptance of each row's next draft token, in [0, 1]."""
+        return self._acceptance.chances(rows)
+
+    def promise(self, rows: Seq[Row]) -> float | None:
+        """The most tokens per second, at the best length; None while costs are not known."""
+        room = room_of(rows)
+        longest = min(self.config.num_draft_tokens, max(room, default=0))
+        return max(self._goodput(rows, room, longest)) if self.costs.comparable else None
+
+    def seconds(self, batch: int, length: int) -> float | None:
+        """Expected ones of a step with such a draft, newcomers' texts included."""
+        seconds = self.costs.predict(StepWork(batch, length))
+        return seconds + self._joins.seconds if seconds and length else seconds
+
     def observe(self, report: StepReport) -> None:
         """Learn cost and acceptance from a finished step."""
         self._acceptance.observe(report)
@@ -91,14 +109,10 @@ class AdaptiveDraftLength:
     def _goodput(self, rows: Seq[Row], room: list[int], longest: int) -> list[float]:
         """Predicted tokens per second of steps with draft lengths 0..``longest``."""
         tokens = expected_tokens(self._acceptance.chances(rows), room, longest)
-        joining = self._joins.seconds
-        goodput = []
-        for length, count in enumerate(tokens):
-            seconds = self.costs.predict(StepWork(len(room), length))
-            if seconds and length:
-                seconds += joining
-            goodput.append(count / seconds if seconds else 0.0)
-        return goodput
+        seconds = [self.seconds(len(room), length) for length in range(longest + 1)]
+        return [
+            count / spent if spent else 0.0 for count, spent in zip(tokens, seconds, strict=True)
+        ]
 
     def _decide(self, rows: Seq[Row], room: list[int], longest: int) -> None:
         """Settle on a K for now; plan a refresh or a probe when one is due."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence as Seq
 
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import Row, evidence_of
+from mlx_spec.control.row import Row, evidence_of, known_evidence
 
 
 class ReadingCost:
@@ -40,8 +40,8 @@ class JoinCost:
     NEWEST = 0.05  # share of the newest step in the rate of joining
     MOST = 5.0  # a guess from a step's time is at most this times the usual step
 
-    def __init__(self, reading: ReadingCost) -> None:
-        self._reading = reading
+    def __init__(self, reading: ReadingCost, source: str = "") -> None:
+        self._reading, self._source = reading, source
         self._rate = 0.0
         # Spent on texts that are still being read: measured, and guessed from slow steps.
         self._measured = self._guessed = 0.0
@@ -53,7 +53,8 @@ class JoinCost:
 
     def to_read(self, rows: Seq[Row]) -> float:
         """Seconds to read those of ``rows`` that were never drafted for."""
-        unread = sum(row.evidence is None or not row.evidence.drafted for row in rows)
+        known = [known_evidence(row, self._source) for row in rows]
+        unread = sum(evidence is None or not evidence.drafted for evidence in known)
         return self._reading.seconds * unread
 
     def observe(self, report: StepReport, usual: float | None) -> None:
@@ -64,7 +65,7 @@ class JoinCost:
         """
         new = read = 0
         for row, length in zip(report.rows, report.lengths, strict=True):
-            evidence = evidence_of(row)
+            evidence = evidence_of(row, self._source)
             if not evidence.counted:
                 evidence.counted = True
                 new += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -37,12 +37,13 @@ class StepReport:
         accepted: accepted draft tokens of each row; -1 where a row's result says nothing of its
             draft (it had ended before the step, or its logits were no numbers).
         seconds: of the step alone, from its launch (or the end of the work before it) to its
-            result.
+            result; where it was taken in turn, with those in which the device waited for the host.
         clean: False if ``seconds`` holds other work too, so that it says little of the next step.
         reading: seconds that the drafter spent reading texts for this step, where they are
             measured apart from ``seconds``.
         longest: draft tokens that were computed for each row; None where it is the most of
             ``lengths``.
+        sources: who guessed for each row, by name, "" for nobody; empty where only one drafts.
     """
 
     rows: Seq[Row]
@@ -52,8 +53,19 @@ class StepReport:
     clean: bool
     reading: float = 0.0
     longest: int | None = None
+    sources: Seq[str] = ()
 
     @cached_property
     def work(self) -> StepWork:
         """What the step computed."""
         return StepWork(len(self.rows), max(self.lengths) if self.longest is None else self.longest)
+
+    def of(self, source: str) -> StepReport:
+        """What it says of one drafter's guesses; a step without any is everybody's."""
+        if not self.work.length:
+            return self
+        own = [by == source for by in self.sources]
+        lengths = [n if mine else 0 for n, mine in zip(self.lengths, own, strict=True)]
+        # Of the other rows nothing was tested; -1 says that of any.
+        accepted = [n if mine else min(n, 0) for n, mine in zip(self.accepted, own, strict=True)]
+        return replace(self, lengths=lengths, accepted=accepted, longest=max(lengths))

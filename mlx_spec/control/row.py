@@ -14,7 +14,7 @@ from typing import Protocol
 
 @dataclass(slots=True)
 class RowEvidence:
-    """What the steps of one row have shown.
+    """What the steps of one row have shown of one drafter.
 
     Attributes:
         accepted, tested: draft tokens of the row, recent ones weighing more: accepted, and really
@@ -29,6 +29,10 @@ class RowEvidence:
     drafted: bool = False
 
 
+# Of each drafter, by name; "" where only one drafts.
+Evidence = dict[str, RowEvidence]
+
+
 class Row(Protocol):
     """A request, as far as control is concerned.
 
@@ -36,7 +40,7 @@ class Row(Protocol):
         evidence: None until the row's first step is observed.
     """
 
-    evidence: RowEvidence | None
+    evidence: Evidence | None
 
     @property
     def remaining(self) -> int:
@@ -44,12 +48,20 @@ class Row(Protocol):
         ...
 
 
-def evidence_of(row: Row) -> RowEvidence:
-    """The row's evidence, made when it is first asked for."""
+def evidence_of(row: Row, source: str = "") -> RowEvidence:
+    """The row's evidence of a drafter, made when it is first asked for."""
     evidence = row.evidence
     if evidence is None:
-        evidence = row.evidence = RowEvidence()
-    return evidence
+        evidence = row.evidence = {}
+    if source not in evidence:
+        evidence[source] = RowEvidence()
+    return evidence[source]
+
+
+def known_evidence(row: Row, source: str = "") -> RowEvidence | None:
+    """The row's evidence of a drafter, if there is any."""
+    evidence = row.evidence
+    return None if evidence is None else evidence.get(source)
 
 
 def cap_lengths(rows: Seq[Row], length: int) -> list[int]:

@@ -39,14 +39,19 @@ class _KnownPair:
     measurements: PairMeasurements
 
 
-# By identity: mlx modules are dictionaries and so have no hash.
-_PAIRS: dict[tuple[int, int], _KnownPair] = {}
+# By identity, mlx modules being dictionaries without a hash; and by what drafts.
+_PAIRS: dict[tuple[int, int, str], _KnownPair] = {}
 _LOCK = threading.Lock()
 
 
-def measurements_of(model: Any, draft_model: Any) -> PairMeasurements:
-    """Those of this pair; new ones if it was never seen or a model has been freed since."""
-    key = (id(model), id(draft_model))
+def measurements_of(model: Any, draft_model: Any = None, drafter: str = "") -> PairMeasurements:
+    """Those of this pair; new ones if it was never seen or a model has been freed since.
+
+    Args:
+        model, draft_model: target and draft, which may be None.
+        drafter: what drafts, by name: costs and acceptance are its.
+    """
+    key = (id(model), id(draft_model), drafter)
     with _LOCK:
         entry = _PAIRS.get(key)
         if entry is None or any(owner() is None for owner in entry.owners):
@@ -54,6 +59,7 @@ def measurements_of(model: Any, draft_model: Any) -> PairMeasurements:
                 # Takes no lock: it may be called at any allocation, also by whoever holds it.
                 weakref.ref(owner, lambda _, key=key: _PAIRS.pop(key, None))  # type: ignore[misc]
                 for owner in (model, draft_model)
+                if owner is not None
             )
             entry = _PAIRS[key] = _KnownPair(owners, PairMeasurements())
         return entry.measurements

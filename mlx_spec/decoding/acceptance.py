@@ -10,10 +10,73 @@ arXiv:2408.07978). Greedy decoding is the same rule without noise.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import mlx.core as mx
+
+from mlx_spec.decoding.sampler import SamplingBatch
 
 # In the place of a row's accepted count: its logits are no numbers, so it emits nothing.
 NO_NUMBERS = -1
+
+
+@dataclass(frozen=True)
+class DraftTrial:
+    """A draft and what the target says of it; all may still be computing.
+
+    Attributes:
+        draft: [B, K] int32 tokens.
+        counts: [B] int32, how many of them count, from the first on.
+        probabilities: [B, K, V] float32, the distributions that they were drawn from; V as the
+            drafter has it. None: each was sure of itself.
+        logits: [B, K + 1, V] of the target, after all rules.
+        positions: [B, K + 1] int32.
+        samples: [B, K + 1] int32, the target's own tokens.
+        sampling: the rows' options.
+    """
+
+    draft: mx.array
+    counts: mx.array
+    probabilities: mx.array | None
+    logits: mx.array
+    positions: mx.array
+    samples: mx.array
+    sampling: SamplingBatch
+
+
+class AcceptanceRule(Protocol):
+    """Says which draft tokens stand, and what comes behind them."""
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether a drafter shall tell the distributions that it draws from."""
+        ...
+
+    def drafting(self, sampling: SamplingBatch) -> SamplingBatch:
+        """What a drafter draws with."""
+        ...
+
+    def judge(self, trial: DraftTrial) -> tuple[mx.array, mx.array]:
+        """Tokens [B, K + 1] int32 and accepted counts [B] int32.
+
+        A row emits its tokens up to and with the one behind those accepted.
+        """
+        ...
+
+
+class SharedNoise:
+    """Accepts what the target would have said itself."""
+
+    needs_probabilities = False
+
+    def drafting(self, sampling: SamplingBatch) -> SamplingBatch:
+        """The target's own noise."""
+        return sampling
+
+    def judge(self, trial: DraftTrial) -> tuple[mx.array, mx.array]:
+        """As the protocol says."""
+        return trial.samples, count_accepted(trial.draft, trial.samples, trial.counts)
 
 
 def count_accepted(draft: mx.array, samples: mx.array, lengths: mx.array | None) -> mx.array:
@@ -45,3 +108,10 @@ def refuse_nan(accepted: mx.array, tops: mx.array | None) -> mx.array:
     # A finite number less itself is 0, an infinity or NaN less itself is NaN, and so is their sum.
     sound = (tops - tops).sum(axis=1) == 0
     return mx.where(sound, accepted, NO_NUMBERS)
+
+
+def refuse_negative(accepted: mx.array, samples: mx.array) -> tuple[mx.array, mx.array]:
+    """The same, ``NO_NUMBERS`` for rows of ``samples`` [B, N] that hold a negative one; and these
+    as tokens."""
+    some = (samples < 0).any(axis=1)
+    return mx.where(some, NO_NUMBERS, accepted), mx.maximum(samples, 0)

@@ -14,6 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_spec.cache.pool import POSITION_STEP
+from mlx_spec.decoding.rules import LogitsRule
+from mlx_spec.decoding.rules.present import rules_of
 from mlx_spec.decoding.sampler import Sample, SamplingBatch
 from mlx_spec.sequence import Sequence
 
@@ -29,6 +31,7 @@ class BatchState:
         seen: [B] int32, known tokens that the target's cache holds. The others are pending and
             open the next verify pass: one a row today, ``lengths - 1`` are seen.
         sampling: the rows' options.
+        rules: what these options do to logits; nothing where they do nothing.
         operation: what chooses tokens; None for the reference.
     """
 
@@ -37,6 +40,7 @@ class BatchState:
     lengths: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
     seen: mx.array = field(default_factory=lambda: mx.zeros((0,), mx.int32))
     sampling: SamplingBatch = field(default_factory=lambda: SamplingBatch.of([]))
+    rules: tuple[LogitsRule, ...] = ()
     operation: Sample | None = None
 
     def __len__(self) -> int:
@@ -51,6 +55,7 @@ class BatchState:
         if not self.sequences:
             empty = BatchState()
             self.tokens, self.lengths, self.seen = empty.tokens, empty.lengths, empty.seen
+            self.rules = ()
             return
         rows = mx.array(list(order), mx.int32)
         parts = [(self.tokens[rows], self.lengths[rows])] if order else []
@@ -61,6 +66,7 @@ class BatchState:
         self.lengths = mx.concatenate([lengths for _, lengths in parts])
         self.seen = self.lengths - 1
         self.sampling = SamplingBatch.of(self.sequences, self.operation)
+        self.rules = rules_of(self.sequences)
 
     def reserve(self, positions: int) -> None:
         """Make room for ``positions`` tokens a row."""

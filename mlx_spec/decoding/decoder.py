@@ -21,15 +21,23 @@ from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.policy import DraftLengthPolicy
-from mlx_spec.control.shared import PairMeasurements, measurements_of
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.registry import DraftParts
 from mlx_spec.decoding.drivers import ahead, in_turn
 from mlx_spec.decoding.flight import StepOutput
+from mlx_spec.decoding.logprobs import LogprobsWatcher
 from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.rules import LogitsRule
-from mlx_spec.decoding.setup import make_drafter, make_policy
+from mlx_spec.decoding.rules.grammar import GrammarRule
+from mlx_spec.decoding.setup import (
+    make_acceptance,
+    make_drafter,
+    make_policy,
+    most_draft_tokens,
+    used_model,
+)
 from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
@@ -53,7 +61,9 @@ class SpeculativeDecoder:
 
     Args:
         model: the target, any model loaded by mlx-lm that ``model.support`` does not refuse.
-        draft_model: a smaller model with the same token map, or None.
+        draft_model: a smaller model with the same token map, or a head; None; or the pair of it
+            and its tokenizer.
+        tokenizer: the target's, for drafters that ask for it.
         drafter: another source of drafts, instead of ``draft_model``.
         speculation: whether and how far to draft.
         batching: rows and prefill size.
@@ -72,6 +82,7 @@ class SpeculativeDecoder:
         model: Any,
         *,
         draft_model: Any = None,
+        tokenizer: Any = None,
         drafter: Drafter | None = None,
         speculation: SpeculationConfig | None = None,
         batching: BatchingConfig | None = None,
@@ -85,12 +96,18 @@ class SpeculativeDecoder:
         self.batching = batching or BatchingConfig()
         self.device = DeviceStream()
         self.runner = ModelRunner(model, self.batching.batch_size, self.batching.cache)
-        self.drafter = drafter or make_drafter(draft_model, speculation, self.batching)
-        known = draft_model is not None
-        pair = measurements_of(model, draft_model) if known else PairMeasurements()
-        self.policy = policy or make_policy(self.drafter, speculation, pair)
+        draft, draft_tokenizer = (
+            draft_model if isinstance(draft_model, tuple) else (draft_model, None)
+        )
+        draft = used_model(draft, speculation)
+        self.drafter = drafter or make_drafter(
+            DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer)
+        )
+        # Of a drafter that somebody made nobody else knows anything.
+        owners = (model, draft) if drafter is None else (self, None)
+        self.policy = policy or make_policy(self.drafter, speculation, owners)
         self.meter = StepMeter()
-        self._most_draft = speculation.num_draft_tokens
+        self.most_draft = most_draft_tokens(self.drafter, speculation)
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)
         for runner in self.runners:
@@ -100,9 +117,20 @@ class SpeculativeDecoder:
         self._members = Members(
             self.runner, self.drafter, self._state, self.meter, self.batching, clock
         )
-        parts = StepParts(self.runner, self.drafter, self._state, tuple(rules))
+        parts = self._parts(rules, speculation)
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
         self._stepper.debug = debug
+
+    def _parts(self, rules: Seq[LogitsRule], speculation: SpeculationConfig) -> StepParts:
+        """Who takes part in its steps."""
+        return StepParts(
+            self.runner,
+            self.drafter,
+            self._state,
+            (*rules, GrammarRule()),
+            (LogprobsWatcher(), *self.drafter.watchers),
+            make_acceptance(speculation),
+        )
 
     @property
     def draft_length(self) -> int:
@@ -139,7 +167,7 @@ class SpeculativeDecoder:
 
         The one in which it ends, and the one that was built on that: a draft and a token each.
         """
-        return 2 * (self._most_draft + 1) + MARGIN + self.drafter.spare
+        return 2 * (self.most_draft + 1) + MARGIN + self.drafter.spare
 
     @property
     def cost(self) -> RowCost:
@@ -212,13 +240,19 @@ class SpeculativeDecoder:
         """Refuse a sequence that the target cannot read.
 
         Raises:
-            InvalidRequest: a token id outside the vocabulary.
+            InvalidRequest: a token id outside the vocabulary, in the prompt or a bias.
         """
         highest = max(sequence.prompt)
         if highest >= self.runner.vocabulary:
             raise InvalidRequest(
                 f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
                 f"the model's vocabulary has {self.runner.vocabulary}"
+            )
+        biases = sequence.sampling.biases
+        if biases and biases[-1][0] >= self.runner.vocabulary:
+            raise InvalidRequest(
+                f"[SpeculativeDecoder] logit_bias of request {sequence.index + 1} names the token "
+                f"id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
             )
 
     def remove(self, sequence: Sequence) -> None:

@@ -68,7 +68,7 @@ def in_turn(step: Stepper) -> list[StepOutput]:
         logits = verify(step.parts, plan, draft)
     before.clear()  # as above: this is launched now
     with step.shown():
-        begun = step.show(plan, draft, logits)  # the host works while the target computes
+        draft, begun = step.show(plan, draft, logits)  # the host works while the target computes
         choice = choose(step.parts, draft, logits)
     flight = step.launch(commit(step.parts, plan, draft, choice), begun)
     step.read(flight)

@@ -19,14 +19,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from itertools import takewhile
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_spec.cache.pool import schedule
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.cuts import Cuts
+from mlx_spec.decoding.fed_rows import FedPass, FedRow
+from mlx_spec.decoding.heard import Fed
+from mlx_spec.decoding.prompt_logprobs import PromptScorer
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
 from mlx_spec.model.pace import Chunk
@@ -37,47 +40,6 @@ from mlx_spec.sequence import Sequence
 TURN = 0.5
 
 Slots = Mapping[Sequence, int]
-
-
-@dataclass(eq=False)
-class _FedRow:
-    """A text being read.
-
-    Attributes:
-        sequence: whose it is.
-        seen: tokens that are in the cache, or in passes that were built.
-        group: rows that came together and are about as long.
-        last: where the passes that are like the present one end for it.
-        done: whether no more is to be read.
-    """
-
-    sequence: Sequence
-    seen: int
-    group: int
-    done: bool = False
-    last: int = 0
-
-
-@dataclass(frozen=True)
-class _FedPass:
-    """What one pass reads: positions ``begin .. end - 1`` of rows in neighbouring slots.
-
-    Attributes:
-        decoded: whether it is computed as decoding does (``cuts``).
-    """
-
-    rows: list[_FedRow]
-    begin: int
-    end: int
-    decoded: bool = False
-
-    @property
-    def tokens(self) -> int:
-        return len(self.rows) * (self.end - self.begin)
-
-    def end_of(self, row: _FedRow) -> int:
-        """Where it ends for one of its rows."""
-        return min(self.end, row.last)
 
 
 class Feeder:
@@ -93,6 +55,8 @@ class Feeder:
     Attributes:
         piece: texts are cut at multiples of this many tokens.
         stopping: whether all rows are about to be cancelled.
+        heard: is told of every pass of which there are hidden states.
+        scorer: makes log-probabilities of prompts that ask for them; None: not this model's.
     """
 
     def __init__(
@@ -105,14 +69,19 @@ class Feeder:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
-        self.piece = _piece(runner, batching)
+        self.heard: Callable[[Fed], None] = lambda _: None
+        self.scorer: PromptScorer | None = None
+        self._copies: list[mx.array] = []  # of prompts that others take over, not computed yet
+        # What both kinds of pass may take at this machine's pace.
+        most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
+        self.piece = runner.piece(most)
         # Guesses may be computed in any way.
         self._cuts = Cuts(self.piece, branches=runner.branches and ride == 1)
         self._runner, self._batching, self._ride = runner, batching, ride
         self._meter = meter or PromptMeter()
         self._clock = clock
         self._shared = SharedPrefixes(runner.pool, batching, self.piece)
-        self._rows: dict[Sequence, _FedRow] = {}
+        self._rows: dict[Sequence, FedRow] = {}
         self._flying = self._group = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
 
@@ -135,7 +104,8 @@ class Feeder:
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""
-        return self._shared.nbytes
+        shares = {row.sequence.share for row in self._rows.values() if row.sequence.share}
+        return self._shared.nbytes + sum(int(share.nbytes) for share in shares)
 
     def add(
         self, sequences: Seq[Sequence], seen: Mapping[Sequence, int] | None = None
@@ -161,13 +131,18 @@ class Feeder:
             if shortest is None or not shortest <= sequence.length <= 32 + shortest * 3 // 2:
                 self._group += 1
                 shortest = None if sequence in seen else sequence.length
-            self._rows[sequence] = _FedRow(sequence, seen.get(sequence, 0), self._group)
+            self._rows[sequence] = FedRow(sequence, seen.get(sequence, 0), self._group)
+            if self.scorer and not seen.get(sequence):
+                self.scorer.begin(sequence)
         return order
 
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Forget rows: they leave."""
         for sequence in sequences:
-            self._rows.pop(sequence, None)
+            if self._rows.pop(sequence, None) and sequence.share and self.scorer:
+                sequence.share.drop(sequence)
+        if self.scorer:
+            self.scorer.drop(sequences)
         self._forget()
 
     def seen(self, sequence: Sequence) -> int:
@@ -221,12 +196,22 @@ class Feeder:
         budget = self._runner.timely(most)
         built = begun = self._runner.unread  # of a pass that was begun while nothing decoded
         while not begun and (part := self._next(slots, budget, budget - built)):
-            self._runner.forward(self._read(part, slots))
-            self._note(part, slots)
+            rows = self._read(part, slots)
+            self._note(part, rows, slots, self._runner.forward(rows))
             built += part.tokens
         self._finish(slots)
         self._shared.settle()
-        return self._runner.chunk(built, self._meter.seconds) if built else None
+        if not built:
+            schedule(self._take_copies())
+            return None
+        if self.scorer is None:
+            return self._runner.chunk(built, self._meter.seconds)
+        more = [*self.scorer.described, *self._take_copies()]
+        return self._runner.chunk(built, self._meter.seconds, self.scorer.launched(), more)
+
+    def _take_copies(self) -> list[mx.array]:
+        copies, self._copies = self._copies, []
+        return copies
 
     def compute(self, slots: Slots) -> None:
         """Read as much as is read fastest, while nothing decodes, for at most a turn of all others.
@@ -236,23 +221,26 @@ class Feeder:
         started = self._clock()
         budget, built, self._flying = pass_size(self._batching.prefill_step_size), 0, 0
         while self._runner.proceed(started + TURN - self._clock()):
+            if self.scorer:
+                self.scorer.settle()
             self._finish(slots)
+            schedule(self._take_copies())
             self.publish()
             self._shared.settle()
             part = self._next(slots, budget, budget - built)
             if part is None:
                 break
-            self._runner.begin(self._read(part, slots))
-            self._note(part, slots)
+            rows = self._read(part, slots)
+            self._note(part, rows, slots, self._runner.begin(rows))
             built += part.tokens
         self._meter.seconds(self._clock() - started)
 
-    def _next(self, slots: Slots, budget: int, left: int) -> _FedPass | None:
+    def _next(self, slots: Slots, budget: int, left: int) -> FedPass | None:
         """The first row to be read, and neighbours of it that stand at the same place.
 
         None where there is none, or one takes more than the tokens that are left.
         """
-        chosen: list[_FedRow] = []
+        chosen: list[FedRow] = []
         shortest = end = 0
         for row in self._rows.values():
             slot = slots[row.sequence]
@@ -276,31 +264,40 @@ class Feeder:
             shortest, end = low, high
         if not chosen:
             return None
-        return _FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]))
+        return FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]))
 
-    def _decoded(self, row: _FedRow) -> bool:
+    def _decoded(self, row: FedRow) -> bool:
         return self._cuts.decoded(row.sequence, row.seen)
 
-    def _wants(self, row: _FedRow, slot: int) -> bool:
+    def _wants(self, row: FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
         if row.done or self._shared.must_be_kept(row.sequence):
             return False
+        if self.scorer and self.scorer.wants(row.sequence):
+            return not self._ready(row)
+        if self.scorer and row.sequence.share and row.seen == 0:
+            taken = row.sequence.share.take_over(row.sequence, self._runner.pool, slot)
+            if taken is None:
+                return False
+            if taken:
+                row.seen = row.sequence.length - 1
+                self._meter.reused(row.sequence, row.seen)
         seen = self._shared.take_over(row.sequence, slot, row.seen)
         if seen > row.seen:
             row.seen = seen
             self._meter.reused(row.sequence, seen)
         return not (self._ready(row) or self._waits(row))
 
-    def _ready(self, row: _FedRow) -> bool:
+    def _ready(self, row: FedRow) -> bool:
         return row.sequence.length + self._flying - row.seen <= self._ride
 
-    def _waits(self, row: _FedRow) -> bool:
+    def _waits(self, row: FedRow) -> bool:
         """Whether an earlier row is about to give away what comes next of this one."""
         before = takewhile(lambda other: other is not row, self._rows.values())
         earlier = [other.sequence for other in before if not other.done]
         return self._shared.waits(row.sequence, row.seen, earlier)
 
-    def _read(self, part: _FedPass, slots: Slots) -> Rows:
+    def _read(self, part: FedPass, slots: Slots) -> Rows:
         """What a pass reads."""
         count = len(part.rows)
         width = self._cuts.width(part.end - part.begin, decoded=part.decoded)
@@ -324,8 +321,13 @@ class Feeder:
             tentative=part.decoded,
         )
 
-    def _note(self, part: _FedPass, slots: Slots) -> None:
+    def _note(self, part: FedPass, rows: Rows, slots: Slots, logits: mx.array) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""
+        ends = {row.sequence: part.end_of(row) for row in part.rows}
+        if self.scorer:
+            self.scorer.heard(ends, part.begin, logits)
+        if self._runner.hidden is not None:
+            self.heard(Fed.of(ends, part.begin, rows, self._runner.hidden))
         for row in part.rows:
             row.seen = part.end_of(row)
             self._meter.fed(row.sequence, part.begin, row.seen)
@@ -336,11 +338,8 @@ class Feeder:
         for row in self._rows.values():
             if not row.done and self._ready(row):
                 row.done = True
+                if self.scorer and row.sequence.share:
+                    pool, share = self._runner.pool, row.sequence.share
+                    self._copies += share.read(row.sequence, pool, slots[row.sequence])
                 self._shared.note(row.sequence, slots[row.sequence], row.seen, done=True)
                 self._meter.finished(row.sequence)
-
-
-def _piece(runner: ModelRunner, batching: BatchingConfig) -> int:
-    """Tokens between two cuts: what both kinds of pass may take at this machine's pace."""
-    most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
-    return runner.piece(most)

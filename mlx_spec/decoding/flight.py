@@ -1,7 +1,7 @@
 """A step on its way: what it may take, what was built, what came out.
 
 ``StepPlan`` is made before anything is built, ``Flight`` is the graph of a step, ``StepOutput``
-what the host read of it for one sequence.
+(``outputs``) what the host read of it for one sequence.
 """
 
 from __future__ import annotations
@@ -9,26 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import mlx.core as mx
+import numpy as np
 
+from mlx_spec.decoding.outputs import StepGains
+from mlx_spec.decoding.outputs import StepOutput as StepOutput
+from mlx_spec.decoding.watching import Extra
 from mlx_spec.model.pace import Chunk
 from mlx_spec.sequence import Sequence
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """What one step emitted for one sequence.
-
-    Attributes:
-        sequence: the sequence; its ``finish_reason`` is set if it ended in this step.
-        tokens: the emitted tokens; none where the row has failed.
-        drafted: draft tokens verified, those past the sequence's end not counted.
-        accepted: how many of ``tokens``, from the first on, the drafter proposed.
-    """
-
-    sequence: Sequence
-    tokens: list[int]
-    drafted: int
-    accepted: int
 
 
 @dataclass(frozen=True)
@@ -70,8 +57,12 @@ class Flight:
         ahead: whether it was built while the one before computed.
         gone: rows that left since it was built, or are tried again: what it says of them is
             nobody's.
+        extras: what else is read of it, together with ``packed``.
+        sources: who guessed for each row, by name; "" where nobody did.
         results: ``packed`` as lists, once it was read.
+        outputs: what each row has gained, once it was emitted; None for those that are gone.
         seconds: what it took on the device, once it was read.
+        waited: before that the device did, in turn, while the step was described.
         clean: whether these hold no other work.
     """
 
@@ -83,11 +74,26 @@ class Flight:
     launched: float = 0.0
     ahead: bool = False
     gone: set[Sequence] = field(default_factory=set)
+    extras: list[Extra] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
     results: list[list[int]] = field(default_factory=list)
+    outputs: list[StepOutput | None] = field(default_factory=list)
     seconds: float = 0.0
+    waited: float = 0.0
     clean: bool = True
 
     @property
     def width(self) -> int:
         """Tokens that a row may gain at most."""
         return int(self.packed.shape[1]) - 2
+
+    @property
+    def wanted(self) -> list[mx.array]:
+        """All that the host waits for."""
+        return [self.packed, *(array for extra in self.extras for array in extra.arrays)]
+
+    def hand_out(self) -> None:
+        """Give each watcher what it asked for; the rows have their tokens."""
+        gains = StepGains(self.rows, self.results, self.outputs)
+        for extra in self.extras:
+            extra.watcher.take(gains, [np.asarray(array) for array in extra.arrays])

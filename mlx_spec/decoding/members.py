@@ -17,6 +17,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.prompt_logprobs import PromptScorer
 from mlx_spec.decoding.prompt_meter import TargetPromptMeter
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
@@ -48,6 +49,8 @@ class Members:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter), clock=clock)
+        self.feeder.heard = drafter.fed
+        self.feeder.scorer = PromptScorer()
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
@@ -55,6 +58,7 @@ class Members:
         self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
         self._interleave = batching.prefill_interleave
+        self._keeps = batching.prefix_cache_bytes > 0
 
     @property
     def staying(self) -> int:
@@ -143,6 +147,8 @@ class Members:
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
         decoding = self._state.sequences
+        if self._saving or self._keeps:
+            self._drafter.settle()
         for slot, sequence in enumerate(decoding):
             if sequence in self._saving:
                 self._saved[sequence] = self._runner.pool.save(slot, 0, sequence.length - 1)

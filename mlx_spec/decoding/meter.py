@@ -7,6 +7,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mlx_spec.drafting import DrafterStats
 from mlx_spec.results import GenerationStats
 
 
@@ -26,6 +27,11 @@ class Emitted(Protocol):
     @property
     def accepted(self) -> int:
         """How many of them were accepted."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Who guessed."""
         ...
 
 
@@ -55,6 +61,7 @@ class StepMeter:
         tokens, seconds: emitted tokens and time of all steps.
         drafted, accepted: draft tokens verified, and accepted.
         draft_lengths: draft length -> steps that used it.
+        drafters: what each drafter gave, by name.
     """
 
     prompt_tokens: int = 0
@@ -69,6 +76,7 @@ class StepMeter:
     accepted: int = 0
     seconds: float = 0.0
     draft_lengths: Counter[int] = field(default_factory=Counter)
+    drafters: dict[str, DrafterStats] = field(default_factory=dict)
     _rates: dict[int, dict[bool, Rate]] = field(
         default_factory=lambda: defaultdict(lambda: {False: Rate(), True: Rate()})
     )
@@ -87,6 +95,11 @@ class StepMeter:
         rate.tokens += tokens
         rate.seconds += seconds
         rate.steps += 1
+        drafts = [output for output in outputs if output.drafted]
+        for output in drafts:
+            by = self.drafters.get(output.source, DrafterStats())
+            share = seconds / len(drafts)
+            self.drafters[output.source] = by.plus(output.drafted, output.accepted, share)
 
     def stats(self, peak_memory: int) -> GenerationStats:
         """The totals as a record; ``peak_memory`` in bytes."""
@@ -106,6 +119,7 @@ class StepMeter:
             draft_lengths=dict(sorted(self.draft_lengths.items())),
             plain_tps=plain,
             speculative_tps=speculative,
+            drafters=dict(self.drafters),
         )
 
     def speeds(self) -> tuple[float | None, float | None]:

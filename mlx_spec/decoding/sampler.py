@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import mlx.core as mx
 
 import metal_kernels
-from metal_kernels import Sampled, SampleRows
+from metal_kernels import MoreFilters, Sampled, SampleRows
+from mlx_spec.config import SamplingParams
 from mlx_spec.sequence import Sequence
+
+_OTHER_NOISE = (0x2545F491, 0x9E3779B1)
 
 Sample: TypeAlias = Callable[..., Sampled]
 """An implementation of ``metal_kernels.sample``."""
@@ -46,8 +50,40 @@ class SamplingBatch:
             [option.top_p for option in options],
             [option.top_k for option in options],
             [option.min_p for option in options],
+            [_more(option) for option in options],
         )
         return cls(rows, operation or metal_kernels.sample.reference)
+
+    def tempered(self, temperature: float) -> SamplingBatch:
+        """The same with another temperature for all rows that sample."""
+        groups = tuple(
+            replace(
+                group, inverse_temperature=mx.full(group.index.shape, 1 / temperature, mx.float32)
+            )
+            for group in self.rows.groups
+        )
+        return replace(self, rows=replace(self.rows, groups=groups))
+
+    @cached_property
+    def apart(self) -> SamplingBatch:
+        """The same options under other noise, for draws that must not be the target's own."""
+        word = mx.array(_OTHER_NOISE, mx.uint32)
+        groups = tuple(replace(group, seeds=group.seeds ^ word) for group in self.rows.groups)
+        return replace(self, rows=replace(self.rows, groups=groups))
+
+    def probabilities(self, logits: mx.array, positions: mx.array) -> mx.array:
+        """[B, N, V] float32: the distribution from which each sample is drawn.
+
+        Of a greedy row all of it lies on its token.
+        """
+        groups = self.rows.groups
+        if len(groups) == 1 and len(groups[0].rows) == self.rows.batch:
+            return metal_kernels.probabilities(logits, positions, groups[0])
+        spread = one_hot(mx.argmax(logits, axis=-1), logits.shape[-1])
+        for group in groups:
+            own = logits[group.index], positions[group.index]
+            spread[group.index] = metal_kernels.probabilities(*own, group)
+        return spread
 
     def sample(self, logits: mx.array, positions: mx.array, *, tops: bool = False) -> Sampled:
         """The sample of each position.
@@ -63,3 +99,17 @@ class SamplingBatch:
     def choose(self, logits: mx.array, positions: mx.array) -> mx.array:
         """[B, N] int32, the tokens of :meth:`sample`."""
         return self.sample(logits, positions).tokens
+
+
+def _more(option: SamplingParams) -> MoreFilters:
+    return MoreFilters(
+        option.min_tokens_to_keep,
+        option.xtc_probability,
+        option.xtc_threshold,
+        option.special_tokens,
+    )
+
+
+def one_hot(tokens: mx.array, vocabulary: int) -> mx.array:
+    """[..., V] float32: all probability on these tokens [...]."""
+    return (tokens[..., None] == mx.arange(vocabulary, dtype=tokens.dtype)).astype(mx.float32)

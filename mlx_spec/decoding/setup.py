@@ -2,46 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.control.offers import FixedSources, SourceChoice
 from mlx_spec.control.policy import DraftLengthPolicy
-from mlx_spec.control.shared import PairMeasurements
+from mlx_spec.control.shared import measurements_of
+from mlx_spec.control.sources import AdaptiveSources
+from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
-from mlx_spec.decoding.drafters.model import ModelDrafter
+from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.errors import UnsupportedModel
-from mlx_spec.model.replay import Replay, replay_pays
-from mlx_spec.model.runner import ModelRunner
+from mlx_spec.decoding.drafters.registry import FORCED, FREE, DraftParts, kind_of, make
+from mlx_spec.decoding.rejection import RejectionSampling
+
+_ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
+    "shared_noise": SharedNoise,
+    "rejection": RejectionSampling,
+}
 
 
-def make_drafter(
-    draft_model: Any, speculation: SpeculationConfig, batching: BatchingConfig
-) -> Drafter:
-    """A drafter that runs ``draft_model``, or the null object where nothing is to be drafted.
+def make_acceptance(speculation: SpeculationConfig) -> AcceptanceRule:
+    """What says which draft tokens stand."""
+    return _ACCEPTANCE[speculation.acceptance]()
+
+
+def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:
+    """The draft model where anything is drafted with it, else None; what is not is not kept."""
+    return draft_model if speculation.takes_model else None
+
+
+def make_drafter(parts: DraftParts) -> Drafter:
+    """What drafts, or the null object where nothing is to be drafted.
 
     Raises:
-        UnsupportedModel: it cannot run here, or not over such caches; it is named as the draft.
+        InvalidRequest: a drafter that is asked for lacks a part.
+        UnsupportedModel: a model that it would run cannot.
     """
-    if draft_model is None or not speculation.enabled or speculation.num_draft_tokens == 0:
+    kinds = parts.speculation.kinds(kind_of(parts.draft_model))
+    if not kinds:
         return NoDraft()
-    try:
-        runner = ModelRunner(draft_model, batching.batch_size, batching.cache)
-    except UnsupportedModel as error:
-        raise UnsupportedModel(f"draft model: {error}") from error
-    return ModelDrafter(runner, batching, Replay(runner) if replay_pays() else None)
+    # What a constraint forces is drafted wherever anything is, if there can be a constraint (which
+    # needs a tokenizer): while no row has one it asks for nothing.
+    free_kinds = (FORCED, *kinds) if parts.tokenizer is not None else kinds
+    free = [make(kind, parts) for kind in FREE if kind in free_kinds]
+    costly = [make(kind, parts) for kind in kinds if kind not in FREE]
+    if not free and len(costly) == 1:
+        return costly[0]
+    return ChainDrafter(free, costly)
+
+
+def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
+    """The longest draft: what is asked for, as far as the drafter can."""
+    most = speculation.num_draft_tokens
+    return most if drafter.max_draft_tokens is None else min(most, drafter.max_draft_tokens)
 
 
 def make_policy(
-    drafter: Drafter, speculation: SpeculationConfig, pair: PairMeasurements
+    drafter: Drafter, speculation: SpeculationConfig, owners: tuple[Any, Any]
 ) -> DraftLengthPolicy:
-    """What chooses the draft length: fixed, or adaptive within what the drafter can do."""
-    most = speculation.num_draft_tokens
-    if drafter.max_draft_tokens is not None:
-        most = min(most, drafter.max_draft_tokens)
+    """What chooses the draft length: fixed, or adaptive within what the drafter can do.
+
+    Args:
+        drafter: what drafts.
+        speculation: how far to guess.
+        owners: the models, of whose pair measurements are shared.
+    """
+    most = most_draft_tokens(drafter, speculation)
+    config = replace(speculation, num_draft_tokens=most)
+    if isinstance(drafter, ChainDrafter):
+        drafter.choice = _choice(drafter, config, owners)
+        return drafter.choice
     if most == 0 or not speculation.adaptive:
         return FixedDraftLength(most)
-    return AdaptiveDraftLength(replace(speculation, num_draft_tokens=most), pair)
+    return AdaptiveDraftLength(config, measurements_of(*owners, drafter.name))
+
+
+def _choice(
+    chain: ChainDrafter, config: SpeculationConfig, owners: tuple[Any, Any]
+) -> SourceChoice:
+    """What chooses among the members of a chain."""
+    if not config.num_draft_tokens or not config.adaptive:
+        return FixedSources(config.num_draft_tokens, [each.name for each in chain.costly])
+    policies = {}
+    for each in chain.costly:
+        own = replace(config, num_draft_tokens=most_draft_tokens(each, config))
+        pair = measurements_of(*owners, each.name)
+        policies[each.name] = AdaptiveDraftLength(own, pair, each.name)
+    found = measurements_of(*owners, "+".join(each.name for each in chain.free))
+    return AdaptiveSources(config, found, policies, lambda: chain.asks)

@@ -7,15 +7,23 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from mlx_spec.decoding.acceptance import count_accepted, refuse_nan
+from mlx_spec.decoding.acceptance import (
+    AcceptanceRule,
+    DraftTrial,
+    SharedNoise,
+    refuse_nan,
+    refuse_negative,
+)
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter
+from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
 from mlx_spec.decoding.flight import Flight, StepPlan
-from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules
+from mlx_spec.decoding.heard import Verified
+from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules, pick_tokens
+from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
 
 
@@ -27,18 +35,24 @@ class StepParts:
         runner: the target with its slots.
         drafter: where guesses come from.
         state: known tokens and lengths of the rows.
-        rules: what is done to logits before tokens are chosen.
+        rules: what is done to logits before tokens are chosen, after what the rows' own options do.
+        watchers: who reads more of a step than its tokens.
+        acceptance: which draft tokens stand.
     """
 
     runner: ModelRunner
     drafter: Drafter
     state: BatchState
     rules: Seq[LogitsRule] = ()
+    watchers: Seq[Watcher] = ()
+    acceptance: AcceptanceRule = field(default_factory=SharedNoise)
 
     @property
     def concerned(self) -> list[LogitsRule]:
-        """The rules that have something to do for the present rows."""
-        return [rule for rule in self.rules if rule.concerns(self.state.sequences)]
+        """The rules that have something to do for the present rows, in their order."""
+        state = self.state
+        every = (*state.rules, *self.rules)
+        return [rule for rule in every if rule.concerns(state.sequences)]
 
 
 @dataclass(frozen=True)
@@ -49,11 +63,27 @@ class Proposal:
         tokens: [B, K] int32 guesses.
         lengths: how many of them may count, for each row; K is the most.
         counted: [B] int32, how many do: fewer where the drafter had no more to say.
+        sources: who guessed for each row, by name; "" where nobody did.
+        probabilities: [B, K, V] that they were drawn from, where the drafter tells.
+        tested: [B] int32, how many the target judges; None for those that count.
     """
 
     tokens: mx.array
     lengths: list[int]
     counted: mx.array
+    sources: list[str]
+    probabilities: mx.array | None = None
+    tested: mx.array | None = None
+
+    def counting(self, most: list[int] | None) -> Proposal:
+        """The same, of whose guesses at most so many count for each row; None: all."""
+        if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
+            return self
+        # The first that a rule forbids is refused as any other is: what comes in its place must be
+        # what comes behind a refused guess.
+        limits = mx.array(most, mx.int32)
+        tested = mx.minimum(self.counted, limits + 1)
+        return replace(self, counted=mx.minimum(self.counted, limits), tested=tested)
 
 
 @dataclass(frozen=True)
@@ -63,47 +93,55 @@ class Choice:
     Attributes:
         samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
         accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
+        extras: what else is to be read of it.
     """
 
     samples: mx.array
     accepted: mx.array
+    extras: list[Extra] = field(default_factory=list)
 
 
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     """Guess tokens for each row, as many as planned where the drafter can."""
     state, count = parts.state, max(plan.lengths)
-    counted = mx.array(plan.lengths, mx.int32)
     if count == 0:
         parts.drafter.skip()
-        return Proposal(mx.zeros((len(plan.rows), 0), mx.int32), plan.lengths, counted)
+        none = mx.zeros((len(plan.rows), 0), mx.int32)
+        return _proposal(Draft(none), plan, parts.drafter.name)
     context = DraftContext(
         plan.rows,
         state.tokens,
         state.lengths,
         plan.shortest,
         plan.longest,
-        state.sampling,
+        parts.acceptance.drafting(state.sampling),
         parts.runner.vocabulary,
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
+        begins=plan.begins,
+        drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
     )
-    draft = parts.drafter.propose(context, count)
-    if draft.lengths is not None or draft.tokens.shape[1] < count:
-        return _cut(draft, plan)
-    if draft.counts is not None:
-        counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens, plan.lengths, counted)
+    return _proposal(parts.drafter.propose(context, count), plan, parts.drafter.name)
 
 
-def _cut(draft: Draft, plan: StepPlan) -> Proposal:
-    """A draft that is shorter than was planned, as far as the host knows."""
-    width = draft.tokens.shape[1]
-    known = [width] * len(plan.rows) if draft.lengths is None else draft.lengths
-    lengths = [min(planned, own) for planned, own in zip(plan.lengths, known, strict=True)]
+def _proposal(draft: Draft, plan: StepPlan, name: str) -> Proposal:
+    """A draft, cut to what is planned for each row and to what the host knows of it."""
+    tokens, lengths, rows = draft.tokens, plan.lengths, len(plan.rows)
+    width = tokens.shape[1]
+    if draft.lengths is not None or width < max(lengths):
+        known = [width] * rows if draft.lengths is None else draft.lengths
+        lengths = [min(planned, own) for planned, own in zip(lengths, known, strict=True)]
+    if max(lengths) < width:
+        tokens = tokens[:, : max(lengths)]
     counted = mx.array(lengths, mx.int32)
     if draft.counts is not None:
         counted = mx.minimum(counted, draft.counts)
-    return Proposal(draft.tokens[:, : max(lengths)], lengths, counted)
+    probabilities = draft.probabilities
+    if probabilities is not None:
+        probabilities = probabilities[:, : max(lengths)]
+    by = [name] * rows if draft.sources is None else draft.sources
+    sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
+    return Proposal(tokens, lengths, counted, sources, probabilities)
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -131,16 +169,38 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     state, count = parts.state, draft.tokens.shape[1]
     positions = state.following(count + 1)
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
-    logits = apply_rules(parts.concerned, logits, context)
+    rules = parts.concerned
+    logits = apply_rules(rules, logits, context)
     sampled = state.sampling.sample(logits, positions, tops=True)
-    samples = sampled.tokens
-    accepted = count_accepted(draft.tokens, samples, draft.counted)
-    return Choice(samples, refuse_nan(accepted, sampled.tops))
+    picked = pick_tokens(rules, sampled.tokens, logits, context)
+    trial = DraftTrial(
+        draft.tokens,
+        draft.counted if draft.tested is None else draft.tested,
+        draft.probabilities,
+        logits,
+        positions,
+        picked,
+        state.sampling,
+    )
+    samples, accepted = parts.acceptance.judge(trial)
+    accepted = refuse_nan(accepted, sampled.tops)
+    if picked is not sampled.tokens:
+        accepted, samples = refuse_negative(accepted, samples)
+    chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
+    return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
     parts.runner.commit(choice.accepted + 1)
+    parts.drafter.verified(
+        Verified(
+            parts.state.seen,
+            choice.samples,
+            choice.accepted,
+            parts.runner.hidden,
+        )
+    )
     parts.state.append(choice.samples, choice.accepted)
     return Flight(
         plan.rows,
@@ -148,4 +208,6 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         mx.concatenate([choice.accepted[:, None], draft.counted[:, None], choice.samples], axis=1),
         parts.state.lengths,
         plan.reading,
+        extras=choice.extras,
+        sources=draft.sources,
     )

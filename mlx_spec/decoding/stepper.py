@@ -68,7 +68,8 @@ class Stepper:
         self._described: list[Chunk] = []  # chunks that are not launched yet, in their order
         # Whether chunks were launched for the next step; and already for one that was dropped.
         self._sent = self._fed = False
-        self._planned = 0.0  # when the step that is being built was begun
+        # When the step that is being built was begun, and when what went before it was on its way.
+        self._planned = self._described_from = 0.0
         self._build_seconds = self._step_seconds = 0.0  # of the last step that was built, and read
 
     def change(self) -> bool:
@@ -98,6 +99,7 @@ class Stepper:
         """Whether the next step may be built now; where somebody has come who needs the host, this
         one is only read, and what was described to go before the next stays."""
         if self.waits:
+            self.parts.drafter.landing()
             self._fed = bool(self._described)
             return False
         return True
@@ -178,11 +180,11 @@ class Stepper:
             self._timeline.wait()
         return True
 
-    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> float:
+    def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> tuple[Proposal, float]:
         """Launch a draft and its verification, and read it for the rules that must see it.
 
         Returns:
-            When it was launched.
+            The draft, less what they say is none; and when it was launched.
         """
         begun = self.clock()
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
@@ -190,17 +192,18 @@ class Stepper:
         if seeing:
             guesses = cast("list[list[int]]", draft.tokens.tolist())
             for rule in seeing:
-                rule.see(plan.rows, guesses)
-        return begun
+                draft = draft.counting(rule.see(plan.rows, guesses))
+        return draft, begun
 
     def launch(self, flight: Flight, begun: float | None = None) -> Flight:
         """Start computing a step, or its last phases, without waiting for it."""
         # Taken first: MLX's CPU build computes most of a graph before async_eval returns.
         flight.launched = self.clock() if begun is None else begun
+        flight.waited = 0.0 if begun is None else begun - self._described_from
         parts = self.parts
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
         mx.async_eval(  # type: ignore[no-untyped-call]
-            flight.packed, parts.state.lengths, parts.state.seen, parts.state.tokens, self._pools()
+            flight.wanted, parts.state.lengths, parts.state.seen, parts.state.tokens, self._pools()
         )
         self.flight = flight
         return flight
@@ -215,6 +218,8 @@ class Stepper:
         self._build_seconds = self.clock() - self._planned
         # The one place where the host waits for the device: for what was launched before, too.
         flight.clean = self._timeline.wait()
+        if flight.extras:
+            mx.eval(flight.wanted)
         flight.results = cast("list[list[int]]", flight.packed.tolist())
         self.flight = None
         flight.seconds = self._step_seconds = self._timeline.finish(flight.launched)
@@ -242,9 +247,11 @@ class Stepper:
     def emit(self, flight: Flight) -> list[StepOutput]:
         """Hand each row the tokens it gained; what is counted is counted here."""
         outputs, accepted = [], []
-        for sequence, (count, drafted, *samples) in zip(flight.rows, flight.results, strict=True):
+        of_rows = zip(flight.rows, flight.sources, flight.results, strict=True)
+        for sequence, source, (count, drafted, *samples) in of_rows:
             accepted.append(NO_NUMBERS if sequence in flight.gone else count)
             if sequence in flight.gone:
+                flight.outputs.append(None)
                 continue
             tokens = sequence.extend(samples[: count + 1])
             kept = max(0, min(count, len(tokens)))
@@ -252,8 +259,10 @@ class Stepper:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
                 self.leave(sequence)
-            sequence.count(drafted, kept)
-            outputs.append(StepOutput(sequence, tokens, drafted, kept))
+            sequence.count(drafted, kept, source)
+            outputs.append(StepOutput(sequence, tokens, drafted, kept, source))
+            flight.outputs.append(outputs[-1])
+        flight.hand_out()
         self._note(flight, accepted)
         self.meter.step(flight.lengths, outputs, flight.seconds)
         self.meter.ahead += flight.ahead
@@ -269,10 +278,11 @@ class Stepper:
                 flight.rows,
                 [result[1] for result in flight.results],
                 accepted,
-                flight.seconds,
+                flight.seconds + flight.waited,
                 flight.clean,
                 reading=flight.reading.seconds if flight.reading else 0.0,
                 longest=self.draft_length,
+                sources=flight.sources,
             )
         )
 
@@ -296,7 +306,7 @@ class Stepper:
     @contextmanager
     def building(self) -> Iterator[dict[str, Any]]:
         """While a step is described: what is raised leaves everything as it was before."""
-        before = self.snapshot()
+        before, self._described_from = self.snapshot(), self.clock()
         try:
             yield before
         except BaseException:

@@ -38,16 +38,22 @@ class Suspects:
             count: draft tokens accepted, or ``NO_NUMBERS``.
         """
         again = sequence in self._rows
-        if count != NO_NUMBERS:
+        if count == NO_NUMBERS and sequence.doomed is not None:
+            self._rows.discard(sequence)
+            sequence.fail(sequence.doomed)
+        elif count != NO_NUMBERS:
             self._rows.discard(sequence)
         elif not again:
             self._rows.add(sequence)
             return False
         else:
             self._rows.discard(sequence)
+            why = "NaN or infinite: an overflow, or a broken quantization"
+            if sequence.guide is not None:
+                why += "; or min_tokens, a bias or a function forbids what the structure leaves"
             sequence.fail(
                 f"[SpeculativeDecoder] the model's logits are not numbers after {sequence.length} "
-                "tokens (NaN or infinite: an overflow, or a broken quantization)"
+                f"tokens ({why})"
             )
         return True
 

@@ -5,8 +5,9 @@ Kinds of lines, each with its ``kind`` and its time ``t`` in seconds since the l
 - ``header``: first line of every file: machine, versions, models, options, number of the file;
 - ``engine``: models and options of a further engine under the same log;
 - ``inference``: the steps of about half a second, its ``seconds`` until ``t``: tok/s (tokens /
-  ``seconds``), memory, acceptance, draft length, rows, gaps between tokens (a histogram, see
-  ``distribution``). They tile the time in which requests held rows (see ``window``);
+  ``seconds``), memory, acceptance, drafted and accepted of each drafter, draft length, rows, gaps
+  between tokens (a histogram, see ``distribution``). They tile the time in which requests held
+  rows (see ``window``);
 - ``request``: an ended request: TTFT, TPOT, queue time, tokens, acceptance;
 - ``stage``: a pipeline's stage: items/s, items, errors, time;
 - ``error``: what failed, and where; ``event``: a preemption;
@@ -123,6 +124,7 @@ class LogLines:
             "drafted": event.drafted,
             "accepted": event.accepted,
             "acceptance": round(event.accepted / event.drafted, 4) if event.drafted else None,
+            "drafters": {name: list(own) for name, own in event.drafters.items()},
             "verify_steps": event.verify_steps,
             "reused_tokens": event.reused_tokens,
         }

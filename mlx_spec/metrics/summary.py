@@ -145,8 +145,23 @@ def _drafting(log: RunLog) -> dict[str, str]:
     tokens = sum(line["tokens"] for line in log.inference)
     return {
         "acceptance": f"{accepted / drafted:.1%}" if drafted else NONE,
+        "by drafter": _by_drafter(log),
         "tokens a pass": f"{tokens / rows:.2f}" if rows else NONE,
     }
+
+
+def _by_drafter(log: RunLog) -> str:
+    """What each gave; earlier versions did not say."""
+    sums: dict[str, list[int]] = {}
+    for line in log.inference:
+        for name, counts in _mapping(line.get("drafters")).items():
+            if isinstance(counts, list) and len(counts) == 2:
+                of = sums.setdefault(str(name), [0, 0])
+                sums[str(name)] = [a + _number(b) for a, b in zip(of, counts, strict=True)]
+    shown = [
+        f"{name} {kept / tried:.1%} of {tried:,}" for name, (tried, kept) in sums.items() if tried
+    ]
+    return ", ".join(shown) or NONE
 
 
 def _goodput(log: RunLog, limits: Limits) -> str:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "What ran": ("requests", "prompt tokens", "tokens", "preempted", "errors", "log"),
-    "Speed": ("busy", "throughput", "occupancy", "acceptance", "tokens a pass", "peak memory"),
+    "Speed": (
+        "busy",
+        "throughput",
+        "occupancy",
+        "acceptance",
+        "by drafter",
+        "tokens a pass",
+        "peak memory",
+    ),
     "Times (p50 / p90 / p99)": ("TTFT", "ITL", "TPOT", "queue time", "goodput"),
 }
 """Title of a table -> its figures."""
@@ -20,7 +28,8 @@ TERMS: dict[str, str] = {
     "throughput": "generated tokens over all requests, per busy second",
     "occupancy": "rows in use in the mean step, of the batch size; few rows mean that few requests "
     "were there, not that something is wrong",
-    "acceptance": "share of the draft model's tokens that the target confirmed",
+    "acceptance": "share of the guessed tokens that the target confirmed",
+    "by drafter": "the same of each source of guesses, and how many it made",
     "tokens a pass": "tokens that a row gains when the target reads once; 1 without a draft",
     "peak memory": "most that MLX held, models included",
     "p50 / p90 / p99": "half, 90% and 99% of the values are at most this",

@@ -35,6 +35,7 @@ class StepWindow:
         self._busy = self._prefill = self._slowest = self._longest = 0.0
         self._memory = 0
         self._gaps: dict[int, int] = {}
+        self._drafters: dict[str, list[int]] = {}  # drafted and accepted
 
     def add(self, step: StepDone, gaps: list[tuple[float, int]]) -> None:
         """Count one step and the gaps between tokens that it closed."""
@@ -45,6 +46,10 @@ class StepWindow:
         self._tokens += step.tokens
         self._drafted += step.drafted
         self._accepted += step.accepted
+        for name, (drafted, accepted) in step.drafters.items():
+            sums = self._drafters.setdefault(name, [0, 0])
+            sums[0] += drafted
+            sums[1] += accepted
         self._prompt_tokens += step.prompt_tokens
         self._busy += step.seconds
         self._prefill += step.prefill_seconds
@@ -78,6 +83,7 @@ class StepWindow:
             "drafted": self._drafted,
             "accepted": self._accepted,
             "acceptance": round(self._accepted / self._drafted, 4) if self._drafted else None,
+            "drafters": self._drafters,
             "draft_length": round(self._drafts / decoding, 3),
             "rows": round(self._rows / decoding, 3),
             "row_steps": self._rows,

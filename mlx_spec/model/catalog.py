@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _DEMO_MODELS = Path(__file__).parent.parent / "demo_models"
-EMBEDDED = {"demo": _DEMO_MODELS / "target", "demo-draft": _DEMO_MODELS / "draft"}
+EMBEDDED = {
+    "demo": _DEMO_MODELS / "target",
+    "demo-draft": _DEMO_MODELS / "draft",
+    "smollm2-draft": _DEMO_MODELS / "smollm2_draft",
+}
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,13 @@ def _inspect(name: str, folder: Path) -> FoundModel | None:
 
 
 def _known(model_type: str) -> bool:
-    """Whether mlx-lm has this architecture."""
+    """Whether mlx-lm has this architecture, or we have."""
     from mlx_lm.utils import MODEL_REMAPPING
 
+    from mlx_spec.model.heads.head import MODEL_TYPE
+
+    if model_type == MODEL_TYPE:  # a draft of our own
+        return True
     module = f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}"
     try:
         return importlib.util.find_spec(module) is not None

@@ -7,9 +7,11 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.model.context import context_length
+from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.model.loader import load
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.pairing import Pairing, check_pair
@@ -70,9 +72,11 @@ def inspect_pair(
 
     Raises:
         ModelLoadError: one of them is no model, or cannot be read.
-        TokenizerMismatch: their ordinary tokens differ.
+        TokenizerMismatch: they have too few tokens in common.
     """
     target, drafter = (_look(each, **options) for each in (name, draft))
+    if drafter[1] is None:  # a head: whether it fits is asked of it
+        drafter[0].check(TargetParts(target[0]))
     pairing = check_pair(target[1], drafter[1])
     return _inspection(name, *target), _inspection(draft, *drafter), pairing
 
@@ -90,6 +94,8 @@ def _inspection(
     name: str | os.PathLike[str], model: Any, tokenizer: Any, unread: str
 ) -> ModelInspection:
     weights = [value for _, value in tree_flatten(model.parameters())]
+    if tokenizer is None:
+        return _head_inspection(name, weights)
     support, bits = examine(model), quantized_bits(model)
     return ModelInspection(
         name=os.fspath(name),
@@ -106,4 +112,24 @@ def _inspection(
         unread=unread,
         passes=support.form.cost if support.verdict != "refused" else "",
         advice=quantized_advice(bits) if bits is not None and on_cpu() else None,
+    )
+
+
+def _head_inspection(name: str | os.PathLike[str], weights: list[mx.array]) -> ModelInspection:
+    """A draft head, which is no model without its target."""
+    return ModelInspection(
+        name=os.fspath(name),
+        model_type="draft head",
+        layers=1,
+        parameters=sum(value.size for value in weights),
+        bytes=sum(value.nbytes for value in weights),
+        bits=None,
+        context=None,
+        vocabulary=0,
+        chat=False,
+        verdict="exact",
+        reason="it guesses from its target's hidden states; give it as the draft model",
+        unread="",
+        passes="",
+        advice=None,
     )

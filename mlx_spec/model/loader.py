@@ -17,7 +17,7 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mlx.core as mx
 from mlx.utils import tree_map_with_path
@@ -28,6 +28,7 @@ from mlx_spec.model.context import note_context
 from mlx_spec.model.faults import reason
 from mlx_spec.model.fit import check_fit, warn_of_no_end
 from mlx_spec.model.folder import check_adapter, check_folder
+from mlx_spec.model.heads.files import is_head, load_head
 from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import on_cpu
@@ -61,7 +62,8 @@ def load(
             ``kernels``, ``gguf_requantize``.
 
     Returns:
-        The mlx-lm model and its ``TokenizerWrapper``.
+        The mlx-lm model and its ``TokenizerWrapper``; of a draft head's folder the head, for
+        ``draft_model``, and None.
 
     Raises:
         ModelLoadError: there is no model, or it cannot be read; the message says which.
@@ -79,6 +81,8 @@ def load(
     try:
         adapter = check_adapter(config.adapter_path) if config.adapter_path is not None else None
         place = locate(path_or_repo, config.revision)
+        if not is_gguf(place) and is_head(place):
+            return load_head(place, wanted), cast("TokenizerWrapper", None)
         if is_gguf(place):
             model, tokenizer, settings = _load_file(place, config, adapter)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,11 +18,13 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.as_rows import bind_as_rows
 from mlx_spec.model.attributes import quicken
+from mlx_spec.model.hidden import HiddenLayers, bind_hidden, noting
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.mixed_attention import bind_mixed
@@ -38,6 +41,9 @@ class ModelRunner:
         model: any model loaded by mlx-lm that ``support`` does not refuse.
         max_slots: most rows that run together.
         options: what its caches keep.
+
+    Attributes:
+        hidden: of the last pass, where they are wanted (:meth:`tap`): [B, N, D], lazy.
 
     Raises:
         UnsupportedModel: a model that this engine cannot run (``support`` says why), or
@@ -65,6 +71,9 @@ class ModelRunner:
         self._pass = make_pass(
             self.support.form, model, self.pool, grouped=self.support.grouped_masks
         )
+        self.hidden: mx.array | None = None
+        self._tapped: HiddenLayers | None = None
+        self._attached = RowCost()
         self._pieces = Pieces(self.pool)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -86,7 +95,17 @@ class ModelRunner:
     @property
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
-        return self.support.cost
+        return self.support.cost + self._attached
+
+    def attach(self, layers: Seq[LayerCache], cost: RowCost) -> None:
+        """Let slots have more layers than the model: they go where its own go.
+
+        Args:
+            layers: empty ones, behind those that the model gets.
+            cost: bytes that they add to a row.
+        """
+        self.pool.attach(layers)
+        self._attached += cost
 
     @cached_property
     def parameters(self) -> int:
@@ -112,13 +131,30 @@ class ModelRunner:
         # What folds padding into a state is told afterwards where each row ends.
         cut = padded and not self.pads and not rows.tentative
         try:
-            logits = self._pass.forward(replace(rows, tentative=True) if cut else rows)
+            logits = self._forward(replace(rows, tentative=True) if cut else rows)
             if cut:
                 self._pass.commit(rows.counts)
             return logits
         except BaseException:
             self.pool.restore(before)
             raise
+
+    def _forward(self, rows: Rows) -> mx.array:
+        """Through the model in its form, and what was tapped noted."""
+        if self._tapped is None:
+            return self._pass.forward(rows)[0]
+        with noting(self._tapped):
+            logits, self.hidden = self._pass.forward(rows)
+        return logits
+
+    def tap(self, wanted: HiddenLayers) -> None:
+        """Have hidden states of every pass from now on (``hidden``).
+
+        Raises:
+            UnsupportedModel: this model does not show them.
+        """
+        bind_hidden(self.model, wanted)
+        self._tapped = wanted
 
     def commit(self, kept: mx.array) -> None:
         """Of the last pass keep each row's first ``kept`` [B] tokens, known to the device alone.
@@ -127,11 +163,16 @@ class ModelRunner:
         """
         self._pass.commit(kept)
 
-    def begin(self, rows: Rows) -> None:
-        """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it."""
-        self.forward(rows)
+    def begin(self, rows: Rows) -> mx.array:
+        """Build a pass that writes the K/V of prompt tokens; :meth:`proceed` computes it.
+
+        Returns:
+            Its logits, which are not.
+        """
+        logits = self.forward(rows)
         self._pieces.start()
         self._fed, self._seconds = rows.tokens.size, 0.0
+        return logits
 
     def proceed(self, seconds: float | None = None) -> bool:
         """Compute what :meth:`begin` built, for about ``seconds`` (None: to the end).
@@ -149,21 +190,31 @@ class ModelRunner:
             self._fed = 0
         return done
 
-    def chunk(self, tokens: int, heard: Callable[[float], None]) -> Chunk:
+    def chunk(
+        self,
+        tokens: int,
+        heard: Callable[[float], None],
+        also: Callable[[], object] = lambda: None,
+        more: Seq[mx.array] = (),
+    ) -> Chunk:
         """What was described of passes that write the K/V of ``tokens`` prompt tokens.
 
         Args:
             tokens: all of them, what is left of a begun pass included.
             heard: is told the seconds that they took.
+            also: is told then, too.
+            more: what else is to be computed with them.
         """
 
         def done(seconds: float) -> None:
             PACE.note(self.parameters, tokens, seconds)
             heard(seconds)
+            also()
 
         self._fed = 0
         self._pieces.drop()
-        return Chunk([layer.arrays for layer in self.pool.layers], tokens, done)
+        layers: list[Seq[mx.array]] = [layer.arrays for layer in self.pool.layers]
+        return Chunk([*layers, more] if more else layers, tokens, done)
 
     @property
     def unread(self) -> int:

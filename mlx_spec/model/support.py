@@ -161,7 +161,7 @@ def _passes(model: Any, options: CacheOptions, form: PassForm, *, grouped: bool)
             tentative=not uniform and not form.tokens_apart,
         )
         try:
-            logits = make_pass(form, model, pool, grouped=grouped).forward(where)
+            logits, *_ = make_pass(form, model, pool, grouped=grouped).forward(where)
         except UnsupportedModel as error:  # in a cache's own words
             raise UnsupportedModel(f"this {model_name(model)!r} model: {error}") from error
         except Exception as error:  # whatever the code of a model raises

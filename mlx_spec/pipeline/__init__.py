@@ -25,7 +25,7 @@ _EXPORTS = {
     "GenerateText": "stages",
     "Score": "stage",
     "Stage": "stage",
-    "Structure": "stages",
+    "StructureText": "stages",
     "collect": "collecting",
     "text_of": "stage",
 }
@@ -40,7 +40,7 @@ __all__ = [
     "GenerateText",
     "Score",
     "Stage",
-    "Structure",
+    "StructureText",
     "collect",
     "text_of",
 ]
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mlx_spec.pipeline.stages.classify import Classify
     from mlx_spec.pipeline.stages.filter import Filter
     from mlx_spec.pipeline.stages.generate import GenerateText
-    from mlx_spec.pipeline.stages.structure import Structure
+    from mlx_spec.pipeline.stages.structure import StructureText
 
 
 def __getattr__(name: str) -> Any:

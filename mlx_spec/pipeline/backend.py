@@ -22,6 +22,7 @@ from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.scoring.label_scores import Scoring
 from mlx_spec.pipeline.stage import Answer, Generate, Stage
 from mlx_spec.results import GenerationStats
+from mlx_spec.structured.compiler import guide_of
 
 Loaded = tuple[Any, Any]
 
@@ -87,6 +88,8 @@ class Generation:
     def __init__(self, generator: BatchedMLXGenerator, tokenizer: Any, flags: Flags) -> None:
         self._generator, self._chat = generator, flags.chat(tokenizer)
         self._sampling: SamplingParams = flags.sampling_for(tokenizer)
+        if self._sampling.structure is not None:  # before the first record
+            guide_of(self._sampling.structure, tokenizer, "[flags] all records")
 
     def submit(self, request: Generate, seed: int) -> Pending:
         sampling = replace(self._sampling, **{"seed": seed, **request.sampling})

@@ -40,16 +40,38 @@ def json_object(text: str) -> dict[str, Any]:
     Raises:
         InvalidRequest: no JSON, or no object.
     """
-    wanted = """expected an object, such as '{"enable_thinking": false}'"""
+    return _object("--chat-template-config", text, """'{"enable_thinking": false}'""")
+
+
+def bias_object(text: str) -> dict[str, Any]:
+    """Biases by token id, as ``json_object`` reads keywords."""
+    return _object("--logit-bias", text, """'{"50256": -100}'""")
+
+
+def _object(flag: str, text: str, example: str) -> dict[str, Any]:
+    wanted = f"expected an object, such as {example}"
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"[flags] --chat-template-config {text!r} is not JSON ({error}); {wanted}"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"[flags] {flag} {text!r} is not JSON ({error}); {wanted}") from error
     if not isinstance(value, dict):
-        raise InvalidRequest(f"[flags] --chat-template-config {text!r}, {wanted}")
+        raise InvalidRequest(f"[flags] {flag} {text!r}, {wanted}")
     return value
+
+
+def token_ids(texts: tuple[str, ...]) -> tuple[int, ...]:
+    """Token ids written as numbers.
+
+    Raises:
+        InvalidRequest: one of them is no number.
+    """
+    for text in texts:
+        if not (text.isascii() and text.isdigit()):
+            raise InvalidRequest(
+                f"[flags] --stop-token-id {text!r}, expected a token's number; for its text "
+                "there is --extra-eos-token"
+            )
+    return tuple(map(int, texts))
 
 
 def token_id(token: str, vocabulary: dict[str, int]) -> int:

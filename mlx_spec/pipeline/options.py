@@ -58,7 +58,10 @@ class Option:
 
     def located(self, text: str, folder: Path) -> str:
         """A text of a config that lies in ``folder``, as a path where it is one."""
-        return str(folder / Path(text).expanduser()) if self.is_path(text) else text
+        if not self.is_path(text):
+            return text
+        mark = "@" if text.startswith("@") else ""
+        return mark + str(folder / Path(text.removeprefix("@")).expanduser())
 
 
 def option(default: Any, help: str, *names: str, **about: Any) -> Any:

@@ -47,7 +47,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._started: float | None = None
         self._shown = time.perf_counter()
         self._last: tuple[Tally, Callable[[], GenerationStats]] | None = None
-        self._bar = None if quiet else _make_bar()
+        self._bar = None if quiet else make_bar()
         self._every = _LOG if self._bar is None else _SCREEN
 
     def __exit__(self, *_: object) -> None:
@@ -148,7 +148,7 @@ def _in_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def _make_bar() -> Any:
+def make_bar() -> Any:
     """What shows progress here; None for lines in a log."""
     if _in_notebook():
         return NotebookLine()

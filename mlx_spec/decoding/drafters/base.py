@@ -16,11 +16,31 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.sampler import SamplingBatch
+from mlx_spec.decoding.watching import Watcher
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
+
+
+class DrawnFrom:
+    """The distributions of one draft's guesses, in their order."""
+
+    def __init__(self) -> None:
+        self._parts: list[mx.array] = []
+
+    def add(self, probabilities: mx.array) -> None:
+        """Those of the next guesses, [B, n, V]."""
+        self._parts.append(probabilities)
+
+    def take(self) -> mx.array | None:
+        """[B, K, V] of all, None where nothing was drawn; the next drafter's come anew."""
+        parts, self._parts = self._parts, []
+        if not parts:
+            return None
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,11 @@ class DraftContext:
         rules: what is done to the target's logits, as far as the device knows it; a drafter that
             does the same to its own agrees more often.
         known: ``lengths`` as numbers, where no step is in flight.
+        begins: which rows have nothing in the target's caches yet; empty where none has.
+        taken: rows whose guesses another drafter makes, so that this one's are for nothing and what
+            they gain is known when the host has read the step; empty where there are none.
+        drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
+            them as they are drawn; else None.
     """
 
     sequences: Seq[Sequence]
@@ -49,6 +74,13 @@ class DraftContext:
     vocabulary: int
     rules: tuple[LogitsRule, ...] = ()
     known: tuple[int, ...] | None = None
+    begins: tuple[bool, ...] = ()
+    taken: tuple[bool, ...] = ()
+    drawn: DrawnFrom | None = None
+
+    def told(self) -> mx.array | None:
+        """[B, K, V] of what was drawn since this was asked before; None where nobody wants it."""
+        return None if self.drawn is None else self.drawn.take()
 
 
 @dataclass(frozen=True)
@@ -63,15 +95,30 @@ class Draft:
         lengths: the same as numbers, from a drafter that knows them on the host: then the pass is
             no wider than the longest of them, and a step for which nobody has a guess is a plain
             one.
+        sources: who guessed for each row, by name, "" for nobody; None: this drafter for all.
+        chances: for each row, as many numbers as its length: how likely each guess is right, if
+            those before it are. None where the drafter does not know.
+        probabilities: [B, K, V] float32, the distribution that each was drawn from, from a drafter
+            that draws, where the context wants them; lazily. Without them a guess counts as sure
+            of itself, which it must be: told by what is known, and not drawn.
     """
 
     tokens: mx.array
     counts: mx.array | None = None
     lengths: Seq[int] | None = None
+    sources: Seq[str] | None = None
+    chances: Seq[Seq[float]] | None = None
+    probabilities: mx.array | None = None
 
 
 class Drafter(Protocol):
-    """A source of draft tokens for a batch of rows."""
+    """A source of draft tokens for a batch of rows.
+
+    Attributes:
+        name: what it goes by in figures; one of ``config.DRAFTERS``, set by who makes it.
+    """
+
+    name: str
 
     @property
     def needs_host(self) -> bool:
@@ -87,6 +134,11 @@ class Drafter(Protocol):
     @property
     def runners(self) -> tuple[ModelRunner, ...]:
         """The models that it runs, none or some."""
+        ...
+
+    @property
+    def watchers(self) -> tuple[Watcher, ...]:
+        """Who reads more of a step than its tokens for it (``watching``)."""
         ...
 
     @property
@@ -129,12 +181,33 @@ class Drafter(Protocol):
         """Whether it can draft for each row now, the others' proposals are worthless; None: all."""
         ...
 
-    def skip(self) -> None:
-        """A step drafts nothing: each row gains one token."""
+    def skip(self, most: int = 1) -> None:
+        """A step has no guess of this drafter: each row gains one token, or, where others guess, up
+        to ``most``. Then no step is in flight, and what it was is known before the next."""
         ...
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """Guesses for positions ``lengths ..``, ``count`` of them, at least 1, lazily."""
+        ...
+
+    def verified(self, step: Verified) -> None:
+        """What the target said of what was proposed, or of nothing; of every step, lazily.
+
+        Each step is proposed for or skipped, and then verified; :meth:`restore` undoes both.
+        """
+        ...
+
+    def fed(self, chunk: Fed) -> None:
+        """The target reads prompts, of rows that have not joined yet; where it was tapped."""
+        ...
+
+    def settle(self) -> None:
+        """Describe now what is still to be written to the target's own slots: rows get saved."""
+        ...
+
+    def landing(self) -> None:
+        """The step in flight is read before another is described: a moment later the host knows
+        more of rows than it did when that one was proposed for."""
         ...
 
     def snapshot(self) -> Any:
@@ -149,9 +222,11 @@ class Drafter(Protocol):
 class BaseDrafter:
     """A drafter that keeps nothing and runs no model: all that is left is ``propose``."""
 
+    name: str = "own"
     needs_host: bool = False
     max_draft_tokens: int | None = None
     runners: tuple[ModelRunner, ...] = ()
+    watchers: tuple[Watcher, ...] = ()
     prefix_bytes: int = 0
     spare: int = 0
 
@@ -169,12 +244,24 @@ class BaseDrafter:
         """All rows."""
         return None
 
-    def skip(self) -> None:
+    def skip(self, most: int = 1) -> None:
         """Nothing to note."""
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """What each drafter defines."""
         raise NotImplementedError(f"[{type(self).__name__}.propose] a drafter defines this")
+
+    def verified(self, step: Verified) -> None:
+        """Nothing is learnt."""
+
+    def fed(self, chunk: Fed) -> None:
+        """Nothing is learnt."""
+
+    def settle(self) -> None:
+        """Nothing is owed."""
+
+    def landing(self) -> None:
+        """Nothing is late."""
 
     def snapshot(self) -> Any:
         """Nothing changes."""

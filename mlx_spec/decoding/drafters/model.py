@@ -31,10 +31,10 @@ import mlx.core as mx
 
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.choosing import Guessing, known_at
 from mlx_spec.decoding.drafters.riding import MAX_RIDE as MAX_RIDE
 from mlx_spec.decoding.drafters.riding import FoldedRiding, Riding
 from mlx_spec.decoding.feeding import Feeder
-from mlx_spec.decoding.rules import RuleContext, apply_rules
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.replay import Replay
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -48,6 +48,7 @@ class ModelDrafter(BaseDrafter):
         runner: the draft model with its slots.
         batching: how many tokens are read before a step, and what is kept of repeated beginnings.
         replay: of the runner's passes, where traces pay; None describes every pass.
+        guessing: how tokens are chosen.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class ModelDrafter(BaseDrafter):
         runner: ModelRunner,
         batching: BatchingConfig | None = None,
         replay: Replay | None = None,
+        guessing: Guessing | None = None,
     ) -> None:
         self.runner = runner
+        self._guessing = guessing or Guessing()
         self.runners = (runner,)
         self._forward = runner.forward if replay is None else replay.forward
         self._batching = batching or BatchingConfig()
@@ -107,6 +110,8 @@ class ModelDrafter(BaseDrafter):
         riding = self._riding
         self._feeder.publish()
         riding.look(self._rows)
+        if not flying:
+            riding.count(self._rows)
         for row, sequence in enumerate(self._rows):
             if riding.far(row):
                 self._feeder.add([sequence], {sequence: self._seen(row, flying)})
@@ -126,14 +131,16 @@ class ModelDrafter(BaseDrafter):
         """Rows that lag by no more than rides in the first draft pass."""
         return self._riding.covers()
 
-    def skip(self) -> None:
-        """Each riding row lacks one token more."""
+    def skip(self, most: int = 1) -> None:
+        """Each riding row lacks one token more, or a number that the host counts."""
         self._riding.look(self._rows)
-        self._riding.skip()
+        self._riding.skip(self._rows, most)
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """Samples of the draft model at positions ``lengths ..``."""
         self._riding.look(self._rows)
+        if context.known is not None:
+            self._riding.count(self._rows)
         ride, covered = self._riding.first(context), self._riding.covers()
         self._riding.proposed(context, count)
         tokens = self._span(context.tokens, ride.starts, ride.width)
@@ -148,15 +155,15 @@ class ModelDrafter(BaseDrafter):
         # What guesses are folded into is nobody's: the next proposal goes on from what is known.
         known = self.runner.pool.folded() if count > 1 else []
         own = None if all(covered) else mx.array(covered, mx.int32)
-        draft = [_choose(context, logits, [])]
+        draft = [self._guessing.choose(context, logits, [])]
         for step in range(1, count):
-            starts, at = context.lengths + (step - 1), _known(context, step - 1)
+            starts, at = context.lengths + (step - 1), known_at(context, step - 1)
             limit, since = context.longest + step, context.shortest + step - 1
             rows = Rows(draft[-1], starts, limit, counts=own, at=at, since=since)
-            draft.append(_choose(context, self._forward(rows), draft))
+            draft.append(self._guessing.choose(context, self._forward(rows), draft))
         for layer, arrays in known:
             layer.arrays = arrays
-        return Draft(mx.concatenate(draft, axis=1))
+        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""
@@ -164,6 +171,10 @@ class ModelDrafter(BaseDrafter):
         # The target may know tokens that a smaller embedding lacks: any other one will do.
         known = mx.take_along_axis(tokens, positions, axis=1)
         return mx.minimum(known, self.runner.vocabulary - 1)
+
+    def landing(self) -> None:
+        """Note what was read with the step in flight."""
+        self._riding.look(self._rows)
 
     def snapshot(self) -> Any:
         """Cache arrays, and what rows lack, by reference. What the Feeder has read is absolute: no
@@ -176,23 +187,3 @@ class ModelDrafter(BaseDrafter):
         arrays, riding = snapshot
         self.runner.pool.restore(arrays)
         self._riding = riding.copy()
-
-
-def _known(context: DraftContext, beyond: int) -> tuple[int, ...] | None:
-    """The positions ``beyond`` the rows' lengths, where the host knows them."""
-    if context.known is None:
-        return None
-    return tuple(max(0, length + beyond) for length in context.known)
-
-
-def _choose(context: DraftContext, logits: mx.array, draft: list[mx.array]) -> mx.array:
-    """[B, 1]: the token after what is drafted of [B, 1] each so far."""
-    positions = context.lengths[:, None] + len(draft)
-    # A draft whose embeddings are padded to more must not propose what the target lacks.
-    logits = logits[..., : context.vocabulary]
-    if context.rules:
-        none = mx.zeros((len(logits), 0), mx.int32)
-        known = (context.sequences, context.tokens, context.lengths, positions)
-        behind = RuleContext(*known, mx.concatenate([none, *draft], axis=1))
-        logits = apply_rules(context.rules, logits, behind)
-    return context.sampling.choose(logits, positions)

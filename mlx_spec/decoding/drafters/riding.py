@@ -57,25 +57,33 @@ class Riding:
 
     Attributes:
         lag: known tokens that a row's caches may lack; None while the Feeder has the row.
+        holds: tokens that they hold for sure, of a row that gained an unknown number since by the
+            guesses of others; None where ``lag`` is known.
         ride: the most that rides.
         spare: positions beyond a row's known tokens that a ride may write to.
     """
 
     lag: list[int | None] = field(default_factory=list)
+    holds: list[int | None] = field(default_factory=list)
     ride: int = MAX_RIDE
     spare: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        self.holds = self.holds or [None] * len(self.lag)
 
     def join(self, count: int) -> None:
         """Rows come, at the end: the Feeder has them."""
         self.lag += [None] * count
+        self.holds += [None] * count
 
     def keep(self, order: Seq[int]) -> None:
         """New row i was row ``order[i]``."""
         self.lag = [self.lag[row] for row in order]
+        self.holds = [self.holds[row] for row in order]
 
     def copy(self) -> Riding:
         """The same, to be gone back to."""
-        return replace(self, lag=list(self.lag))
+        return replace(self, lag=list(self.lag), holds=list(self.holds))
 
     def board(self, row: int, seen: int, length: int) -> None:
         """The Feeder has read ``seen`` of ``length`` tokens and lets the row go."""
@@ -84,19 +92,34 @@ class Riding:
     def far(self, row: int) -> bool:
         """Whether a row that rides lacks too much."""
         lag = self.lag[row]
-        return lag is not None and lag > self.ride
+        return lag is not None and lag > self.ride and self.holds[row] is None
 
     def seen(self, row: int, length: int) -> int:
         """Tokens from the first on that a riding row's caches hold for sure."""
-        return max(0, length - (self.lag[row] or 0))
+        held = self.holds[row]
+        return max(0, length - (self.lag[row] or 0)) if held is None else held
 
     def covers(self) -> list[bool]:
         """Rows that lag by no more than rides."""
-        return [lag is not None and lag <= self.ride for lag in self.lag]
+        return [
+            lag is not None and lag <= self.ride and held is None
+            for lag, held in zip(self.lag, self.holds, strict=True)
+        ]
 
-    def skip(self) -> None:
-        """Each riding row lacks one token more."""
-        self.lag = [None if lag is None else lag + 1 for lag in self.lag]
+    def skip(self, rows: Seq[Sequence], most: int = 1) -> None:
+        """Each riding row lacks one token more; or up to ``most``, where no step is in flight."""
+        for row, lag in enumerate(self.lag):
+            if lag is not None and self.holds[row] is None:
+                if most > 1:
+                    self.holds[row] = self.seen(row, rows[row].length)
+                else:
+                    self.lag[row] = lag + 1
+
+    def count(self, rows: Seq[Sequence]) -> None:
+        """No step is in flight: what others' guesses have added to rows is known."""
+        for row, held in enumerate(self.holds):
+            if held is not None:
+                self.lag[row], self.holds[row] = rows[row].length - held, None
 
     def look(self, rows: Seq[Sequence]) -> None:
         """The host knows what it did not know when it drafted last."""
@@ -123,6 +146,12 @@ class Riding:
     def proposed(self, context: DraftContext, count: int) -> None:
         """What rows lack when the step is taken for which ``count`` tokens were proposed."""
         covered, steady = self.covers(), self._steady(count)
+        for row, taken in enumerate(context.taken):
+            if taken and self.lag[row] is not None:
+                # Its caches hold what it knows now, and behind that what was not its draft.
+                assert context.known is not None
+                length = context.known[row]
+                self.holds[row] = length if covered[row] else self.seen(row, length)
         self.lag = [
             lag if lag is None else steady if known else lag + 1
             for lag, known in zip(self.lag, covered, strict=True)
@@ -155,7 +184,7 @@ class FoldedRiding(Riding):
         self.held = [self.held[row] for row in order]
 
     def copy(self) -> Riding:
-        return replace(self, lag=list(self.lag), held=list(self.held))
+        return replace(self, lag=list(self.lag), holds=list(self.holds), held=list(self.held))
 
     def board(self, row: int, seen: int, length: int) -> None:
         super().board(row, seen, length)

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.model.passes.form import ModelPass
+from mlx_spec.model.passes.form import ModelPass, Outputs, joined
 from mlx_spec.model.passes.whole import Whole
 from mlx_spec.model.rows import Rows
 
@@ -38,19 +38,19 @@ class Apart:
         self._model, self._pool, self._grouped, self._inner = model, pool, grouped, inner
         self._last: list[tuple[slice, KVCachePool, ModelPass]] = []  # rows, their view and pass
 
-    def forward(self, parts: Seq[Rows]) -> mx.array:
-        """Logits of the parts' rows, in their order."""
-        self._last, logits = [], []
+    def forward(self, parts: Seq[Rows]) -> Outputs:
+        """Of the parts' rows, in their order."""
+        self._last, outputs = [], []
         done = 0
         for part in parts:
             view = self._pool.view()
             own = self._inner(self._model, view, self._grouped)
-            logits.append(own.forward(replace(part, opens=part.opens and done == 0)))
+            outputs.append(own.forward(replace(part, opens=part.opens and done == 0)))
             self._pool.take_back(view)
             rows = slice(done, done + len(part.tokens))
             self._last.append((rows, view, own))
             done = rows.stop
-        return mx.concatenate(logits)
+        return joined(outputs, axis=0)
 
     def commit(self, kept: mx.array | None) -> None:
         """Part by part too: each view's caches know of their own rows."""

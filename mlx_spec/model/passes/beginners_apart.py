@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.model.passes.apart import Apart, Inner
-from mlx_spec.model.passes.form import ModelPass
+from mlx_spec.model.passes.form import ModelPass, Outputs
 from mlx_spec.model.rows import Rows
 
 
@@ -33,7 +33,7 @@ class BeginnersApart:
         self._apart = Apart(model, pool, grouped, inner)
         self._last: ModelPass | Apart = self._together
 
-    def forward(self, rows: Rows) -> mx.array:
+    def forward(self, rows: Rows) -> Outputs:
         """As many calls as there are runs of rows that are alike."""
         if not any(rows.begins) or rows.uniform:
             self._last = self._together

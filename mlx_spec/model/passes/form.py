@@ -18,8 +18,9 @@ in a number, so that the steps of such models are taken in turn (``decoding.driv
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import mlx.core as mx
 
@@ -69,12 +70,20 @@ class PassForm:
 
 WHOLE = PassForm()
 
+Outputs: TypeAlias = list[mx.array]
+"""Of a pass: logits [B, N, vocabulary], and hidden states [B, N, D] where those are asked for."""
+
+
+def joined(parts: Iterable[Outputs], axis: int) -> Outputs:
+    """Outputs of several calls as those of one pass: of more rows (0), or of more tokens (1)."""
+    return [mx.concatenate(arrays, axis=axis) for arrays in map(list, zip(*parts, strict=True))]
+
 
 class ModelPass(Protocol):
     """A form at work on one model and its slots."""
 
-    def forward(self, rows: Rows) -> mx.array:
-        """Logits [B, N, vocabulary] of the new tokens; the caches hold them from then on."""
+    def forward(self, rows: Rows) -> Outputs:
+        """Of the new tokens, which the caches hold from then on."""
         ...
 
     def commit(self, kept: mx.array | None) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import mlx.core as mx
 
 from mlx_spec.model.passes.apart import Apart
+from mlx_spec.model.passes.form import Outputs
 from mlx_spec.model.rows import Rows
 
 
@@ -25,7 +26,7 @@ class RowByRow:
     def __init__(self, parts: Apart) -> None:
         self._parts = parts
 
-    def forward(self, rows: Rows) -> mx.array:
+    def forward(self, rows: Rows) -> Outputs:
         """A call a row.
 
         Raises:

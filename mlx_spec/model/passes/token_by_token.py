@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.model.passes.form import Outputs, joined
 from mlx_spec.model.passes.whole import Whole
 from mlx_spec.model.rows import Rows
 
@@ -33,11 +34,11 @@ class TokenByToken:
     def __init__(self, model: Any, pool: KVCachePool, grouped: bool = False) -> None:
         self._whole = Whole(model, pool, grouped)
 
-    def forward(self, rows: Rows) -> mx.array:
+    def forward(self, rows: Rows) -> Outputs:
         """As many calls as it needs, each further one of the same pass (``Rows.opens``)."""
         if rows.tokens.shape[1] == 1 or not (rows.tentative or rows.counts is not None):
             return self._whole.forward(rows)
-        return mx.concatenate([self._whole.forward(part) for part in _tokens(rows)], axis=1)
+        return joined((self._whole.forward(part) for part in _tokens(rows)), axis=1)
 
     def commit(self, kept: mx.array | None) -> None:
         """Of all tokens together."""

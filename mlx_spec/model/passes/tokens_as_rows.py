@@ -15,6 +15,8 @@ import mlx.core as mx
 
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.token_rows import as_token_rows
+from mlx_spec.model.hidden import call_model
+from mlx_spec.model.passes.form import Outputs
 from mlx_spec.model.passes.whole import Whole
 from mlx_spec.model.rows import Rows
 
@@ -30,15 +32,15 @@ class TokensAsRows:
         self._model, self._pool, self._grouped = model, pool, grouped
         self._whole = Whole(model, pool, grouped)
 
-    def forward(self, rows: Rows) -> mx.array:
+    def forward(self, rows: Rows) -> Outputs:
         """As rows unless it is a prompt's, or one token wide anyway."""
         count, width = rows.tokens.shape
         if width == 1 or (rows.uniform and not rows.tentative):
             return self._whole.forward(rows)
         self._pool.bind(rows.span(grouped=self._grouped))
         caches = [as_token_rows(cache) for cache in self._pool.caches]
-        logits: mx.array = self._model(rows.tokens.reshape(-1, 1), cache=caches)
-        return logits.reshape(count, width, -1)
+        outputs = call_model(self._model, rows.tokens.reshape(-1, 1), caches)
+        return [output.reshape(count, width, -1) for output in outputs]
 
     def commit(self, kept: mx.array | None) -> None:
         """As the pool does."""

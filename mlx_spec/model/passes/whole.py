@@ -7,6 +7,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.model.hidden import call_model
+from mlx_spec.model.passes.form import Outputs
 from mlx_spec.model.rows import Rows
 
 
@@ -22,13 +24,13 @@ class Whole:
     def __init__(self, model: Any, pool: KVCachePool, grouped: bool = False) -> None:
         self._model, self._pool, self._grouped = model, pool, grouped
 
-    def forward(self, rows: Rows) -> mx.array:
+    def forward(self, rows: Rows) -> Outputs:
         """One call."""
         span = rows.span(grouped=self._grouped)
         self._pool.bind(span)
-        logits: mx.array = self._model(rows.tokens, cache=self._pool.caches)
+        outputs = call_model(self._model, rows.tokens, self._pool.caches)
         span.ran()
-        return logits
+        return outputs
 
     def commit(self, kept: mx.array | None) -> None:
         """As the pool does."""

@@ -20,7 +20,9 @@ from mlx_spec.pipeline.flags.batching import BatchingFlags
 from mlx_spec.pipeline.flags.models import ModelFlags
 from mlx_spec.pipeline.flags.prompts import PromptFlags
 from mlx_spec.pipeline.flags.sampling import SamplingFlags
+from mlx_spec.pipeline.flags.shaping import ShapingFlags
 from mlx_spec.pipeline.flags.speculation import SpeculationFlags
+from mlx_spec.pipeline.flags.structure import StructureFlags
 from mlx_spec.pipeline.options import options_of
 
 T = TypeVar("T")
@@ -29,7 +31,15 @@ TARGET, DRAFT = "demo", "demo-draft"
 
 # Fields come in the order of the last base to the first.
 @dataclass(frozen=True)
-class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFlags):
+class Flags(
+    BatchingFlags,
+    SpeculationFlags,
+    StructureFlags,
+    ShapingFlags,
+    SamplingFlags,
+    PromptFlags,
+    ModelFlags,
+):
     """What ``mlx-spec generate`` and the commands over files have in common; see ``--help``.
 
     Raises:
@@ -37,11 +47,12 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
     """
 
     def __post_init__(self) -> None:
+        self.read_structure()
         # The option objects check their own ranges; a mistake must not wait for the models.
         for checked in (self.sampling, self.speculation, self.batches, self._chat, self.loading):
             assert checked is not None
-        if self.enable_speculative and self.model is not None and self.draft_model is None:
-            raise InvalidRequest("[flags] --enable-speculative needs a --draft-model")
+        if "model" in self.speculation.kinds(None) and self.drafter is None:
+            raise InvalidRequest(f"[flags] --draft {self.draft} needs a --draft-model")
 
     @cached_property
     def target(self) -> str:
@@ -51,9 +62,14 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
     @cached_property
     def drafter(self) -> str | None:
         """The draft model to load, if any."""
-        if self.enable_speculative is False:
+        if not self.speculation.takes_model:
             return None
         return self.draft_model or (DRAFT if self.model is None else None)
+
+    @cached_property
+    def drafting(self) -> bool:
+        """Whether anything is to be drafted."""
+        return bool(self.speculation.kinds(None if self.drafter is None else "model"))
 
     @cached_property
     def loading(self) -> LoadConfig:
@@ -80,7 +96,7 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
     @cached_property
     def sampling(self) -> SamplingParams:
         """Sampling options, the seed as given."""
-        return self._made(SamplingParams)
+        return replace(self._made(SamplingParams), structure=self.structure)
 
     def sampling_for(self, tokenizer: Any) -> SamplingParams:
         """Sampling options with the ids of ``--extra-eos-token``.
@@ -92,7 +108,7 @@ class Flags(BatchingFlags, SpeculationFlags, SamplingFlags, PromptFlags, ModelFl
             return self.sampling
         vocabulary = tokenizer.get_vocab()
         ids = [token_id(token, vocabulary) for token in self.extra_eos_token]
-        return replace(self.sampling, stop_token_ids=tuple(ids))
+        return replace(self.sampling, stop_token_ids=(*self.sampling.stop_ids, *ids))
 
     def chat(self, tokenizer: Any) -> ChatConfig:
         """How prompts are templated: texts too, where there is a template and it is wanted."""

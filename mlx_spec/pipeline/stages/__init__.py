@@ -7,8 +7,8 @@ from mlx_spec.pipeline.stages.align import Align
 from mlx_spec.pipeline.stages.classify import Classify
 from mlx_spec.pipeline.stages.filter import Filter
 from mlx_spec.pipeline.stages.generate import GenerateText
-from mlx_spec.pipeline.stages.structure import Structure
+from mlx_spec.pipeline.stages.structure import StructureText
 
 STAGES: dict[str, type[Stage]] = {
-    stage.kind: stage for stage in (Filter, Structure, Classify, Align, GenerateText)
+    stage.kind: stage for stage in (Filter, StructureText, Classify, Align, GenerateText)
 }

@@ -80,7 +80,8 @@ class GenerateText(Stage):
         return messages_of(fields, name) if name == _MESSAGES else text_of(fields, name)
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
-        return Done({self.output_field: answer.text})
+        asked = {f"{self.output_field}_{name}": some for name, some in answer.scores.items()}
+        return Done({self.output_field: answer.text, **asked})
 
 
 def messages_of(fields: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -51,6 +51,16 @@ class RuleContext:
         both = mx.concatenate([pending, self.draft], axis=1)
         return mx.take_along_axis(both, self.positions - self.lengths[:, None], axis=1)
 
+    def of(self, rows: Seq[int], index: mx.array) -> RuleContext:
+        """Of some rows: their numbers, and the same on the device."""
+        return RuleContext(
+            [self.sequences[row] for row in rows],
+            self.tokens[index],
+            self.lengths[index],
+            self.positions[index],
+            self.draft[index],
+        )
+
 
 class LogitsRule:
     """Changes logits; the base of all rules, which changes nothing.
@@ -65,8 +75,14 @@ class LogitsRule:
         """Whether any of these rows is its affair; else a step passes it by."""
         return True
 
-    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> None:
-        """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each."""
+    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> list[int] | None:
+        """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each.
+
+        Returns:
+            How many of each row's guesses say something of the drafter, where this rule knows that
+            those behind them cannot be accepted. None: all.
+        """
+        return None
 
     def apply(self, logits: mx.array, context: RuleContext) -> mx.array:
         """Logits [B, N, V] as they shall be, lazily; -inf forbids a token.
@@ -75,9 +91,25 @@ class LogitsRule:
         """
         return logits
 
+    def pick(self, tokens: mx.array, logits: mx.array, context: RuleContext) -> mx.array:
+        """The target's tokens [B, N] as they shall be, chosen from logits after all rules.
+
+        A negative one says that its row has none and fails.
+        """
+        return tokens
+
 
 def apply_rules(rules: Seq[LogitsRule], logits: mx.array, context: RuleContext) -> mx.array:
     """Logits [B, N, V] after all rules, in their order."""
     for rule in rules:
         logits = rule.apply(logits, context)
     return logits
+
+
+def pick_tokens(
+    rules: Seq[LogitsRule], tokens: mx.array, logits: mx.array, context: RuleContext
+) -> mx.array:
+    """Tokens [B, N] after all rules; the same array where none chooses."""
+    for rule in rules:
+        tokens = rule.pick(tokens, logits, context)
+    return tokens

@@ -1,0 +1,1 @@
+"""What was said before, found again: an index of texts by their suffixes. No mlx here."""

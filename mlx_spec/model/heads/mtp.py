@@ -1,0 +1,310 @@
+"""Heads for the token after next that checkpoints bring ("MTP") and mlx-lm drops when it loads.
+
+Their tensors are read from the checkpoint's own files. The decoder layer is of the target's own
+class, and its weights go through the target's own ``sanitize`` as though they were layer 0's, so
+that stacked experts, split projections and shifted norms are what mlx-lm makes of them. Embedding
+and output head are the target's. All of them are one shape::
+
+    token p+1 - embedding - norm --+
+                                   +- projection - the target's layer - norm - output head
+    hidden p -------------- norm --+                                 |     |
+                                              next state: before it, or after it
+
+Three ways of naming it are known, found by the names of tensors (``LAYOUTS``); what else calls
+itself so is refused in words.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+
+from mlx_spec.cache.layout import model_name, own_caches
+from mlx_spec.errors import ModelLoadError, UnsupportedModel
+from mlx_spec.model.heads.head import Choices
+from mlx_spec.model.heads.parts import TargetParts
+from mlx_spec.model.hidden import HiddenLayers
+from mlx_spec.model.source import locate
+
+Weights = dict[str, mx.array]
+
+
+@dataclass(frozen=True)
+class MTPLayout:
+    """How a family names such a head.
+
+    Attributes:
+        projection: a pattern of the projection's name, by which the layout is known.
+        outer, block: where the other tensors and the decoder layer are, with what the pattern
+            found in the place of ``{}``.
+        embedding_norm, hidden_norm, join, norm: names of its parts.
+        hidden_first: the hidden state stands before the embedding where they are joined.
+        normed: the next state is what the norm gives, and not what it reads.
+        shifted: weights of norms are kept less one.
+    """
+
+    projection: str
+    outer: str
+    block: str
+    embedding_norm: str
+    hidden_norm: str
+    join: str
+    norm: str
+    hidden_first: bool = False
+    normed: bool = False
+    shifted: bool = False
+
+
+LAYOUTS = (
+    # DeepSeek-V3 and those that follow it; GLM-4.5.
+    MTPLayout(
+        r"model\.layers\.(\d+)\.eh_proj\.weight",
+        "model.layers.{}.",
+        "model.layers.{}.",
+        "enorm",
+        "hnorm",
+        "eh_proj",
+        "shared_head.norm",
+    ),
+    # Qwen3-Next, Qwen3.5.
+    MTPLayout(
+        r"(mtp)\.fc\.weight",
+        "{}.",
+        "{}.layers.0.",
+        "pre_fc_norm_embedding",
+        "pre_fc_norm_hidden",
+        "fc",
+        "norm",
+        normed=True,
+        shifted=True,
+    ),
+    # MiMo.
+    MTPLayout(
+        r"model\.mtp_layers\.(0)\.input_proj\.weight",
+        "model.mtp_layers.{}.",
+        "model.mtp_layers.{}.",
+        "token_layernorm",
+        "hidden_layernorm",
+        "input_proj",
+        "final_layernorm",
+        hidden_first=True,
+        normed=True,
+    ),
+)
+
+
+class MTPHead(nn.Module):  # type: ignore[misc]
+    """Such a head.
+
+    Args:
+        layer: of the target's class.
+        cache: makes the cache that it wants, of mlx-lm's classes.
+        width: of embeddings and hidden states.
+        eps: of the norms.
+        layout: how it is put together.
+    """
+
+    draft_kind = "head"
+
+    def __init__(self, layer: Any, cache: Any, width: int, eps: float, layout: MTPLayout) -> None:
+        super().__init__()
+        self.layer = layer
+        self.embedding_norm = nn.RMSNorm(width, eps=eps)
+        self.hidden_norm = nn.RMSNorm(width, eps=eps)
+        self.join = nn.Linear(2 * width, width, bias=False)
+        self.norm = nn.RMSNorm(width, eps=eps)
+        self._own_cache, self._layout, self._width = cache, layout, width
+
+    def reads(self, layers: int) -> HiddenLayers:
+        """What the output head reads."""
+        return HiddenLayers()
+
+    def check(self, parts: TargetParts) -> None:
+        """Its width must be the target's."""
+        if self._width != parts.width:
+            raise UnsupportedModel(
+                f"[MTPHead] made for a target of hidden size {self._width}; this one has "
+                f"{parts.width}"
+            )
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        """The target's own."""
+        return parts.embed(tokens)
+
+    def begin(self, hidden: mx.array) -> mx.array:
+        """The target's own as they are."""
+        return hidden
+
+    def own_cache(self) -> Any:
+        """As the target makes one for such a layer."""
+        return self._own_cache()
+
+    def __call__(
+        self, embeddings: mx.array, states: mx.array, mask: Any = None, cache: Any = None
+    ) -> mx.array:
+        """States [B, N, D] one position on."""
+        both = [self.embedding_norm(embeddings), self.hidden_norm(states)]
+        if self._layout.hidden_first:
+            both.reverse()
+        out: mx.array = self.layer(self.join(mx.concatenate(both, axis=-1)), mask, cache)
+        return self.norm(out) if self._layout.normed else out
+
+    def choices(self, parts: TargetParts) -> Choices:
+        """By the target's output head, behind the norm."""
+        return parts.output() if self._layout.normed else parts.output(behind=self.norm)
+
+
+def make_draft_model(model: Any, path_or_repo: str | os.PathLike[str]) -> MTPHead:
+    """The head for drafting that a model's own checkpoint brings; for ``draft_model``.
+
+    Args:
+        model: the target, as ``load`` returned it.
+        path_or_repo: where its *original* checkpoint is, as ``load`` takes it: a converted one has
+            lost the head.
+
+    Raises:
+        ModelLoadError: there are no such files.
+        UnsupportedModel: they hold no such head, or one that does not fit this model.
+    """
+    found = _tensors(locate(path_or_repo))
+    where = f"[make_draft_model] {os.fspath(path_or_repo)}"
+    try:
+        layout, key = _layout_of(found)
+        parts = TargetParts(model)
+        raw = _sanitized(model, found, layout, key)
+        head = _empty(model, parts, layout)
+        head.load_weights(list(_named(raw, layout).items()))
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{where}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise UnsupportedModel(
+            f"{where}: its head does not fit this {model_name(model)!r} model ({words})"
+        ) from error
+    _cast(head, parts.dtype)
+    _quantize_alike(head, model)
+    mx.eval(head.parameters())
+    return head
+
+
+def _tensors(folder: Path) -> Weights:
+    """All tensors of a folder, unread."""
+    shards = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not shards:
+        raise ModelLoadError(f"[make_draft_model] {folder}: no folder with *.safetensors files")
+    found: Weights = {}
+    for shard in shards:
+        tensors: Any = mx.load(str(shard))
+        found.update(tensors)
+    return found
+
+
+def _layout_of(names: Mapping[str, Any]) -> tuple[MTPLayout, str]:
+    """The first layout that some tensor is named by, and what stands for ``{}`` in it."""
+    for layout in LAYOUTS:
+        keys = [m.group(1) for name in names if (m := re.fullmatch(layout.projection, name))]
+        if keys:  # of several heads, one behind the other, the first is run again and again
+            return layout, min(keys, key=lambda key: (len(key), key))
+    others = [name for name in sorted(names) if re.search(r"mtp|nextn|eh_proj", name)]
+    if others:
+        raise UnsupportedModel(
+            f"its head is laid out in a way that is not known here (a tensor is {others[0]!r})"
+        )
+    raise UnsupportedModel(
+        "no tensors of a head for the token after next; a converted checkpoint has lost them, the "
+        "original may have them"
+    )
+
+
+def _sanitized(model: Any, found: Weights, layout: MTPLayout, key: str) -> Weights:
+    """The head's tensors as mlx-lm's class wants them, by what follows the layer's name."""
+    own: Weights = {}
+    block, outer = layout.block.format(key), layout.outer.format(key)
+    for name, value in found.items():
+        prefix = next((one for one in (block, outer) if name.startswith(one)), None)
+        if prefix is not None:
+            own[f"model.layers.0.{name.removeprefix(prefix)}"] = value
+    if layout.shifted:  # by this mlx-lm tells weights that nobody has changed
+        own["model.layers.0.linear_attn.conv1d.weight"] = mx.zeros((1, 1, 4))
+    sanitize = getattr(model, "sanitize", dict)
+    layer = re.compile(r"(?:^|.*\.)layers\.0\.(.+)")
+    made = ((layer.fullmatch(name), value) for name, value in sanitize(own).items())
+    return {match.group(1): value for match, value in made if match}
+
+
+def _named(raw: Weights, layout: MTPLayout) -> Weights:
+    """The same by our names; what the target has already is left out."""
+    ours = {
+        layout.embedding_norm: "embedding_norm",
+        layout.hidden_norm: "hidden_norm",
+        layout.join: "join",
+        layout.norm: "norm",
+    }
+    shared = ("embed_tokens.", "shared_head.head.", "layers.", "linear_attn.conv1d.", "rotary_emb.")
+    named: Weights = {}
+    for name, value in raw.items():
+        part, _, leaf = name.rpartition(".")
+        if part in ours:
+            shift = 1.0 if layout.shifted and value.ndim == 1 else 0.0
+            named[f"{ours[part]}.{leaf}"] = value + shift if shift else value
+        elif not name.startswith(shared):
+            named[f"layer.{name}"] = value
+    return named
+
+
+def _empty(model: Any, parts: TargetParts, layout: MTPLayout) -> MTPHead:
+    """A head over a layer of the target's class, of the kind that has full attention."""
+    layers = list(model.layers)
+    attending = [at for at, layer in enumerate(layers) if not getattr(layer, "is_linear", False)]
+    if not attending:
+        raise UnsupportedModel(f"no layer of this {model_name(model)!r} model has full attention")
+    template = attending[-1]
+    cls = type(layers[template])
+    own = getattr(importlib.import_module(cls.__module__), cls.__name__)  # without our bindings
+    settings = _settings(model)
+    takes_place = len(inspect.signature(own.__init__).parameters) > 2
+    layer = own(settings, template) if takes_place else own(settings)
+    eps = float(getattr(settings, "rms_norm_eps", 1e-6))
+    return MTPHead(layer, lambda: own_caches(model)[template], parts.width, eps, layout)
+
+
+def _settings(model: Any) -> Any:
+    """What the layers were made of."""
+    for owner in (model, getattr(model, "language_model", None)):
+        settings = getattr(owner, "args", None)
+        if hasattr(settings, "num_hidden_layers"):
+            return settings
+    raise UnsupportedModel(f"no settings of layers in this {model_name(model)!r} model")
+
+
+def _cast(head: MTPHead, dtype: mx.Dtype) -> None:
+    """The target's type of numbers."""
+
+    def cast(value: mx.array) -> mx.array:
+        return value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value
+
+    head.update(tree_map(cast, head.parameters()))
+
+
+def _quantize_alike(head: MTPHead, model: Any) -> None:
+    """As the target's layers are: a head in more bits would cost more than it is worth."""
+    found = [m for _, m in model.named_modules() if hasattr(m, "bits") and hasattr(m, "group_size")]
+    if found:
+        bits, size = found[0].bits, found[0].group_size
+
+        def fits(path: str, module: Any) -> bool:
+            if not hasattr(module, "to_quantized") or path.endswith("gate"):
+                return False
+            return bool(module.weight.shape[-1] % size == 0)
+
+        nn.quantize(head.layer, group_size=size, bits=bits, class_predicate=fits)

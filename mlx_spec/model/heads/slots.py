@@ -1,0 +1,124 @@
+"""A head's own keys and values: more layers in the slots of its target.
+
+So they move, are saved and given to the prefix cache with the row that they belong to, and count
+as its bytes. The target's passes know nothing of them::
+
+    pool.layers   target 0 | target 1 | ... | target n | head      caches that the model gets: all
+    position p    token p    token p          token p    [token p + 1, hidden p]     but the last
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.layout import stand_for
+from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.several import leaves
+from mlx_spec.cache.span import Span
+from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.heads.head import Head
+from mlx_spec.model.heads.parts import TargetParts
+from mlx_spec.model.runner import ModelRunner
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """The input of one pass of a head.
+
+    Attributes:
+        tokens: [B, N] int32, the token behind each position.
+        states: [B, N, D], what the head reads there beside it.
+        starts: [B] int32, the first of the positions.
+        first: slot of the first row; the B rows are contiguous.
+    """
+
+    tokens: mx.array
+    states: mx.array
+    starts: mx.array
+    first: int = 0
+
+    def span(self, limit: int) -> Span:
+        """What it reads and writes."""
+        count, width = self.tokens.shape
+        return Span(self.first, count, self.starts, width, limit)
+
+
+class HeadSlots:
+    """A head at work on the rows of its target.
+
+    Args:
+        head: what guesses.
+        runner: the target with its slots, which are still empty.
+
+    Attributes:
+        parts: what both share.
+        width: of the target's hidden states, all that are wanted side by side.
+
+    Raises:
+        UnsupportedModel: the head does not fit this target, or this target shows no hidden states.
+    """
+
+    def __init__(self, head: Head, runner: ModelRunner) -> None:
+        self.parts = TargetParts(runner.model)
+        head.check(self.parts)
+        if isinstance(head, nn.Module):  # two kinds of 16-bit numbers together become 32-bit ones
+            head.set_dtype(self.parts.dtype)
+        reads = head.reads(len(getattr(runner.model, "layers", ())))
+        runner.tap(reads)
+        self.width = self.parts.width * (len(reads.layers) + reads.final)
+        self._head, self._pool = head, runner.pool
+        self._cache = stand_for(head.own_cache())
+        self._layers = list(leaves(self._cache))
+        if any(layer.folds for layer in self._layers):
+            raise UnsupportedModel("[HeadSlots] a head that folds tokens into a state")
+        self._choices = head.choices(self.parts)
+        runner.attach(self._layers, _cost_of(head, self.parts, self.width))
+
+    @property
+    def tokens(self) -> mx.array | None:
+        """[V'] int32: the tokens that can be guessed; None: all."""
+        return self._choices.tokens
+
+    def begin(self, hidden: mx.array) -> mx.array:
+        """States of the target's hidden states."""
+        return self._head.begin(hidden)
+
+    def write(self, rows: HeadRows) -> None:
+        """Keys and values of pairs that are known; what else the layer gives nobody computes."""
+        self._run(rows, self._pool.positions, None)
+
+    def read(self, rows: HeadRows, limit: int) -> mx.array:
+        """States [B, 1, D] of the next position, of rows of one pair; ``limit`` keys are read."""
+        return self._run(rows, limit, self._layers[0])
+
+    def logits(self, states: mx.array) -> mx.array:
+        """[B, N, V'] of states."""
+        return self._choices(states)
+
+    def _run(self, rows: HeadRows, limit: int, masking: Any) -> mx.array:
+        span = rows.span(limit)
+        for layer in self._layers:
+            layer.bind(span)
+        mask = None if masking is None else masking.make_mask(rows.tokens.shape[1])
+        states = self._head(
+            self._head.embed(self.parts, rows.tokens), rows.states, mask, self._cache
+        )
+        span.ran()
+        return states
+
+
+def _cost_of(head: Head, parts: TargetParts, width: int) -> RowCost:
+    """Bytes of a row, by a pass that is never computed."""
+    cache = stand_for(head.own_cache())
+    pool = KVCachePool([cache], 1)
+    pool.acquire(1)
+    pool.reserve(1)
+    pool.bind(Span(0, 1, mx.zeros(1, mx.int32), 1, 1))
+    states = head.begin(mx.zeros((1, 1, width), parts.dtype))
+    head(head.embed(parts, mx.zeros((1, 1), mx.int32)), states, None, cache)
+    return pool.cost

@@ -1,0 +1,102 @@
+"""From a ``Structure`` to a grammar that is ready to be followed, compiled once.
+
+What can be said of a constraint without a text is said here, when a request is made: syntax,
+keywords that are not known, schemas that nothing satisfies.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from mlx_spec.config import Structure
+from mlx_spec.errors import InvalidRequest
+from mlx_spec.structured.guide import Guide
+from mlx_spec.structured.vocabulary import library, vocabulary_of
+
+# Distinct constraints kept compiled: a service has a few; records with their own come in turn.
+MOST_KEPT = 64
+# As json.dumps writes: models have read much of it, nothing can be padded with blanks for ever, and
+# what stands between values is forced.
+_WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+# By tokenizer (an id that stays its own, since the compiled grammar holds it) and constraint.
+_KEPT: OrderedDict[tuple[int, Structure], Any] = OrderedDict()
+_LOCK = threading.Lock()
+
+
+def guide_of(structure: Structure, tokenizer: Any, where: str = "[structure]") -> Guide:
+    """What guides one text by a constraint.
+
+    Args:
+        structure: the constraint.
+        tokenizer: of the model that writes, as ``load`` returned it.
+        where: names the request in errors.
+
+    Raises:
+        InvalidRequest: a constraint that is wrong, or that no text satisfies; llguidance is not
+            installed; a tokenizer that cannot be used.
+    """
+    vocabulary = vocabulary_of(tokenizer)
+    key = (id(vocabulary), structure)
+    with _LOCK:
+        start = _KEPT.get(key)
+        if start is not None:
+            _KEPT.move_to_end(key)
+    if start is None:
+        start = (vocabulary, _compile(structure, vocabulary, where))
+        with _LOCK:
+            _KEPT[key] = start
+            if len(_KEPT) > MOST_KEPT:
+                _KEPT.popitem(last=False)
+    return Guide(start[1], vocabulary)
+
+
+def _compile(structure: Structure, vocabulary: Any, where: str) -> Any:
+    """A matcher that stands at the beginning of the text."""
+    matcher = library().LLMatcher(vocabulary, _written(structure, where), log_level=0)
+    if not matcher.is_error():
+        # What nothing satisfies may show only where the first token is looked for.
+        _first(matcher, vocabulary)
+    if matcher.is_error():
+        reason = matcher.get_error().partition("<state>")[0].strip()
+        raise InvalidRequest(f"{where}: the {structure.kind} cannot be used: {_said(reason)}")
+    return matcher
+
+
+def _said(reason: str) -> str:
+    """llguidance's reason on one line, a word of our own where it has none."""
+    if reason.startswith("NoExtension"):
+        return "no text satisfies it that the tokenizer could write"
+    return " ".join(reason.split())[:300]
+
+
+def _first(matcher: Any, vocabulary: Any) -> None:
+    from llguidance.numpy import fill_next_token_bitmask
+
+    fill_next_token_bitmask(matcher, np.zeros((1, -(-vocabulary.vocab_size // 32)), np.int32))
+
+
+def _written(structure: Structure, where: str) -> str:
+    """The constraint in llguidance's words."""
+    matcher, text = library().LLMatcher, structure.text
+    if structure.kind == "json_schema":
+        schema = json.loads(text)
+        if isinstance(schema, bool):  # options need an object
+            schema = {"anyOf": [schema]}
+        return str(matcher.grammar_from_json_schema(schema, defaults=_WRITTEN))
+    if structure.kind == "regex":
+        # \d is 0 to 9: among all digits of Unicode a model finds odd ones.
+        return str(matcher.grammar_from_regex(library().regex_to_lark(text, "d")))
+    if structure.kind == "choices":
+        # One terminal, whose letters are an automaton: thousands of rules would be too many.
+        words = (json.dumps(one, ensure_ascii=False) for one in json.loads(text))
+        return "start: CHOICE\nCHOICE: " + " | ".join(words)
+    try:
+        return str(library().grammar_from("grammar", text))
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: the grammar cannot be used: {error}") from error

@@ -1,0 +1,65 @@
+"""``Guide``: how far one text has come in its grammar, and what may follow.
+
+A guide knows emitted tokens only. Guesses are tried on the way to a mask and taken back at once, so
+that nothing is left to undo when they are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+
+class Guide:
+    """The state of one request's constraint; it moves with the request, not with a slot.
+
+    Args:
+        start: a matcher at the beginning, which stays there.
+        vocabulary: the tokenizer that it was made for.
+
+    Attributes:
+        matcher: stands behind all tokens followed so far.
+        width: tokens that a mask speaks of.
+    """
+
+    def __init__(self, start: Any, vocabulary: Any) -> None:
+        self._start, self._vocabulary = start, vocabulary
+        self.width = int(vocabulary.vocab_size)
+        self.matcher = start.deep_copy()
+        self._followed: list[int] = []
+
+    def follow(self, tokens: Seq[int]) -> None:
+        """Stand behind ``tokens``, all that were emitted; those that are new are taken."""
+        new = list(tokens[len(self._followed) :])
+        if new:
+            self.matcher.consume_tokens(new)
+            self._followed += new
+
+    def again(self) -> None:
+        """Go there anew: a guess has led the matcher to where it gives up for good."""
+        self.matcher = self._start.deep_copy()
+        self.matcher.consume_tokens(self._followed)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no token can follow; None while one can."""
+        if not self.matcher.is_error():
+            return None
+        reason = " ".join(self.matcher.get_error().partition("<state>")[0].split())
+        if reason.startswith("NoExtension"):
+            reason = "it leads nowhere that the tokenizer could write"
+        return (
+            f"[structure] the constraint cannot be followed after {len(self._followed)} tokens: "
+            + (reason[:300] or "it forbids every token")
+        )
+
+    def forced(self, most: int) -> list[int]:
+        """The tokens that must follow, ``most`` at most, the end of the text among them."""
+        tokens: list[int] = self.matcher.compute_ff_tokens()[:most]
+        if len(tokens) < most:
+            taken = self.matcher.try_consume_tokens(tokens) if tokens else 0
+            if taken == len(tokens) and self.matcher.is_stopped() and not self.matcher.is_error():
+                tokens = [*tokens, int(self._vocabulary.eos_token)]
+            if taken:
+                self.matcher.rollback(taken)
+        return tokens

@@ -1,0 +1,95 @@
+"""Whatever rows ask for, they share a batch and are drafted for.
+
+No option keeps a neighbour from it.
+
+Each line is a batch of plain rows and rows with an option, drafted for by a chain. Every row says
+what it says alone without drafts, at least one step held all rows, and both kinds were drafted for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from mlx_spec import batch_generate
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.events import StepDone
+from mlx_spec.results import GenerationResult
+from tests.scenario import noisy_draft, target
+
+PROMPTS = [[5, 6, 7, 8, 5, 6, 7, 8, 5], [3, 1, 4, 1, 5, 9], [2, 7, 2, 7, 2], [11, 12, 13]]
+TOKENS = 16
+
+
+def upside_down(tokens: Any, logits: Any) -> Any:
+    """A foreign processor, as mlx-lm knows them: tokens of the text, logits [1, V]."""
+    return logits * 0.5
+
+
+MIXES: dict[str, list[dict[str, Any]]] = {
+    "nothing": [{}],
+    "seeds": [{"temperature": 0.8, "seed": 1}, {"temperature": 0.8, "seed": 2}],
+    "temperatures": [{"temperature": 0.3, "seed": 1}, {"temperature": 1.2, "seed": 1}],
+    "filters": [
+        {"temperature": 0.8, "seed": 1, "top_p": 0.9},
+        {"temperature": 0.8, "seed": 1, "top_k": 9},
+        {"temperature": 0.8, "seed": 1, "min_p": 0.05},
+    ],
+    "xtc": [{"temperature": 0.8, "seed": 1, "xtc_probability": 0.5, "xtc_threshold": 0.1}],
+    "penalties": [
+        {"repetition_penalty": 1.3},
+        {"presence_penalty": 0.4},
+        {"frequency_penalty": 0.3, "temperature": 0.8, "seed": 4},
+    ],
+    "biases": [{"logit_bias": {7: 3.0}}, {"logit_bias": {7: -3.0}}],
+    "min_tokens": [{"min_tokens": 9, "stop_token_ids": (7,)}],
+    "logprobs": [{"logprobs": True}, {"top_logprobs": 3}],
+    "processors": [{"logits_processors": (upside_down,)}],
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    results: list[GenerationResult]
+    together: int  # steps in which all rows decoded
+    drafters: set[str]
+
+
+def run(options: list[SamplingParams], **speculation: Any) -> Ran:
+    """All prompts in one batch; drafts of four, whatever comes of them."""
+    rows: list[int] = []
+
+    def listen(event: Any) -> None:
+        if isinstance(event, StepDone):
+            rows.append(event.rows)
+
+    batch = batch_generate(
+        target("llama"),
+        None,
+        PROMPTS,
+        sampling=options,
+        draft_model=noisy_draft("llama", 0.05),
+        speculation=SpeculationConfig(num_draft_tokens=4, adaptive=False, **speculation),
+        batching=BatchingConfig(batch_size=len(PROMPTS)),
+        listeners=[listen],
+    )
+    return Ran(batch.results, rows.count(len(PROMPTS)), set(batch.stats.drafters))
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_nobody_is_kept_from_batching_or_drafting(mix: str) -> None:
+    kinds = MIXES[mix]
+    given = [{}, *(kinds[i % len(kinds)] for i in range(len(PROMPTS) - 1))]
+    options = [SamplingParams(max_tokens=TOKENS, ignore_eos=True, **one) for one in given]
+    drafted, plain = run(options, draft="ngram+model"), run(options, enabled=False)
+    assert [r.token_ids for r in drafted.results] == [r.token_ids for r in plain.results]
+    assert drafted.together > 0
+    assert "model" in drafted.drafters
+    assert not plain.drafters
+    for result in drafted.results:
+        assert result.drafted > 0
+        assert result.generation_tokens <= TOKENS
+    assert sum(r.accepted for r in drafted.results) > 0
+    assert sum(r.drafted - r.accepted for r in drafted.results) > 0

@@ -1,0 +1,91 @@
+"""Several texts of one prompt: it is read once, in any cache, and each text is what it is alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec import BatchedMLXGenerator, BatchingConfig, InvalidRequest, SamplingParams
+from mlx_spec.api import batch_generate, stream_batch_generate
+from mlx_spec.decoding.prompt_share import PromptShare
+from tests.models import VOCABULARY
+from tests.scenario import noisy_draft, plain_alone, target
+from tests.test_shared_beginnings import count_fed
+
+Patch = pytest.MonkeyPatch
+LONG = [(7 * i + 3) % VOCABULARY for i in range(45)]
+SAMPLED = SamplingParams(max_tokens=9, temperature=0.9, seed=5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mamba2"])
+@pytest.mark.parametrize("prompt", [LONG, [3, 5, 7]], ids=["long", "short"])
+def test_a_prompt_is_read_once(family: str, prompt: list[int], monkeypatch: Patch) -> None:
+    """Four texts over three rows: the last one finds the prompt kept until it comes."""
+    alone = [
+        plain_alone(target(family), tuple(prompt), SamplingParams(9, 0.9, seed=seed))
+        for seed in range(5, 9)
+    ]
+    fed = count_fed(monkeypatch)
+    batching = BatchingConfig(batch_size=3, prefix_cache_bytes=0, prefill_interleave=16)
+    batch = batch_generate(target(family), None, [prompt], n=4, sampling=SAMPLED, batching=batching)
+    assert [one.token_ids for one in batch.results] == alone
+    assert [one.seed for one in batch.results] == [5, 6, 7, 8]
+    read = len(prompt) - 1
+    assert sorted(one.reused_tokens for one in batch.results) == [0, read, read, read]
+    assert fed[id(target(family))] < 2 * read + 4 * 12
+
+
+def test_beside_others_and_with_drafts(monkeypatch: Patch) -> None:
+    """Two prompts thrice each; they come while rows decode, and one reader is given up."""
+    prompts = [LONG, LONG[::-1]]
+    alone = [
+        plain_alone(target("llama"), tuple(prompt), SamplingParams(9, 0.9, seed=seed))
+        for prompt in prompts
+        for seed in range(5, 8)
+    ]
+    with BatchedMLXGenerator(
+        target("llama"),
+        None,
+        draft_model=noisy_draft("llama"),
+        batching=BatchingConfig(batch_size=3, batch_timeout=0, prefill_interleave=16),
+    ) as generator:
+        running = generator.submit([1, 2, 3], max_tokens=60)
+        results = generator.generate(prompts, SAMPLED, n=3)
+        running.result(60)
+        assert [one.token_ids for one in results] == alone
+        assert sorted(one.reused_tokens for one in results) == [0, 0, 44, 44, 44, 44]
+        assert sum(one.drafted for one in results) > 0
+    stream = stream_batch_generate(target("llama"), None, [LONG], n=3, sampling=SAMPLED)
+    engine, first = stream._engine, stream._requests[0]
+    engine._admit(True)
+    engine.decoder._members.change()
+    engine.cancel(first)  # which all others wait for
+    for _ in stream:
+        pass
+    assert [one.token_ids for one in stream.result().results[1:]] == alone[1:3]
+    assert first.share.state is None or first.share._left == {first}
+
+
+def test_its_place_is_another_s(monkeypatch: Patch) -> None:
+    """Mutant: what is taken over lacks a token."""
+    right = PromptShare.read
+
+    def planted(self: PromptShare, sequence: Any, pool: Any, slot: int) -> list[mx.array]:
+        arrays = right(self, sequence, pool, slot)
+        if self.state is not None:
+            self.state = pool.describe(slot, 1, sequence.length - 1)
+        return arrays
+
+    monkeypatch.setattr(PromptShare, "read", planted)
+    batch = batch_generate(target("llama"), None, [LONG], n=2, sampling=SAMPLED)
+    alone = plain_alone(target("llama"), tuple(LONG), SamplingParams(9, 0.9, seed=6))
+    assert batch.results[1].token_ids != alone
+
+
+def test_greedy_texts_are_all_the_same() -> None:
+    with pytest.raises(InvalidRequest, match="n=2 greedy texts"):
+        batch_generate(target("llama"), None, [[1]], n=2)
+    with pytest.raises(InvalidRequest, match="n=0, expected an integer >= 1"):
+        batch_generate(target("llama"), None, [[1]], n=0)
