@@ -53,7 +53,7 @@ def test_stages_of_one_s_own_need_public_names_only() -> None:
 def test_every_option_that_is_shown_exists() -> None:
     """In the README's commands, for the command that it is shown with."""
     lines = "".join(text for language, text in BLOCKS if language == "sh").replace("\\\n", "")
-    shown = re.findall(r"mlx-spec (\w+(?: run)?)([^|\n#]*)", lines)
+    shown = re.findall(r"mlx-spec (\w[\w-]*(?: run)?)([^|\n#]*)", lines)
     assert len(shown) > 8
     runner = CliRunner()
     for command, rest in shown:

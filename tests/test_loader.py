@@ -276,8 +276,22 @@ def test_the_embedded_pair_loads_and_is_a_pair() -> None:
 
 
 def test_the_embedded_pair_fits_the_wheel() -> None:
-    size = sum(f.stat().st_size for folder in EMBEDDED.values() for f in folder.rglob("*"))
-    assert size <= 16e6
+    sizes = {
+        name: sum(file.stat().st_size for file in folder.rglob("*"))
+        for name, folder in EMBEDDED.items()
+    }
+    assert sizes["smollm2-draft"] <= 10e6
+    assert sum(sizes.values()) <= 26e6
+
+
+def test_the_embedded_head_is_smollm2s() -> None:
+    head, tokenizer = load("smollm2-draft")
+    assert tokenizer is None
+    assert head.draft_kind == "head"
+    assert (head.config.hidden_size, head.config.vocab_size) == (576, 49_152)
+    card = (EMBEDDED["smollm2-draft"] / "README.md").read_text(encoding="utf-8")
+    assert "SmolLM2-135M-Instruct" in card
+    assert "Apache-2.0" in card
 
 
 def test_context_length_of_a_loaded_model(good: Path) -> None:
@@ -296,7 +310,7 @@ def test_find_models_lists_the_pair_and_the_cache(
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: scan_cache_dir(tmp_path))
     found = {model.name: model for model in find_models()}
-    assert list(found) == ["demo", "demo-draft", "org/tiny"]
+    assert list(found) == ["demo", "demo-draft", "smollm2-draft", "org/tiny"]
     assert found["org/tiny"].model_type == "llama"
     assert found["org/tiny"].size > 0
 
@@ -308,7 +322,7 @@ def test_find_models_does_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> No
         raise CacheNotFound("none", cache_dir="/nothing")
 
     monkeypatch.setattr("huggingface_hub.scan_cache_dir", nothing)
-    assert [model.name for model in find_models()] == ["demo", "demo-draft"]
+    assert [model.name for model in find_models()] == ["demo", "demo-draft", "smollm2-draft"]
 
 
 def test_the_end_token_ends(good: Path) -> None:

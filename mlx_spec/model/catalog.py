@@ -1,4 +1,4 @@
-"""Which models are at hand: the embedded pair and those in the local Hugging Face cache.
+"""Which models are at hand: the embedded ones and those in the local Hugging Face cache.
 
 It reads folder listings and ``config.json`` files only, never weights, and asks no network.
 """
@@ -43,7 +43,7 @@ def embedded_path(name: str | os.PathLike[str]) -> Path | None:
 
 
 def find_models() -> list[FoundModel]:
-    """The embedded pair, folders in the working directory, the local Hugging Face cache."""
+    """The embedded ones, folders in the working directory, the local Hugging Face cache."""
     embedded = [_inspect(name, path) for name, path in EMBEDDED.items()]
     cached = sorted(_cached(), key=lambda model: model.name.lower())
     return [model for model in [*embedded, *_here(), *cached] if model is not None]

@@ -43,7 +43,7 @@ def check_folder(folder: Path) -> None:
     if not folder.exists():
         raise ModelLoadError(
             "no such folder or file; expected a model's folder, a .gguf file, a hub id (org/name), "
-            "smollm2, demo or demo-draft"
+            "smollm2, smollm2-draft, demo or demo-draft"
         )
     if not folder.is_dir():
         raise ModelLoadError("is a file, expected a model's folder or a .gguf file")

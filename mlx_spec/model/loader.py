@@ -54,7 +54,8 @@ def load(
 
     Args:
         path_or_repo: a folder, a ``.gguf`` file, a Hugging Face hub id (``org/name``, of a GGUF
-            file ``org/name/file.gguf``), or ``"demo"`` / ``"demo-draft"``, the embedded pair.
+            file ``org/name/file.gguf``), ``"demo"`` / ``"demo-draft"``, the embedded
+            pair, or ``"smollm2"``, fetched once, and ``"smollm2-draft"``, its embedded head.
         config: ``LoadConfig``: dtype, quantizing, adapters, revision, entries of config.json to
             replace, kernels.
         options: fields of ``LoadConfig``: ``dtype``, ``quantize``, ``adapter_path``, ``revision``,

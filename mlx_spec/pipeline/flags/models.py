@@ -29,7 +29,8 @@ class ModelFlags:
     )
     draft_model: str | None = _model(
         None,
-        "Smaller model that guesses ahead; same tokenizer.",
+        "What guesses ahead: a smaller model of the same tokenizer, or a head that was trained for "
+        "the model (smollm2-draft for smollm2).",
         is_path=_is_dotted,
         changes_text=False,
     )
