@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.engine import Engine
@@ -171,15 +171,44 @@ def stream_generate(
         tokenizer,
         [prompt],
         draft_model=draft_model,
-        sampling=sampling,
+        sampling=with_options(sampling, options, "stream_generate"),
         chat=chat,
         speculation=speculation,
         batching=BatchingConfig(batch_size=1, cache=cache),
         listeners=listeners,
-        **options,
     )
 
 
+@overload
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    *,
+    draft_model: DraftModel = ...,
+    sampling: SamplingParams | None = ...,
+    n: None = ...,
+    chat: bool | ChatConfig = ...,
+    speculation: SpeculationConfig | None = ...,
+    cache: CacheOptions = ...,
+    listeners: Seq[Listener] = ...,
+    **options: Unpack[SamplingOptions],
+) -> GenerationResult: ...
+@overload
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    *,
+    n: int,
+    draft_model: DraftModel = ...,
+    sampling: SamplingParams | None = ...,
+    chat: bool | ChatConfig = ...,
+    speculation: SpeculationConfig | None = ...,
+    cache: CacheOptions = ...,
+    listeners: Seq[Listener] = ...,
+    **options: Unpack[SamplingOptions],
+) -> list[GenerationResult]: ...
 def generate(
     model: Any,
     tokenizer: Any,
@@ -187,12 +216,13 @@ def generate(
     *,
     draft_model: DraftModel = None,
     sampling: SamplingParams | None = None,
+    n: int | None = None,
     chat: bool | ChatConfig = False,
     speculation: SpeculationConfig | None = None,
     cache: CacheOptions = PLAIN_CACHES,
     listeners: Seq[Listener] = (),
     **options: Unpack[SamplingOptions],
-) -> GenerationResult:
+) -> GenerationResult | list[GenerationResult]:
     """Decode one prompt and wait for it::
 
         generate(model, tokenizer, "Why is the sky blue?", chat=True, max_tokens=200).text
@@ -205,6 +235,8 @@ def generate(
             output is the same without it, only slower.
         sampling: ``SamplingParams``: how to choose tokens and when to stop. Greedy, at most 100
             tokens, where nothing is said.
+        n: so many texts of the prompt, with the seeds SEED, SEED + 1, ...: then a list of results.
+            They run side by side, and the prompt is read once.
         chat: True makes a text a message of the user; ``ChatConfig`` says more.
         speculation: how far to guess.
         cache: what is kept of tokens that were read: ``CacheOptions(kv_bits=8)``.
@@ -216,16 +248,18 @@ def generate(
         InvalidRequest, PromptTooLong, TokenizerMismatch, UnsupportedModel: as
             ``stream_batch_generate``.
     """
+    rows = n if isinstance(n, int) and n > 0 else 1
     batch = batch_generate(
         model,
         tokenizer,
         [prompt],
         draft_model=draft_model,
         sampling=sampling,
+        n=1 if n is None else n,
         chat=chat,
         speculation=speculation,
-        batching=BatchingConfig(batch_size=1, cache=cache),
+        batching=BatchingConfig(batch_size=min(rows, BatchingConfig.batch_size), cache=cache),
         listeners=listeners,
         **options,
     )
-    return batch.results[0]
+    return batch.results[0] if n is None else list(batch.results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from mlx.utils import tree_flatten, tree_map_with_path
 
 from mlx_spec import make_draft_model
+from mlx_spec.cli.main import main
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import ModelLoadError, UnsupportedModel
 from mlx_spec.sequence import Sequence
-from tests.architectures import build
+from tests.architectures import build, write_architecture
 from tests.fakes import RaggedPolicy
 from tests.scenario import plain_alone
 
@@ -171,6 +173,52 @@ def test_its_drafts_change_no_text_and_are_accepted_if_right(
     drafted, accepted = sum(row.drafted for row in made), sum(row.accepted for row in made)
     assert drafted > 10
     assert accepted == drafted if right else accepted < drafted
+
+
+@pytest.fixture(scope="module")
+def brings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model's folder as converters write it, and the original, which has a head besides."""
+    converted = tmp_path_factory.mktemp("mtp") / "converted"
+    write_architecture(converted, "mimo")
+    original = converted.parent / "original"
+    shutil.copytree(converted, original)
+    write("mimo", original)
+    head = original / "model-00001-of-00001.safetensors"
+    tensors: Any = mx.load(str(head))
+    kept = {name: value for name, value in tensors.items() if "mtp_layers.0." in name}
+    mx.save_safetensors(str(original / "model-head.safetensors"), kept, metadata={"format": "mlx"})
+    head.unlink()
+    return converted, original
+
+
+PLAIN = ["--ignore-chat-template", "-p", "a cat", "-m", "9", "--no-adaptive"]
+
+
+def test_from_the_command_line(brings: tuple[Path, Path], capsys: Any) -> None:
+    """The target's own folder is looked into where no other is named; what was found is said."""
+    converted, original = map(str, brings)
+    named = ["--model", converted, "--draft-model", original]
+    for given in (["--model", original], named):
+        assert main(["generate", *given, "--draft", "head", *PLAIN, "--compare"]) == 0
+        shown = capsys.readouterr()
+        assert shown.err.count(f"drafting with the head that {original} brings") == 1
+        assert "By drafter: head" in shown.out
+        assert "Tokens: all 9 identical" in shown.out
+    assert main(["generate", "--model", converted, "--draft", "head", *PLAIN]) == 2
+    shown = capsys.readouterr()
+    assert "a converted checkpoint has lost them" in shown.err
+    assert "with --draft-model, which `mlx-spec train-draft` makes" in shown.err
+
+
+def test_of_files(brings: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+    """And of a pipeline, which says it once."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "a cat"}\n{"text": "a dog"}\n')
+    given = ["--model", str(brings[1]), "--draft", "head", *PLAIN[:1], *PLAIN[3:]]
+    assert main(["batch", str(source), str(out), *given]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("drafting with the head that") == 1
+    assert "By drafter: head" in shown.err
 
 
 def test_what_is_no_such_head_is_refused_in_words(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec import BatchedMLXGenerator, BatchingConfig, InvalidRequest, SamplingParams
-from mlx_spec.api import batch_generate, stream_batch_generate
+from mlx_spec.api import batch_generate, generate, stream_batch_generate, stream_generate
 from mlx_spec.decoding.prompt_share import PromptShare
 from tests.models import VOCABULARY
 from tests.scenario import noisy_draft, plain_alone, target
@@ -66,6 +66,32 @@ def test_beside_others_and_with_drafts(monkeypatch: Patch) -> None:
         pass
     assert [one.token_ids for one in stream.result().results[1:]] == alone[1:3]
     assert first.share.state is None or first.share._left == {first}
+
+
+def test_one_prompt_several_texts_of_the_functions_for_one() -> None:
+    """A list where a number is asked for, be it one; side by side, and read once."""
+    alone = [
+        plain_alone(target("llama"), tuple(LONG), SamplingParams(9, 0.9, seed=seed))
+        for seed in range(5, 8)
+    ]
+    results = generate(target("llama"), None, LONG, n=3, sampling=SAMPLED)
+    assert [one.token_ids for one in results] == alone
+    assert sorted(one.reused_tokens for one in results) == [0, 44, 44]
+    (single,) = generate(target("llama"), None, LONG, n=1, sampling=SAMPLED)
+    assert single.token_ids == generate(target("llama"), None, LONG, sampling=SAMPLED).token_ids
+    with BatchedMLXGenerator(target("llama"), None) as generator:
+        streams = generator.submit(LONG, SAMPLED, n=3, request_id="mine")
+        assert [stream.request_id for stream in streams] == ["mine-0", "mine-1", "mine-2"]
+        streams[1].cancel()
+        made = [stream.result(60) for stream in streams]
+        assert [one.token_ids for one in made[::2]] == alone[::2]
+        assert made[1].finish_reason in ("cancelled", "length")
+        (only,) = generator.submit(LONG, SAMPLED, n=1, request_id="one")
+        assert (only.request_id, only.result(60).token_ids) == ("one", alone[0])
+        with pytest.raises(InvalidRequest, match="n=2 greedy texts"):
+            generator.submit(LONG, n=2)
+    with pytest.raises(InvalidRequest, match="streamed by stream_batch_generate"):
+        stream_generate(target("llama"), None, LONG, n=3)  # type: ignore[call-arg]
 
 
 def test_its_place_is_another_s(monkeypatch: Patch) -> None:

@@ -51,7 +51,7 @@ class SamplingOptions(TypedDict, total=False):
 
 _HINTS = {
     "temp": "it is called temperature",
-    "n": "give it to batch_generate, or to the generate of a BatchedMLXGenerator",
+    "n": "several texts at a time are streamed by stream_batch_generate, or a generator's submit",
     "json_schema": "give structure=Structure.json_schema({...})",
     "regex": "give structure=Structure.regex(...)",
     "choices": "give structure=Structure.choices([...])",

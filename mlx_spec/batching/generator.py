@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
@@ -90,40 +90,67 @@ class BatchedMLXGenerator(Closing):
         # The thread does not know the generator: dropped, it must not live on.
         weakref.finalize(self, self._worker.stop).atexit = False
 
+    @overload
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = ...,
+        *,
+        n: None = ...,
+        chat: bool | ChatConfig = ...,
+        priority: int = ...,
+        request_id: str | None = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> TokenStream: ...
+    @overload
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = ...,
+        *,
+        n: int,
+        chat: bool | ChatConfig = ...,
+        priority: int = ...,
+        request_id: str | None = ...,
+        **options: Unpack[SamplingOptions],
+    ) -> list[TokenStream]: ...
     def submit(
         self,
         prompt: Prompt,
         sampling: SamplingParams | None = None,
         *,
+        n: int | None = None,
         chat: bool | ChatConfig = False,
         priority: int = 0,
         request_id: str | None = None,
         **options: Unpack[SamplingOptions],
-    ) -> TokenStream:
+    ) -> TokenStream | list[TokenStream]:
         """Queue one request; returns at once. Hold the stream: dropped, its request is cancelled.
 
         Args:
             prompt: a text, fed as it is, token ids, or chat messages, which are templated.
             sampling: how to choose tokens and when to stop.
+            n: so many texts of the prompt, with the seeds SEED, SEED + 1, ...: then a list of
+                streams, each a request of its own; the prompt is read once.
             chat: True makes a text a message of the user; ``ChatConfig`` says more.
             priority: higher goes first.
-            request_id: a name for errors and logs.
+            request_id: a name for errors and logs; of several ``NAME-0``, ``NAME-1``, ...
             options: fields of ``SamplingParams``, in the place of those of ``sampling``.
 
         Raises:
             InvalidRequest: a bad prompt, or a ``request_id`` that is in use.
             GeneratorClosed: the generator was closed, or its worker has failed.
         """
-        (sequence,) = make_sequences(
+        made = with_options(sampling, options, "BatchedMLXGenerator.submit")
+        sequences = make_sequences(
             self._model,
             self._tokenizer,
-            [prompt],
-            with_options(sampling, options, "BatchedMLXGenerator.submit"),
+            *repeated([prompt], made, 1 if n is None else n),
             self._batching.max_seq_len,
             ChatConfig.of(chat),
         )
-        (stream,) = self._start([sequence], priority, request_id)
-        return stream
+        streams = self._start(sequences, priority, request_id)
+        return streams[0] if n is None else streams
 
     def generate(
         self,
@@ -201,10 +228,14 @@ class BatchedMLXGenerator(Closing):
     ) -> list[TokenStream]:
         """Queue requests that were checked, all or none."""
         buffers = []
-        for sequence in sequences:
+        for number, sequence in enumerate(sequences):
             sequence.index = next(self._numbers)
             sequence.priority = priority
-            sequence.request_id = request_id or f"request-{sequence.index}"
+            if not request_id:
+                sequence.request_id = f"request-{sequence.index}"
+            else:
+                part = f"-{number}" if len(sequences) > 1 else ""
+                sequence.request_id = f"{request_id}{part}"
             buffers.append(ChunkBuffer(sequence.request_id, self._worker.cancel, self))
             sequence.sink = buffers[-1]
         self._worker.submit(sequences)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.notes import note, status
+from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.statistics import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
@@ -78,11 +78,10 @@ def _load_models(run: GenerateRun) -> tuple[Loaded, Loaded | None]:
         from mlx_spec.model.pairing import check_pair  # which itself takes seconds
         from mlx_spec.pipeline.backend import Models
 
-    models = Models(lambda text: status(text, run.quiet))
-    target = models.load(flags.target, flags.loading)
-    if flags.drafter is None:
+    models = Models(lambda text: status(text, run.quiet), saying(run.quiet))
+    target, draft = models.pair(flags, drafting=True)
+    if draft is None:
         return target, None
-    draft = models.load(flags.drafter, flags.draft_loading)
     pairing = check_pair(target[1], draft[1])
     if pairing.share < 1 and not run.quiet:
         lost = "" if pairing.through_text else ", but is never guessed"

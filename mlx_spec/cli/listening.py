@@ -19,6 +19,8 @@ def listeners(folder: str | None, flags: Flags | None, stack: ExitStack) -> list
         return []
     from mlx_spec.metrics import PerformanceLog
 
-    names = {} if flags is None else {"target": flags.target, "draft": flags.drafter}
+    names: dict[str, str | None] = {}
+    if flags is not None:
+        names = {"target": flags.target, "draft": flags.drafter or flags.head_of}
     notes = {role: name for role, name in names.items() if name is not None}
     return [stack.enter_context(PerformanceLog(folder, notes))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 def note(text: str) -> None:
     """One line for the user, with our name before it."""
     say(f"{marked('mlx-spec:', sys.stderr)} {text}")
+
+
+def saying(quiet: bool) -> Callable[[str], None]:
+    """:func:`note`, or nothing."""
+    return (lambda text: None) if quiet else note
 
 
 def say_embedded(flags: Flags) -> None:

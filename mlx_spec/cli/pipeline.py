@@ -11,7 +11,7 @@ import typer
 from mlx_spec.cli.commands import GroupedCommand
 from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.notes import note, status
+from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.parameters import takes
 from mlx_spec.cli.stage_run import closing_lines
 from mlx_spec.pipeline.flags import Flags
@@ -52,7 +52,7 @@ def run(config: Config, *, given: dict[str, Any], files: FileOptions) -> None:
             shown.append(stack.enter_context(Progress(place, total, files.quiet)))
             return shown[-1]
 
-        models = Models(lambda text: status(text, files.quiet))
+        models = Models(lambda text: status(text, files.quiet), saying(files.quiet))
         log = listeners(files.performance_log, None, stack)
         outcomes = chain.run(models, begin, limit=files.limit, listeners=log)
     raise typer.Exit(_report(checked, outcomes, files.quiet))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.notes import note, say_embedded, status
+from mlx_spec.cli.notes import note, say_embedded, saying, status
 from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.progress import Progress, figures, say
@@ -78,7 +78,7 @@ def run_stage(run: StageRun) -> int:
             run.flags,
             _arriving(run),
             output,
-            Models(lambda text: status(text, run.files.quiet)),
+            Models(lambda text: status(text, run.files.quiet), saying(run.files.quiet)),
             limit=run.files.limit,
             watch=progress,
             listeners=listeners(run.files.performance_log, run.flags, stack),

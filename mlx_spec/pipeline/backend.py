@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import SamplingParams
-from mlx_spec.errors import InvalidRequest
+from mlx_spec.errors import InvalidRequest, ModelLoadError, UnsupportedModel
 from mlx_spec.events import Listener
 from mlx_spec.load_config import LoadConfig
+from mlx_spec.model.heads.files import names_head
+from mlx_spec.model.heads.mtp import make_draft_model
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
 from mlx_spec.pipeline.flags import Flags
@@ -53,11 +55,16 @@ class Models:
 
     Args:
         loading: entered, with a word on what is loaded, for as long as that takes.
+        tell: hears in a line what was found where nobody named it.
     """
 
-    def __init__(self, loading: Callable[[str], AbstractContextManager[Any]] = nullcontext) -> None:
+    def __init__(
+        self,
+        loading: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._loaded: dict[tuple[str, LoadConfig], Loaded] = {}
-        self._loading = loading
+        self._loading, self._tell = loading, tell
 
     def load(self, name: str, config: LoadConfig) -> Loaded:
         """The model and its tokenizer."""
@@ -69,11 +76,36 @@ class Models:
     def pair(self, flags: Flags, *, drafting: bool) -> tuple[Loaded, Loaded | None]:
         """Target and, if one is used, draft."""
         target = self.load(flags.target, flags.loading)
-        if flags.drafter is None or not drafting:
+        if not drafting:
+            return target, None
+        if flags.head_of is not None and not names_head(flags.head_of):
+            return target, self._brought(target[0], flags.head_of, flags)
+        if flags.drafter is None:
             return target, None
         draft = self.load(flags.drafter, flags.draft_loading)
         check_pair(target[1], draft[1])
         return target, draft
+
+    def _brought(self, model: Any, place: str, flags: Flags) -> Loaded:
+        """The head that a checkpoint brings for its model.
+
+        Raises:
+            UnsupportedModel, ModelLoadError: it brings none that fits.
+        """
+        key = f"the head for {flags.target} in {place}", flags.loading
+        if key in self._loaded:
+            return self._loaded[key]
+        revision = flags.revision if place == flags.target else None
+        try:
+            with self._loading(f"looking for a head in {place}"):
+                self._loaded[key] = make_draft_model(model, place, revision), None
+        except (UnsupportedModel, ModelLoadError) as error:
+            raise type(error)(
+                f"{error}; --draft head takes one with --draft-model, which `mlx-spec train-draft` "
+                "makes"
+            ) from error
+        self._tell(f"drafting with the head that {place} brings")
+        return self._loaded[key]
 
 
 class Generation:

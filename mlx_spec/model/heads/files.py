@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from mlx_spec.errors import ModelLoadError
 from mlx_spec.model.heads.eagle3 import Eagle3Head, is_eagle3, load_eagle3
 from mlx_spec.model.heads.head import MODEL_TYPE, DraftHead, HeadConfig
+from mlx_spec.model.source import locate
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -48,6 +49,15 @@ def is_head(folder: Path) -> bool:
     if not isinstance(settings, dict):
         return False
     return settings.get("model_type") == MODEL_TYPE or is_eagle3(settings)
+
+
+def names_head(path_or_repo: str) -> bool:
+    """Whether what ``load`` takes is such a folder; False, too, where there is nothing."""
+    try:
+        place = locate(path_or_repo)
+    except ModelLoadError:
+        return False
+    return place.is_dir() and is_head(place)
 
 
 def load_head(

@@ -164,28 +164,31 @@ class MTPHead(nn.Module):  # type: ignore[misc]
         return parts.output() if self._layout.normed else parts.output(behind=self.norm)
 
 
-def make_draft_model(model: Any, path_or_repo: str | os.PathLike[str]) -> MTPHead:
+def make_draft_model(
+    model: Any, path_or_repo: str | os.PathLike[str], revision: str | None = None
+) -> MTPHead:
     """The head for drafting that a model's own checkpoint brings; for ``draft_model``.
 
     Args:
         model: the target, as ``load`` returned it.
         path_or_repo: where its *original* checkpoint is, as ``load`` takes it: a converted one has
             lost the head.
+        revision: branch, tag or commit of a hub repository.
 
     Raises:
         ModelLoadError: there are no such files.
         UnsupportedModel: they hold no such head, or one that does not fit this model.
     """
-    found = _tensors(locate(path_or_repo))
     where = f"[make_draft_model] {os.fspath(path_or_repo)}"
     try:
+        found = _tensors(locate(path_or_repo, revision))
         layout, key = _layout_of(found)
         parts = TargetParts(model)
         raw = _sanitized(model, found, layout, key)
         head = _empty(model, parts, layout)
         head.load_weights(list(_named(raw, layout).items()))
-    except UnsupportedModel as error:
-        raise UnsupportedModel(f"{where}: {error}") from error
+    except (UnsupportedModel, ModelLoadError) as error:
+        raise type(error)(f"{where}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         words = " ".join(str(error).split())[:200]
         raise UnsupportedModel(
@@ -201,7 +204,7 @@ def _tensors(folder: Path) -> Weights:
     """All tensors of a folder, unread."""
     shards = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not shards:
-        raise ModelLoadError(f"[make_draft_model] {folder}: no folder with *.safetensors files")
+        raise ModelLoadError("no folder with *.safetensors files")
     found: Weights = {}
     for shard in shards:
         tensors: Any = mx.load(str(shard))

@@ -64,7 +64,21 @@ class Flags(
         """The draft model to load, if any."""
         if not self.speculation.takes_model:
             return None
-        return self.draft_model or (DRAFT if self.model is None else None)
+        if self.draft_model is None and "head" in self.speculation.named:
+            return None if "model" not in self.speculation.named else self._embedded_draft
+        return self.draft_model or self._embedded_draft
+
+    @property
+    def _embedded_draft(self) -> str | None:
+        return DRAFT if self.model is None else None
+
+    @cached_property
+    def head_of(self) -> str | None:
+        """What has the head that is to draft: a head itself, or a checkpoint that brings one."""
+        named = self.speculation.named
+        if self.speculation.off or "head" not in named or "model" in named:
+            return None
+        return self.draft_model or self.target
 
     @cached_property
     def drafting(self) -> bool:
