@@ -50,7 +50,6 @@ class Plan:
         draft: a model drafts, the same one with disturbed weights over caches of its own kind, and
             steps are built ahead; else guesses come from the host, and steps are taken in turn.
         layers: of the model itself, which draft; None: others do.
-        drafters: who drafts, by name, joined with ``+``; empty: one of the above.
         caches: what is kept of keys and values, by mlx-lm and here; where they are packed, heads
             are ``wide``.
         debug: every row's caches are compared with a lone one's after every step.
@@ -62,18 +61,13 @@ class Plan:
     reusing: bool = False
     draft: bool = False
     layers: tuple[int, ...] | None = None
-    drafters: str = ""
     caches: CacheOptions = PLAIN_CACHES
     debug: bool = False
 
     @property
     def named(self) -> bool:
         """Whether it is one of those that ``--draft`` knows who drafts."""
-        return self.draft or self.layers is not None or bool(self.drafters)
-
-    @property
-    def modelled(self) -> bool:
-        return self.draft or "model" in self.drafters
+        return self.draft or self.layers is not None
 
     @property
     def wide(self) -> bool:
@@ -82,7 +76,7 @@ class Plan:
     @property
     def speculation(self) -> SpeculationConfig:
         if self.layers is None:
-            return SpeculationConfig(draft=self.drafters or None)
+            return SpeculationConfig()
         return SpeculationConfig(draft="self", draft_layers=self.layers)
 
 
@@ -97,7 +91,6 @@ class Outcome:
     drafted: list[int] = field(default_factory=list)  # of each row
     accepted: list[int] = field(default_factory=list)
     reused: int = 0
-    drafters: set[str] = field(default_factory=set)  # who guessed
     ahead: int = 0  # steps that were built while the one before computed
 
 
@@ -140,7 +133,7 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
         model,
         drafter=knowing if not plan.named else None,
         speculation=plan.speculation,
-        draft_model=disturbed(name, plan.wide) if plan.modelled else None,
+        draft_model=disturbed(name, plan.wide) if plan.draft else None,
         policy=RaggedPolicy(most=4),
         batching=BatchingConfig(
             batch_size=ROWS,
@@ -158,7 +151,6 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
     outcome.drafted = [row.drafted for row in made]
     outcome.accepted = [row.accepted for row in made]
     outcome.reused = sum(row.reused for row in made)
-    outcome.drafters = set(decoder.meter.drafters)
     outcome.ahead = decoder.meter.ahead
     return outcome
 

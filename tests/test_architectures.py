@@ -111,23 +111,6 @@ def test_a_model_of_its_own_kind_drafts_ahead(name: str) -> None:
     assert (outcome.ahead > 0) is not outcome.support.form.needs_host
 
 
-@pytest.mark.cut(3)
-@pytest.mark.parametrize("name", ["llama", "gemma3", "lfm2"])
-@pytest.mark.parametrize("drafters", ["ngram", "lookahead", "ngram+model"])
-def test_every_drafter_guesses_for_every_kind(name: str, drafters: str) -> None:
-    """Lookups find what a random model repeats, which is much, little or nothing, and may be right
-    all the time; a draft model beside them always has something to say, and is wrong at times."""
-    outcome = run(name, Plan(drafters=drafters, tokens=(44, 40, 46, 52, 38)))
-    assert outcome.wrong == []
-    assert outcome.drafters <= set(drafters.split("+"))
-    if "model" in drafters:
-        assert "model" in outcome.drafters
-        assert min(outcome.drafted) > 0
-        assert sum(outcome.accepted) < sum(outcome.drafted)
-    elif name != "lfm2":
-        assert sum(outcome.drafted) > 0
-
-
 def test_most_of_what_mlx_lm_decodes_is_decoded_here() -> None:
     """Counted, so that it cannot shrink unseen."""
     verdicts = Counter(support(name).verdict for name in set(names()) - UNDECODED)

@@ -19,7 +19,7 @@ from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.span import Span
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.control.fixed import FixedDraftLength
-from mlx_spec.decoding import step as step_module
+from mlx_spec.decoding import acceptance
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import ModelDrafter
@@ -115,7 +115,7 @@ def accepts_one_too_many(patch: Patch) -> None:
         most = draft.shape[1] if lengths is None else lengths
         return mx.minimum(COUNT(draft, samples, lengths) + 1, most)
 
-    patch.setattr(step_module, "count_accepted", wrong)
+    patch.setattr(acceptance, "count_accepted", wrong)
 
 
 def rows_stay_after_leave(patch: Patch) -> None:
@@ -177,7 +177,7 @@ def ends_only_after_a_run(patch: Patch) -> None:
 
 
 APPEND = BatchState.append
-COUNT = step_module.count_accepted
+COUNT = acceptance.count_accepted
 SAMPLE = SamplingBatch.sample
 
 MUTANTS: list[tuple[Callable[[Patch], None], bool]] = [
@@ -242,7 +242,7 @@ def bonus_lost(patch: Patch) -> None:
         count = COUNT(draft, samples, lengths)
         return mx.where(count == draft.shape[1], mx.maximum(count - 1, 0), count)
 
-    patch.setattr(step_module, "count_accepted", wrong)
+    patch.setattr(acceptance, "count_accepted", wrong)
 
 
 def all_or_nothing(patch: Patch) -> None:
@@ -252,7 +252,7 @@ def all_or_nothing(patch: Patch) -> None:
         count = COUNT(draft, samples, lengths)
         return mx.where(count == draft.shape[1], count, 0)
 
-    patch.setattr(step_module, "count_accepted", wrong)
+    patch.setattr(acceptance, "count_accepted", wrong)
 
 
 def batch_minimum(patch: Patch) -> None:
@@ -262,7 +262,7 @@ def batch_minimum(patch: Patch) -> None:
         count = COUNT(draft, samples, lengths)
         return mx.broadcast_to(count.min(), count.shape)
 
-    patch.setattr(step_module, "count_accepted", wrong)
+    patch.setattr(acceptance, "count_accepted", wrong)
 
 
 @pytest.mark.parametrize("plant", [bonus_lost, all_or_nothing, batch_minimum])
