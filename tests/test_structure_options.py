@@ -19,6 +19,7 @@ from mlx_spec.pipeline.record_sampling import sampling_of
 from mlx_spec.pipeline.stage import Generate
 from mlx_spec.pipeline.stages.structure import StructureText
 from mlx_spec.results import GenerationResult
+from mlx_spec.structured import compiler
 from mlx_spec.structured.compiler import guide_of
 from mlx_spec.structured.masks import fill_masks
 from tests.models import VOCABULARY, make_model
@@ -38,7 +39,7 @@ def written(structure: Structure, text: str) -> bool:
     """Whether a text is one of a constraint's, token for token as the tokenizer splits it."""
     guide = guide_of(structure, small_tokenizer())
     guide.follow(small_tokenizer().encode(text))
-    words, _ = fill_masks([guide], [[]])
+    words = fill_masks([guide], [[]]).words
     return guide.trouble is None and bool(words[0, 0, END // 32] >> END & 1)
 
 
@@ -132,6 +133,18 @@ def test_where_a_grammar_leads_nowhere_that_row_ends_and_its_neighbours_go_on() 
     assert (right.text, right.finish_reason) == ("cab", "stop")
     assert free.error is None
     assert free.generation_tokens > 1
+
+
+def test_a_constraint_that_takes_too_much_ends_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An automaton that grows with every letter."""
+    monkeypatch.setitem(compiler._LIMITS, "max_lexer_states", 20)
+    structures = [Structure.regex("[ab]*a[ab]{26}"), None]
+    options = [SamplingParams(structure=one, max_tokens=30, seed=1) for one in structures]
+    batch = batch_generate(target("llama"), small_tokenizer(), [[1, 2]] * 2, sampling=options)
+    dear, free = batch.results
+    words = r"cannot be followed after \d tokens: lexer error: too many states: 20 >= 20$"
+    assert re.search(words, str(dear.error))
+    assert free.error is None
 
 
 def test_options_that_leave_nothing_of_a_constraint_say_so() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.rules import grammar
 from mlx_spec.structured.guide import Guide
-from mlx_spec.structured.masks import fill_masks
+from mlx_spec.structured.masks import _Walk, fill_masks
 from tests.structured_runs import constraints, invalid, knowing, run
 
 Patch = pytest.MonkeyPatch
@@ -41,8 +44,8 @@ def right() -> bool:
 
 def masks(patch: Patch, spoil: Callable[[Any], Any]) -> None:
     def planted(guides: Any, guesses: Any) -> Any:
-        words, counts = fill_masks(guides, guesses)
-        return np.ascontiguousarray(spoil(words)), counts
+        filled = fill_masks(guides, guesses)
+        return replace(filled, words=np.ascontiguousarray(spoil(filled.words)))
 
     patch.setattr(grammar, "fill_masks", planted)
 
@@ -87,6 +90,39 @@ def lost_by_a_preemption(patch: Patch) -> None:
     patch.setattr(SpeculativeDecoder, "suspend", planted)
 
 
+def one_guess_too_many_is_compared(patch: Patch) -> None:
+    """The last guess that there was no time for: what the target says behind it is not masked."""
+    hurried(patch)
+    stop = _Walk.stop
+
+    def planted(self: _Walk) -> None:
+        stop(self)
+        self.counted = self.tested = self.place + 1
+
+    patch.setattr(_Walk, "stop", planted)
+
+
+def hurried(patch: Patch) -> None:
+    """The time for guesses is up at any moment."""
+    rng = random.Random(0)
+    clock = SimpleNamespace(perf_counter=lambda: rng.choice([0, 0, 0, 1]))
+    patch.setattr("mlx_spec.structured.masks.time", clock)
+
+
+def test_guesses_that_there_is_no_time_for_are_none(monkeypatch: Patch) -> None:
+    said()
+    hurried(monkeypatch)
+    assert right()
+
+
+def test_without_any_time_nothing_constrained_is_guessed(monkeypatch: Patch) -> None:
+    said()
+    monkeypatch.setattr("mlx_spec.structured.masks.MOST_SECONDS", -1.0)
+    made = run(constraints(COUNT), drafter=knowing(plain()))[1]
+    assert tuple(tuple(row.tokens) for row in made) == said()
+    assert sum(row.drafted for row in made) == 0
+
+
 @pytest.mark.parametrize(
     "plant",
     [
@@ -95,6 +131,7 @@ def lost_by_a_preemption(patch: Patch) -> None:
         only_the_first_position_masked,
         rejected_guesses_followed,
         lost_by_a_preemption,
+        one_guess_too_many_is_compared,
     ],
 )
 def test_a_planted_bug_shows(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:

@@ -22,7 +22,13 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
-from mlx_spec.decoding.rules import LogitsRule, RuleContext, apply_rules, pick_tokens
+from mlx_spec.decoding.rules import (
+    Judged,
+    LogitsRule,
+    RuleContext,
+    apply_rules,
+    pick_tokens,
+)
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -75,15 +81,20 @@ class Proposal:
     probabilities: mx.array | None = None
     tested: mx.array | None = None
 
-    def counting(self, most: list[int] | None) -> Proposal:
-        """The same, of whose guesses at most so many count for each row; None: all."""
-        if most is None or all(a >= b for a, b in zip(most, self.lengths, strict=True)):
+    def judged(self, by: Judged | None) -> Proposal:
+        """The same, less the guesses that a rule knows to be none."""
+        most = self.lengths
+        if by is None or all(
+            n <= counted and n <= tested
+            for n, counted, tested in zip(most, by.counted, by.tested, strict=True)
+        ):
             return self
-        # The first that a rule forbids is refused as any other is: what comes in its place must be
-        # what comes behind a refused guess.
-        limits = mx.array(most, mx.int32)
-        tested = mx.minimum(self.counted, limits + 1)
-        return replace(self, counted=mx.minimum(self.counted, limits), tested=tested)
+        before = self.counted if self.tested is None else self.tested
+        return replace(
+            self,
+            counted=mx.minimum(self.counted, mx.array(by.counted, mx.int32)),
+            tested=mx.minimum(before, mx.array(by.tested, mx.int32)),
+        )
 
 
 @dataclass(frozen=True)

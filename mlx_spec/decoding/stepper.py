@@ -192,7 +192,7 @@ class Stepper:
         if seeing:
             guesses = cast("list[list[int]]", draft.tokens.tolist())
             for rule in seeing:
-                draft = draft.counting(rule.see(plan.rows, guesses))
+                draft = draft.judged(rule.see(plan.rows, guesses))
         return draft, begun
 
     def launch(self, flight: Flight, begun: float | None = None) -> Flight:

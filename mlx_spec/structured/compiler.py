@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_spec.config import Structure
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.structured.guide import Guide
+from mlx_spec.structured.guide import Guide, first_words
 from mlx_spec.structured.vocabulary import library, vocabulary_of
 
 # Distinct constraints kept compiled: a service has a few; records with their own come in turn.
@@ -23,6 +23,9 @@ MOST_KEPT = 64
 # As json.dumps writes: models have read much of it, nothing can be padded with blanks for ever, and
 # what stands between values is forced.
 _WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# For one mask some 14 and 3 ms of work, for one row some 100 MB: a constraint that needs more ends
+# its row there. (llguidance's own limits, but for the states: 250,000.)
+_LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 100_000}
 
 # By tokenizer (an id that stays its own, since the compiled grammar holds it) and constraint.
 _KEPT: OrderedDict[tuple[int, Structure], Any] = OrderedDict()
@@ -58,21 +61,18 @@ def guide_of(structure: Structure, tokenizer: Any, where: str = "[structure]") -
 
 def _compile(structure: Structure, vocabulary: Any, where: str) -> Any:
     """A matcher that stands at the beginning of the text."""
-    matcher = library().LLMatcher(vocabulary, _written(structure, where), log_level=0)
+    limits = library().LLParserLimits(**_LIMITS, verbose_errors=False)
+    grammar = _written(structure, where)
+    matcher = library().LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
     if not matcher.is_error():
         # What nothing satisfies may show only where the first token is looked for.
         _first(matcher, vocabulary)
     if matcher.is_error():
-        reason = matcher.get_error().partition("<state>")[0].strip()
-        raise InvalidRequest(f"{where}: the {structure.kind} cannot be used: {_said(reason)}")
+        reason = first_words(matcher.get_error())
+        if reason.startswith("NoExtension"):
+            reason = "no text satisfies it that the tokenizer could write"
+        raise InvalidRequest(f"{where}: the {structure.kind} cannot be used: {reason}")
     return matcher
-
-
-def _said(reason: str) -> str:
-    """llguidance's reason on one line, a word of our own where it has none."""
-    if reason.startswith("NoExtension"):
-        return "no text satisfies it that the tokenizer could write"
-    return " ".join(reason.split())[:300]
 
 
 def _first(matcher: Any, vocabulary: Any) -> None:

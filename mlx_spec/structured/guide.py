@@ -10,6 +10,11 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 
+def first_words(error: str) -> str:
+    """llguidance's reason on one line, without what is meant for its authors."""
+    return " ".join(error.partition("<state>")[0].replace("<non-verbose/>", "").split())[:300]
+
+
 class Guide:
     """The state of one request's constraint; it moves with the request, not with a slot.
 
@@ -26,6 +31,7 @@ class Guide:
         self._start, self._vocabulary = start, vocabulary
         self.width = int(vocabulary.vocab_size)
         self.matcher = start.deep_copy()
+        self._ends = frozenset(vocabulary.eos_tokens)
         self._followed: list[int] = []
 
     def follow(self, tokens: Seq[int]) -> None:
@@ -40,17 +46,21 @@ class Guide:
         self.matcher = self._start.deep_copy()
         self.matcher.consume_tokens(self._followed)
 
+    def ends(self, token: int) -> bool:
+        """Whether a token ends the text."""
+        return token in self._ends
+
     @property
     def trouble(self) -> str | None:
         """Why no token can follow; None while one can."""
         if not self.matcher.is_error():
             return None
-        reason = " ".join(self.matcher.get_error().partition("<state>")[0].split())
+        reason = first_words(self.matcher.get_error())
         if reason.startswith("NoExtension"):
             reason = "it leads nowhere that the tokenizer could write"
         return (
             f"[structure] the constraint cannot be followed after {len(self._followed)} tokens: "
-            + (reason[:300] or "it forbids every token")
+            + (reason or "it forbids every token")
         )
 
     def forced(self, most: int) -> list[int]:

@@ -1,16 +1,23 @@
-"""Masks of many rows and all their guesses, in one call that uses several threads.
+"""Masks of many rows and all their guesses: one position of all rows after the other.
 
 Row of K = 3 guesses, of which the second is forbidden; 1 is a token that may stand there::
 
     position   0          1            2                 3
     behind     emitted    g0           g0 g1             g0 g1 g2
     mask       1001..     0110..       all: never read   all: never read
+
+A mask costs little while the tokenizer's sorted words can be taken as a whole, and milliseconds
+where each is to be looked at (a string of limited length, a pattern). So that no step waits long,
+guesses that are not looked at within ``MOST_SECONDS`` are none of anybody's: a text needs only the
+first mask.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -20,8 +27,11 @@ from numpy.typing import NDArray
 from mlx_spec.structured.guide import Guide
 from mlx_spec.structured.vocabulary import library
 
+# Of a step, for what stands behind guesses; the masks behind what was emitted are always made.
+MOST_SECONDS = 0.02
 # With a thread or two of its own llguidance would gain nothing, and wait for them.
-_PARALLEL = (os.cpu_count() or 1) >= 4
+_CORES = os.cpu_count() or 1
+_AT_ONCE = 4 * _CORES if _CORES >= 4 else 1  # masks between two looks at the clock
 
 Words: TypeAlias = NDArray[np.int32]
 
@@ -31,59 +41,130 @@ def _executor() -> Any:
     return library().LLExecutor()
 
 
-def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> tuple[Words, list[int]]:
+@dataclass(frozen=True)
+class Masks:
+    """What may stand at each position of R rows with K guesses each.
+
+    Attributes:
+        words: [R, K + 1, W] of 32 tokens each, a bit set for a token that is allowed; nothing is
+            for a row in ``trouble``.
+        counted: guesses of each row that say something of who made them, from the first on: those
+            that are allowed, and the one that is not, which is wrong.
+        tested: how many of them may be compared with the target's tokens.
+    """
+
+    words: Words
+    counted: list[int]
+    tested: list[int]
+
+
+def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> Masks:
     """What may stand at each position of some rows of one tokenizer.
 
     Args:
         guides: R of them, each behind its row's emitted tokens; they are left there.
         guesses: K tokens for each row.
-
-    Returns:
-        [R, K + 1, W] words of 32 tokens each, a bit set for a token that is allowed (nothing is for
-        a row in ``trouble``); and how many guesses of each row count, from the first on: those that
-        are allowed, and the one that is not, which is wrong.
     """
     rows, count, size = len(guides), len(guesses[0]), -(-guides[0].width // 32)
-    words: Any = np.full((rows * (count + 1), size), -1, np.int32)
-    _fill(words, guides, guesses)
-    words = words.reshape(rows, count + 1, size)
-    counts = [_counting(own, guess) for own, guess in zip(words, guesses, strict=True)]
-    for row, guide in enumerate(guides):
-        if guide.trouble and count:
-            # Perhaps a guess has led there: what may follow must not depend on one.
+    words: Any = np.full((rows, count + 1, size), -1, np.int32)
+    walks = [_Walk(*row) for row in zip(guides, guesses, words, strict=True)]
+    for first in range(0, rows, _AT_ONCE):
+        _fill(walks[first : first + _AT_ONCE])
+    until, going = time.perf_counter() + MOST_SECONDS, walks
+    for _ in range(count):
+        going = _further(going, until)
+    for walk in walks:
+        walk.back()
+    return Masks(words, [walk.counted for walk in walks], [walk.tested for walk in walks])
+
+
+class _Walk:
+    """One row's way along its guesses, and back.
+
+    Args:
+        guide: behind what was emitted.
+        guesses: of its row.
+        words: [K + 1, W], its masks.
+    """
+
+    def __init__(self, guide: Guide, guesses: Seq[int], words: Words) -> None:
+        self.guide, self._guesses, self.words = guide, guesses, words
+        self.place = 0
+        self.counted = self.tested = len(guesses)
+
+    def advance(self) -> bool:
+        """Stand behind the next guess; False where that is forbidden, or ends the text."""
+        if self.guide.trouble:
+            return False
+        token = self._guesses[self.place]
+        # A padded model may guess what is no token.
+        if not 0 <= token < self.guide.width or not (
+            self.words[self.place, token // 32] >> token % 32 & 1
+        ):
+            self.counted = self.place + 1
+            return False
+        if self.guide.ends(token):
+            return False
+        self.guide.matcher.consume_token(token)
+        self.place += 1
+        return True
+
+    def stop(self) -> None:
+        """Go no further, there is no time.
+
+        The next guess is not compared, whatever it is: what is tested must not depend on it.
+        """
+        self.counted = self.tested = self.place
+
+    def back(self) -> None:
+        """Stand behind what was emitted again."""
+        guide = self.guide
+        if guide.trouble and self.place:
+            # The last guess has led there. What follows must not depend on a guess: without it the
+            # row says the same, and then what is wrong.
             guide.again()
-            counts[row] = 0
-            words[row] = -1
-            _fill(words[row, :1], [guide], [()])
+            self.counted = self.tested = self.place - 1
+        elif self.place:
+            guide.matcher.rollback(self.place)
         if guide.trouble:
-            words[row] = 0
-    return words, counts
+            self.words[:] = 0
 
 
-def _fill(words: Words, guides: Seq[Guide], guesses: Seq[Seq[int]]) -> None:
-    from llguidance import numpy as masks
-
-    if len(guides) > 1 and not _PARALLEL:
-        size = len(words) // len(guides)
-        for row, guide in enumerate(guides):
-            _fill(words[row * size : (row + 1) * size], [guide], guesses[row : row + 1])
-        return
-    executor, width = _executor(), len(guesses[0]) + 1
-    places = [(guide.matcher, row * width) for row, guide in enumerate(guides)]
-    if width == 1:
-        masks.fill_next_token_bitmask_par(executor, places, words)
-        return
-    known = guides[0].width  # a padded model may guess what is no token
-    with_guesses = [
-        (*place, [token if 0 <= token < known else 0 for token in guess])
-        for place, guess in zip(places, guesses, strict=True)
-    ]
-    masks.fill_next_token_bitmask_par_with_draft_tokens(executor, with_guesses, words)
+def _further(walks: Seq[_Walk], until: float) -> list[_Walk]:
+    """One guess further, while there is time; who has come there."""
+    there = []
+    for first in range(0, len(walks), _AT_ONCE):
+        some = walks[first : first + _AT_ONCE]
+        if time.perf_counter() > until:
+            for walk in some:
+                walk.stop()
+            continue
+        some = [walk for walk in some if walk.advance()]
+        _fill(some)
+        there += some
+    return there
 
 
-def _counting(words: Words, guesses: Seq[int]) -> int:
-    """The leading guesses [K] that the masks [K + 1, W] allow, and the first that they do not."""
-    for place, token in enumerate(guesses):
-        if not (0 <= token < 32 * words.shape[1] and words[place, token // 32] >> token % 32 & 1):
-            return place + 1
-    return len(guesses)
+def _fill(walks: Seq[_Walk]) -> None:
+    """The masks where these rows stand."""
+    if len(walks) == 1:
+        _fill_one(walks[0])
+    elif walks:
+        _fill_together(walks)
+
+
+def _fill_one(walk: _Walk) -> None:
+    from llguidance.numpy import fill_next_token_bitmask
+
+    fill_next_token_bitmask(walk.guide.matcher, walk.words[walk.place : walk.place + 1])
+
+
+def _fill_together(walks: Seq[_Walk]) -> None:
+    """By several threads."""
+    from llguidance.numpy import fill_next_token_bitmask_par
+
+    words = np.empty((len(walks), walks[0].words.shape[1]), np.int32)
+    places = [(walk.guide.matcher, row) for row, walk in enumerate(walks)]
+    fill_next_token_bitmask_par(_executor(), places, words)
+    for walk, own in zip(walks, words, strict=True):
+        walk.words[walk.place] = own

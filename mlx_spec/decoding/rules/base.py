@@ -62,6 +62,19 @@ class RuleContext:
         )
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a rule that has seen a draft knows of it.
+
+    Attributes:
+        counted: how many of each row's guesses, from the first on, say something of the drafter.
+        tested: how many may be compared with the target's tokens; those behind them are dropped.
+    """
+
+    counted: list[int]
+    tested: list[int]
+
+
 class LogitsRule:
     """Changes logits; the base of all rules, which changes nothing.
 
@@ -75,12 +88,12 @@ class LogitsRule:
         """Whether any of these rows is its affair; else a step passes it by."""
         return True
 
-    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> list[int] | None:
+    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> Judged | None:
         """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each.
 
         Returns:
-            How many of each row's guesses say something of the drafter, where this rule knows that
-            those behind them cannot be accepted. None: all.
+            Which guesses count and are compared, where this rule knows that some do not. None: all.
+            By rejection whether one is compared may depend on those before it, never on itself.
         """
         return None
 

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import mlx.core as mx
 
-from mlx_spec.decoding.rules.base import LogitsRule, RuleContext
+from mlx_spec.decoding.rules.base import Judged, LogitsRule, RuleContext
 from mlx_spec.sequence import Sequence
 from mlx_spec.structured.masks import fill_masks
 
@@ -32,20 +32,20 @@ class GrammarRule(LogitsRule):
         """Rows with a constraint."""
         return any(sequence.guide is not None for sequence in sequences)
 
-    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> list[int] | None:
+    def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> Judged | None:
         """Fill the masks behind what the rows have emitted and what is guessed of them."""
         self._guided = [sequence.guide is not None for sequence in sequences]
         own = [(row, one) for row, one in enumerate(sequences) if one.guide is not None]
         for _, sequence in own:
             sequence.guide.follow(sequence.tokens)
         guides = [sequence.guide for _, sequence in own]
-        words, counting = fill_masks(guides, [draft[row] for row, _ in own])
-        self._words = mx.array(words).view(mx.uint32)
-        counts = [len(guesses) for guesses in draft]
-        for (row, sequence), count in zip(own, counting, strict=True):
+        masks = fill_masks(guides, [draft[row] for row, _ in own])
+        self._words = mx.array(masks.words).view(mx.uint32)
+        counted, tested = ([len(guesses) for guesses in draft] for _ in range(2))
+        for place, (row, sequence) in enumerate(own):
             sequence.doomed = sequence.guide.trouble
-            counts[row] = count
-        return counts
+            counted[row], tested[row] = masks.counted[place], masks.tested[place]
+        return Judged(counted, tested)
 
     def apply(self, logits: mx.array, context: RuleContext) -> mx.array:
         """-inf for what is forbidden; rows without a constraint are handed on as they are."""
