@@ -11,13 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from mlx_spec import batch_generate
-from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig, Structure
 from mlx_spec.events import StepDone
 from mlx_spec.results import GenerationResult
 from tests.scenario import noisy_draft, target
+from tests.structures import small_tokenizer
 
 PROMPTS = [[5, 6, 7, 8, 5, 6, 7, 8, 5], [3, 1, 4, 1, 5, 9], [2, 7, 2, 7, 2], [11, 12, 13]]
 TOKENS = 16
@@ -27,6 +29,14 @@ def upside_down(tokens: Any, logits: Any) -> Any:
     """A foreign processor, as mlx-lm knows them: tokens of the text, logits [1, V]."""
     return logits * 0.5
 
+
+def second_best(logprobs: Any) -> Any:
+    """A foreign sampler: logprobs [1, V] to a token."""
+    return mx.argsort(logprobs, axis=-1)[..., -2]
+
+
+# Goes on for longer than texts do here.
+WORDS = Structure.regex("(?:(?:abcdef|ponmlk|acegik) ){4,}")
 
 MIXES: dict[str, list[dict[str, Any]]] = {
     "nothing": [{}],
@@ -46,7 +56,10 @@ MIXES: dict[str, list[dict[str, Any]]] = {
     "biases": [{"logit_bias": {7: 3.0}}, {"logit_bias": {7: -3.0}}],
     "min_tokens": [{"min_tokens": 9, "stop_token_ids": (7,)}],
     "logprobs": [{"logprobs": True}, {"top_logprobs": 3}],
+    "prompt_logprobs": [{"prompt_logprobs": True}],
     "processors": [{"logits_processors": (upside_down,)}],
+    "samplers": [{"sampler": second_best}],
+    "constraints": [{"structure": WORDS}, {"structure": WORDS, "temperature": 0.8, "seed": 5}],
 }
 
 
@@ -67,7 +80,7 @@ def run(options: list[SamplingParams], **speculation: Any) -> Ran:
 
     batch = batch_generate(
         target("llama"),
-        None,
+        small_tokenizer(),
         PROMPTS,
         sampling=options,
         draft_model=noisy_draft("llama", 0.05),
@@ -78,18 +91,41 @@ def run(options: list[SamplingParams], **speculation: Any) -> Ran:
     return Ran(batch.results, rows.count(len(PROMPTS)), set(batch.stats.drafters))
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_nobody_is_kept_from_batching_or_drafting(mix: str) -> None:
+def mixed(mix: str) -> list[SamplingParams]:
+    """A plain row, and rows of this kind."""
     kinds = MIXES[mix]
     given = [{}, *(kinds[i % len(kinds)] for i in range(len(PROMPTS) - 1))]
-    options = [SamplingParams(max_tokens=TOKENS, ignore_eos=True, **one) for one in given]
-    drafted, plain = run(options, draft="ngram+model"), run(options, enabled=False)
-    assert [r.token_ids for r in drafted.results] == [r.token_ids for r in plain.results]
+    return [
+        SamplingParams(max_tokens=TOKENS, ignore_eos="structure" not in one, **one) for one in given
+    ]
+
+
+def check(drafted: Ran) -> None:
+    """Everybody was drafted for, in a batch of all; some guesses were right and some wrong."""
     assert drafted.together > 0
     assert "model" in drafted.drafters
-    assert not plain.drafters
     for result in drafted.results:
         assert result.drafted > 0
         assert result.generation_tokens <= TOKENS
     assert sum(r.accepted for r in drafted.results) > 0
     assert sum(r.drafted - r.accepted for r in drafted.results) > 0
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_nobody_is_kept_from_batching_or_drafting(mix: str) -> None:
+    options = mixed(mix)
+    drafted, plain = run(options, draft="ngram+model"), run(options, enabled=False)
+    assert [r.token_ids for r in drafted.results] == [r.token_ids for r in plain.results]
+    assert not plain.drafters
+    check(drafted)
+
+
+@pytest.mark.parametrize("mix", ["temperatures", "xtc", "penalties", "samplers", "constraints"])
+def test_nor_where_guesses_are_rejected_by_lot(mix: str) -> None:
+    """Rows without a temperature say what they say alone; each other one's text is as likely."""
+    options = mixed(mix)
+    drafted = run(options, draft="ngram+model", acceptance="rejection")
+    plain = run(options, enabled=False)
+    for own, left, right in zip(options, drafted.results, plain.results, strict=True):
+        assert own.temperature > 0 or left.token_ids == right.token_ids
+    check(drafted)

@@ -147,6 +147,31 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "unused"),
+    [
+        ({"draft": "ngram", "enable_speculative": False}, "--draft ngram is not used: --no-spec"),
+        ({"draft": "ngram", "num_draft_tokens": 0}, "a draft of 0 tokens"),
+        ({"draft": "ngram", "draft_model": "d"}, "--draft-model d is not used: --draft ngram"),
+        ({"draft": "ngram+model", "draft_model": "d"}, None),
+        ({"draft_model": "d", "enable_speculative": False}, None),  # as the help says
+    ],
+)
+def test_what_is_given_and_not_used_is_said(given: dict[str, Any], unused: str | None) -> None:
+    said = Flags(**given).unused
+    assert said is None if unused is None else said is not None and unused in said
+
+
+def test_a_head_that_is_embedded_stands_in() -> None:
+    """For its model alone; else the model's own checkpoint is looked into."""
+    assert Flags(model="smollm2", draft="head").drafter == "smollm2-draft"
+    for flags in (Flags(model="m", draft="head"), Flags(draft="head+ngram")):
+        assert (flags.drafter, flags.head_of) == (None, flags.target)
+    assert Flags(model="m", draft="head", draft_model="d").head_of == "d"
+    assert Flags(draft="model+head", draft_model="d").head_of is None
+    assert Flags(draft="head", enable_speculative=False).head_of is None
+
+
+@pytest.mark.parametrize(
     ("kind", "name"),
     [
         (kind, one.name)

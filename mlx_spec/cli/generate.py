@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from mlx_spec.cli.generate_run import GenerateRun, run_generate
-from mlx_spec.cli.notes import note, say_embedded
+from mlx_spec.cli.notes import note, say_models
 from mlx_spec.cli.parameters import takes, truth
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
 from mlx_spec.config import SamplingParams
@@ -132,7 +132,7 @@ def _default_prompt(flags: Flags) -> str:
 
 def _say_defaults(flags: Flags, prompted: bool) -> None:
     """What stands in for what was not given."""
-    say_embedded(flags)
+    say_models(flags)
     if not prompted:
         note(f"no --prompt given, using {_default_prompt(flags)!r}")
 

@@ -24,8 +24,10 @@ def saying(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else note
 
 
-def say_embedded(flags: Flags) -> None:
-    """Which models stand in where none was named."""
+def say_models(flags: Flags) -> None:
+    """Which models stand in where none was named, and which are not used."""
+    if flags.unused is not None:
+        note(flags.unused)
     if flags.model is None:
         names = filter(None, (flags.target, flags.drafter))
         note(f"no --model given, using the embedded {' and '.join(names)}, toys that write Python")

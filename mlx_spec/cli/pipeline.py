@@ -41,6 +41,10 @@ def run(config: Config, *, given: dict[str, Any], files: FileOptions) -> None:
     from mlx_spec.pipeline.config_file import read_config
 
     checked = read_config(config, given)
+    if not files.quiet:
+        for unused in dict.fromkeys(entry.flags.unused for entry in checked.stages):
+            if unused is not None:
+                note(unused)
     chain = Chain(checked, resume=files.resume, overwrite=files.overwrite)
     shown: list[Progress] = []
     with ExitStack() as stack:

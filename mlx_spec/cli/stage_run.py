@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.listening import listeners
-from mlx_spec.cli.notes import note, say_embedded, saying, status
+from mlx_spec.cli.notes import note, say_models, saying, status
 from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.progress import Progress, figures, say
@@ -61,7 +61,7 @@ def run_stage(run: StageRun) -> int:
     """Check, run, report; returns the exit code."""
     formats = run.formats
     if not run.files.quiet:
-        say_embedded(run.flags)
+        say_models(run.flags)
     from mlx_spec.pipeline import records  # which takes a second, with all of mlx behind it
     from mlx_spec.pipeline.backend import Models
     from mlx_spec.pipeline.process import process

@@ -27,6 +27,7 @@ from mlx_spec.pipeline.options import options_of
 
 T = TypeVar("T")
 TARGET, DRAFT = "demo", "demo-draft"
+HEADS = {"smollm2": "smollm2-draft"}  # embedded ones, where a head is asked for and none named
 
 
 # Fields come in the order of the last base to the first.
@@ -64,12 +65,11 @@ class Flags(
         """The draft model to load, if any."""
         if not self.speculation.takes_model:
             return None
-        if self.draft_model is None and "head" in self.speculation.named:
-            return None if "model" not in self.speculation.named else self._embedded_draft
-        return self.draft_model or self._embedded_draft
-
-    @property
-    def _embedded_draft(self) -> str | None:
+        if self.draft_model is not None:
+            return self.draft_model
+        named = self.speculation.named
+        if "head" in named and "model" not in named:
+            return HEADS.get(self.target)
         return DRAFT if self.model is None else None
 
     @cached_property
@@ -78,7 +78,17 @@ class Flags(
         named = self.speculation.named
         if self.speculation.off or "head" not in named or "model" in named:
             return None
-        return self.draft_model or self.target
+        return self.drafter or self.target
+
+    @cached_property
+    def unused(self) -> str | None:
+        """What is given for drafting and not used, in a line."""
+        if self.speculation.off:
+            off = "--no-speculative" if self.speculation.enabled is False else "a draft of 0 tokens"
+            return f"--draft {self.draft} is not used: {off}" if self.draft else None
+        if self.draft_model is not None and not self.speculation.takes_model:
+            return f"--draft-model {self.draft_model} is not used: --draft {self.draft}"
+        return None
 
     @cached_property
     def drafting(self) -> bool:
