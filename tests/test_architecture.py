@@ -53,6 +53,7 @@ COMMON = {
     "row_limit",
     "sequence",
     "text_files",
+    "token_bytes",
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

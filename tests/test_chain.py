@@ -167,6 +167,38 @@ def test_no_draft_model_runs_where_every_row_has_a_guess() -> None:
     assert never.skipped == decoder.meter.steps - decoder.meter.draft_lengths[0] > 0
 
 
+def test_nobody_is_asked_for_more_than_it_can() -> None:
+    """Here three tokens, where others of the chain go as far as nine."""
+    asked: list[int] = []
+
+    class Short(ModelDrafter):
+        max_draft_tokens = 3
+
+        def propose(self, context: DraftContext, count: int) -> Draft:
+            asked.append(count)
+            return super().propose(context, count)
+
+    class ShortFinding(FindingDrafter):
+        max_draft_tokens = 4
+
+        def propose(self, context: DraftContext, count: int) -> Draft:
+            assert count <= 4
+            return super().propose(context, count)
+
+    for finding in (FindingDrafter, ShortFinding):
+        drafter = Short(ModelRunner(model("llama"), ROWS))
+        drafter.name = "model"
+        chain = ChainDrafter([finding(texts("llama"))], [drafter])
+        chain.choice = FixedSources(9, ["model"])
+        made, _ = run("llama", chain, chain.choice)
+        assert wrong(made, "llama") == []
+        assert asked
+        assert max(asked) == 3
+        found = counts(made)
+        assert found["model"][1] == found["model"][0] > 10
+        assert found["ngram"][1] > 10
+
+
 def test_a_chain_of_those_that_look_up_alone() -> None:
     made, decoder = run("llama", ChainDrafter([FindingDrafter(texts("llama"))]))
     assert wrong(made, "llama") == []

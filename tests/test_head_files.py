@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -19,6 +22,7 @@ from mlx_spec.errors import ModelLoadError, UnsupportedModel
 from mlx_spec.model.heads.eagle3 import Eagle3Head
 from mlx_spec.model.heads.files import load_head, save_head
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
+from mlx_spec.model.heads.mark import mark_of
 from mlx_spec.model.heads.parts import TargetParts
 from tests.fakes import RaggedPolicy
 from tests.models import VOCABULARY, make_model
@@ -48,6 +52,30 @@ def test_a_head_is_there_and_back(tmp_path: Path) -> None:
     assert mx.array_equal(found.tokens, head.tokens)
     assert found.fc.weight.dtype == mx.float32  # on a CPU, as models are
     assert mx.allclose(found.fc.weight, head.fc.weight, atol=1e-3)
+
+
+def test_another_target_of_the_same_size_is_said(tmp_path: Path) -> None:
+    """Not so the same one in fewer bits, and nothing where a head does not know."""
+    mine, other = make_model("llama", seed=1), make_model("llama", seed=2)
+    shape = HeadConfig(WIDTH, 48, 4, 2, 8, VOCABULARY)
+    head = DraftHead(replace(shape, target=mark_of(TargetParts(mine))))
+    save_head(head, tmp_path)
+    found, _ = load(tmp_path)
+    assert found.config == head.config
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SpeculativeDecoder(mine, draft_model=found)
+        SpeculativeDecoder(other, draft_model=DraftHead(shape))
+        for broken in ({}, {"embedding": "?"}, {"embedding": "AAAA"}, {"embedding": 3}):
+            SpeculativeDecoder(other, draft_model=DraftHead(replace(shape, target=broken)))
+        coarse = make_model("llama", seed=1)
+        nn.quantize(coarse, 32, 4, class_predicate=lambda path, _: "embed" in path)
+        SpeculativeDecoder(coarse, draft_model=found)
+    with pytest.warns(RuntimeWarning, match="of the same shape with other weights"):
+        SpeculativeDecoder(other, draft_model=found)
+    longer = DraftHead(replace(shape, target={"name": "llama", "layers": 99}))
+    with pytest.warns(RuntimeWarning, match="'llama' with 99 layers, not 'llama' with"):
+        SpeculativeDecoder(mine, draft_model=longer)
 
 
 def test_what_does_not_belong_together_is_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mlx_spec.structured.vocabulary as vocabulary
@@ -24,6 +25,7 @@ from mlx_spec.structured.compiler import guide_of
 from mlx_spec.structured.masks import fill_masks
 from tests.models import VOCABULARY, make_model
 from tests.scenario import target
+from tests.structured_runs import constraints
 from tests.structures import END, small_tokenizer
 
 ANN: dict[str, Any] = {
@@ -145,6 +147,44 @@ def test_a_constraint_that_takes_too_much_ends_its_row(monkeypatch: pytest.Monke
     words = r"cannot be followed after \d tokens: lexer error: too many states: 20 >= 20$"
     assert re.search(words, str(dear.error))
     assert free.error is None
+
+
+class PythonTokenizer:
+    """The small one as if it were written in Python: no tokenizer.json behind it."""
+
+    eos_token_id, eos_token_ids, bos_token_id = END, frozenset({END}), None
+
+    def __init__(self, shift: int = 0) -> None:
+        self._own, self._shift = small_tokenizer(), shift
+        vocabulary = self._own.backend_tokenizer.get_vocab()
+        self.all_special_ids = [n for token, n in vocabulary.items() if token.startswith("<")]
+
+    def get_vocab(self) -> dict[str, int]:
+        vocabulary = self._own.backend_tokenizer.get_vocab()
+        return {token: (n + self._shift) % VOCABULARY for token, n in vocabulary.items()}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return self._own.encode(text)
+
+
+def test_a_tokenizer_without_a_file_of_its_own_is_read_by_its_vocabulary() -> None:
+    written_in_python, tokenizer = PythonTokenizer(), small_tokenizer()
+    for constraint in constraints(20):
+        guides = [guide_of(constraint.structure, one) for one in (written_in_python, tokenizer)]
+        for _ in range(12):
+            own, other = (fill_masks([guide], [[]]).words for guide in guides)
+            assert (own == other).all()
+            assert guides[0].forced(4) == guides[1].forced(4)
+            token = int(np.flatnonzero(np.unpackbits(own.view(np.uint8), bitorder="little"))[-1])
+            if token == END:
+                break
+            for guide in guides:
+                guide.follow([*guide._followed, token])
+
+
+def test_tokens_whose_bytes_are_not_known_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="bytes of this PythonTokenizer's tokens are not know"):
+        guide_of(OBJECT, PythonTokenizer(shift=1))
 
 
 def test_options_that_leave_nothing_of_a_constraint_say_so() -> None:

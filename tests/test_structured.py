@@ -8,7 +8,9 @@ import pytest
 
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.decoding.drafters.forced import ForcedDrafter
+from mlx_spec.decoding.drafters.ngram import NgramDrafter
 from mlx_spec.sequence import Sequence
+from mlx_spec.structured.guide import Guide
 from tests.structured_runs import constraints, invalid, knowing, run
 
 COUNT = 200
@@ -90,6 +92,25 @@ def test_forced_tokens_are_drafts() -> None:
     drafted, accepted = counted(made)
     assert accepted > 50
     assert accepted > 0.8 * drafted
+
+
+def test_what_is_looked_up_is_cut_where_it_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known on the host, so nobody verifies it; rows without a constraint are not cut."""
+    seen, allowed = [0, 0], Guide.allowed
+
+    def counting(guide: Guide, tokens: list[int]) -> int:
+        seen[0] += len(tokens)
+        seen[1] += allowed(guide, tokens)
+        return allowed(guide, tokens)
+
+    monkeypatch.setattr(Guide, "allowed", counting)
+    mixed = [one if index % 4 else None for index, one in enumerate(constraints(40))]
+    _, made = run(mixed, drafter=NgramDrafter(2**16), preempting=5)
+    guided = [row for row, one in zip(made, mixed, strict=True) if one is not None]
+    plain = [row for row, one in zip(plainly(), mixed, strict=False) if one is not None]
+    assert [row.tokens for row in guided] == [row.tokens for row in plain]
+    assert 0 < seen[1] < seen[0]
+    assert 0 < sum(row.drafted for row in guided) <= seen[1]
 
 
 def test_without_a_constraint_nobody_waits() -> None:

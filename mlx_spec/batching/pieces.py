@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
-from mlx_spec.model.token_bytes import LETTERS as LETTERS
+from mlx_spec.token_bytes import LETTERS as LETTERS
 
 Piece: TypeAlias = bytes | str
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlx_spec.errors import TokenizerMismatch
-from mlx_spec.model.token_bytes import same_tokens
+from mlx_spec.token_bytes import same_tokens
 
 LEAST_SHARE = 0.5
 NO_TOKEN = -1

@@ -63,6 +63,12 @@ class Guide:
             + (reason or "it forbids every token")
         )
 
+    def allowed(self, tokens: Seq[int]) -> int:
+        """How many of ``tokens``, guessed to come next, the constraint allows."""
+        known = next((n for n, one in enumerate(tokens) if not 0 <= one < self.width), len(tokens))
+        count: int = self.matcher.validate_tokens(list(tokens[:known]))
+        return count
+
     def forced(self, most: int) -> list[int]:
         """The tokens that must follow, ``most`` at most, the end of the text among them."""
         tokens: list[int] = self.matcher.compute_ff_tokens()[:most]

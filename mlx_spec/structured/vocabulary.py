@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.token_bytes import reader_of
 
 # An adapter takes half a second to make for 50,000 tokens.
 _MADE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -62,13 +63,57 @@ def _make(tokenizer: Any) -> Any:
     named = getattr(tokenizer, "eos_token_id", None)
     ends.sort(key=lambda token: token != named)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not backend:
-        raise InvalidRequest(
-            f"[structure] a {type(tokenizer).__name__} without a fast tokenizer (tokenizer.json) "
-            "tells no bytes of its tokens, which constraints need"
-        )
     try:
-        return library().LLTokenizer(backend.to_str(), eos_token=ends)
+        source = backend.to_str() if backend else TokenTable(tokenizer)
+        return library().LLTokenizer(source, eos_token=ends)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InvalidRequest(f"[structure] no constraints with this tokenizer: {reason}") from error
+
+
+class TokenTable:
+    """A tokenizer that is written in Python, as llguidance takes them: the bytes of each token.
+
+    Args:
+        tokenizer: with ``get_vocab``, ``encode`` and ``all_special_ids``, as transformers'.
+
+    Raises:
+        InvalidRequest: its tokens' bytes are not known.
+    """
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        if not hasattr(tokenizer, "get_vocab"):
+            raise InvalidRequest(
+                f"[structure] a {type(tokenizer).__name__} tells no bytes of its tokens, which "
+                "constraints need"
+            )
+        vocabulary: dict[Any, int] = tokenizer.get_vocab()
+        texts = {token: number for token, number in vocabulary.items() if isinstance(token, str)}
+        read = reader_of(texts)
+        self.tokens = [b""] * (1 + max(vocabulary.values()))
+        for token, number in vocabulary.items():
+            self.tokens[number] = token if isinstance(token, bytes) else read(token)
+        added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+        special = {number for number, token in added.items() if token.special}
+        self.special_token_ids = sorted(special | set(tokenizer.all_special_ids))
+        self.bos_token_id = getattr(tokenizer, "bos_token_id", None)
+        self.eos_token_id = tokenizer.eos_token_id
+        self._check()
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The tokens of a text."""
+        text = text if isinstance(text, str) else text.decode(errors="replace")
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _check(self) -> None:
+        """Whether a text's tokens are its bytes, which the names of tokens need not say."""
+        text = "a, b: cd"
+        said = b"".join(self.tokens[token] for token in self(text))
+        if said.lstrip() != text.encode():
+            raise InvalidRequest(
+                f"[structure] the bytes of this {type(self._tokenizer).__name__}'s tokens are not "
+                f"known: those of {text!r} make {said!r}"
+            )

@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_spec.model.context import context_length
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
+from mlx_spec.model.heads.mark import mark_of
 from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.training.head_learner import HeadLearner
 from mlx_spec.training.model_learner import ModelLearner, squeezed
@@ -81,6 +82,7 @@ def _make_head(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Trainee:
         draft_vocab_size=len(vocabulary),
         rms_norm_eps=float(getattr(args, "rms_norm_eps", 0) or 1e-5),
         rope_theta=float(getattr(args, "rope_theta", 0) or 10000.0),
+        target=mark_of(parts),
     )
     head = DraftHead(config)
     head.tokens = tokens

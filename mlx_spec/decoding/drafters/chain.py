@@ -145,7 +145,7 @@ class ChainDrafter(BaseDrafter):
                 continue
             # Who did not ask for the host is not heard: this step may be one that is built on.
             heard = context.known is not None and each.needs_host
-            draft = each.propose(context, count)
+            draft = _asked(each, context, count)
             if heard and draft.lengths is not None and max(draft.lengths):
                 found.append((each.name, draft))
         return found
@@ -168,7 +168,7 @@ class ChainDrafter(BaseDrafter):
                 each.skip(1 + max(settled.lengths))
         if any(taken):
             context = replace(context, taken=taken)
-        return using.propose(context, min(count, max(asked)))
+        return _asked(using, context, min(count, max(asked)))
 
     def _joined(
         self, settled: Settled, names: Seq[str], drafts: Seq[Draft], made: Draft | None
@@ -221,6 +221,12 @@ class ChainDrafter(BaseDrafter):
     def restore(self, snapshot: Any) -> None:
         for each, own in zip(self.members, snapshot, strict=True):
             each.restore(own)
+
+
+def _asked(drafter: Drafter, context: DraftContext, count: int) -> Draft:
+    """Its guesses, no more than it can make: others of the chain may go further."""
+    most = drafter.max_draft_tokens
+    return drafter.propose(context, count if most is None else min(count, most))
 
 
 def _merged(own: list[bool], tokens: mx.array, others: mx.array | None, width: int) -> mx.array:

@@ -123,8 +123,8 @@ class LookaheadDrafter(BaseDrafter):
         self._asked = True
         rows = context.sequences
         if context.known is None:  # a step is in flight: where the chain begins is not known
-            return host_draft([[] for _ in rows])
-        return host_draft([self.guesses(row, count) for row in rows])
+            return host_draft(rows, [[] for _ in rows])
+        return host_draft(rows, [self.guesses(row, count) for row in rows])
 
     def guesses(self, sequence: Sequence, most: int) -> list[Guess]:
         """The likeliest chain from where a row stands."""

@@ -82,9 +82,9 @@ class NgramDrafter(BaseDrafter):
         self._asked = True
         rows = context.sequences
         if context.known is None:  # a step is in flight: what follows is not known
-            return host_draft([[] for _ in rows])
+            return host_draft(rows, [[] for _ in rows])
         self._hear()
-        return host_draft([self._guess(sequence, count) for sequence in rows])
+        return host_draft(rows, [self._guess(sequence, count) for sequence in rows])
 
     def _guess(self, sequence: Sequence, count: int) -> list[Guess]:
         index = self._rows[sequence]

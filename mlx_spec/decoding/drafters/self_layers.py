@@ -76,7 +76,7 @@ class SelfDrafter(BaseDrafter):
         token = mx.take_along_axis(context.tokens, context.lengths[:, None] - 1, axis=1)
         draft: list[mx.array] = []
         states = self._pool.folded()
-        for step in range(min(count, self.max_draft_tokens)):  # beside others more may be asked
+        for step in range(count):
             logits, *_ = self._passes.forward(_rows(context, token, step))
             token = self._guessing.choose(context, logits, draft)
             draft.append(token)

@@ -13,6 +13,7 @@ Its source: Li et al., EAGLE (arXiv:2401.15077), EAGLE-3 (arXiv:2503.01840).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from mlx_lm.models.cache import KVCache
 from mlx_lm.models.llama import ModelArgs, TransformerBlock
 
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.heads.mark import other_target
 from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.model.hidden import HiddenLayers
 
@@ -93,6 +95,7 @@ class HeadConfig:
         vocab_size: of the target's logits.
         draft_vocab_size: tokens that the head can guess; 0 for all.
         input_norms: whether embeddings and hidden states are normed before they are joined.
+        target: the mark of the target that it was made for; None where that is not known.
     """
 
     hidden_size: int
@@ -105,10 +108,12 @@ class HeadConfig:
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     input_norms: bool = False
+    target: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What config.json holds."""
-        return {"model_type": MODEL_TYPE, **asdict(self)}
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"model_type": MODEL_TYPE, **known}
 
 
 class DraftHead(nn.Module):  # type: ignore[misc]
@@ -177,12 +182,24 @@ class DraftHead(nn.Module):  # type: ignore[misc]
         return hidden
 
     def check(self, parts: TargetParts) -> None:
-        """Hidden size and vocabulary must be the target's."""
+        """Hidden size and vocabulary must be the target's.
+
+        Warns:
+            RuntimeWarning: it was made for another target of that size.
+        """
         asked = (self.config.hidden_size, self.config.vocab_size)
         if asked != (parts.width, parts.vocabulary):
             raise UnsupportedModel(
                 f"[DraftHead] made for a target of hidden size {asked[0]} and {asked[1]} tokens; "
                 f"this one has {parts.width} and {parts.vocabulary}"
+            )
+        other = other_target(self.config.target, parts)
+        if other is not None:
+            warnings.warn(
+                f"the draft head was made for another target ({other}): few of its guesses will be "
+                "right; texts are the same all the same",
+                RuntimeWarning,
+                stacklevel=2,
             )
 
     def own_cache(self) -> KVCache:

@@ -25,12 +25,14 @@ class TargetParts:
     Attributes:
         width, dtype: of its hidden states, as its output head reads them.
         vocabulary: of its logits.
+        name, layers: its kind, and how many layers it has.
 
     Raises:
         UnsupportedModel: they cannot be found.
     """
 
     def __init__(self, model: Any) -> None:
+        self.name, self.layers = model_name(model), len(getattr(model, "layers", ()))
         bind_hidden(model, HiddenLayers())
         with noting(HiddenLayers()) as notes:
             self.vocabulary: int = described(model).shape[-1]

@@ -25,7 +25,7 @@ LETTERS = _letters()
 
 def same_tokens(target: Mapping[str, int], draft: Mapping[str, int]) -> dict[str, int]:
     """For each token of the target that the draft has too, the draft's id of it."""
-    read, read_draft = _reader(target), _reader(draft)
+    read, read_draft = reader_of(target), reader_of(draft)
     if read is read_draft:
         return {token: draft[token] for token in target if token in draft}
     known: dict[bytes, int] = {}
@@ -35,8 +35,8 @@ def same_tokens(target: Mapping[str, int], draft: Mapping[str, int]) -> dict[str
     return {token: number for token, number in found.items() if number is not None}
 
 
-def _reader(vocabulary: Mapping[str, int]) -> Callable[[str], bytes]:
-    """What reads the tokens of this vocabulary."""
+def reader_of(vocabulary: Mapping[str, int]) -> Callable[[str], bytes]:
+    """What tells the bytes of this vocabulary's tokens."""
     if any(token.startswith("▁") for token in vocabulary):
         return _with_marks
     letters = any(token.startswith("Ġ") for token in vocabulary)
