@@ -18,12 +18,10 @@ from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig, S
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
 from mlx_spec.sequence import Sequence
-from mlx_spec.structured.compiler import guide_of
 from tests.fakes import RaggedPolicy
 from tests.models import VOCABULARY
 from tests.preemption import preempt
-from tests.scenario import noisy_draft, target
-from tests.structures import END, small_tokenizer
+from tests.scenario import constrain, noisy_draft, plain_alone, target
 
 ROWS = 3
 # Prompts of one token, of several chunks, past a window of 16.
@@ -47,9 +45,8 @@ def request(index: int, constrained: bool) -> Sequence:
     prompt = [(7 * index + 3 * n + n * n) % VOCABULARY for n in range(PROMPTS[index])]
     more: dict[str, Any] = {"structure": WORDS} if constrained else {"logit_bias": SAID}
     options = SamplingParams(max_tokens=TOKENS[index], **OPTIONS[index], **more)
-    row = Sequence(prompt, options, stop_ids=frozenset({END}), index=index)
-    if constrained:
-        row.guide = guide_of(WORDS, small_tokenizer())
+    row = Sequence(prompt, options, index=index)
+    constrain(row)
     return row
 
 
@@ -57,15 +54,7 @@ def request(index: int, constrained: bool) -> Sequence:
 def alone(family: str, index: int, constrained: bool) -> tuple[int, ...]:
     """What it says without drafts, by itself."""
     row = request(index, constrained)
-    decoder = SpeculativeDecoder(
-        target(family),
-        speculation=SpeculationConfig(enabled=False),
-        batching=BatchingConfig(batch_size=1),
-    )
-    decoder.add([row])
-    while decoder.busy:
-        decoder.step()
-    return tuple(row.tokens)
+    return tuple(plain_alone(target(family), tuple(row.prompt), row.sampling))
 
 
 @dataclass(frozen=True)

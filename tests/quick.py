@@ -40,6 +40,7 @@ NOT_QUICK = (
     "test_training.py::test_it_learns",
     "test_draft_length.py::test_one_slow_step",
     "test_kernel_binding.py::test_a_speculating_batch",
+    "test_drafters_in_traffic.py",
     "test_kinds_in_traffic.py",
     "test_memory_linear.py",
     "test_ring_models.py::test_ten_windows",

@@ -19,8 +19,10 @@ from mlx_lm.generate import generate_step
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.sequence import Sequence
+from mlx_spec.structured.compiler import guide_of
 from tests.architectures import build
 from tests.models import FAMILIES, VOCABULARY, make_model
+from tests.structures import END, small_tokenizer
 
 GREEDY: dict[str, Any] = {}
 FILTERS = (
@@ -71,18 +73,31 @@ def mlx_lm_greedy(model: Any, prompt: tuple[int, ...], count: int) -> list[int]:
     return [int(token) for token, _ in steps][:count]
 
 
-def plain_alone(model: Any, prompt: tuple[int, ...], sampling: SamplingParams) -> list[int]:
+def plain_alone(
+    model: Any,
+    prompt: tuple[int, ...],
+    sampling: SamplingParams,
+    stops: frozenset[int] = frozenset(),
+) -> list[int]:
     """Our plain decoding of one request at B = 1."""
     decoder = SpeculativeDecoder(
         model,
         speculation=SpeculationConfig(enabled=False),
         batching=BatchingConfig(batch_size=1),
     )
-    sequence = Sequence(list(prompt), sampling)
+    sequence = Sequence(list(prompt), sampling, stop_ids=stops)
+    constrain(sequence)
     decoder.add([sequence])
     while decoder.busy:
         decoder.step()
     return sequence.tokens
+
+
+def constrain(row: Sequence) -> None:
+    """What a constraint needs, if it has one: a guide, and the token by which it ends."""
+    if row.sampling.structure is not None:
+        row.guide = guide_of(row.sampling.structure, small_tokenizer())
+        row.stop_ids |= {END}
 
 
 @cache

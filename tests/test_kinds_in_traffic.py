@@ -37,13 +37,6 @@ def test_random_traffic_over_little_memory_is_served(family: str) -> None:
     assert run_traffic(1, family, 14) == []
 
 
-@pytest.mark.parametrize(
-    ("family", "draft"), [("llama", "ngram+model"), ("llama", "self"), ("gemma3", "ngram+model")]
-)
-def test_random_traffic_by_drafter(family: str, draft: str) -> None:
-    assert run_traffic(2, family, 14, draft) == []
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nobody_waits_and_every_row_is_free(family: str) -> None:
     treat_badly(0, family)

@@ -23,8 +23,9 @@ from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.events import Event
-from tests.scenario import Job, make_jobs, noisy_draft, target
+from tests.scenario import Job, make_jobs, target
 from tests.test_row_errors import BAD, Tokenizer
+from tests.traffic import given
 
 PATIENCE = 30.0
 
@@ -119,15 +120,17 @@ class Client(threading.Thread):
             self._generator.set_batch_size(rng.randint(1, 4))
 
 
-def make_generator(rng: random.Random, family: str = "llama") -> BatchedMLXGenerator:
+def make_generator(
+    rng: random.Random, family: str = "llama", draft: str | None = None
+) -> BatchedMLXGenerator:
     return BatchedMLXGenerator(
         target(family),
         Tokenizer("add"),
-        draft_model=noisy_draft(family),
+        draft_model=given(family, draft),
         batching=BatchingConfig(
             batch_size=3, batch_timeout=0.0, prefill_interleave=4, prefix_cache_bytes=2**18
         ),
-        speculation=SpeculationConfig(num_draft_tokens=4, probe_interval=3),
+        speculation=SpeculationConfig(num_draft_tokens=4, probe_interval=3, draft=draft),
         listeners=[Unsteady(rng), Unsteady(rng)],
     )
 
@@ -157,13 +160,13 @@ def check(held: list[tuple[Job, TokenStream]], lost: bool) -> None:
             assert (result.finish_reason == "error") == (len(expected) < len(job.expected))
 
 
-def treat_badly(seed: int, family: str) -> None:
+def treat_badly(seed: int, family: str, draft: str | None = None) -> None:
     """Nobody waits and every row is free, at the end."""
     first = make_jobs(family, False, 1)[0]
     rng = random.Random(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of the listeners that were dropped
-        with make_generator(rng, family) as generator:
+        with make_generator(rng, family, draft) as generator:
             clients = [Client(generator, 10 * seed + n, family) for n in range(4)]
             for client in clients:
                 client.join(PATIENCE)

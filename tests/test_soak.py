@@ -10,8 +10,12 @@ import gc
 import random
 import threading
 from collections import Counter, deque
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -92,7 +96,15 @@ def resident_bytes() -> int | None:
 
 
 class Soak:
-    """Submits, reads, cancels and changes the batch size until all requests have ended."""
+    """Submits, reads, cancels and changes the batch size until all requests have ended.
+
+    Attributes:
+        options: what every second request samples by.
+        usual: what the others ask for.
+    """
+
+    options: Seq[dict[str, Any]] = FILTERS
+    usual: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self, generator: BatchedMLXGenerator, witness: Witness, seed: int, requests: int = REQUESTS
@@ -130,7 +142,7 @@ class Soak:
         # Now and then one so long that it is fed in pieces between the others' steps.
         prompt = [*start, *self._tokens(rng.randint(150, 300) if number % 25 == 0 else 9)]
         prompt = prompt[: len(prompt) - rng.randint(0, 8)]
-        options = rng.choice(FILTERS) if rng.random() < 0.5 else {}
+        options = rng.choice(self.options) if rng.random() < 0.5 else self.usual
         sampling = SamplingParams(max_tokens=rng.randint(1, 24), seed=number, **options)
         stream = self._generator.submit(
             prompt, sampling, priority=rng.choice((0, 0, 0, 1, 2)), request_id=str(number)
@@ -206,10 +218,12 @@ def alive(*kinds: type) -> int:
     return sum(isinstance(thing, kinds) for thing in gc.get_objects())
 
 
-def make_generator(models: tuple[object, object], witness: Witness) -> BatchedMLXGenerator:
+def make_generator(
+    models: tuple[object, object], witness: Witness, tokenizer: Any = None, **speculation: Any
+) -> BatchedMLXGenerator:
     return BatchedMLXGenerator(
         models[0],
-        None,
+        tokenizer,
         draft_model=models[1],
         batching=BatchingConfig(
             batch_size=ROWS,
@@ -218,7 +232,7 @@ def make_generator(models: tuple[object, object], witness: Witness) -> BatchedML
             block_size=8,
             prefill_interleave=32,
         ),
-        speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
+        speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False, **speculation),
         listeners=[witness],
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.output import make_result
@@ -16,9 +17,10 @@ from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.errors import MlxSpecError
 from mlx_spec.model.support import examine
 from mlx_spec.sequence import Sequence
+from tests.drafter_runs import random_head
 from tests.memory import settled_memory
 from tests.models import VOCABULARY
-from tests.scenario import Job, make_jobs, noisy_draft, target
+from tests.scenario import Job, constrain, make_jobs, noisy_draft, target
 
 ROWS, REQUESTS, MOST_STEPS = 5, 30, 1500
 # Caches of five rows of 80 tokens in target or draft, which are alike: the longest request alone
@@ -39,11 +41,15 @@ class Arrival:
 
 
 def run_traffic(
-    seed: int = 0, family: str = "llama", requests: int = REQUESTS, draft: str | None = None
+    seed: int = 0,
+    family: str = "llama",
+    requests: int = REQUESTS,
+    draft: str | None = None,
+    jobs: tuple[Job, ...] = (),
 ) -> list[str]:
-    """Findings, none where all is well."""
+    """Findings, none where all is well; ``jobs`` instead of as many usual ``requests``."""
     rng = random.Random(seed)
-    jobs = make_jobs(family, True, requests)
+    jobs = jobs or make_jobs(family, True, requests)
     plan = [
         Arrival(
             job=job,
@@ -76,17 +82,35 @@ def run_traffic(
         return [*findings, f"step {steps}: {error!r}"]
     if not engine.scheduler.preempted:
         findings.append("nothing was preempted: the traffic tests nothing")
+    if draft is not None:
+        findings += idle(draft, list(made.values()))
     return findings + [text for n, request in made.items() if (text := judge(plan[n], request))]
 
 
+def idle(draft: str, requests: list[Sequence]) -> list[str]:
+    """Drafters that guessed nothing, nothing right or nothing wrong."""
+    findings = []
+    for name in draft.split("+"):
+        own = [row.drafters[name] for row in requests if name in row.drafters]
+        drafted, accepted = sum(of.drafted for of in own), sum(of.accepted for of in own)
+        if not accepted or (accepted == drafted) is not (name == "forced"):
+            findings.append(f"{name}: {accepted} of {drafted} guesses were right")
+    return findings
+
+
 def make_engine(clock: object, family: str, draft: str | None = None) -> Engine:
-    models = target(family), noisy_draft(family)
-    room = ROOM_ROWS * examine(models[0]).cost.nbytes(ROOM_TOKENS) + ROOM_CHOOSING
+    draft_model = given(family, draft)
+    room = ROOM_ROWS * examine(target(family)).cost.nbytes(ROOM_TOKENS) + ROOM_CHOOSING
     return Engine(
-        models[0],
+        target(family),
         None,
-        draft_model=models[1],
-        speculation=SpeculationConfig(num_draft_tokens=4, adaptive=False, draft=draft),
+        draft_model=draft_model,
+        speculation=SpeculationConfig(
+            num_draft_tokens=4,
+            adaptive=False,
+            draft=draft,
+            draft_layers=(0,) if draft == "self" else None,
+        ),
         batching=BatchingConfig(
             batch_size=ROWS,
             batch_timeout=0.3,
@@ -97,11 +121,18 @@ def make_engine(clock: object, family: str, draft: str | None = None) -> Engine:
     )
 
 
+def given(family: str, draft: str | None) -> Any:
+    """The draft model or head that is needed."""
+    return random_head() if draft == "head" else noisy_draft(family)
+
+
 def make_sequence(arrival: Arrival) -> Sequence:
     sampling = arrival.job.sampling
     stops = frozenset(sampling.stop_token_ids)
     prompt = list(arrival.job.prompt)
-    return Sequence(prompt, sampling, stop_ids=stops, priority=arrival.priority)
+    row = Sequence(prompt, sampling, stop_ids=stops, priority=arrival.priority)
+    constrain(row)
+    return row
 
 
 def look(engine: Engine) -> list[str]:

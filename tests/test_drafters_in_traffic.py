@@ -1,0 +1,122 @@
+"""Every drafter in random, rough and long traffic, of rows that ask for all there is.
+
+The same traffics as elsewhere, shorter: requests come and go, are cancelled and preempted, and some
+are penalised, biased, constrained, or chosen and changed by users' own functions.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Iterator
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec.config import SamplingParams, Structure
+from mlx_spec.sequence import Sequence
+from tests.architecture_runs import not_compiled
+from tests.drafter_runs import SAID, WORDS
+from tests.models import VOCABULARY
+from tests.scenario import Job, plain_alone, target
+from tests.structures import small_tokenizer
+from tests.test_mixes import second_best, upside_down
+from tests.test_rough_traffic import treat_badly
+from tests.test_soak import MLX_BYTES, Soak, Witness, alive, check_outputs, make_generator
+from tests.test_soak import check_streams as check_all_streams
+from tests.traffic import given, run_traffic
+
+SOAKED = 40
+SHAPED: tuple[dict[str, Any], ...] = (
+    {"logit_bias": SAID, "temperature": 0.5},
+    {"repetition_penalty": 1.3, "temperature": 0.8},
+    {"structure": WORDS},
+    {"presence_penalty": 0.4, "frequency_penalty": 0.3, "logit_bias": SAID},
+    {"temperature": 0.8, "xtc_probability": 0.5, "xtc_threshold": 0.1},
+    {"structure": Structure.json_schema({"enum": ["abcdefgh", 12345, None]}), "temperature": 1.0},
+    {"logits_processors": (upside_down,), "temperature": 0.7},
+    {"top_logprobs": 3, "prompt_logprobs": True, "logit_bias": SAID},
+    {"sampler": second_best},
+    {"min_tokens": 6, "stop_token_ids": (3, 17, 29), "logit_bias": SAID},
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    with not_compiled():
+        yield
+
+
+@cache
+def job(family: str, index: int) -> Job:
+    rng = random.Random(index)
+    prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, 24)))
+    options = SHAPED[index % len(SHAPED)]
+    sampling = SamplingParams(max_tokens=rng.randint(12, 30), seed=index, **options)
+    stops = frozenset(sampling.stop_token_ids)
+    said = plain_alone(target(family), prompt, sampling, stops)
+    return Job(prompt, sampling, tuple(said), arrival=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "draft"),
+    [
+        ("llama", "ngram"),
+        ("llama", "head"),
+        ("llama", "self"),
+        ("gemma3", "forced+ngram+model"),
+        ("lfm2", "forced+lookahead+model"),
+    ],
+)
+def test_random_traffic_by_drafter(family: str, draft: str) -> None:
+    jobs = tuple(job(family, index) for index in range(len(SHAPED) + 4))
+    assert run_traffic(2, family, draft=draft, jobs=jobs) == []
+
+
+@pytest.mark.parametrize("draft", ["head", "ngram+model"])
+def test_nobody_waits_and_every_row_is_free(draft: str) -> None:
+    treat_badly(0, "llama", draft)
+
+
+# With a tokenizer, whose end is none for who asks for no structure.
+ENDLESS = {"ignore_eos": True}
+
+
+class ShapedSoak(Soak):
+    usual = MappingProxyType(ENDLESS)
+    options = tuple(
+        one if "structure" in one else {**one, **ENDLESS}
+        for one in SHAPED
+        if "min_tokens" not in one
+    )
+
+
+@pytest.mark.parametrize("draft", ["ngram", "head", "self", "ngram+model"])
+def test_a_soak_leaves_nothing_behind(draft: str) -> None:
+    models = target("llama"), given("llama", draft)
+    more: dict[str, Any] = {"draft": draft, "draft_layers": (0,) if draft == "self" else None}
+    with make_generator(models, Witness(), small_tokenizer(), **more) as generator:
+        for options in ShapedSoak.options:  # what stays for good is made
+            generator.generate([[1, 2, 3]] * 4, SamplingParams(max_tokens=4, **options))
+    gc.collect()
+    mx.clear_cache()
+    before, living = mx.get_active_memory(), alive(Sequence)
+    witness = Witness()
+    with make_generator(models, witness, small_tokenizer(), **more) as generator:
+        soak = ShapedSoak(generator, witness, seed=5, requests=SOAKED)
+        soak.run()
+        generator.drain(10)
+        stats = generator.stats()
+        assert alive(Sequence) <= living
+    check_all_streams(soak, witness)
+    assert stats.finished + stats.cancelled == SOAKED
+    for name in draft.split("+"):
+        of = stats.generation.drafters[name]
+        assert 0 < of.accepted < of.drafted
+    gc.collect()
+    mx.clear_cache()
+    assert mx.get_active_memory() - before <= MLX_BYTES
+    check_outputs(soak, "llama", 10)
