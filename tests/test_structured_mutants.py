@@ -115,6 +115,14 @@ def test_guesses_that_there_is_no_time_for_are_none(monkeypatch: Patch) -> None:
     assert right()
 
 
+def test_masks_by_several_threads_are_the_same(monkeypatch: Patch) -> None:
+    """As with four cores and more, and with the time up in between."""
+    said()
+    monkeypatch.setattr("mlx_spec.structured.masks._AT_ONCE", 3)
+    hurried(monkeypatch)
+    assert right()
+
+
 def test_without_any_time_nothing_constrained_is_guessed(monkeypatch: Patch) -> None:
     said()
     monkeypatch.setattr("mlx_spec.structured.masks.MOST_SECONDS", -1.0)
