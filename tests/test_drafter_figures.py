@@ -67,7 +67,7 @@ def test_the_same_figures_everywhere(tmp_path: Path) -> None:
         f"{name} " in said and f" of {drafted:,}" in said for name, (drafted, _) in own.items()
     )
     took = [each.seconds for each in batch.stats.drafters.values()]
-    assert 0 < sum(took) <= batch.stats.generation_time
+    assert 0 < sum(took) <= batch.stats.generation_time + 1e-9
     lines = statistics_lines(batch.stats, drafting=True)
     assert [line.split(":")[0] for line in lines[:5]] == [
         "Prompt",

@@ -22,6 +22,7 @@ from mlx_spec.decoding.acceptance import DraftTrial
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import Draft
 from mlx_spec.decoding.rejection import RejectionSampling
+from mlx_spec.decoding.rules.base import Judged
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.step import Proposal
 from mlx_spec.errors import InvalidRequest
@@ -78,9 +79,10 @@ def two_tokens(
         positions = mx.array([[len(row) + i for i in range(MOST + 1)] for row in said])
         draft = guesses(before, positions, sure=sure)
         lengths = [rng.randint(0, MOST) for _ in said]
-        proposal = Proposal(
-            draft.tokens, lengths, mx.array(lengths, mx.int32), [""] * ROWS
-        ).counting([[*row, forbidden].index(forbidden) for row in draft.tokens.tolist()])
+        before_it = [[*row, forbidden].index(forbidden) for row in draft.tokens.tolist()]
+        proposal = Proposal(draft.tokens, lengths, mx.array(lengths, mx.int32), [""] * ROWS).judged(
+            Judged(before_it, [one + 1 for one in before_it])
+        )
         counts = proposal.counted if proposal.tested is None else proposal.tested
         logits = mx.array(target)[mx.concatenate([before, draft.tokens], axis=1)]
         samples = sampling().choose(logits, positions)
@@ -140,10 +142,10 @@ RULED = np.where(np.arange(VOCABULARY) == FORBIDDEN, -np.inf, TARGET)
 def cut_before_what_is_forbidden(patch: Patch) -> None:
     """What a grammar forbids is taken out of the draft, and not tested."""
 
-    def planted(self: Proposal, most: list[int]) -> Proposal:
-        return replace(self, counted=mx.minimum(self.counted, mx.array(most, mx.int32)))
+    def planted(self: Proposal, by: Judged) -> Proposal:
+        return replace(self, counted=mx.minimum(self.counted, mx.array(by.counted, mx.int32)))
 
-    patch.setattr(Proposal, "counting", planted)
+    patch.setattr(Proposal, "judged", planted)
 
 
 def test_what_a_grammar_forbids_is_refused_as_any_other_guess(monkeypatch: Patch) -> None:

@@ -124,7 +124,9 @@ def test_the_options_make_a_drafter_that_traces_only_where_it_pays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for pays in (True, False):
-        monkeypatch.setattr("mlx_spec.decoding.setup.replay_pays", lambda pays=pays: pays)
+        monkeypatch.setattr(
+            "mlx_spec.decoding.drafters.registry.replay_pays", lambda pays=pays: pays
+        )
         decoder = SpeculativeDecoder(
             target("llama"),
             draft_model=noisy_draft("llama"),

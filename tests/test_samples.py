@@ -53,10 +53,10 @@ def test_beside_others_and_with_drafts(monkeypatch: Patch) -> None:
     ) as generator:
         running = generator.submit([1, 2, 3], max_tokens=60)
         results = generator.generate(prompts, SAMPLED, n=3)
-        running.result(60)
+        beside = running.result(60)
         assert [one.token_ids for one in results] == alone
         assert sorted(one.reused_tokens for one in results) == [0, 0, 44, 44, 44, 44]
-        assert sum(one.drafted for one in results) > 0
+        assert sum(one.drafted for one in [beside, *results]) > 0
     stream = stream_batch_generate(target("llama"), None, [LONG], n=3, sampling=SAMPLED)
     engine, first = stream._engine, stream._requests[0]
     engine._admit(True)

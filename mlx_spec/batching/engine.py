@@ -92,7 +92,8 @@ class Engine:
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
-        self._reservations = Reservations(self.budget, lambda: self.decoder.margin)
+        decoder = self.decoder  # no way back here: who drops an engine gets its memory at once
+        self._reservations = Reservations(self.budget, lambda: decoder.margin)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:

@@ -112,6 +112,11 @@ def own_caches(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[Any]:
     return [make() if type(own) is KVCache else own for own in caches]
 
 
+def full_attention_cache() -> Any:
+    """mlx-lm's cache of one layer of full attention, for a layer that is nobody's model."""
+    return KVCache()
+
+
 def _in_the_place_of_full_attention(
     options: CacheOptions,
 ) -> tuple[str, Callable[[], Any]] | None:

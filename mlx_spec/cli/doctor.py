@@ -4,7 +4,7 @@ are at hand; with a model, what to expect of it. It changes nothing and reads no
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,7 +60,7 @@ def _show_models(name: str, draft_name: str | None, as_json: bool) -> None:
     if as_json:
         record: dict[str, Any] = {"models": [asdict(each) for each in found]}
         if pairing is not None:
-            record["pairing"] = asdict(pairing) | {"share": pairing.share}
+            record["pairing"] = _pair_record(pairing)
         print(json.dumps(record, indent=2))
     else:
         _print_models(found, pairing)
@@ -107,6 +107,11 @@ def _model_rows(found: ModelInspection) -> list[tuple[str, str]]:
     if found.passes:
         rows.append(("  slow", found.passes))
     return rows + ([("  faster", found.advice)] if found.advice is not None else [])
+
+
+def _pair_record(pairing: Pairing) -> dict[str, Any]:
+    """What a pair shares, without the table of ids."""
+    return asdict(replace(pairing, to_draft=None)) | {"share": pairing.share}
 
 
 def _print_models(models: list[ModelInspection], pairing: Pairing | None) -> None:

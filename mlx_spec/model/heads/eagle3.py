@@ -21,9 +21,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import KVCache
 from mlx_lm.models.llama import MLP, Attention, ModelArgs
 
+from mlx_spec.cache.layout import full_attention_cache
 from mlx_spec.errors import ModelLoadError, UnsupportedModel
 from mlx_spec.model.heads.head import Choices
 from mlx_spec.model.heads.parts import Output, TargetParts
@@ -173,9 +173,9 @@ class Eagle3Head(nn.Module):  # type: ignore[misc]
         states: mx.array = self.fc(hidden)
         return states
 
-    def own_cache(self) -> KVCache:
+    def own_cache(self) -> Any:
         """Full attention."""
-        return KVCache()
+        return full_attention_cache()
 
     def __call__(
         self, embeddings: mx.array, states: mx.array, mask: Any = None, cache: Any = None

@@ -44,7 +44,7 @@ def is_head(folder: Path) -> bool:
     """Whether a folder is one of a head: of our own kind, or EAGLE-3's."""
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # whoever loads it says so
         return False
     if not isinstance(settings, dict):
         return False

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import KVCache
 from mlx_lm.models.llama import ModelArgs, TransformerBlock
 
+from mlx_spec.cache.layout import full_attention_cache
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.heads.mark import other_target
 from mlx_spec.model.heads.parts import TargetParts
@@ -202,9 +202,9 @@ class DraftHead(nn.Module):  # type: ignore[misc]
                 stacklevel=2,
             )
 
-    def own_cache(self) -> KVCache:
+    def own_cache(self) -> Any:
         """Full attention."""
-        return KVCache()
+        return full_attention_cache()
 
     def choices(self, parts: TargetParts) -> Choices:
         """By the target's own output head, or its rows of the tokens that it can guess."""
