@@ -20,7 +20,7 @@ import pytest
 
 from mlx_spec.api import stream_batch_generate
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.config import BatchingConfig, SamplingParams
+from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from tests.models import make_model
 
@@ -315,14 +315,24 @@ def test_async_with_closes_the_generator_and_lets_the_loop_go_on() -> None:
     assert asyncio.run(run()) > 0
 
 
-def test_a_batch_stream_that_is_dropped_in_the_middle_goes_at_once() -> None:
+@pytest.mark.parametrize("draft", [None, "model", "ngram+model", "lookahead", "self"])
+def test_a_batch_stream_that_is_dropped_in_the_middle_goes_at_once(draft: str | None) -> None:
     """Without a garbage collection, which may be long in coming while K/V are held."""
     gc.disable()
     try:
-        stream = stream_batch_generate(endless(), None, [[1, 2], [3]], sampling=LONG)
-        next(stream)
-        engine = weakref.ref(stream._engine)
-        del stream
-        assert engine() is None
+        stream = stream_batch_generate(
+            endless(),
+            None,
+            [[1, 2], [3]],
+            sampling=LONG,
+            draft_model=make_model("llama", seed=1) if "model" in (draft or "") else None,
+            speculation=SpeculationConfig(draft=draft),
+        )
+        for _ in range(8):
+            next(stream)
+        engine, decoder = stream._engine, stream._engine.decoder
+        held = [weakref.ref(one) for one in (engine, decoder, decoder.drafter, *decoder.runners)]
+        del stream, engine, decoder
+        assert [one() for one in held] == [None] * len(held)
     finally:
         gc.enable()

@@ -94,4 +94,9 @@ def _choice(
         pair = measurements_of(*owners, each.name)
         policies[each.name] = AdaptiveDraftLength(own, pair, each.name)
     found = measurements_of(*owners, "+".join(each.name for each in chain.free))
-    return AdaptiveSources(config, found, policies, lambda: chain.asks)
+    free = chain.free  # no way back to the chain: who drops a decoder gets its memory at once
+
+    def asks() -> bool:
+        return any(each.needs_host for each in free)
+
+    return AdaptiveSources(config, found, policies, asks)

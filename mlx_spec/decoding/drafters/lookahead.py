@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import mlx.core as mx
 
@@ -63,7 +63,7 @@ class _Answers(Watcher):
     """Hands the target's answers to whoever collects them."""
 
     def __init__(self, drafter: LookaheadDrafter) -> None:
-        self._drafter = drafter
+        self._drafter = ref(drafter)  # which holds this
 
     def watch(self, chosen: Chosen) -> list[mx.array]:
         """[B, 2 K + 1] int32: the draft, and the best token beside each that was chosen."""
@@ -77,11 +77,12 @@ class _Answers(Watcher):
         for row, result, output, read in zip(
             gains.rows, gains.results, gains.outputs, values[0].tolist(), strict=True
         ):
-            if output is not None and output.tokens:
+            drafter = self._drafter()
+            if drafter is not None and output is not None and output.tokens:
                 _, drafted, *answers = result
                 width = len(answers) - 1
                 draft, seconds = read[:width][:drafted], read[width:]
-                self._drafter.collect(row, Answered(draft, answers, seconds, len(output.tokens)))
+                drafter.collect(row, Answered(draft, answers, seconds, len(output.tokens)))
 
 
 class LookaheadDrafter(BaseDrafter):
