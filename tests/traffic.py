@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.memory import STEP_COPIES
 from mlx_spec.batching.output import make_result
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.errors import MlxSpecError
@@ -24,10 +25,9 @@ from tests.scenario import Job, constrain, make_jobs, noisy_draft, target
 
 ROWS, REQUESTS, MOST_STEPS = 5, 30, 1500
 # Caches of five rows of 80 tokens in target or draft, which are alike: the longest request alone
-# takes two. And what choosing tokens takes for three rows: ten copies of the logits of a draft of
-# four.
+# takes two. And what choosing tokens takes for three rows, each with a draft of four.
 ROOM_ROWS, ROOM_TOKENS = 5, 80
-ROOM_CHOOSING = 3 * 10 * (4 * 5 * VOCABULARY)
+ROOM_CHOOSING = 3 * STEP_COPIES * (4 * 5 * VOCABULARY)
 
 
 @dataclass
