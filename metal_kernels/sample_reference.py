@@ -32,6 +32,7 @@ LEADING = 32
 _HEIGHTS = ((2**15, 32), (2**13, 16), (2**10, 8))  # of columns, from so many tokens on
 # Elements that MLX's CPU build is given at a time: where bounds are sought, and altogether.
 _WORK, _MOST_WORK = 160_000, 480_000
+_ALL = 2**20  # rows
 _FAR = 3e38  # what a dropped token lies below the top
 
 
@@ -54,6 +55,8 @@ def reference_race(
     tops = None if largest is None else largest.reshape(-1, 1)
     units = (group.index[:, None] * places + mx.arange(places)).reshape(-1)
     count, step = len(group.rows) * places, _rows_at_a_time(vocabulary, _MOST_WORK)
+    if group.filters and step < _ALL:  # a dozen arrays of their size, of half of the rows at most
+        step = min(step, -(-count // 2))
     parts: list[mx.array] = []
     for start in range(0, count, step):
         part = slice(start, start + step)
@@ -75,7 +78,7 @@ def _after(parts: list[mx.array], values: mx.array) -> mx.array:
 def _rows_at_a_time(vocabulary: int, work: int) -> int:
     """MLX's CPU build keeps the outputs of ten operations alive: for few rows, that is little."""
     if mx.default_device() != mx.Device(mx.cpu):
-        return 2**20
+        return _ALL
     return max(1, work // vocabulary)
 
 

@@ -26,7 +26,7 @@ from mlx_spec.platform import recommended_memory
 
 DEFAULT_MEMORY_SHARE = 0.9
 # Bytes of a step for each float32 logit: the logits, noise and filters (measured: docs/LOG.md).
-STEP_COPIES = 13
+STEP_COPIES = 10
 
 
 class Holder(Protocol):
