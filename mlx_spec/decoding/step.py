@@ -221,4 +221,6 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         plan.reading,
         extras=choice.extras,
         sources=draft.sources,
+        tokens=choice.samples.size,
+        keys=len(plan.rows) * plan.longest,
     )
