@@ -44,6 +44,7 @@ class StepReport:
         longest: draft tokens that were computed for each row; None where it is the most of
             ``lengths``.
         sources: who guessed for each row, by name, "" for nobody; empty where only one drafts.
+        tokens: of the target's pass, those for nobody included; 0 where nobody says.
     """
 
     rows: Seq[Row]
@@ -54,6 +55,7 @@ class StepReport:
     reading: float = 0.0
     longest: int | None = None
     sources: Seq[str] = ()
+    tokens: int = 0
 
     @cached_property
     def work(self) -> StepWork:

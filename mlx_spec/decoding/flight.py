@@ -59,6 +59,7 @@ class Flight:
             nobody's.
         extras: what else is read of it, together with ``packed``.
         sources: who guessed for each row, by name; "" where nobody did.
+        tokens: tokens of the target's pass, those for nobody included.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
         seconds: what it took on the device, once it was read.
@@ -76,6 +77,7 @@ class Flight:
     gone: set[Sequence] = field(default_factory=set)
     extras: list[Extra] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    tokens: int = 0
     results: list[list[int]] = field(default_factory=list)
     outputs: list[StepOutput | None] = field(default_factory=list)
     seconds: float = 0.0

@@ -264,7 +264,7 @@ class Stepper:
             flight.outputs.append(outputs[-1])
         flight.hand_out()
         self._note(flight, accepted)
-        self.meter.step(flight.lengths, outputs, flight.seconds)
+        self.meter.step(flight.lengths, outputs, flight.seconds, flight.tokens)
         self.meter.ahead += flight.ahead
         if self.debug:
             self.check(flight)
@@ -283,6 +283,7 @@ class Stepper:
                 reading=flight.reading.seconds if flight.reading else 0.0,
                 longest=self.draft_length,
                 sources=flight.sources,
+                tokens=flight.tokens,
             )
         )
 
