@@ -276,4 +276,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         extras=choice.extras,
         sources=draft.sources,
         tokens=draft.computed,
+        keys=len(plan.rows) * plan.longest,
     )

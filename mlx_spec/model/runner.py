@@ -34,6 +34,7 @@ from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.passes.packed import PackedPass
 from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rows import Rows as Rows
+from mlx_spec.model.trial import describe_pass
 
 
 class ModelRunner:
@@ -109,6 +110,18 @@ class ModelRunner:
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
         return self.support.cost + self._attached
+
+    def trial(self, tokens: int, width: int = 1) -> list[mx.array]:
+        """A pass of no row over so many tokens, ``width`` of them each, to be timed."""
+        return describe_pass(self.model, self.support.form, self.vocabulary, tokens, width)
+
+    @property
+    def key_share(self) -> float:
+        """What a key costs that attention reads, of a pass of one token: by bytes that are read."""
+        weights = sum(array.nbytes for _, array in tree_flatten(self.model.parameters()))
+        cost = self.support.cost
+        read = cost.per_token + sum(each for _, each in cost.capped)
+        return float(read / max(1, weights))
 
     def attach(self, layers: Seq[LayerCache], cost: RowCost) -> None:
         """Let slots have more layers than the model: they go where its own go.
