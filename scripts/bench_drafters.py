@@ -22,7 +22,7 @@ from mlx_spec import BatchingConfig, SpeculationConfig, batch_generate, load
 
 import mlx.core as mx  # isort: skip
 
-from bench_support.rounds import machine, table
+from bench_support.results import add_save, finish, table
 
 PLAIN = "plain"
 Settings = argparse.Namespace
@@ -164,6 +164,7 @@ def parse() -> Settings:
     parser.add_argument("--num-draft-tokens", type=int, default=6)
     parser.add_argument("--temp", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=1)
+    add_save(parser)
     return parser.parse_args()
 
 
@@ -199,8 +200,7 @@ def main() -> None:
                 },
             }
         )
-    shown = {**vars(options), "prompts": options.prompts.name}
-    print(json.dumps({"machine": machine(), "options": shown, "results": records}))
+    finish(options, records)
 
 
 if __name__ == "__main__":

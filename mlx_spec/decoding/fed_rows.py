@@ -17,6 +17,7 @@ class FedRow:
         group: rows that came together and are about as long.
         last: where the passes that are like the present one end for it.
         done: whether no more is to be read.
+        passed: tokens of texts that came later and were read before.
     """
 
     sequence: Sequence
@@ -24,6 +25,12 @@ class FedRow:
     group: int
     done: bool = False
     last: int = 0
+    passed: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens that are still to be read; none of one that is done."""
+        return 0 if self.done else self.sequence.length - 1 - self.seen
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ These machines are shared and noisy, so a comparison is a median of ratios withi
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import mlx.core as mx
 
@@ -52,16 +50,3 @@ def ratio(ours: Series, theirs: Series, name: str) -> float:
     """Median over rounds of ours / theirs."""
     pairs = zip(ours.each(name), theirs.each(name), strict=True)
     return statistics.median(a / b for a, b in pairs)
-
-
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n### {title}\n")
-    for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-    print(flush=True)
-
-
-def machine() -> dict[str, str]:
-    """What this ran on."""
-    return {"system": platform.platform(), "cpu": platform.processor(), "mlx": mx.__version__}
