@@ -246,7 +246,7 @@ def test_a_real_engine_learns_its_pace_and_keeps_its_piece() -> None:
     decoder = SpeculativeDecoder(make_model("llama"), batching=BatchingConfig(batch_size=3))
     pace = decoder.runner.pace
     guess = pace.seconds
-    rows = [Sequence(prompt(300, n), SamplingParams(max_tokens=30)) for n in range(3)]
+    rows = [Sequence(prompt(600, n), SamplingParams(max_tokens=20)) for n in range(3)]
     decoder.add(rows[:1])
     while not rows[0].tokens:
         decoder.step()
@@ -257,4 +257,5 @@ def test_a_real_engine_learns_its_pace_and_keeps_its_piece() -> None:
     while decoder.busy:
         decoder.step()
     assert pace._told > alone
-    assert list(pace._pieces.values()) == [decoder._members.feeder.size.piece]
+    piece = decoder._members.feeder.size.piece
+    assert list(pace._pieces.values()) == [piece]
