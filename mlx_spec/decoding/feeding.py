@@ -23,7 +23,6 @@ from collections.abc import Sequence as Seq
 from itertools import takewhile
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_spec.cache.pool import schedule
 from mlx_spec.config import BatchingConfig
@@ -308,27 +307,8 @@ class Feeder:
 
     def _read(self, part: FedPass, slots: Slots) -> Rows:
         """What a pass reads."""
-        count = len(part.rows)
         width = self._cuts.width(part.end - part.begin, decoded=part.decoded)
-        tokens, counts = np.zeros((count, width), np.int32), []
-        for place, row in enumerate(part.rows):
-            known = row.sequence.known(part.begin, part.end_of(row))
-            tokens[place, : len(known)] = known
-            counts.append(len(known))
-        # A draft may have a smaller embedding: any token will do where it lacks one.
-        tokens = np.minimum(tokens, self._runner.vocabulary - 1)
-        starts = mx.full((count,), part.begin, mx.int32)
-        first = slots[part.rows[0].sequence]
-        valid = mx.array(counts, mx.int32) if min(counts) < width else None
-        return Rows(
-            mx.array(tokens),
-            starts,
-            part.begin + width,
-            first,
-            uniform=True,
-            counts=valid,
-            tentative=part.decoded,
-        )
+        return part.read(slots[part.rows[0].sequence], width, self._runner.vocabulary)
 
     def _note(self, part: FedPass, rows: Rows, slots: Slots, logits: mx.array) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""
