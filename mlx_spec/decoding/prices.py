@@ -18,7 +18,13 @@ from mlx_spec.control.shared import costs_of, prices_of
 from mlx_spec.control.step_prices import DraftPrice, StepPrices
 from mlx_spec.decoding.drafters.base import Drafter, Trial
 from mlx_spec.decoding.drafters.chain import ChainDrafter
-from mlx_spec.model.cost_files import keep_costs, kept_costs, measuring, model_lines
+from mlx_spec.model.cost_files import (
+    costs_folder,
+    keep_costs,
+    kept_costs,
+    measuring,
+    model_lines,
+)
 from mlx_spec.model.pass_timing import PassTimer, order_of
 from mlx_spec.model.runner import ModelRunner
 
@@ -61,23 +67,22 @@ class TimedPart:
     trial: Trial
     widths: tuple[int, ...] = (1,)
 
-    def time(self, wanted: Wanted) -> bool:
-        """Time what is not known of it, here or on disk; whether there was anything."""
+    def time(self, wanted: Wanted) -> int:
+        """Time what is not known of it, here or on disk; how many kinds of passes these were."""
         lines = model_lines(*self.trial.models, part=self.trial.part)
         self._fetch(lines)
         seconds = (MORE if self.costs.known else FIRST) * wanted.share
         timer = PassTimer(time.perf_counter() + seconds, wanted.stopping)
-        timed = False
+        timed = 0
         for width in self.widths:
             known, edges = self.costs.points.get(width, {}), [edge * width for edge in EDGES]
             order = order_of(edges, known, wanted.most, wanted.present)
             points = timer.time(partial(self.trial.describe, width=width), order)
-            if points:
-                self.costs.put(points, width=width)
-                timed = True
-        if timed and 1 in self.costs.points[1]:
-            self.costs.put({}, key=self.trial.key_share * self.costs.points[1][1])
+            self.costs.put(points, width=width)
+            timed += len(points)
         if timed:
+            one = self.costs.points[1].get(1, 0.0)
+            self.costs.put({}, key=self.trial.key_share * one)
             keep_costs(lines, self.costs)
         return timed
 
@@ -153,19 +158,21 @@ class Measuring:
         timed = self._time(self._target, wanted)
         for part in self._drafts if self._adaptive else ():
             of_draft = Wanted(limit * part.trial.first, (1, 2 * rows), DRAFT_SHARE, stopping)
-            timed |= self._time(part, of_draft)
+            timed += self._time(part, of_draft)
         self._done = True
-        if timed and not self.told:
-            self.told = f"passes timed for {time.perf_counter() - began:.1f} s"
+        if timed:
+            seconds = time.perf_counter() - began
+            kept = f"{timed} kinds of passes timed in {seconds:.1f} s, kept in {costs_folder()}"
+            self.told = "; ".join(filter(None, (kept, self.told)))
 
-    def _time(self, part: TimedPart, wanted: Wanted) -> bool:
+    def _time(self, part: TimedPart, wanted: Wanted) -> int:
         """Time one of them; what its code raises costs speed only."""
         try:
             return part.time(wanted)
         except Exception as error:  # whatever a model raises without caches
             reason = " ".join(str(error).split())[:100] or type(error).__name__
-            self.told = f"passes of the {part.name} could not be timed ({reason})"
-            return False
+            self.told = f"those of {part.name} could not be timed ({reason})"
+            return 0
 
 
 def _costs_of(trial: Trial) -> PassCosts:
