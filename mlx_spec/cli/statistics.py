@@ -33,6 +33,7 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         *_by_drafter(stats),
         f"Mean acceptance length: {stats.mean_acceptance_length:.2f} tokens per verify pass",
         f"Draft lengths: {_histogram(stats)}",
+        *([f"Packed passes: {stats.packing}"] if stats.packed_steps else []),
         f"Steps with a draft: {_speed(stats.speculative_tps)}; "
         f"without: {_speed(stats.plain_tps)}{_verdict(stats)}",
         *([NEAR_TIES] if stats.exactness == "near-ties" else []),
