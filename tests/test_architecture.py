@@ -1,6 +1,6 @@
 """The order of the layers, read from the imports: dependencies point right, never back.
 
-    cli, server -> training -> pipeline, metrics -> api -> batching -> decoding -> model
+    cli, server -> training, bench -> pipeline, metrics -> api -> batching -> decoding -> model
     -> cache, control, structured, metal_kernels
 
 ``errors, config, load_config, results, sequence, events, display, text_files, kept_file, platform,
@@ -33,7 +33,7 @@ LAYERS = [
     {"batching"},
     {"api"},
     {"pipeline", "metrics"},
-    {"training"},
+    {"bench", "training"},
     {"cli", "server"},
     {"__main__"},
 ]

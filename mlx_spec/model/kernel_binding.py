@@ -24,9 +24,10 @@ from mlx_lm.models import base
 import metal_kernels
 from metal_kernels.attention_inputs import MAX_TOKENS, Lengths, supports_head_dim
 from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.packed_rows import PackedRows
 from mlx_spec.model import fused_layers
+from mlx_spec.model.attention import attend, calling, calls
 from mlx_spec.model.fused_layers import Call
-from mlx_spec.model.mixed_attention import attend, calling, calls
 from mlx_spec.model.shaped_kernel import ShapedKernel, by_shape, takes
 
 OPERATIONS = {
@@ -179,6 +180,8 @@ class SlotAttention:
     ) -> mx.array:
         """As mlx-lm's function of that name."""
         out: mx.array
+        if isinstance(cache, PackedRows):
+            return cache.attend(self, queries, keys, values, scale=scale, mask=mask, sinks=sinks)
         if self._fits(queries, keys, values, cache) and cache.span.made(mask):
             span = cache.span
             out = self._attention(

@@ -30,10 +30,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.config import BatchingConfig
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
 from mlx_spec.decoding.drafters.choosing import Guessing, known_at
 from mlx_spec.decoding.drafters.riding import MAX_RIDE as MAX_RIDE
-from mlx_spec.decoding.drafters.riding import FoldedRiding, Riding
+from mlx_spec.decoding.drafters.riding import STEADY_LAG, FoldedRiding, Riding
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.replay import Replay
@@ -171,6 +171,11 @@ class ModelDrafter(BaseDrafter):
         # The target may know tokens that a smaller embedding lacks: any other one will do.
         known = mx.take_along_axis(tokens, positions, axis=1)
         return mx.minimum(known, self.runner.vocabulary - 1)
+
+    def trial(self) -> Trial:
+        """As any model's passes; the first one reads what the row has gained, too."""
+        runner = self.runner
+        return Trial(runner.trial, (runner.model,), first=STEADY_LAG, key_share=runner.key_share)
 
     def landing(self) -> None:
         """Note what was read with the step in flight."""
