@@ -97,8 +97,7 @@ def order_of(
     Args:
         edges: numbers of tokens that are wanted.
         timed: those that are known.
-        most: tokens that a pass may take; the first edge at or past it is of use, those past it
-            are not.
+        most: tokens that a pass may take; one edge past it may be cheaper yet.
         present: fewest and most tokens of passes of the rows that wait.
     """
     reached = [edge for edge in edges if edge <= most]
