@@ -65,6 +65,19 @@ def rows_lag() -> Iterator[None]:
     stepper.rows_cost = own
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobody_learns_the_pace() -> Iterator[None]:
+    """How much of a prompt is read at once does not follow how busy this machine is.
+
+    What is learnt is a test of its own (``test_reading_pace``).
+    """
+    from mlx_spec.model.reading_pace import ReadingPace
+
+    own, ReadingPace.note = ReadingPace.note, lambda *_, **__: None  # type: ignore[method-assign]
+    yield
+    ReadingPace.note = own  # type: ignore[method-assign]
+
+
 OWN: list[Callable[..., object]] = []
 
 
