@@ -194,6 +194,8 @@ class GenerationStats(Displayable):
             change places.
         passes: who is read more slowly than a batch at once, and how: ``target row by row``,
             ``draft token by token``; empty where nobody is.
+        measured: what was timed of this machine before the first step, in words; empty where all
+            was known from before, or nothing had to be.
     """
 
     prompt_tokens: int = 0
@@ -213,6 +215,7 @@ class GenerationStats(Displayable):
     speculative_tps: float | None = None
     exactness: Literal["exact", "near-ties"] = "exact"
     passes: str = ""
+    measured: str = ""
     reused_tokens: int = 0
     recomputed_tokens: int = 0
     drafters: Mapping[str, DrafterStats] = field(default_factory=dict)
@@ -258,6 +261,8 @@ class GenerationStats(Displayable):
             ]
         if self.packed_steps:
             shown.append(("packed passes", self.packing))
+        if self.measured:
+            shown.append(("measured", self.measured))
         return shown
 
     @property

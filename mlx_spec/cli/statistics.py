@@ -38,6 +38,7 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         f"without: {_speed(stats.plain_tps)}{_verdict(stats)}",
         *([NEAR_TIES] if stats.exactness == "near-ties" else []),
         *([f"Passes: {stats.passes} ({ASK})"] if stats.passes else []),
+        *([f"Measured: {stats.measured}"] if stats.measured else []),
     ]
 
 
