@@ -3,8 +3,8 @@
     cli, server -> training -> pipeline, metrics -> api -> batching -> decoding -> model
     -> cache, control, structured, metal_kernels
 
-``errors, config, load_config, results, sequence, events, display, text_files, platform, blas``
-import none of the folders and may be imported by all. Imports for types count, and no module
+``errors, config, load_config, results, sequence, events, interrupts, display, text_files, platform,
+blas`` import none of the folders and may be imported by all. Imports for types count, and no module
 imports itself by way of others.
 """
 
@@ -46,6 +46,7 @@ COMMON = {
     "errors",
     "events",
     "flags",
+    "interrupts",
     "life_cycle",
     "load_config",
     "platform",
