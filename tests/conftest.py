@@ -9,15 +9,19 @@ cases of a test marked ``cut`` runs some.
 """
 
 import os
+import shutil
 import signal
+import tempfile
 import threading
 
 os.environ["MLX_SPEC_BLAS"] = "off"
+# Of commands that tests start; they time their passes once for all.
+os.environ["MLX_SPEC_COSTS"] = tempfile.mkdtemp(prefix="mlx-spec-costs-")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -59,6 +63,51 @@ def rows_lag() -> Iterator[None]:
     own, stepper.rows_cost = stepper.rows_cost, lambda: False
     yield
     stepper.rows_cost = own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_learns_the_pace() -> Iterator[None]:
+    """How much of a prompt is read at once does not follow how busy this machine is.
+
+    What is learnt is a test of its own (``test_reading_pace``).
+    """
+    from mlx_spec.model.reading_pace import ReadingPace
+
+    own, ReadingPace.note = ReadingPace.note, lambda *_, **__: None  # type: ignore[method-assign]
+    yield
+    ReadingPace.note = own  # type: ignore[method-assign]
+
+
+OWN: list[Callable[..., object]] = []
+
+
+@pytest.fixture
+def own_time(passes_cost_little: None) -> Callable[..., object]:
+    """What really times passes."""
+    return OWN[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def passes_cost_little() -> Iterator[None]:
+    """Passes of all models cost nearly the same, however many tokens they read, as on a GPU.
+
+    Nothing is timed and nothing kept on disk: what a test does must not depend on the clock. What
+    is really timed and kept are tests of their own (``test_measuring``, ``test_cost_files``).
+    """
+    from mlx_spec.decoding import prices
+
+    OWN.append(prices.PassTimer.time)
+
+    def table(self: object, describe: object, order: Iterable[int]) -> dict[int, float]:
+        return {tokens: 1e-3 + 1e-6 * tokens for tokens in order}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prices.PassTimer, "time", table)
+        patch.setattr(prices, "kept_costs", lambda lines: None)
+        patch.setattr(prices, "keep_costs", lambda lines, costs: None)
+        patch.setattr(prices, "model_lines", lambda *models, part: ())
+        yield
+    shutil.rmtree(os.environ["MLX_SPEC_COSTS"], ignore_errors=True)
 
 
 @pytest.fixture(params=["simulator", pytest.param("metal", marks=pytest.mark.metal)])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,18 +14,21 @@ from mlx_spec.control.row import Row
 class StepWork(NamedTuple):
     """What a step computes, as far as its time depends on it.
 
-    Policies and reports say the work, and only ``costs`` knows what is made of it: a cost that
-    follows the tokens of a packed pass, or the context that is read, is a field here and another
-    ``costs`` file.
+    Policies and reports say the work, and only ``costs``, ``pass_costs`` and ``step_prices`` know
+    what is made of it.
 
     Attributes:
         rows: rows that take part.
         length: draft tokens of the longest row: passes of the drafter, and, with one token more,
-            the width of the target's pass. It is a rectangle: a row that drafts less saves nothing.
+            the most that one row verifies.
+        tokens: that the target's pass computed, padding included; 0 where that is not said.
+        keys: that its attention read, over all rows.
     """
 
     rows: int
     length: int
+    tokens: int = 0
+    keys: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class StepReport:
         longest: draft tokens that were computed for each row; None where it is the most of
             ``lengths``.
         sources: who guessed for each row, by name, "" for nobody; empty where only one drafts.
+        tokens: that the target's pass computed, padding included; 0: a rectangle of ``longest``.
+        keys: that its attention read, over all rows; 0 where that is not said.
+        passes: guesses one after the other of each drafter that ran, by name.
     """
 
     rows: Seq[Row]
@@ -54,11 +61,16 @@ class StepReport:
     reading: float = 0.0
     longest: int | None = None
     sources: Seq[str] = ()
+    tokens: int = 0
+    keys: int = 0
+    passes: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def work(self) -> StepWork:
         """What the step computed."""
-        return StepWork(len(self.rows), max(self.lengths) if self.longest is None else self.longest)
+        longest = max(self.lengths) if self.longest is None else self.longest
+        rectangle = len(self.rows) * (longest + 1)
+        return StepWork(len(self.rows), longest, self.tokens or rectangle, self.keys)
 
     def of(self, source: str) -> StepReport:
         """What it says of one drafter's guesses; a step without any is everybody's."""

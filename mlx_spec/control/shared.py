@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_spec.control.acceptance import AverageAcceptance
 from mlx_spec.control.costs import StepCosts
 from mlx_spec.control.joins import ReadingCost
+from mlx_spec.control.pass_costs import PassCosts
+from mlx_spec.control.step_prices import StepPrices
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,14 @@ class PairMeasurements:
 
 
 @dataclass(frozen=True)
-class _KnownPair:
+class _Shared:
     owners: tuple[weakref.ref[Any], ...]
-    measurements: PairMeasurements
+    value: Any
 
 
-# By identity, mlx modules being dictionaries without a hash; and by what drafts.
-_PAIRS: dict[tuple[int, int, str], _KnownPair] = {}
-_LOCK = threading.Lock()
+# By identity, mlx modules being dictionaries without a hash; and by what it is of them.
+_KNOWN: dict[tuple[int, int, str], _Shared] = {}
+_LOCK = threading.RLock()
 
 
 def measurements_of(model: Any, draft_model: Any = None, drafter: str = "") -> PairMeasurements:
@@ -51,15 +54,34 @@ def measurements_of(model: Any, draft_model: Any = None, drafter: str = "") -> P
         model, draft_model: target and draft, which may be None.
         drafter: what drafts, by name: costs and acceptance are its.
     """
-    key = (id(model), id(draft_model), drafter)
+    found: PairMeasurements = _shared(model, draft_model, drafter, PairMeasurements)
+    return found
+
+
+def costs_of(model: Any, draft_model: Any = None, part: str = "") -> PassCosts:
+    """What passes of a model cost, whoever runs it; ``part`` names what is less than the model."""
+    found: PassCosts = _shared(model, draft_model, f"passes {part}", PassCosts)
+    return found
+
+
+def prices_of(
+    model: Any, draft_model: Any, drafter: str, make: Callable[[], StepPrices]
+) -> StepPrices:
+    """What steps of a pair cost, made where nobody has asked before."""
+    found: StepPrices = _shared(model, draft_model, f"steps {drafter}", make)
+    return found
+
+
+def _shared(model: Any, draft_model: Any, name: str, make: Callable[[], Any]) -> Any:
+    key = (id(model), id(draft_model), name)
     with _LOCK:
-        entry = _PAIRS.get(key)
+        entry = _KNOWN.get(key)
         if entry is None or any(owner() is None for owner in entry.owners):
             owners = tuple(
                 # Takes no lock: it may be called at any allocation, also by whoever holds it.
-                weakref.ref(owner, lambda _, key=key: _PAIRS.pop(key, None))  # type: ignore[misc]
+                weakref.ref(owner, lambda _, key=key: _KNOWN.pop(key, None))  # type: ignore[misc]
                 for owner in (model, draft_model)
                 if owner is not None
             )
-            entry = _PAIRS[key] = _KnownPair(owners, PairMeasurements())
-        return entry.measurements
+            entry = _KNOWN[key] = _Shared(owners, make())
+        return entry.value

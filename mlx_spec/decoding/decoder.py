@@ -29,6 +29,7 @@ from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.logprobs import LogprobsWatcher
 from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.prices import Measuring
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.decoding.setup import (
@@ -105,9 +106,13 @@ class SpeculativeDecoder:
         )
         # Of a drafter that somebody made nobody else knows anything.
         owners = (model, draft) if drafter is None else (self, None)
+        self.most_draft = most_draft_tokens(self.drafter, speculation)
+        adaptive = speculation.adaptive and policy is None
+        self.measuring = Measuring(
+            self.runner, self.drafter, owners, self.most_draft, adaptive=adaptive
+        )
         self.policy = policy or make_policy(self.drafter, speculation, owners)
         self.meter = StepMeter()
-        self.most_draft = most_draft_tokens(self.drafter, speculation)
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)
         for runner in self.runners:
@@ -294,6 +299,8 @@ class SpeculativeDecoder:
             One output per row that emitted tokens, in row order; none while only prompts are fed.
         """
         with self.device.work():
+            rows = self._members.staying + len(self._members.waiting)
+            self.measuring.before_step(rows, self.limit.rows, self._members.feeder.stopping)
             outputs = self._drive()
             if not outputs and self._stepper.flight is not None:
                 # Nothing was in flight before: that call launched a step, and this one reads it.

@@ -1,9 +1,10 @@
 """``Feeder``: reads texts into a model's slots, piece by piece: the target's or a draft's.
 
-A text is cut at multiples of a piece size that is fixed when the Feeder is made, whatever else is
-fed, so that its K/V do not depend on traffic. Neighbours that stand at the same place share a pass.
-What several texts begin with is computed once: the first one's blocks go to the prefix cache, where
-the others look just before they are fed. Rows are read in the order in which they came.
+A text is cut at multiples of a piece size that is fixed once the model's pace is known, whatever
+else is fed, so that its K/V do not depend on traffic (``chunk_size``). Neighbours that stand at the
+same place share a pass. What several texts begin with is computed once: the first one's blocks go
+to the prefix cache, where the others look just before they are fed. Rows are read in the order in
+which they came, but that short ones pass much longer ones (``reading_order``).
 
 The target must have read a row but for its pending token before the row decodes; a draft may lag by
 what rides in its first pass. That number is the only difference::
@@ -22,18 +23,19 @@ from collections.abc import Sequence as Seq
 from itertools import takewhile
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_spec.cache.pool import schedule
 from mlx_spec.config import BatchingConfig
+from mlx_spec.decoding.chunk_size import DRAFT_SHARE, ChunkSize
 from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.fed_rows import FedPass, FedRow
 from mlx_spec.decoding.pass_listeners import PassListener, PassListeners, PromptPass
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.decoding.prompt_share import SharedPrompts
+from mlx_spec.decoding.reading_order import with_newcomers
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
 from mlx_spec.model.pace import Chunk
-from mlx_spec.model.runner import ModelRunner, Rows, pass_size
+from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
 # Seconds of reading prompts after which cancelled requests, newcomers and closing have their turn.
@@ -54,7 +56,7 @@ class Feeder:
         listeners: hear of its passes.
 
     Attributes:
-        piece: texts are cut at multiples of this many tokens.
+        size: how much is read at once, and where texts are cut.
         stopping: whether all rows are about to be cancelled.
     """
 
@@ -70,15 +72,13 @@ class Feeder:
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
         self._listeners = PassListeners(listeners)
-        # What both kinds of pass may take at this machine's pace.
-        most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
-        self.piece = runner.piece(most)
+        self.size = ChunkSize(runner.pace, batching, 1.0 if ride == 1 else DRAFT_SHARE)
         # Guesses may be computed in any way.
-        self._cuts = Cuts(self.piece, branches=runner.branches and ride == 1)
-        self._runner, self._batching, self._ride = runner, batching, ride
+        self._cuts = Cuts(self.size, branches=runner.branches and ride == 1)
+        self._runner, self._ride = runner, ride
         self._meter = meter or PromptMeter()
         self._clock = clock
-        self._shared = SharedPrefixes(runner.pool, batching, self.piece)
+        self._shared = SharedPrefixes(runner.pool, batching, self.size)
         self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
         self._rows: dict[Sequence, FedRow] = {}
         self._flying = self._group = 0
@@ -134,6 +134,14 @@ class Feeder:
                 self._listeners.begin(sequence)
         return order
 
+    def pass_longer(self, newcomers: int) -> list[int]:
+        """Let the rows that came last pass much longer ones; the rows' old places, in new order."""
+        rows = list(self._rows.values())
+        at = len(rows) - newcomers
+        order = with_newcomers(rows[:at], rows[at:])
+        self._rows = {row.sequence: row for row in order}
+        return [rows.index(row) for row in order]
+
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Forget rows: they leave."""
         for sequence in sequences:
@@ -179,18 +187,18 @@ class Feeder:
         if not self._rows:
             self._shared.settle()
 
-    def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
-        """Describe passes over at most ``most`` tokens, fewer where those would take too long.
+    def build(self, slots: Slots, flying: int = 0, *, alone: bool = False) -> Chunk | None:
+        """Describe passes over as many tokens as rows that decode may wait for.
 
-        Nothing is computed: rows decode, and whoever steps them launches the chunk.
+        Nothing is computed: whoever steps those rows launches the chunk.
 
         Args:
             slots: where the rows are.
-            most: tokens, over all rows.
             flying: tokens that a row being read may gain from a step in flight.
+            alone: nobody waits but the rows that are read.
         """
         self._flying = flying
-        budget = self._runner.timely(most)
+        budget = self.size.between_steps(alone=alone)
         built = begun = self._runner.unread  # of a pass that was begun while nothing decoded
         while not begun and (part := self._next(slots, budget, budget - built)):
             rows = self._read(part, slots)
@@ -210,7 +218,7 @@ class Feeder:
         A pass is computed in pieces; after ``TURN`` seconds this returns, and goes on next time.
         """
         started = self._clock()
-        budget, built, self._flying = pass_size(self._batching.prefill_step_size), 0, 0
+        budget, built, self._flying = self.size.at_once, 0, 0
         while self._runner.proceed(started + TURN - self._clock()):
             self._listeners.settle()
             self._finish(slots)
@@ -295,27 +303,8 @@ class Feeder:
 
     def _read(self, part: FedPass, slots: Slots) -> Rows:
         """What a pass reads."""
-        count = len(part.rows)
         width = self._cuts.width(part.end - part.begin, decoded=part.decoded)
-        tokens, counts = np.zeros((count, width), np.int32), []
-        for place, row in enumerate(part.rows):
-            known = row.sequence.known(part.begin, part.end_of(row))
-            tokens[place, : len(known)] = known
-            counts.append(len(known))
-        # A draft may have a smaller embedding: any token will do where it lacks one.
-        tokens = np.minimum(tokens, self._runner.vocabulary - 1)
-        starts = mx.full((count,), part.begin, mx.int32)
-        first = slots[part.rows[0].sequence]
-        valid = mx.array(counts, mx.int32) if min(counts) < width else None
-        return Rows(
-            mx.array(tokens),
-            starts,
-            part.begin + width,
-            first,
-            uniform=True,
-            counts=valid,
-            tentative=part.decoded,
-        )
+        return part.read(slots[part.rows[0].sequence], width, self._runner.vocabulary)
 
     def _note(self, part: FedPass, rows: Rows, slots: Slots, logits: mx.array) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""

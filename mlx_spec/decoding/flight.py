@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
+from mlx_spec.control.report import StepReport
 from mlx_spec.decoding.outputs import StepGains
 from mlx_spec.decoding.outputs import StepOutput as StepOutput
 from mlx_spec.decoding.watching import Extra
@@ -59,6 +60,8 @@ class Flight:
             nobody's.
         extras: what else is read of it, together with ``packed``.
         sources: who guessed for each row, by name; "" where nobody did.
+        tokens: that the target's pass computes, padding included.
+        keys: that its attention reads, over all rows.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
         seconds: what it took on the device, once it was read.
@@ -76,6 +79,8 @@ class Flight:
     gone: set[Sequence] = field(default_factory=set)
     extras: list[Extra] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    tokens: int = 0
+    keys: int = 0
     results: list[list[int]] = field(default_factory=list)
     outputs: list[StepOutput | None] = field(default_factory=list)
     seconds: float = 0.0
@@ -88,9 +93,38 @@ class Flight:
         return int(self.packed.shape[1]) - 2
 
     @property
+    def passes(self) -> dict[str, int]:
+        """Guesses one after the other of each drafter that ran, by name."""
+        passes: dict[str, int] = {}
+        for source, length in zip(self.sources, self.lengths, strict=True):
+            if length:
+                passes[source] = max(length, passes.get(source, 0))
+        return passes
+
+    @property
     def wanted(self) -> list[mx.array]:
         """All that the host waits for."""
         return [self.packed, *(array for extra in self.extras for array in extra.arrays)]
+
+    def report(self, accepted: list[int]) -> StepReport:
+        """What policies learn from it, once it was read.
+
+        Args:
+            accepted: draft tokens of each row, or ``NO_NUMBERS`` where it says nothing of a draft.
+        """
+        return StepReport(
+            self.rows,
+            [result[1] for result in self.results],
+            accepted,
+            self.seconds + self.waited,
+            self.clean,
+            reading=self.reading.seconds if self.reading else 0.0,
+            longest=max(self.lengths),
+            sources=self.sources,
+            tokens=self.tokens,
+            keys=self.keys,
+            passes=self.passes,
+        )
 
     def hand_out(self) -> None:
         """Give each watcher what it asked for; the rows have their tokens."""

@@ -58,7 +58,6 @@ class Members:
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
-        self._interleave = batching.prefill_interleave
         self._keeps = batching.prefix_cache_bytes > 0
 
     @property
@@ -126,8 +125,8 @@ class Members:
         """Feed prompts; rows that are fed join the decoding ones.
 
         Returns:
-            Where rows decode, the chunk of at most ``prefill_interleave`` tokens that is to be
-            launched before their next step; where none do, what is read is computed here.
+            Where rows decode, the chunk that is to be launched before their next step, as much as
+            they may wait for; where none do, what is read is computed here.
         """
         fed = self.feeder.sequences
         if not fed:
@@ -135,7 +134,7 @@ class Members:
         slots = {sequence: slot for slot, sequence in enumerate(fed, start=len(self._state))}
         chunk = None
         if self._state.sequences:
-            chunk = self.feeder.build(slots, self._interleave)
+            chunk = self.feeder.build(slots)
         else:
             self.feeder.compute(slots)
         # Rows that wait for nobody begin together: else the first would decode in a small batch,
@@ -178,6 +177,8 @@ class Members:
         for slot, sequence in enumerate(newcomers, start=first):
             if sequence in self._saved:
                 pool.load(slot, 0, [self._saved.pop(sequence)])
+        decoding, order = len(self._state), self.feeder.pass_longer(len(newcomers))
+        pool.keep([*range(decoding), *(decoding + place for place in order)])
 
     def _join(self, sequences: list[Sequence]) -> None:
         """Rows whose prompts are in the cache begin to decode."""

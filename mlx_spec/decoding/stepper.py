@@ -15,7 +15,6 @@ from typing import Any, cast
 import mlx.core as mx
 
 from mlx_spec.control.policy import DraftLengthPolicy
-from mlx_spec.control.report import StepReport
 from mlx_spec.decoding.acceptance import NO_NUMBERS
 from mlx_spec.decoding.flight import Flight, StepOutput, StepPlan
 from mlx_spec.decoding.invariants import check_lengths, check_rows
@@ -263,28 +262,13 @@ class Stepper:
             outputs.append(StepOutput(sequence, tokens, drafted, kept, source))
             flight.outputs.append(outputs[-1])
         flight.hand_out()
-        self._note(flight, accepted)
-        self.meter.step(flight.lengths, outputs, flight.seconds)
+        self.draft_length = max(flight.lengths)
+        self.policy.observe(flight.report(accepted))
+        self.meter.step(flight.lengths, outputs, flight.seconds, flight.tokens)
         self.meter.ahead += flight.ahead
         if self.debug:
             self.check(flight)
         return outputs
-
-    def _note(self, flight: Flight, accepted: list[int]) -> None:
-        """Let the policy learn from a step."""
-        self.draft_length = max(flight.lengths)
-        self.policy.observe(
-            StepReport(
-                flight.rows,
-                [result[1] for result in flight.results],
-                accepted,
-                flight.seconds + flight.waited,
-                flight.clean,
-                reading=flight.reading.seconds if flight.reading else 0.0,
-                longest=self.draft_length,
-                sources=flight.sources,
-            )
-        )
 
     def land(self) -> None:
         """Wait for what is in flight; nobody wants what it says, nor what was described."""

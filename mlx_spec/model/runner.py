@@ -23,15 +23,19 @@ from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.as_rows import bind_as_rows
+from mlx_spec.model.attention import bind_attention
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.hidden import HiddenLayers, bind_hidden, noting
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
-from mlx_spec.model.mixed_attention import bind_mixed
-from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
+from mlx_spec.model.pace import CPU_TOKENS, Chunk, Pieces, on_cpu
+from mlx_spec.model.packing import packs
 from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.passes.packed import PackedPass
+from mlx_spec.model.reading_pace import ReadingPace, pace_of
 from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rows import Rows as Rows
+from mlx_spec.model.trial import describe_pass
 
 
 class ModelRunner:
@@ -59,7 +63,7 @@ class ModelRunner:
         quicken(model)
         self.options = options
         if options.late:
-            bind_mixed(model)
+            bind_attention(model)
         self.support = require(model, options)
         bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
@@ -87,6 +91,17 @@ class ModelRunner:
         """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
         return self.support.recurrence.pads
 
+    @cached_property
+    def packs(self) -> bool:
+        """Whether a pass may be of any number of tokens of each row (``Rows.packing``)."""
+        return packs(self.model, self.options, self.support)
+
+    @cached_property
+    def _packed(self) -> PackedPass:
+        """Its passes of that kind."""
+        support = self.support
+        return PackedPass(self.model, self.pool, support.form, support.grouped_masks)
+
     @property
     def branches(self) -> bool:
         """Whether one new token is computed in another way than several (prompts are several)."""
@@ -96,6 +111,18 @@ class ModelRunner:
     def cost(self) -> RowCost:
         """Bytes that a row's caches take over all layers, by its tokens."""
         return self.support.cost + self._attached
+
+    def trial(self, tokens: int, width: int = 1) -> list[mx.array]:
+        """A pass of no row over so many tokens, ``width`` of them each, to be timed."""
+        return describe_pass(self.model, self.support.form, self.vocabulary, tokens, width)
+
+    @property
+    def key_share(self) -> float:
+        """What a key costs that attention reads, of a pass of one token: by bytes that are read."""
+        weights = sum(array.nbytes for _, array in tree_flatten(self.model.parameters()))
+        cost = self.support.cost
+        read = cost.per_token + sum(each for _, each in cost.capped)
+        return float(read / max(1, weights))
 
     def attach(self, layers: Seq[LayerCache], cost: RowCost) -> None:
         """Let slots have more layers than the model: they go where its own go.
@@ -113,17 +140,15 @@ class ModelRunner:
         arrays = [array for _, array in tree_flatten(self.model.parameters())]
         return sum(a.size * (8 if a.dtype == mx.uint32 else 1) for a in arrays)
 
-    def timely(self, most: int) -> int:
-        """Prompt tokens, over all rows, that may be fed while others wait; at most ``most``."""
-        return PACE.tokens(self.parameters, most)
-
-    def piece(self, most: int) -> int:
-        """Prompt tokens between two cuts, a power of two, at most ``most``."""
-        return PACE.piece(self.parameters, most)
+    @cached_property
+    def pace(self) -> ReadingPace:
+        """How fast this model reads prompts here."""
+        return pace_of(self.model, self.parameters)
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
 
+        Of a packed pass [M, 1, vocabulary]: of its tokens, in their order.
         Whatever is raised on the way, the slots are then what they were.
         """
         before = self.pool.snapshot()
@@ -141,10 +166,11 @@ class ModelRunner:
 
     def _forward(self, rows: Rows) -> mx.array:
         """Through the model in its form, and what was tapped noted."""
+        own = self._pass if rows.packing is None else self._packed
         if self._tapped is None:
-            return self._pass.forward(rows)[0]
+            return own.forward(rows)[0]
         with noting(self._tapped):
-            logits, self.hidden = self._pass.forward(rows)
+            logits, self.hidden = own.forward(rows)
         return logits
 
     def tap(self, wanted: HiddenLayers) -> None:
@@ -186,7 +212,7 @@ class ModelRunner:
         done = self._pieces.compute(seconds)
         self._seconds += time.perf_counter() - started
         if done and self._fed:
-            PACE.note(self.parameters, self._fed, self._seconds)
+            self.pace.note(self._fed, self._seconds)
             self._fed = 0
         return done
 
@@ -206,9 +232,9 @@ class ModelRunner:
             more: what else is to be computed with them.
         """
 
-        def done(seconds: float) -> None:
-            PACE.note(self.parameters, tokens, seconds)
-            heard(seconds)
+        def done(chunk: Chunk) -> None:
+            self.pace.note(tokens, chunk.seconds, exact=chunk.exact)
+            heard(chunk.seconds)
             also()
 
         self._fed = 0

@@ -10,6 +10,7 @@ each row hears of every join and leave, and one that must see tokens on the host
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,6 +112,26 @@ class Draft:
     probabilities: mx.array | None = None
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How guesses, or passes, are timed: of no row, without caches, written nowhere.
+
+    Attributes:
+        describe: what computes one guess for so many rows, or a pass over so many tokens, of which
+            ``width`` are a row's; anything that ``mx.eval`` takes.
+        models: what runs; a table of times is theirs, by the shapes of what they hold.
+        part: what of it runs, in words; empty for all.
+        first: tokens a row that the first pass of a draft reads.
+        key_share: what one key costs that attention reads, of a pass of one token.
+    """
+
+    describe: Callable[..., Any]
+    models: tuple[Any, ...]
+    part: str = ""
+    first: int = 1
+    key_share: float = 0.0
+
+
 class Drafter(Protocol):
     """A source of draft tokens for a batch of rows.
 
@@ -210,6 +231,10 @@ class Drafter(Protocol):
         more of rows than it did when that one was proposed for."""
         ...
 
+    def trial(self) -> Trial | None:
+        """How to time its guesses, so that steps need not; None where they cost nothing."""
+        ...
+
     def snapshot(self) -> Any:
         """The present state by reference, for :meth:`restore`."""
         ...
@@ -262,6 +287,10 @@ class BaseDrafter:
 
     def landing(self) -> None:
         """Nothing is late."""
+
+    def trial(self) -> Trial | None:
+        """Nothing is computed that would take time, or steps say it."""
+        return None
 
     def snapshot(self) -> Any:
         """Nothing changes."""

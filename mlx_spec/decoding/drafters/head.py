@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
 from mlx_spec.decoding.drafters.choosing import Guessing
 from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.model.heads.head import Head
@@ -150,6 +150,11 @@ class HeadDrafter(BaseDrafter):
         """Rows move, and what is known of them."""
         if self._pairs is not None:
             self._pairs = self._pairs.rows(order) if order else None
+
+    def trial(self) -> Trial:
+        """One guess of each row, from a hidden state."""
+        slots = self._slots
+        return Trial(lambda rows, width=1: slots.trial(rows), slots.models, part="head")
 
     def covers(self) -> list[bool] | None:
         """Rows with a pair."""

@@ -30,10 +30,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.config import BatchingConfig
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
 from mlx_spec.decoding.drafters.choosing import Guessing, known_at
 from mlx_spec.decoding.drafters.riding import MAX_RIDE as MAX_RIDE
-from mlx_spec.decoding.drafters.riding import FoldedRiding, Riding
+from mlx_spec.decoding.drafters.riding import STEADY_LAG, FoldedRiding, Riding
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.replay import Replay
@@ -62,8 +62,7 @@ class ModelDrafter(BaseDrafter):
         self._guessing = guessing or Guessing()
         self.runners = (runner,)
         self._forward = runner.forward if replay is None else replay.forward
-        self._batching = batching or BatchingConfig()
-        self._feeder = Feeder(runner, self._batching, ride=MAX_RIDE)
+        self._feeder = Feeder(runner, batching or BatchingConfig(), ride=MAX_RIDE)
         self._rows: list[Sequence] = []
         self._riding = FoldedRiding() if runner.pool.folds else Riding()
 
@@ -120,9 +119,8 @@ class ModelDrafter(BaseDrafter):
             return None
         # Rows that are covered have streams to keep alive; without them nobody waits.
         nobody = all(lag is None for lag in riding.lag)
-        most = self._batching.prefill_step_size if nobody else self._batching.prefill_interleave
         slots = {sequence: row for row, sequence in enumerate(self._rows)}
-        chunk = self._feeder.build(slots, most, flying)
+        chunk = self._feeder.build(slots, flying, alone=nobody)
         for sequence, seen in self._feeder.take(in_order=False).items():
             riding.board(slots[sequence], seen, sequence.length + flying)
         return chunk
@@ -171,6 +169,11 @@ class ModelDrafter(BaseDrafter):
         # The target may know tokens that a smaller embedding lacks: any other one will do.
         known = mx.take_along_axis(tokens, positions, axis=1)
         return mx.minimum(known, self.runner.vocabulary - 1)
+
+    def trial(self) -> Trial:
+        """As any model's passes; the first one reads what the row has gained, too."""
+        runner = self.runner
+        return Trial(runner.trial, (runner.model,), first=STEADY_LAG, key_share=runner.key_share)
 
     def landing(self) -> None:
         """Note what was read with the step in flight."""

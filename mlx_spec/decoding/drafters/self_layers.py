@@ -21,13 +21,14 @@ import mlx.core as mx
 
 from mlx_spec.cache.ring_places import SLACK
 from mlx_spec.config import SpeculationConfig
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
 from mlx_spec.decoding.drafters.calibration import chosen_layers
 from mlx_spec.decoding.drafters.choosing import Guessing, known_at
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
 from mlx_spec.model.partial import skipping_of, why_not
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.trial import describe_pass
 
 
 class SelfDrafter(BaseDrafter):
@@ -64,12 +65,23 @@ class SelfDrafter(BaseDrafter):
             )
         self._pool = runner.pool
         self._guessing = guessing or Guessing()
+        self._runner, self._partial = runner, skipping.partial(runner.model, self.layers)
         self._passes = make_pass(
             runner.support.form,
-            skipping.partial(runner.model, self.layers),
+            self._partial,
             runner.pool,
             grouped=runner.support.grouped_masks,
         )
+
+    def trial(self) -> Trial:
+        """One token of each row through the layers that draft."""
+
+        runner, partial = self._runner, self._partial
+
+        def describe(rows: int, width: int = 1) -> list[mx.array]:
+            return describe_pass(partial, runner.support.form, runner.vocabulary, rows, width)
+
+        return Trial(describe, (runner.model,), part=f"layers {self.layers}")
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """Samples of the partial model at positions ``lengths ..``."""

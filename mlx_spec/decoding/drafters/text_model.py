@@ -21,7 +21,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.config import BatchingConfig
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
@@ -173,6 +173,11 @@ class TextDrafter(BaseDrafter):
             return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
         except Exception:
             return []
+
+    def trial(self) -> Trial:
+        """As any model's passes; what tokenizers take, steps say."""
+        runner = self.runner
+        return Trial(runner.trial, (runner.model,), key_share=runner.key_share)
 
     def snapshot(self) -> Any:
         """How much is read: what lies behind that is read again."""

@@ -24,6 +24,7 @@ from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.heads.head import Head
 from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.model.trial import any_tokens
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class HeadSlots:
         reads = head.reads(len(getattr(runner.model, "layers", ())))
         runner.tap(reads)
         self.width = self.parts.width * (len(reads.layers) + reads.final)
-        self._head, self._pool = head, runner.pool
+        self._head, self._pool, self._target = head, runner.pool, runner.model
         self._cache = stand_for(head.own_cache())
         self._layers = list(leaves(self._cache))
         if any(layer.folds for layer in self._layers):
@@ -99,6 +100,18 @@ class HeadSlots:
     def logits(self, states: mx.array) -> mx.array:
         """[B, N, V'] of states."""
         return self._choices(states)
+
+    def trial(self, rows: int) -> mx.array:
+        """One guess for so many rows, of nobody and without keys, to be timed."""
+        tokens = any_tokens(rows, 1, self.parts.vocabulary)
+        hidden = mx.ones((rows, 1, self.width), self.parts.dtype)
+        states = self._head(self._head.embed(self.parts, tokens), self._head.begin(hidden))
+        return mx.argmax(self.logits(states), axis=-1)
+
+    @property
+    def models(self) -> tuple[Any, Any]:
+        """What guesses, and what it shares parts with."""
+        return self._target, self._head
 
     def _run(self, rows: HeadRows, limit: int, masking: Any) -> mx.array:
         span = rows.span(limit)

@@ -1,0 +1,141 @@
+"""``StepPrices``: what a step of one target and its drafters costs, drafting and verifying.
+
+A step's seconds are one number, but what it computed is known: so many guesses, so many tokens in
+the pass. The passes were timed (``pass_costs``); what steps take beyond that is learned of the
+whole step, each part by its share of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+
+from mlx_spec.control.factors import Factor
+from mlx_spec.control.pass_costs import PassCosts
+from mlx_spec.control.report import StepReport
+
+
+class DraftPrice:
+    """What one drafter's guesses cost.
+
+    Args:
+        costs: seconds of one guess for so many rows, where that was timed; else None: it looks its
+            guesses up, or nobody knows.
+        first: tokens a row that its first pass reads.
+    """
+
+    TIMED, GUESSED = 0.5, 1.5  # how far that may be off
+    # Of a plain pass, once a step: what waits for the host costs that at least. Where a drafter
+    # that nobody timed costs more, its steps say so.
+    LOOKED_UP = 0.01
+
+    def __init__(self, costs: PassCosts | None = None, first: int = 1) -> None:
+        self.costs, self.first = costs, first
+        timed = costs is not None and costs.known
+        self.factor = Factor(self.TIMED if timed else self.GUESSED)
+
+    def usual(self, rows: int, passes: int, plain: float) -> float:
+        """Seconds at the usual speed, before what steps have said; ``plain`` of a plain pass."""
+        if passes <= 0:
+            return 0.0
+        if self.costs is None or not self.costs.known:
+            return self.LOOKED_UP * plain
+        return self.costs.usual(rows * self.first) + (passes - 1) * self.costs.usual(rows)
+
+
+class StepPrices:
+    """Prices of steps, in seconds. Thread-safe; shared by all decoders of a pair.
+
+    Args:
+        target: passes of the target.
+        drafts: by the drafter's name.
+        packs: whether a pass may take any number of tokens from each row; else it is a rectangle.
+
+    Attributes:
+        target, packs: these.
+    """
+
+    CURVES = 256  # kept: all of them are read at every step
+
+    def __init__(
+        self,
+        target: PassCosts,
+        drafts: Mapping[str, DraftPrice] | None = None,
+        *,
+        packs: bool = False,
+    ) -> None:
+        self.target, self.packs = target, packs
+        self._drafts = dict(drafts or {})
+        self._lock = threading.Lock()
+        self._curves: dict[tuple[int, int], Seq[float]] = {}
+        self._version = -1  # of the target's costs, that the curves are of
+
+    @property
+    def known(self) -> bool:
+        """Whether passes were timed; else nothing is to be speculated on."""
+        return self.target.known
+
+    def tokens(self, lengths: Seq[int]) -> int:
+        """Tokens that the pass computes for drafts of these lengths, padding included."""
+        if not self.packs:
+            return len(lengths) * (max(lengths, default=0) + 1)
+        return self.target.width(sum(lengths) + len(lengths))
+
+    def verify(self, tokens: int, rows: int, keys: int = 0) -> float:
+        """Seconds of a pass over ``tokens`` tokens of ``rows`` rows, that reads ``keys`` keys.
+
+        Args:
+            tokens: as :meth:`tokens` says; for any other number as it is, not padded.
+        """
+        return self.target.seconds(tokens, keys, width=self._width(tokens, rows))
+
+    def curve(self, rows: int, most: int, keys: int = 0) -> Seq[float]:
+        """Seconds of verifying ``rows + 0``, ``rows + 1``, ... ``rows + most`` tokens.
+
+        Where the model packs, each is the pass that has room for so many and is used for it, so
+        that it falls nowhere but by less than the margin of ``PassCosts.width``; else only
+        multiples of ``rows`` are passes, and what lies between is on a line.
+        """
+        if self._version != self.target.version or len(self._curves) > self.CURVES:
+            self._version, self._curves = self.target.version, {}
+        curve = self._curves.get((rows, most))
+        if curve is None:
+            usual, cheapest = self.target.usual, self.target.width
+            counts = range(rows, rows + most + 1)
+            if self.packs:
+                curve = [usual(cheapest(tokens)) for tokens in counts]
+            else:
+                curve = [usual(tokens, width=self._width(tokens, rows)) for tokens in counts]
+            self._curves[rows, most] = curve
+        speed, reading = self.target.speed.times, self.target.reading(keys)
+        return [speed * (seconds + reading) for seconds in curve]
+
+    def draft(self, name: str, rows: int, passes: int) -> float:
+        """Seconds of ``passes`` guesses one after the other for each of ``rows`` rows."""
+        price = self._price(name)
+        usual = price.usual(rows, passes, self.target.usual(rows))
+        return self.target.speed.times * price.factor.times * usual
+
+    def observe(self, report: StepReport) -> None:
+        """Learn from a step that did nothing else."""
+        if not report.clean or not report.rows:
+            return
+        work, rows = report.work, len(report.rows)
+        plain = self.target.usual(rows)
+        beside = []
+        for name, passes in report.passes.items():
+            price = self._price(name)
+            beside.append((price.factor, price.usual(rows, passes, plain)))
+        done = (work.tokens, work.keys, self._width(work.tokens, rows))
+        self.target.note_step(done, report.seconds, beside)
+
+    def _width(self, tokens: int, rows: int) -> int:
+        return 1 if self.packs else -(-tokens // max(rows, 1))
+
+    def _price(self, name: str) -> DraftPrice:
+        price = self._drafts.get(name)
+        if price is None:
+            with self._lock:
+                price = self._drafts.setdefault(name, DraftPrice())
+        return price

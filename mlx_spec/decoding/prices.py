@@ -1,0 +1,198 @@
+"""``Measuring``: what steps of a target and its drafters cost, known before the first of them.
+
+A table is looked for on disk; what it lacks is timed, in the thread that is about to decode, for a
+few seconds at most, and kept. So no request is used to find out what a draft length costs. Where
+nothing can be drafted and few rows run there is nothing to choose, and nothing is timed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mlx_spec.control.pass_costs import EDGES, PassCosts
+from mlx_spec.control.shared import costs_of, prices_of
+from mlx_spec.control.step_prices import DraftPrice, StepPrices
+from mlx_spec.decoding.drafters.base import Drafter, Trial
+from mlx_spec.decoding.drafters.chain import ChainDrafter
+from mlx_spec.model.cost_files import (
+    costs_folder,
+    keep_costs,
+    kept_costs,
+    measuring,
+    model_lines,
+)
+from mlx_spec.model.pass_timing import PassTimer, order_of
+from mlx_spec.model.runner import ModelRunner
+
+FIRST, MORE = 2.0, 0.6  # seconds: for a model of which nothing is known, and for what is lacking
+DRAFT_SHARE, PLAIN_SHARE = 0.3, 0.4  # of these: for a drafter, and where nothing is drafted
+FEW = 4  # tokens of a step that drafts nothing, up to which no other width is looked for
+WIDTHS = (1, 2, 4, 7)  # tokens a row that are timed where a model folds tokens into states
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be timed now.
+
+    Attributes:
+        fewest, most: tokens of a pass.
+        rows: that wait, of one token each in their shortest passes.
+        width: of each, in their widest.
+        share: of the usual time.
+        stopping: whether nobody waits any more.
+    """
+
+    fewest: int
+    most: int
+    rows: int
+    width: int
+    share: float
+    stopping: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class TimedPart:
+    """Something whose passes are timed.
+
+    Attributes:
+        name: in words.
+        costs: what is known of it.
+        trial: how it is run.
+        widths: tokens a row of its passes.
+    """
+
+    name: str
+    costs: PassCosts
+    trial: Trial
+    widths: tuple[int, ...] = (1,)
+
+    def time(self, wanted: Wanted) -> int:
+        """Time what is not known of it, here or on disk; how many kinds of passes these were."""
+        lines = model_lines(*self.trial.models, part=self.trial.part)
+        self._fetch(lines)
+        seconds = (MORE if self.costs.known else FIRST) * wanted.share
+        timer = PassTimer(time.perf_counter() + seconds, wanted.stopping)
+        timed = 0
+        for width in self.widths:
+            known = self.costs.points.get(width, {})
+            counts = sorted({*EDGES, wanted.rows})
+            edges = [count * width for count in counts if count * width >= wanted.fewest]
+            present = (wanted.rows, wanted.rows * wanted.width + 1)
+            order = order_of(edges, known, wanted.most, present)
+            # One that is known tells how fast the machine is now, beside when those were timed.
+            again = [min(known, key=lambda count: abs(count - present[0]))] if known else []
+            if order:
+                describe = partial(self.trial.describe, width=width)
+                points = timer.time(describe, [*again, *order])
+                self.costs.put(points, width=width)
+                timed += len(points.keys() - known)
+        if timed:
+            self.costs.put({}, key=self.trial.key_share * self.costs.usual(1))
+            keep_costs(lines, self.costs)
+        return timed
+
+    def _fetch(self, lines: tuple[str, ...]) -> None:
+        """Take over what another process has timed."""
+        kept = None if self.costs.known else kept_costs(lines)
+        if kept is not None:
+            for width, points in kept.points.items():
+                self.costs.put(points, width=width, key=kept.key, fresh=False)
+
+
+class Measuring:
+    """Times what one decoder runs, once.
+
+    Args:
+        runner: the target.
+        drafter: what drafts for it.
+        owners: the models, of whose pair prices are shared.
+        most: longest draft.
+        adaptive: whether its length is chosen by what it costs.
+
+    Attributes:
+        prices: what is known; what is timed later is in it too.
+        told: what was done, in words; empty where nothing was timed here.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        drafter: Drafter,
+        owners: tuple[Any, Any],
+        most: int,
+        *,
+        adaptive: bool,
+    ) -> None:
+        self._most, self._adaptive = most, adaptive and most > 0
+        self._done, self.told = not measuring(), ""
+        widths = WIDTHS if runner.pool.folds else (1,)
+        self._target = TimedPart("target", costs_of(runner.model), _trial_of(runner), widths)
+        members = drafter.members if isinstance(drafter, ChainDrafter) else (drafter,)
+        trials = {each.name: each.trial() for each in members}
+        self._drafts = [
+            TimedPart(name, _costs_of(trial), trial)
+            for name, trial in trials.items()
+            if trial is not None
+        ]
+        costs, parts = self._target.costs, self._drafts
+
+        def make() -> StepPrices:
+            drafts = {one.name: DraftPrice(one.costs, one.trial.first) for one in parts}
+            return StepPrices(costs, drafts, packs=runner.packs)
+
+        self._packs: Callable[[], bool] = lambda: runner.packs
+        # Where nothing is chosen nobody asks whether the model packs, which takes a look at it.
+        chosen = self._adaptive
+        self.prices = prices_of(*owners, drafter.name, make) if chosen else StepPrices(costs)
+
+    def before_step(self, rows: int, limit: int, stopping: Callable[[], bool]) -> None:
+        """Time what is not known, where the step to come could be another for it.
+
+        Args:
+            rows: that are about to decode.
+            limit: most rows.
+            stopping: whether nobody waits for them any more.
+        """
+        width = self._most + 1
+        if self._done or not rows:
+            return
+        if not self._adaptive and (rows * width <= FEW or not self._packs()):
+            return
+        began = time.perf_counter()
+        if self._adaptive:
+            wanted = Wanted(1, limit * width, rows, width, 1.0, stopping)
+        else:
+            wanted = Wanted(rows * width, 2 * rows * width, rows, width, PLAIN_SHARE, stopping)
+        timed = self._time(self._target, wanted)
+        for part in self._drafts if self._adaptive else ():
+            of_draft = Wanted(1, limit * part.trial.first, rows, 2, DRAFT_SHARE, stopping)
+            timed += self._time(part, of_draft)
+        self._done = True
+        if timed:
+            seconds = time.perf_counter() - began
+            kept = f"{timed} kinds of passes timed in {seconds:.1f} s, kept in {costs_folder()}"
+            self.told = "; ".join(filter(None, (kept, self.told)))
+
+    def _time(self, part: TimedPart, wanted: Wanted) -> int:
+        """Time one of them; what its code raises costs speed only."""
+        try:
+            return part.time(wanted)
+        except Exception as error:  # whatever a model raises without caches
+            reason = " ".join(str(error).split())[:100] or type(error).__name__
+            self.told = f"those of {part.name} could not be timed ({reason})"
+            return 0
+
+
+def _costs_of(trial: Trial) -> PassCosts:
+    """What is known of it, whoever runs it."""
+    model, *others = trial.models
+    return costs_of(model, others[0] if others else None, trial.part)
+
+
+def _trial_of(runner: ModelRunner) -> Trial:
+    """How to time passes of a model."""
+    return Trial(runner.trial, (runner.model,), key_share=runner.key_share)
