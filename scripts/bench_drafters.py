@@ -11,7 +11,6 @@ the tokens are compared, and ratios are taken within a category. The last line i
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from mlx_spec.pipeline.prompt_file import read_prompt_file
 
 import mlx.core as mx  # isort: skip
 
-from bench_support.rounds import machine, table
+from bench_support.results import add_save, finish, table
 
 PLAIN = "plain"
 Settings = argparse.Namespace
@@ -161,6 +160,7 @@ def parse() -> Settings:
     parser.add_argument("--num-draft-tokens", type=int, default=6)
     parser.add_argument("--temp", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=1)
+    add_save(parser)
     return parser.parse_args()
 
 
@@ -196,8 +196,7 @@ def main() -> None:
                 },
             }
         )
-    shown = {**vars(options), "prompts": options.prompts.name}
-    print(json.dumps({"machine": machine(), "options": shown, "results": records}))
+    finish(options, records)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ from mlx_spec.model.attributes import quicken
 from mlx_spec.model.hidden import HiddenLayers, bind_hidden, noting
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
-from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
+from mlx_spec.model.pace import CPU_TOKENS, Chunk, Pieces, on_cpu
 from mlx_spec.model.packing import packs
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.passes.packed import PackedPass
+from mlx_spec.model.reading_pace import ReadingPace, pace_of
 from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rotations import share_angles
 from mlx_spec.model.rows import Rows as Rows
@@ -141,13 +142,10 @@ class ModelRunner:
         arrays = [array for _, array in tree_flatten(self.model.parameters())]
         return sum(a.size * (8 if a.dtype == mx.uint32 else 1) for a in arrays)
 
-    def timely(self, most: int) -> int:
-        """Prompt tokens, over all rows, that may be fed while others wait; at most ``most``."""
-        return PACE.tokens(self.parameters, most)
-
-    def piece(self, most: int) -> int:
-        """Prompt tokens between two cuts, a power of two, at most ``most``."""
-        return PACE.piece(self.parameters, most)
+    @cached_property
+    def pace(self) -> ReadingPace:
+        """How fast this model reads prompts here."""
+        return pace_of(self.model, self.parameters)
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
@@ -216,7 +214,7 @@ class ModelRunner:
         done = self._pieces.compute(seconds)
         self._seconds += time.perf_counter() - started
         if done and self._fed:
-            PACE.note(self.parameters, self._fed, self._seconds)
+            self.pace.note(self._fed, self._seconds)
             self._fed = 0
         return done
 
@@ -236,9 +234,9 @@ class ModelRunner:
             more: what else is to be computed with them.
         """
 
-        def done(seconds: float) -> None:
-            PACE.note(self.parameters, tokens, seconds)
-            heard(seconds)
+        def done(chunk: Chunk) -> None:
+            self.pace.note(tokens, chunk.seconds, exact=chunk.exact)
+            heard(chunk.seconds)
             also()
 
         self._fed = 0

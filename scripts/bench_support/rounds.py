@@ -5,14 +5,16 @@ These machines are shared and noisy, so a comparison is a median of ratios withi
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from mlx_spec.bench.rounds import Figures, Series
-from mlx_spec.bench.rounds import ratio as ratio  # for those who take it from here
+from bench_support.results import machine as machine  # loads the fast BLAS, before mlx
+from bench_support.results import table as table
 
 import mlx.core as mx  # isort: skip
+
+from mlx_spec.bench.rounds import Figures as Figures
+from mlx_spec.bench.rounds import Series as Series
+from mlx_spec.bench.rounds import ratio as ratio  # for those who take it from here
 
 Method = Callable[[], Figures]
 
@@ -27,16 +29,3 @@ def interleave(methods: Mapping[str, Method], rounds: int) -> dict[str, Series]:
             if turn:
                 figures[name].append(result)
     return {name: Series(each) for name, each in figures.items()}
-
-
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n### {title}\n")
-    for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-    print(flush=True)
-
-
-def machine() -> dict[str, str]:
-    """What this ran on."""
-    return {"system": platform.platform(), "cpu": platform.processor(), "mlx": mx.__version__}
