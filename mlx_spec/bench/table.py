@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mlx_spec.bench.arms import AGAIN, PLAIN
+from mlx_spec.bench.arms import AGAIN, PLAIN, short
 from mlx_spec.bench.findings import Recommendation
 from mlx_spec.bench.mlx_lm_arms import NAME
 from mlx_spec.bench.results import SPEED, ArmResult, BenchResult, CellResult
@@ -30,7 +30,7 @@ def print_result(console: Console, result: BenchResult) -> None:
         if not cells:
             continue
         form = "" if weights is None else f", quantized: {weights}"
-        title = Text(f"{result.model}{form}, {size / 1e6:,.0f} MB of weights", "bold")
+        title = Text(f"{short(result.model)}{form}, {size / 1e6:,.0f} MB of weights", "bold")
         table = Table(box=box.SIMPLE, title=title, title_justify="left", pad_edge=False)
         for column in COLUMNS:
             left = column in _LEFT
@@ -128,6 +128,7 @@ def notes(result: BenchResult) -> list[str]:
         "a pass: tokens that a row gains by a pass of the model; text: whether it is plain "
         "decoding's, byte for byte",
         _memory(result),
+        _reading(result),
     ]
     if result.noise > _LOUD:
         found.append("the machine was busy with other things: end them, or give --rounds more")
@@ -150,6 +151,20 @@ def _memory(result: BenchResult) -> str:
         f"memory: MLX reads {read:,.1f} GB/s here (matrix times vector; copying {copied:,.1f}); "
         f"plain decoding reads weights, keys and values at {each} of the better of these{cached}"
     )
+
+
+def _reading(result: BenchResult) -> str:
+    """How fast prompts are read, and what all of it took of memory."""
+    most = max(
+        (peak for cell in result.cells for arm in cell.arms for peak in arm.series.each("peak")),
+        default=0.0,
+    )
+    speeds = [
+        f"{cell.arms[0].series.median('prompt tok/s'):,.0f} "
+        f"({cell.key.batch} of {cell.prompt_tokens:,.0f} tokens)"
+        for cell in result.cells
+    ]
+    return f"prompts are read at {', '.join(speeds)} tok/s; most memory {most / 1e9:.2f} GB"
 
 
 def recommendation_lines(result: BenchResult) -> list[str]:
