@@ -75,7 +75,10 @@ def test_a_pair_is_timed_once_for_all_processes(folder: Path) -> None:
     third = decoder(target, draft)
     assert run(third) == tokens == run(decoder(target))
     assert third.measuring.told == ""
-    assert third.measuring.prices.target.points[1] == points
+    again = third.measuring.prices.target
+    assert again.points[1].keys() == points.keys()
+    assert again.looks == 2  # a short look: another process may have been disturbed
+    assert all(again.points[1][tokens] <= spent for tokens, spent in points.items())
 
 
 def test_more_rows_need_more_points(folder: Path) -> None:
