@@ -7,8 +7,9 @@ operation is an :class:`Operation`: called plainly it takes whichever implementa
 says, and ``.reference`` and ``.kernel`` are the two with one signature. All are batched, with a
 position or length of its own for each row.
 
-A leaf package: it imports mlx and nothing of ``mlx_spec``. Which kernel is on by default is
-decided by measurement on the user's kind of Mac (``defaults.json``), never by hope.
+A leaf package: it imports mlx and nothing of ``mlx_spec``. Plain calls take the references unless
+:func:`use` says otherwise; which kernels a model runs by default is decided by trials on the
+user's own machine (``trials``), never by hope.
 
 Example::
 
@@ -19,7 +20,7 @@ Example::
         out = metal_kernels.attention(q, k, v, [17, 5, 230], scale=0.125)
 """
 
-from metal_kernels._runtime import Operation, available, use, wins
+from metal_kernels._runtime import Operation, available, use
 from metal_kernels.attention import Attention, attention
 from metal_kernels.attention_inputs import Lengths
 from metal_kernels.attention_plan import AttentionConfig, MemoryEstimate
@@ -49,5 +50,4 @@ __all__ = [
     "sample",
     "uniforms",
     "use",
-    "wins",
 ]

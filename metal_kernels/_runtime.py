@@ -1,7 +1,7 @@
 """What all kernels share: the choice of an implementation, and the way from source to kernel.
 
-It owns the process-wide choice of :func:`use`, the table of measured defaults and the cache of
-built kernels. It knows no operation.
+It owns the process-wide choice of :func:`use` and the cache of built kernels. It knows no
+operation.
 
 A ``.metal`` file holds plain functions first, then ``//! section NAME`` parts: pieces of kernel
 bodies, for which ``mx.fast.metal_kernel`` writes the signature.
@@ -10,7 +10,6 @@ bodies, for which ``mx.fast.metal_kernel`` writes the signature.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,15 +18,12 @@ from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_arg
 
 import mlx.core as mx
 
-Choice = Literal["auto", "metal", "reference"]
+Choice = Literal["metal", "reference"]
 CHOICES: tuple[str, ...] = get_args(Choice)
-
-# A kernel is taken by default where it needs at most this share of the composition's time.
-WINNING_RATIO = 0.97
 
 _FOLDER = Path(__file__).parent
 _SECTION = re.compile(r"^//! section (\w+)\n", re.MULTILINE)
-_choice: Choice = "auto"
+_choice: Choice = "reference"
 
 Kernel: TypeAlias = Callable[..., list[mx.array]]
 """What ``mx.fast.metal_kernel`` makes: called with inputs and a launch, it gives the outputs."""
@@ -46,8 +42,7 @@ def use(choice: Choice) -> Iterator[None]:
     """Choose, for the whole process, which implementation plain calls take.
 
     Args:
-        choice: ``"reference"``; ``"metal"``, the kernel, everywhere; or ``"auto"``, the kernel
-            where Metal is present and the table of measured defaults says that it wins.
+        choice: ``"reference"``, as long as nobody says otherwise, or ``"metal"``, the kernel.
 
     Raises:
         ValueError: another word, or ``"metal"`` where there is no Metal.
@@ -74,37 +69,11 @@ def check_choice(place: str, choice: str) -> None:
         raise ValueError(f"[metal_kernels.{place}] 'metal' asked, but there is no Metal here")
 
 
-def defaults_path() -> Path:
-    """The table that ``scripts/bench_kernels.py`` writes: time ratios by device and operation."""
-    return _FOLDER / "defaults.json"
-
-
-def wins(operation: str) -> bool:
-    """Whether the kernel of an operation was measured to win on this kind of machine."""
-    if not available():
-        return False
-    ratio = _measured(_device()).get(operation)
-    return ratio is not None and ratio <= WINNING_RATIO
-
-
-def _device() -> str:
-    return str(mx.device_info().get("device_name", ""))
-
-
-def read_defaults(device: str) -> dict[str, float]:
-    """Seconds of our kernel over seconds of MLX's composition, by operation; empty if unknown."""
-    table = json.loads(defaults_path().read_text(encoding="utf-8"))
-    return dict(table["devices"].get(device, {}))
-
-
-_measured = functools.cache(read_defaults)
-
-
 class Operation(Generic[P, R]):
     """One operation with two implementations of one signature.
 
     Args:
-        name: as in errors and in the table of defaults.
+        name: as in errors.
         check: raises ``ValueError`` for bad arguments, before anything is launched.
         reference: plain mlx operations; runs anywhere.
         kernel: the Metal kernel.
@@ -126,8 +95,7 @@ class Operation(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """By the implementation that :func:`use` says."""
-        metal = _choice == "metal" or (_choice == "auto" and wins(self.name))
-        return (self.kernel if metal else self.reference)(*args, **kwargs)
+        return (self.kernel if _choice == "metal" else self.reference)(*args, **kwargs)
 
     def reference(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """By plain mlx operations."""

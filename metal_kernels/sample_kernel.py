@@ -14,7 +14,8 @@ from metal_kernels.noise_table import gumbel_table
 from metal_kernels.sample_rows import Group
 
 _FILE = "sample.metal"
-_CUT_THREADS = 1024
+# Not 1,024: a kernel of 64-bit sums may need more registers than so many threads leave it.
+_CUT_THREADS = 512
 _RACE_THREADS = 256
 _SPLIT = 4096  # tokens of a threadgroup of the race
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import mlx.core as mx
 
@@ -24,6 +24,8 @@ _COLDEST, _HOTTEST = 1e-38, 1e30
 _COLDEST_BELOW_TOP = 1e-20  # where the best token may be excluded, so that others have scores
 _UNLIMITED = 2**31 - 1
 _TOP_P_ONE = 2**31
+
+Own = TypeVar("Own", bound="Options")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +59,16 @@ class Options:
         """Whether some row has a top-p or a top-k."""
         return self.by_mass or self.by_count
 
-    def spread(self, places: int) -> Options:
+    def spread(self: Own, places: int) -> Own:
         """Each row's options for as many neighbours: [b * places, 1]."""
         wide = self._each(lambda array: array[:, None] if array.ndim == 1 else array)
         return wide._each(lambda array: mx.repeat(array, places, axis=0))
 
-    def part(self, rows: slice) -> Options:
+    def part(self: Own, rows: slice) -> Own:
         """Those of some rows."""
         return self._each(lambda array: array[rows])
 
-    def _each(self, change: Callable[[mx.array], mx.array]) -> Options:
+    def _each(self: Own, change: Callable[[mx.array], mx.array]) -> Own:
         return replace(
             self,
             inverse_temperature=change(self.inverse_temperature),
@@ -91,6 +93,15 @@ class Group(Options):
     rows: tuple[int, ...]
     index: mx.array
     seeds: mx.array
+
+    def of_tokens(self, rows: Sequence[int]) -> Group:
+        """The same options for tokens, where token i is one of row ``rows[i]``."""
+        places = {row: place for place, row in enumerate(self.rows)}
+        own = [(token, places[row]) for token, row in enumerate(rows) if row in places]
+        index = mx.array([place for _, place in own], mx.int32)
+        tokens = tuple(token for token, _ in own)
+        each = self._each(lambda array: array[index])
+        return replace(each, rows=tokens, index=mx.array(tokens, mx.int32), seeds=self.seeds[index])
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,12 @@ class SampleRows:
         kinds = [[row for row in sampling if options.kind(row) == kind] for kind in range(3)]
         groups = tuple(options.group(some) for some in kinds if some)
         return cls(rows, greedy, groups)
+
+    def of_tokens(self, rows: Sequence[int]) -> SampleRows:
+        """As many rows as ``rows`` has, number i with the options of row ``rows[i]`` of these."""
+        greedy = tuple(token for token, row in enumerate(rows) if row in self.greedy)
+        groups = (group.of_tokens(rows) for group in self.groups)
+        return SampleRows(len(rows), greedy, tuple(group for group in groups if group.rows))
 
 
 _NO_MORE = MoreFilters()

@@ -137,6 +137,7 @@ class StepDone(NamedTuple):
         memory: bytes that MLX holds now.
         emitted: ids of the requests that gained tokens.
         drafters: drafted and accepted of each drafter, by name.
+        computed: tokens that the target's pass took, those for nobody included.
     """
 
     time: float
@@ -156,6 +157,7 @@ class StepDone(NamedTuple):
     memory: int
     emitted: tuple[str, ...] = ()
     drafters: Mapping[str, tuple[int, int]] = {}
+    computed: int = 0
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,9 @@ class LoadConfig:
         tokenizer_config: further options for the tokenizer.
         lazy: leave the weights unread until they are used, by this thread: no other can read
             them. Everything else is computed when ``load`` returns.
-        kernels: Metal kernels of our own to bind into it: ``"auto"`` (those measured to win on
-            this machine), ``"metal"`` (all) or ``"reference"`` (none); see ``kernel_binding``.
+        kernels: Metal kernels of our own to bind into it: ``"auto"`` (those found right and
+            quicker on this machine, in at most two seconds of the first loads), ``"metal"`` (all)
+            or ``"reference"`` (none); see ``kernel_choice``.
         gguf_requantize: what becomes of a GGUF file's weights of kinds that MLX has not:
             ``"8bit"``, ``"4bit"`` (groups of 32) or ``"float16"``. ``"auto"`` is 8bit where
             weights stay quantized; where they come out plain their values stay as they are.

@@ -34,6 +34,7 @@ class Machine:
         device: that device's own name.
         blas: the BLAS in use, on the CPU backend.
         advice: how to get a fast BLAS, or None where none is needed.
+        settings: what may make MLX faster on Metal and is the user's to try, a line each.
         versions: installed version of each package named, ``None`` where it is missing.
     """
 
@@ -46,6 +47,7 @@ class Machine:
     device: str
     blas: BlasStatus
     advice: str | None
+    settings: tuple[str, ...]
     versions: dict[str, str | None]
 
 
@@ -130,8 +132,30 @@ def describe() -> Machine:
         device=_device_name(mx),
         blas=status,
         advice=blas_advice(status) if backend == "cpu" else None,
+        settings=metal_settings() if backend == "metal" else (),
         versions={name: _version(name) for name in ("mlx", "mlx-lm", "mlx-spec")},
     )
+
+
+# MLX's own variables, read once when it is imported, that others measured to matter: what to try.
+_SETTINGS = {
+    "MLX_MAX_OPS_PER_BUFFER": ("100", "more operations a command buffer"),
+    "MLX_MAX_MB_PER_BUFFER": (
+        "512",
+        "more memory a command buffer: the peak grows, by gigabytes over long contexts",
+    ),
+    "MLX_METAL_FAST_SYNCH": ("1", "faster waiting between CPU and GPU; needs macOS 15"),
+}
+
+
+def metal_settings() -> tuple[str, ...]:
+    """MLX's variables for Metal: what they are and what to try. None of them is ever set here."""
+    told = []
+    for name, (value, what) in _SETTINGS.items():
+        now = os.environ.get(name)
+        state = f"set to {now}" if now is not None else f"not set; try {name}={value}"
+        told.append(f"{name} ({what}): {state}")
+    return (*told, "set them before Python starts, and compare with mlx-spec bench")
 
 
 def recommended_memory() -> int:

@@ -183,6 +183,9 @@ class GenerationStats(Displayable):
         row_steps: target passes counted per row, so that generation_tokens / row_steps is the
             mean acceptance length.
         draft_lengths: draft length K -> number of steps that used it.
+        computed: tokens that the target's passes took, those for nobody included.
+        rectangles: the same if each row took as many as the longest of its step.
+        packed_steps: steps in which that was not so.
         plain_tps: decode speed of the steps without a draft, in tokens per second, as measured
             in this call (None if too few such steps ran at the usual batch).
         speculative_tps: the same for the steps with a draft.
@@ -191,6 +194,8 @@ class GenerationStats(Displayable):
             change places.
         passes: who is read more slowly than a batch at once, and how: ``target row by row``,
             ``draft token by token``; empty where nobody is.
+        measured: what was timed of this machine before the first step, in words; empty where all
+            was known from before, or nothing had to be.
     """
 
     prompt_tokens: int = 0
@@ -203,10 +208,14 @@ class GenerationStats(Displayable):
     accepted: int = 0
     row_steps: int = 0
     draft_lengths: Mapping[int, int] = field(default_factory=dict)
+    computed: int = 0
+    rectangles: int = 0
+    packed_steps: int = 0
     plain_tps: float | None = None
     speculative_tps: float | None = None
     exactness: Literal["exact", "near-ties"] = "exact"
     passes: str = ""
+    measured: str = ""
     reused_tokens: int = 0
     recomputed_tokens: int = 0
     drafters: Mapping[str, DrafterStats] = field(default_factory=dict)
@@ -250,7 +259,17 @@ class GenerationStats(Displayable):
                 ("tokens a verify pass", f"{self.mean_acceptance_length:.2f}"),
                 ("draft lengths", ", ".join(f"{k}: {_steps(count)}" for k, count in lengths)),
             ]
+        if self.packed_steps:
+            shown.append(("packed passes", self.packing))
+        if self.measured:
+            shown.append(("measured", self.measured))
         return shown
+
+    @property
+    def packing(self) -> str:
+        """What packed passes computed, in words."""
+        instead = f"{self.computed:,} tokens computed instead of {self.rectangles:,}"
+        return f"{_steps(self.packed_steps)}, {instead}"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ whole call, prefill included. The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import json
 
 from bench_support.pair import load_pair  # loads the fast BLAS, before mlx
 from bench_support.questions import QUESTIONS
-from bench_support.rounds import machine
+from bench_support.results import add_save, finish
 
 
 def parse() -> argparse.Namespace:
@@ -28,6 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=sorted(QUESTIONS), default=list(QUESTIONS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=16384, help="MLP width; 0 leaves the target")
+    add_save(parser)
     return parser.parse_args()
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     options = parse()
     pair = load_pair(options.width)
     results = {name: QUESTIONS[name](pair, options.rounds) for name in options.only}
-    print(json.dumps({"machine": machine(), "options": vars(options), "results": results}))
+    finish(options, results)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ copied its cache would show up as a large constant too. The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from typing import Any
 
-import mlx_spec.model  # noqa: F401  isort: skip (loads the fast BLAS before mlx)
+from bench_support.results import add_save, finish, table  # loads the fast BLAS, before mlx
+
 import mlx.core as mx  # isort: skip
 from mlx_lm.models import llama
 
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--draft-tokens", type=int, default=0)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--cached", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
+    add_save(parser)
     options = parser.parse_args()
     model = make_model()
     longest = max(options.cached) + options.steps * (options.draft_tokens + 1) + 64
@@ -115,8 +116,7 @@ def main() -> None:
             attention[cached].append(
                 time_attention(options.batch, options.draft_tokens + 1, cached)
             )
-    print("| cached tokens | cache MB | step ms | attention ms | rest ms |\n|---|---|---|---|---|")
-    rows = []
+    rows: list[list[str]] = []
     for cached, decoder in decoders.items():
         step = 1e3 * statistics.median(steps[cached])
         alone = 1e3 * statistics.median(attention[cached])
@@ -124,9 +124,13 @@ def main() -> None:
             a - b for a, b in zip(steps[cached], attention[cached], strict=True)
         )
         size = decoder.runner.pool.nbytes / 1e6
-        print(f"| {cached} | {size:.0f} | {step:.2f} | {alone:.2f} | {rest:.2f} |")
-        rows.append({"cached": cached, "step_ms": step, "attention_ms": alone, "rest_ms": rest})
-    print(json.dumps({"options": vars(options), "results": rows}))
+        rows.append([str(cached), f"{size:.0f}", f"{step:.1f}", f"{alone:.1f}", f"{rest:.1f}"])
+    table(
+        f"B = {options.batch}, {options.draft_tokens} guesses a step",
+        ["cached tokens", "cache MB", "step ms", "attention ms", "rest ms"],
+        rows,
+    )
+    finish(options, {"step": steps, "attention": attention})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the tokens are compared, and ratios are taken within a category. The last line i
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_spec import BatchingConfig, SpeculationConfig, batch_generate, load
+from mlx_spec.bench.comparing import common
+from mlx_spec.pipeline.prompt_file import read_prompt_file
 
 import mlx.core as mx  # isort: skip
 
-from bench_support.rounds import machine, table
+from bench_support.results import add_save, finish, table
 
 PLAIN = "plain"
 Settings = argparse.Namespace
@@ -57,11 +58,9 @@ class Cell:
 def questions(path: Path, longest: int) -> dict[str, list[str]]:
     """Questions by category, the first of each dialogue, but for very long ones."""
     found: dict[str, list[str]] = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        text = record["turns"][0] if "turns" in record else record["question"]
-        if len(text) <= longest:
-            found[record["category"]].append(text)
+    for one in read_prompt_file(path, "bench_drafters"):
+        if len(one.prompt) <= longest:
+            found[one.category].append(one.prompt)
     return dict(found)
 
 
@@ -123,10 +122,7 @@ def measure(bench: Bench, texts: Sequence[str], batch: int) -> tuple[dict[str, C
         for name in bench.options.draft:
             for ours, plain in zip(said[name], said[PLAIN], strict=True):
                 total += len(plain)
-                same += next(
-                    (i for i, (a, b) in enumerate(zip(ours, plain, strict=False)) if a != b),
-                    len(plain),
-                )
+                same += common(ours, plain)
     return cells, same / total if total else 1.0
 
 
@@ -164,6 +160,7 @@ def parse() -> Settings:
     parser.add_argument("--num-draft-tokens", type=int, default=6)
     parser.add_argument("--temp", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=1)
+    add_save(parser)
     return parser.parse_args()
 
 
@@ -199,8 +196,7 @@ def main() -> None:
                 },
             }
         )
-    shown = {**vars(options), "prompts": options.prompts.name}
-    print(json.dumps({"machine": machine(), "options": shown, "results": records}))
+    finish(options, records)
 
 
 if __name__ == "__main__":

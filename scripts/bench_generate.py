@@ -3,7 +3,7 @@
 The embedded pair's target is widened first (``bench_support.pair``); its vocabulary of 2,048 tokens
 is padded to 151,936 in a second run, with the same texts. The methods run interleaved, round after
 round; the tables show medians, and every comparison is a median of ratios within a round, since
-these machines are shared. The last line is JSON.
+these machines are shared.
 
     python scripts/bench_generate.py --batch 1 2 4 8 16 --temp 0 0.8 --rounds 5
     python scripts/bench_generate.py --width 2048 --only ours before batch_generate \
@@ -16,14 +16,14 @@ it runs as a process beside, in turn with the others, and ratios to it are shown
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from typing import Any
 
 from bench_support.generation import Work, methods, timed  # loads the fast BLAS, before mlx
 from bench_support.other import OtherVersion
 from bench_support.pair import Pair, load_pair
-from bench_support.rounds import Series, interleave, machine, ratio, table
+from bench_support.results import add_save, finish, table
+from bench_support.rounds import Series, interleave, ratio
 
 SPEED = "tokens_per_second"
 Settings = argparse.Namespace
@@ -124,6 +124,7 @@ def parse() -> Settings:
     parser.add_argument("--num-draft-tokens", type=int, default=8, help="our maximum")
     parser.add_argument("--fixed", action="store_true", help="always draft our maximum")
     parser.add_argument("--mlx-lm-draft-tokens", type=int, nargs="+", default=[3, 6])
+    add_save(parser)
     return parser.parse_args()
 
 
@@ -131,7 +132,7 @@ def main() -> None:
     """Measure all settings and print tables and one JSON line."""
     options = parse()
     records = [record for size in options.vocabulary for record in run(size, options)]
-    print(json.dumps({"machine": machine(), "options": vars(options), "results": records}))
+    finish(options, records)
 
 
 if __name__ == "__main__":

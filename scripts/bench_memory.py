@@ -3,8 +3,7 @@ them.
 
 Every batch is B prompts of the same length with the same number of new tokens, through an engine
 of its own. K/V is what the slots of target and draft hold at most, exactly; the peak is MLX's,
-less what the models hold, so it has the activations of a prefill pass in it too. The last line is
-JSON.
+less what the models hold, so it has the activations of a prefill pass in it too.
 
     python scripts/bench_memory.py --prompt-tokens 512 --max-tokens 64
     python scripts/bench_memory.py --model mlx-community/Qwen3-4B-4bit --batch 1 2 4 8
@@ -14,16 +13,17 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import mlx_spec  # isort: skip
-from mlx_spec.batching.engine import Engine  # isort: skip (loads the fast BLAS before mlx)
+from bench_support.results import add_save, finish, table  # loads the fast BLAS, before mlx
+
 import mlx.core as mx  # isort: skip
 import numpy as np
 
+import mlx_spec
+from mlx_spec.batching.engine import Engine
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.sequence import Sequence
 
@@ -79,22 +79,29 @@ def measure(model: Any, draft: Any, batch: int, prompt_tokens: int, max_tokens: 
     return Row(batch, kv, mx.get_peak_memory() - held)
 
 
-def report(rows: Seq[Row]) -> None:
-    """A table in Markdown, the two lines, and all of it as JSON."""
-    print("| B | K/V MB | K/V MB a row | peak beside the models MB |")
-    print("|---|---|---|---|")
-    for row in rows:
-        kv, peak = row.kv / 1e6, row.peak / 1e6
-        print(f"| {row.batch} | {kv:.2f} | {kv / row.batch:.3f} | {peak:.1f} |")
+def report(rows: Seq[Row]) -> dict[str, Any]:
+    """A table, and the two lines in another."""
+    table(
+        "Bytes by rows",
+        ["B", "K/V MB", "K/V MB a row", "peak beside the models MB"],
+        [
+            [r.batch, f"{r.kv / 1e6:.2f}", f"{r.kv / r.batch / 1e6:.3f}", f"{r.peak / 1e6:.1f}"]
+            for r in rows
+        ],
+    )
     lines = {}
     for name in ("kv", "peak"):
         line = Line.through([row.batch for row in rows], [getattr(row, name) for row in rows])
         lines[name] = asdict(line)
-        print(
-            f"\n{name}: {line.base / 1e6:.2f} MB + {line.per_row / 1e6:.3f} MB a row, "
-            f"R² = {line.r_squared:.6f}"
-        )
-    print(json.dumps({"rows": [asdict(row) for row in rows], "lines": lines}))
+    table(
+        "A line through them",
+        ["", "beside all rows MB", "a row MB", "R²"],
+        [
+            [name, f"{o['base'] / 1e6:.2f}", f"{o['per_row'] / 1e6:.3f}", f"{o['r_squared']:.6f}"]
+            for name, o in lines.items()
+        ],
+    )
+    return {"rows": [asdict(row) for row in rows], "lines": lines}
 
 
 def main() -> None:
@@ -107,6 +114,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--max-tokens", type=int, default=64)
+    add_save(parser)
     options = parser.parse_args()
     if len(set(options.batch)) < 2:
         parser.error("a line needs two different batch sizes")
@@ -115,12 +123,11 @@ def main() -> None:
     draft = None if name is None else mlx_spec.load(name)[0]
     # Once before all: what stays for good is no row's.
     measure(model, draft, 1, options.prompt_tokens, options.max_tokens)
-    report(
-        [
-            measure(model, draft, batch, options.prompt_tokens, options.max_tokens)
-            for batch in options.batch
-        ]
-    )
+    rows = [
+        measure(model, draft, batch, options.prompt_tokens, options.max_tokens)
+        for batch in options.batch
+    ]
+    finish(options, report(rows))
 
 
 if __name__ == "__main__":

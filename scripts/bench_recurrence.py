@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import time
 from functools import partial
 from typing import Any
 
-from bench_support.rounds import Figures, interleave, machine, ratio, table
+from bench_support.results import add_save, finish, table
+from bench_support.rounds import Figures, interleave, ratio
 
 import mlx_spec.model  # noqa: F401  isort: skip (loads the fast BLAS before mlx)
 import mlx.core as mx  # isort: skip
@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=5, help="tokens verified")
     parser.add_argument("--steps", type=int, default=6, help="of a round")
     parser.add_argument("--rounds", type=int, default=9)
+    add_save(parser)
     options = parser.parse_args()
     found: dict[str, Any] = {}
     rows = []
@@ -185,7 +186,7 @@ def main() -> None:
     title = f"A step of {options.batch} rows, {options.width} tokens each, against a pass of them"
     header = ("model", "million", "run again", "pass, ms", "plain", "replay", "token by token")
     table(title, (*header, "described, ms: pass / replay / token by token"), rows)
-    print(json.dumps({"machine": machine(), **vars(options), "results": found}))
+    finish(options, found)
 
 
 if __name__ == "__main__":

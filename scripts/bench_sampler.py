@@ -16,7 +16,7 @@ import statistics
 import time
 from typing import Any
 
-import mlx_spec  # noqa: F401  (chooses the BLAS before mlx loads)
+from bench_support.results import add_save, finish, table  # loads the fast BLAS, before mlx
 
 import mlx.core as mx  # isort: skip
 
@@ -57,24 +57,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1])
     parser.add_argument("--drafts", type=int, default=4, help="K: positions are one more")
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=30)
+    add_save(parser)
     options = parser.parse_args()
-    shape = (options.rows, options.drafts + 1, options.vocabulary)
+    results = {rows: kinds(rows, options) for rows in options.rows}
+    finish(options, results)
+
+
+def kinds(count: int, options: argparse.Namespace) -> dict[str, list[float]]:
+    """All kinds of sampling at so many rows."""
+    shape = (count, options.drafts + 1, options.vocabulary)
     logits = (3 * mx.random.normal(shape, key=mx.random.key(0))).astype(getattr(mx, options.dtype))
     positions = mx.broadcast_to(mx.arange(100, 101 + options.drafts), shape[:2])
     mx.eval(logits, positions)
-    print(f"{shape[0]} rows x {shape[1]} positions x {shape[2]} tokens, {options.dtype}: ms a call")
-    print("| | wall, best | wall, median | cpu, least | build | temporaries / logits |")
-    print("|---|---|---|---|---|---|")
+    found = {}
     for name, kind in KINDS.items():
-        every: dict[str, Any] = {key: [value] * options.rows for key, value in kind.items()}
-        rows = SampleRows.of(range(options.rows), **every)
-        cells = " | ".join(f"{x:.2f}" for x in measure(logits, positions, rows, options.repeats))
-        print(f"| {name} | {cells} |")
+        every: dict[str, Any] = {key: [value] * count for key, value in kind.items()}
+        rows = SampleRows.of(range(count), **every)
+        found[name] = measure(logits, positions, rows, options.repeats)
+    table(
+        f"{shape[0]} rows x {shape[1]} positions x {shape[2]:,} tokens, {options.dtype}: ms a call",
+        ["", "wall, best", "wall, median", "cpu, least", "build", "temporaries / logits"],
+        [[name, *(f"{x:.2f}" for x in figures)] for name, figures in found.items()],
+    )
+    return found
 
 
 if __name__ == "__main__":

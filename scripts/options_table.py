@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlx_spec.bench.options import BenchOptions
 from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import Option, options_of
@@ -67,6 +68,7 @@ def document() -> str:
         parts.append("")
     parts += ["## Of runs over files\n", "Not keys of a config.\n", *_rows(FileOptions)]
     parts += ["## Of `train-draft`\n", "Not keys of a config.\n", *_rows(Recipe)]
+    parts += ["## Of `bench`\n", "Not keys of a config.\n", *_rows(BenchOptions)]
     for kind, stage in STAGES.items():
         about = f"{stage.about[0].upper()}{stage.about[1:]}.\n"
         parts += [f"## Of the stage `{kind}`\n", about, *_rows(stage)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,24 @@ def test_it_says_that_near_ties_may_fall_differently(
     shown = " ".join(capsys.readouterr().out.split())
     assert "verdict near-ties: drafts may swap tokens" in shown
     assert "why Attention computes one new token in another way" in shown
+
+
+def test_on_metal_it_tells_of_mlxs_variables_and_sets_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLX_MAX_MB_PER_BUFFER", raising=False)
+    monkeypatch.setenv("MLX_MAX_OPS_PER_BUFFER", "50")
+    before = dict(os.environ)
+    assert as_json(capsys)["settings"] == []
+    monkeypatch.setattr("mlx_spec.platform._backend", lambda mx: "metal")
+    told = as_json(capsys)["settings"]
+    assert [text.partition(" ")[0] for text in told[:3]] == [
+        "MLX_MAX_OPS_PER_BUFFER",
+        "MLX_MAX_MB_PER_BUFFER",
+        "MLX_METAL_FAST_SYNCH",
+    ]
+    assert told[0].endswith("set to 50")
+    assert told[1].endswith("not set; try MLX_MAX_MB_PER_BUFFER=512")
+    assert main(["doctor"]) == 0
+    assert "MLX_METAL_FAST_SYNCH=1" in capsys.readouterr().out
+    assert dict(os.environ) == before

@@ -15,7 +15,6 @@ from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import MAX_RIDE, ModelDrafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.prompt_meter import PromptMeter
-from mlx_spec.model import pace
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 from tests.fakes import CyclingPolicy
@@ -205,29 +204,8 @@ def test_rows_that_stop_riding_and_ride_again_miss_nothing(plain: int) -> None:
 
 
 def test_a_piece_is_no_longer_than_what_others_would_wait_for() -> None:
-    """A power of two, of the config and of the machine's pace when the Feeder is made."""
+    """A power of two, of the config and of what is known of the machine's pace."""
     runner = ModelRunner(target("llama"), 1)
     for interleave, step, piece in [(512, 2048, 256), (40, 2048, 32), (100, 24, 16), (1, 1, 1)]:
         batching = BatchingConfig(prefill_interleave=interleave, prefill_step_size=step)
-        assert Feeder(runner, batching).piece == piece
-
-
-def test_a_gpu_is_not_bound_for_good_to_a_low_guess(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stops pieces of 64 tokens for a large model, for as long as the process lives."""
-    monkeypatch.setattr(pace, "on_cpu", lambda: False)
-    assert pace.Pace().tokens(8 * 10**9, 512) == 64
-    assert pace.Pace().piece(8 * 10**9, 512) == 256
-    assert pace.Pace(2e12).piece(8 * 10**9, 512) == 64  # measured
-
-
-def test_while_rows_decode_a_slow_machine_cuts_finer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound on the pause is kept, not the grid; and cuts are multiples of a power of two."""
-    decoder, cuts = make()
-    row = text(40)
-    decoder.add([text(3, 1, 90)])
-    for _ in range(3):
-        decoder.step()
-    monkeypatch.setattr(decoder.runner, "timely", lambda most: 5)
-    decoder.add([row])
-    finish(decoder)
-    assert cuts[row] == [(begin, min(begin + 4, 39)) for begin in range(0, 39, 4)]
+        assert Feeder(runner, batching).size.piece == piece

@@ -13,7 +13,6 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 from mlx_lm.models.rope_utils import YarnRoPE, initialize_rope
 
-import metal_kernels
 import metal_sim
 from mlx_spec.cache.dense import DenseKVCache
 from mlx_spec.cache.span import Span
@@ -26,10 +25,10 @@ from mlx_spec.model import fused_layers
 from mlx_spec.model.kernel_binding import (
     OPERATIONS,
     SlotAttention,
-    bind_kernels,
     bind_operations,
     unbind_kernels,
 )
+from mlx_spec.model.kernel_choice import bind_kernels
 from mlx_spec.model.loader import load
 from mlx_spec.model.runner import ModelRunner, Rows
 from tests.architectures import build
@@ -120,16 +119,10 @@ def test_a_speculating_batch_says_the_same_with_kernels_bound(family: str) -> No
     assert {"attention", "add_rms_norm", "rms_norm", *fused} <= set(ran)
 
 
-def test_by_default_nothing_is_bound_where_nothing_was_measured() -> None:
+def test_by_default_nothing_is_bound_where_there_is_no_metal() -> None:
     model = make_model("llama")
     assert bind_kernels(model).bound == {}
     assert bind_kernels(model, "reference").bound == {}
-
-
-def test_by_default_the_measured_winners_are_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metal_kernels, "wins", lambda name: name == "add_rms_norm")
-    with bind_kernels(make_model("llama")) as binding:
-        assert binding.bound == {"add_rms_norm": 2}
 
 
 def test_wrong_choices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +134,9 @@ def test_wrong_choices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_loading_binds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metal_kernels, "wins", lambda name: name == "rms_norm")
+    monkeypatch.setattr("mlx_spec.model.kernel_choice.decide", lambda model: "verdicts")
+    kernels = {"rms_norm": REFERENCES["rms_norm"]}
+    monkeypatch.setattr("mlx_spec.model.kernel_choice.chosen", {"verdicts": kernels}.get)
     assert type(load("demo")[0].model.norm) is not nn.RMSNorm
     assert type(load("demo", kernels="reference")[0].model.norm) is nn.RMSNorm
 
@@ -169,7 +164,7 @@ def test_the_flag_reaches_the_model(
 ) -> None:
     chosen: list[str] = []
     monkeypatch.setattr(
-        "mlx_spec.model.loader.choose_kernels", lambda kernels: chosen.append(kernels) or {}
+        "mlx_spec.model.loader.bind_kernels", lambda model, kernels: chosen.append(kernels)
     )
     assert main(["generate", "-p", "def f", "-m", "2", "--kernels", "reference"]) == 0
     assert chosen == ["reference", "reference"]

@@ -186,7 +186,10 @@ class Engine:
         ties = self.decoder.runner.support.verdict == "near-ties"
         stats = self.decoder.meter.stats(mx.get_peak_memory())
         return replace(
-            stats, exactness="near-ties" if ties else "exact", passes=self.decoder.slow_passes
+            stats,
+            exactness="near-ties" if ties else "exact",
+            passes=self.decoder.slow_passes,
+            measured=self.decoder.measuring.told,
         )
 
     def kv_usage(self) -> KVUsage:

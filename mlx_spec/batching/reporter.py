@@ -51,6 +51,7 @@ _totals = attrgetter(
     "tokens",
     "drafted",
     "accepted",
+    "computed",
 )
 
 
@@ -187,9 +188,9 @@ class EventReporter:
             self._publish_step(step)
 
     def _publish_step(self, step: _Step) -> None:
-        steps, seconds, prefill_seconds, prompt_tokens, rows, tokens, drafted, accepted = map(
-            sub, step.totals, self._before
-        )
+        sums = map(sub, step.totals, self._before)
+        steps, seconds, prefill_seconds, prompt_tokens, rows, *given, computed = sums
+        tokens, drafted, accepted = given
         self._before = step.totals
         for request, first in step.emitted:
             if first:
@@ -214,6 +215,7 @@ class EventReporter:
                 memory=step.memory,
                 emitted=tuple(request.request_id for request, _ in step.emitted),
                 drafters=_by_drafter(step.drafts),
+                computed=computed,
             )
         )
 

@@ -19,6 +19,7 @@ ORDER = (
     "align",
     "pipeline",
     "train-draft",
+    "bench",
     "report",
     "doctor",
 )

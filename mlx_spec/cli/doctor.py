@@ -1,5 +1,6 @@
 """``mlx-spec doctor``: what this machine is, which BLAS and versions are in use, which models
-are at hand; with a model, what to expect of it. It changes nothing and reads no weights."""
+are at hand; with a model, what to expect of it. It reads no weights and changes nothing but what
+is known of kernels (``--kernels --model``)."""
 
 from __future__ import annotations
 
@@ -31,10 +32,23 @@ def doctor(
     draft_model: Annotated[
         str | None, typer.Option("--draft-model", metavar="NAME", help="And at this draft for it.")
     ] = None,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Which Metal kernels run here, and why; with --model those of its shapes, tried "
+            "now if they are not known (at most two seconds).",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
     """Show machine, backend, memory, BLAS, versions and the models found; or what to expect of
     one model. Exit code 1 if it is refused."""
+    if kernels:
+        from mlx_spec.cli.doctor_kernels import show_kernels
+
+        show_kernels(model, as_json)
+        return
     if model is not None or draft_model is not None:
         _show_models(model or "demo", draft_model, as_json)
         return
@@ -84,6 +98,7 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
     ]
     if machine.advice is not None:
         rows.append(("  faster", machine.advice))
+    rows += [("  maybe", advice) for advice in machine.settings]
     rows.append(("python", machine.python))
     return rows + [(name, version or "missing") for name, version in machine.versions.items()]
 

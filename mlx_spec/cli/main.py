@@ -1,6 +1,6 @@
 """The ``mlx-spec`` command: its sub-commands, and how every error leaves the process.
 
-Exit codes: 0 done; 1 a check that was asked for failed (``--compare``), some records of a batch
+Exit codes: 0 done; 1 a check failed (``--compare``, a text in ``bench``), some records of a batch
 failed, or the reader of our output went away; 2 bad input, said on one line; 130 interrupted
 (Ctrl-C).
 
@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mlx_spec import __version__
+from mlx_spec import __version__, interrupts
+from mlx_spec.cli.bench import bench
 from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command(cls=GroupedCommand)(generate)
 app.command("train-draft", cls=GroupedCommand)(train_draft)
+app.command(cls=GroupedCommand)(bench)
 app.add_typer(pipeline, name="pipeline")
 for command in (report, doctor):
     app.command()(command)
@@ -72,7 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     take_every_letter()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        return _run(arguments)
+        try:
+            with interrupts.listening():
+                return _run(arguments)
+        except KeyboardInterrupt:  # pressed again at the very end
+            return 130
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -33,10 +33,12 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         *_by_drafter(stats),
         f"Mean acceptance length: {stats.mean_acceptance_length:.2f} tokens per verify pass",
         f"Draft lengths: {_histogram(stats)}",
+        *([f"Packed passes: {stats.packing}"] if stats.packed_steps else []),
         f"Steps with a draft: {_speed(stats.speculative_tps)}; "
         f"without: {_speed(stats.plain_tps)}{_verdict(stats)}",
         *([NEAR_TIES] if stats.exactness == "near-ties" else []),
         *([f"Passes: {stats.passes} ({ASK})"] if stats.passes else []),
+        *([f"Measured: {stats.measured}"] if stats.measured else []),
     ]
 
 

@@ -34,10 +34,13 @@ class BatchingConfig:
         enable_preemption: a more urgent request may take a running one's place for a while.
         aging: seconds of waiting that count as one level of priority, so that nobody starves.
         prefill_step_size: most prompt tokens fed at once while nothing decodes.
-        prefill_interleave: bounds the pause that newcomers' long prompts make in the streams of
-            rows that decode: between two tokens of a running stream the target is fed at most this
-            many prompt tokens (or one a row, where more rows are fed together), and the draft model
-            at most as many.
+        prefill_pause_ms: bounds the pause that newcomers' long prompts make in the streams of rows
+            that decode: between two tokens of a running stream the target reads as many prompt
+            tokens as take it about so many milliseconds, and a draft model a quarter as long. What
+            a token costs is measured, model by model. At least 64 tokens, since fewer cost hardly
+            less: where those take longer, so does the pause.
+        prefill_interleave: the same bound in tokens instead, whatever they cost (but for those that
+            take more than a second); None: ``prefill_pause_ms`` says it.
         cache: what is kept of tokens that were read: quantized, or not all.
 
     Raises:
@@ -54,7 +57,8 @@ class BatchingConfig:
     enable_preemption: bool = True
     aging: float = 10.0
     prefill_step_size: int = 2048
-    prefill_interleave: int = 512
+    prefill_pause_ms: float = 100.0
+    prefill_interleave: int | None = None
     cache: CacheOptions = PLAIN_CACHES
 
     def __post_init__(self) -> None:
@@ -62,9 +66,9 @@ class BatchingConfig:
         owner = "BatchingConfig"
         check_integer(owner, "batch_size", self.batch_size, 1)
         check_number(owner, "batch_timeout", self.batch_timeout, 0.0, 3600.0, "[0, 3600]")
-        for name in ("max_batch_tokens", "max_seq_len"):
+        for name, least in (("max_batch_tokens", 2), ("max_seq_len", 2), ("prefill_interleave", 1)):
             if getattr(self, name) is not None:
-                check_integer(owner, name, getattr(self, name), 2)
+                check_integer(owner, name, getattr(self, name), least)
         if isinstance(self.memory_limit, float):
             check_number(owner, "memory_limit", self.memory_limit, 0.0, 1.0, "(0, 1] or bytes")
         elif self.memory_limit is not None:
@@ -73,6 +77,6 @@ class BatchingConfig:
         check_integer(owner, "prefix_cache_bytes", self.prefix_cache_bytes, 0)
         check_number(owner, "aging", self.aging, 0.0, 1e9, "[0, 1e9]")
         check_integer(owner, "prefill_step_size", self.prefill_step_size, 1)
-        check_integer(owner, "prefill_interleave", self.prefill_interleave, 1)
+        check_number(owner, "prefill_pause_ms", self.prefill_pause_ms, 1.0, 60_000.0, "[1, 60000]")
         if not isinstance(self.cache, CacheOptions):
             raise InvalidRequest(f"[{owner}] cache={self.cache!r}, expected a CacheOptions")

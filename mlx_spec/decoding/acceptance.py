@@ -99,12 +99,11 @@ def count_accepted(draft: mx.array, samples: mx.array, lengths: mx.array | None)
     return mx.cumprod(agree.astype(mx.int32), axis=1).sum(axis=1)
 
 
-def refuse_nan(accepted: mx.array, tops: mx.array | None) -> mx.array:
+def refuse_nan(accepted: mx.array, tops: mx.array) -> mx.array:
     """``accepted`` [B], or ``NO_NUMBERS`` for rows whose largest logits [B, N] are not all finite.
 
     NaN passes through a maximum; -inf below it may be a model's own mask.
     """
-    assert tops is not None
     # A finite number less itself is 0, an infinity or NaN less itself is NaN, and so is their sum.
     sound = (tops - tops).sum(axis=1) == 0
     return mx.where(sound, accepted, NO_NUMBERS)

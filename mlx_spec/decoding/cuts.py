@@ -12,6 +12,7 @@ text is read again (after a preemption) as it came about, and no piece of a prom
 
 from __future__ import annotations
 
+from mlx_spec.decoding.chunk_size import ChunkSize
 from mlx_spec.model.pace import power_of_two
 from mlx_spec.sequence import Sequence
 
@@ -23,19 +24,19 @@ class Cuts:
     """The cuts of all texts that one model reads.
 
     Args:
-        piece: texts are cut at multiples of this many tokens.
+        size: says at multiples of how many tokens texts are cut.
         branches: whether what was said is computed in another way than prompts.
     """
 
-    def __init__(self, piece: int, *, branches: bool) -> None:
-        self.piece, self._branches = piece, branches
+    def __init__(self, size: ChunkSize, *, branches: bool) -> None:
+        self._size, self._branches = size, branches
 
     def end(self, sequence: Sequence, seen: int, budget: int) -> int:
         """Where the piece ends that begins at ``seen``; the last known token stays pending."""
         last = self.last(sequence, seen)
         if self.decoded(sequence, seen):
             return min(last, seen + MOST_DECODED)
-        piece = min(self.piece, power_of_two(budget))
+        piece = min(self._size.piece, power_of_two(budget))
         return min(last, (seen // piece + 1) * piece)
 
     def last(self, sequence: Sequence, seen: int) -> int:

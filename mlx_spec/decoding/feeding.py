@@ -1,9 +1,10 @@
 """``Feeder``: reads texts into a model's slots, piece by piece: the target's or a draft's.
 
-A text is cut at multiples of a piece size that is fixed when the Feeder is made, whatever else is
-fed, so that its K/V do not depend on traffic. Neighbours that stand at the same place share a pass.
-What several texts begin with is computed once: the first one's blocks go to the prefix cache, where
-the others look just before they are fed. Rows are read in the order in which they came.
+A text is cut at multiples of a piece size that is fixed once the model's pace is known, whatever
+else is fed, so that its K/V do not depend on traffic (``chunk_size``). Neighbours that stand at the
+same place share a pass. What several texts begin with is computed once: the first one's blocks go
+to the prefix cache, where the others look just before they are fed. Rows are read in the order in
+which they came, but that short ones pass much longer ones (``reading_order``).
 
 The target must have read a row but for its pending token before the row decodes; a draft may lag by
 what rides in its first pass. That number is the only difference::
@@ -22,18 +23,19 @@ from collections.abc import Sequence as Seq
 from itertools import takewhile
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_spec.cache.pool import schedule
 from mlx_spec.config import BatchingConfig
+from mlx_spec.decoding.chunk_size import DRAFT_SHARE, ChunkSize
 from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.fed_rows import FedPass, FedRow
-from mlx_spec.decoding.heard import Fed
-from mlx_spec.decoding.prompt_logprobs import PromptScorer
+from mlx_spec.decoding.pass_listeners import PassListener, PassListeners, PromptPass
 from mlx_spec.decoding.prompt_meter import PromptMeter
+from mlx_spec.decoding.prompt_share import SharedPrompts
+from mlx_spec.decoding.reading_order import with_newcomers
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
 from mlx_spec.model.pace import Chunk
-from mlx_spec.model.runner import ModelRunner, Rows, pass_size
+from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
 # Seconds of reading prompts after which cancelled requests, newcomers and closing have their turn.
@@ -51,12 +53,11 @@ class Feeder:
         ride: known tokens that a row may lack when it is done.
         meter: hears what was read.
         clock: seconds.
+        listeners: hear of its passes.
 
     Attributes:
-        piece: texts are cut at multiples of this many tokens.
+        size: how much is read at once, and where texts are cut.
         stopping: whether all rows are about to be cancelled.
-        heard: is told of every pass of which there are hidden states.
-        scorer: makes log-probabilities of prompts that ask for them; None: not this model's.
     """
 
     def __init__(
@@ -67,20 +68,18 @@ class Feeder:
         ride: int = 1,
         meter: PromptMeter | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        listeners: Seq[PassListener] = (),
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
-        self.heard: Callable[[Fed], None] = lambda _: None
-        self.scorer: PromptScorer | None = None
-        self._copies: list[mx.array] = []  # of prompts that others take over, not computed yet
-        # What both kinds of pass may take at this machine's pace.
-        most = min(batching.prefill_interleave, pass_size(batching.prefill_step_size))
-        self.piece = runner.piece(most)
+        self._listeners = PassListeners(listeners)
+        self.size = ChunkSize(runner.pace, batching, 1.0 if ride == 1 else DRAFT_SHARE)
         # Guesses may be computed in any way.
-        self._cuts = Cuts(self.piece, branches=runner.branches and ride == 1)
-        self._runner, self._batching, self._ride = runner, batching, ride
+        self._cuts = Cuts(self.size, branches=runner.branches and ride == 1)
+        self._runner, self._ride = runner, ride
         self._meter = meter or PromptMeter()
         self._clock = clock
-        self._shared = SharedPrefixes(runner.pool, batching, self.piece)
+        self._shared = SharedPrefixes(runner.pool, batching, self.size)
+        self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
         self._rows: dict[Sequence, FedRow] = {}
         self._flying = self._group = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
@@ -104,8 +103,7 @@ class Feeder:
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""
-        shares = {row.sequence.share for row in self._rows.values() if row.sequence.share}
-        return self._shared.nbytes + sum(int(share.nbytes) for share in shares)
+        return self._shared.nbytes + self._prompts.nbytes(self._rows)
 
     def add(
         self, sequences: Seq[Sequence], seen: Mapping[Sequence, int] | None = None
@@ -132,17 +130,24 @@ class Feeder:
                 self._group += 1
                 shortest = None if sequence in seen else sequence.length
             self._rows[sequence] = FedRow(sequence, seen.get(sequence, 0), self._group)
-            if self.scorer and not seen.get(sequence):
-                self.scorer.begin(sequence)
+            if not seen.get(sequence):
+                self._listeners.begin(sequence)
         return order
+
+    def pass_longer(self, newcomers: int) -> list[int]:
+        """Let the rows that came last pass much longer ones; the rows' old places, in new order."""
+        rows = list(self._rows.values())
+        at = len(rows) - newcomers
+        order = with_newcomers(rows[:at], rows[at:])
+        self._rows = {row.sequence: row for row in order}
+        return [rows.index(row) for row in order]
 
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Forget rows: they leave."""
         for sequence in sequences:
-            if self._rows.pop(sequence, None) and sequence.share and self.scorer:
-                sequence.share.drop(sequence)
-        if self.scorer:
-            self.scorer.drop(sequences)
+            self._rows.pop(sequence, None)
+        self._prompts.drop(sequences)
+        self._listeners.drop(sequences)
         self._forget()
 
     def seen(self, sequence: Sequence) -> int:
@@ -182,18 +187,18 @@ class Feeder:
         if not self._rows:
             self._shared.settle()
 
-    def build(self, slots: Slots, most: int, flying: int = 0) -> Chunk | None:
-        """Describe passes over at most ``most`` tokens, fewer where those would take too long.
+    def build(self, slots: Slots, flying: int = 0, *, alone: bool = False) -> Chunk | None:
+        """Describe passes over as many tokens as rows that decode may wait for.
 
-        Nothing is computed: rows decode, and whoever steps them launches the chunk.
+        Nothing is computed: whoever steps those rows launches the chunk.
 
         Args:
             slots: where the rows are.
-            most: tokens, over all rows.
             flying: tokens that a row being read may gain from a step in flight.
+            alone: nobody waits but the rows that are read.
         """
         self._flying = flying
-        budget = self._runner.timely(most)
+        budget = self.size.between_steps(alone=alone)
         built = begun = self._runner.unread  # of a pass that was begun while nothing decoded
         while not begun and (part := self._next(slots, budget, budget - built)):
             rows = self._read(part, slots)
@@ -202,16 +207,10 @@ class Feeder:
         self._finish(slots)
         self._shared.settle()
         if not built:
-            schedule(self._take_copies())
+            schedule(self._prompts.take_copies())
             return None
-        if self.scorer is None:
-            return self._runner.chunk(built, self._meter.seconds)
-        more = [*self.scorer.described, *self._take_copies()]
-        return self._runner.chunk(built, self._meter.seconds, self.scorer.launched(), more)
-
-    def _take_copies(self) -> list[mx.array]:
-        copies, self._copies = self._copies, []
-        return copies
+        more = [*self._listeners.described, *self._prompts.take_copies()]
+        return self._runner.chunk(built, self._meter.seconds, self._listeners.launched(), more)
 
     def compute(self, slots: Slots) -> None:
         """Read as much as is read fastest, while nothing decodes, for at most a turn of all others.
@@ -219,12 +218,11 @@ class Feeder:
         A pass is computed in pieces; after ``TURN`` seconds this returns, and goes on next time.
         """
         started = self._clock()
-        budget, built, self._flying = pass_size(self._batching.prefill_step_size), 0, 0
+        budget, built, self._flying = self.size.at_once, 0, 0
         while self._runner.proceed(started + TURN - self._clock()):
-            if self.scorer:
-                self.scorer.settle()
+            self._listeners.settle()
             self._finish(slots)
-            schedule(self._take_copies())
+            schedule(self._prompts.take_copies())
             self.publish()
             self._shared.settle()
             part = self._next(slots, budget, budget - built)
@@ -249,7 +247,8 @@ class Feeder:
                 if chosen:
                     break
                 continue
-            own = self._cuts.end(row.sequence, row.seen, budget)
+            row.last = self._last(row)
+            own = min(row.last, self._cuts.end(row.sequence, row.seen, budget))
             begin, low, high = row.seen, min(own, shortest or own), max(own, end)
             room = 32 + (low - begin) // 2 if self._runner.pads else 0
             alike = not chosen or (
@@ -259,34 +258,39 @@ class Feeder:
             )
             if not alike or (len(chosen) + 1) * (high - begin) > left:
                 break
-            row.last = self._cuts.last(row.sequence, row.seen)
             chosen.append(row)
             shortest, end = low, high
         if not chosen:
             return None
         return FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]))
 
+    def _last(self, row: FedRow) -> int:
+        """Where what is computed alike ends, or where the row is to be copied."""
+        last, end = self._cuts.last(row.sequence, row.seen), self._prompts.end(row.sequence)
+        return last if end is None or end <= row.seen else min(last, end)
+
     def _decoded(self, row: FedRow) -> bool:
         return self._cuts.decoded(row.sequence, row.seen)
 
     def _wants(self, row: FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
-        if row.done or self._shared.must_be_kept(row.sequence):
+        if row.done or self._ready(row) or self._shared.must_be_kept(row.sequence):
             return False
-        if self.scorer and self.scorer.wants(row.sequence):
-            return not self._ready(row)
-        if self.scorer and row.sequence.share and row.seen == 0:
-            taken = row.sequence.share.take_over(row.sequence, self._runner.pool, slot)
+        if self._listeners.wants(row.sequence):
+            return True
+        if row.seen == 0:
+            taken = self._prompts.take_over(row.sequence, slot)
             if taken is None:
                 return False
-            if taken:
-                row.seen = row.sequence.length - 1
-                self._meter.reused(row.sequence, row.seen)
-        seen = self._shared.take_over(row.sequence, slot, row.seen)
+            self._taken(row, taken)
+        self._taken(row, self._shared.take_over(row.sequence, slot, row.seen))
+        return not (self._ready(row) or self._waits(row))
+
+    def _taken(self, row: FedRow, seen: int) -> None:
+        """A row's slot holds so many tokens that others have read."""
         if seen > row.seen:
             row.seen = seen
             self._meter.reused(row.sequence, seen)
-        return not (self._ready(row) or self._waits(row))
 
     def _ready(self, row: FedRow) -> bool:
         return row.sequence.length + self._flying - row.seen <= self._ride
@@ -299,37 +303,17 @@ class Feeder:
 
     def _read(self, part: FedPass, slots: Slots) -> Rows:
         """What a pass reads."""
-        count = len(part.rows)
         width = self._cuts.width(part.end - part.begin, decoded=part.decoded)
-        tokens, counts = np.zeros((count, width), np.int32), []
-        for place, row in enumerate(part.rows):
-            known = row.sequence.known(part.begin, part.end_of(row))
-            tokens[place, : len(known)] = known
-            counts.append(len(known))
-        # A draft may have a smaller embedding: any token will do where it lacks one.
-        tokens = np.minimum(tokens, self._runner.vocabulary - 1)
-        starts = mx.full((count,), part.begin, mx.int32)
-        first = slots[part.rows[0].sequence]
-        valid = mx.array(counts, mx.int32) if min(counts) < width else None
-        return Rows(
-            mx.array(tokens),
-            starts,
-            part.begin + width,
-            first,
-            uniform=True,
-            counts=valid,
-            tentative=part.decoded,
-        )
+        return part.read(slots[part.rows[0].sequence], width, self._runner.vocabulary)
 
     def _note(self, part: FedPass, rows: Rows, slots: Slots, logits: mx.array) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""
         ends = {row.sequence: part.end_of(row) for row in part.rows}
-        if self.scorer:
-            self.scorer.heard(ends, part.begin, logits)
-        if self._runner.hidden is not None:
-            self.heard(Fed.of(ends, part.begin, rows, self._runner.hidden))
+        self._listeners.heard(PromptPass(ends, part.begin, rows, logits, self._runner.hidden))
         for row in part.rows:
             row.seen = part.end_of(row)
+            if row.seen == self._prompts.end(row.sequence):
+                self._prompts.read(row.sequence, slots[row.sequence], row.seen)
             self._meter.fed(row.sequence, part.begin, row.seen)
             self._shared.note(row.sequence, slots[row.sequence], row.seen, done=False)
 
@@ -338,8 +322,6 @@ class Feeder:
         for row in self._rows.values():
             if not row.done and self._ready(row):
                 row.done = True
-                if self.scorer and row.sequence.share:
-                    pool, share = self._runner.pool, row.sequence.share
-                    self._copies += share.read(row.sequence, pool, slots[row.sequence])
+                self._prompts.read(row.sequence, slots[row.sequence], row.seen)
                 self._shared.note(row.sequence, slots[row.sequence], row.seen, done=True)
                 self._meter.finished(row.sequence)

@@ -17,6 +17,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.pass_listeners import StatesListener
 from mlx_spec.decoding.prompt_logprobs import PromptScorer
 from mlx_spec.decoding.prompt_meter import TargetPromptMeter
 from mlx_spec.model.pace import Chunk
@@ -48,16 +49,15 @@ class Members:
         batching: BatchingConfig,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter), clock=clock)
-        self.feeder.heard = drafter.fed
-        self.feeder.scorer = PromptScorer()
+        listeners = [StatesListener(drafter.fed), PromptScorer()]
+        prompts = TargetPromptMeter(meter)
+        self.feeder = Feeder(runner, batching, meter=prompts, clock=clock, listeners=listeners)
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
-        self._interleave = batching.prefill_interleave
         self._keeps = batching.prefix_cache_bytes > 0
 
     @property
@@ -125,8 +125,8 @@ class Members:
         """Feed prompts; rows that are fed join the decoding ones.
 
         Returns:
-            Where rows decode, the chunk of at most ``prefill_interleave`` tokens that is to be
-            launched before their next step; where none do, what is read is computed here.
+            Where rows decode, the chunk that is to be launched before their next step, as much as
+            they may wait for; where none do, what is read is computed here.
         """
         fed = self.feeder.sequences
         if not fed:
@@ -134,7 +134,7 @@ class Members:
         slots = {sequence: slot for slot, sequence in enumerate(fed, start=len(self._state))}
         chunk = None
         if self._state.sequences:
-            chunk = self.feeder.build(slots, self._interleave)
+            chunk = self.feeder.build(slots)
         else:
             self.feeder.compute(slots)
         # Rows that wait for nobody begin together: else the first would decode in a small batch,
@@ -177,6 +177,8 @@ class Members:
         for slot, sequence in enumerate(newcomers, start=first):
             if sequence in self._saved:
                 pool.load(slot, 0, [self._saved.pop(sequence)])
+        decoding, order = len(self._state), self.feeder.pass_longer(len(newcomers))
+        pool.keep([*range(decoding), *(decoding + place for place in order)])
 
     def _join(self, sequences: list[Sequence]) -> None:
         """Rows whose prompts are in the cache begin to decode."""

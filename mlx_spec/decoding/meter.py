@@ -61,6 +61,9 @@ class StepMeter:
         tokens, seconds: emitted tokens and time of all steps.
         drafted, accepted: draft tokens verified, and accepted.
         draft_lengths: draft length -> steps that used it.
+        computed: tokens that the target's passes took, those for nobody included.
+        rectangles: the same if each row took as many as the longest of its step.
+        packed: steps in which that was not so.
         drafters: what each drafter gave, by name.
     """
 
@@ -76,13 +79,23 @@ class StepMeter:
     accepted: int = 0
     seconds: float = 0.0
     draft_lengths: Counter[int] = field(default_factory=Counter)
+    computed: int = 0
+    rectangles: int = 0
+    packed: int = 0
     drafters: dict[str, DrafterStats] = field(default_factory=dict)
     _rates: dict[int, dict[bool, Rate]] = field(
         default_factory=lambda: defaultdict(lambda: {False: Rate(), True: Rate()})
     )
 
-    def step(self, lengths: Seq[int], outputs: Seq[Emitted], seconds: float) -> None:
-        """Count one step of ``len(lengths)`` rows."""
+    def step(
+        self, lengths: Seq[int], outputs: Seq[Emitted], seconds: float, computed: int | None = None
+    ) -> None:
+        """Count one step of ``len(lengths)`` rows, whose pass took so many tokens; None: all of the
+        rows' rectangle."""
+        rectangle = len(lengths) * (max(lengths) + 1)
+        self.computed += rectangle if computed is None else computed
+        self.rectangles += rectangle
+        self.packed += computed not in (None, rectangle)
         tokens = sum(len(output.tokens) for output in outputs)
         self.drafted += sum(output.drafted for output in outputs)
         self.accepted += sum(output.accepted for output in outputs)
@@ -117,6 +130,9 @@ class StepMeter:
             accepted=self.accepted,
             row_steps=self.row_steps,
             draft_lengths=dict(sorted(self.draft_lengths.items())),
+            computed=self.computed,
+            rectangles=self.rectangles,
+            packed_steps=self.packed,
             plain_tps=plain,
             speculative_tps=speculative,
             drafters=dict(self.drafters),

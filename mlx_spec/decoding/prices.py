@@ -18,12 +18,20 @@ from mlx_spec.control.shared import costs_of, prices_of
 from mlx_spec.control.step_prices import DraftPrice, StepPrices
 from mlx_spec.decoding.drafters.base import Drafter, Trial
 from mlx_spec.decoding.drafters.chain import ChainDrafter
-from mlx_spec.model.cost_files import keep_costs, kept_costs, measuring, model_lines
+from mlx_spec.model.cost_files import (
+    costs_folder,
+    keep_costs,
+    kept_costs,
+    measuring,
+    model_lines,
+)
 from mlx_spec.model.pass_timing import PassTimer, order_of
 from mlx_spec.model.runner import ModelRunner
 
-FIRST, MORE = 2.0, 0.6  # seconds: for a model of which nothing is known, and for what is lacking
-DRAFT_SHARE = 0.3  # of these, for a drafter
+# Seconds: for a model of which nothing is known, for what is lacking, for second looks.
+FIRST, MORE, AGAIN = 2.0, 0.6, 0.3
+LOOKS = 3  # processes that look at a table
+DRAFT_SHARE, PLAIN_SHARE = 0.3, 0.4  # of these: for a drafter, and where nothing is drafted
 FEW = 4  # tokens of a step that drafts nothing, up to which no other width is looked for
 WIDTHS = (1, 2, 4, 7)  # tokens a row that are timed where a model folds tokens into states
 
@@ -33,14 +41,17 @@ class Wanted:
     """What is to be timed now.
 
     Attributes:
-        most: tokens of a pass.
-        present: fewest and most of the rows that wait.
+        fewest, most: tokens of a pass.
+        rows: that wait, of one token each in their shortest passes.
+        width: of each, in their widest.
         share: of the usual time.
         stopping: whether nobody waits any more.
     """
 
+    fewest: int
     most: int
-    present: tuple[int, int]
+    rows: int
+    width: int
     share: float
     stopping: Callable[[], bool]
 
@@ -61,32 +72,53 @@ class TimedPart:
     trial: Trial
     widths: tuple[int, ...] = (1,)
 
-    def time(self, wanted: Wanted) -> bool:
-        """Time what is not known of it, here or on disk; whether there was anything."""
+    def time(self, wanted: Wanted) -> int:
+        """Time what is not known of it, here or on disk; how many kinds of passes these were."""
         lines = model_lines(*self.trial.models, part=self.trial.part)
-        self._fetch(lines)
+        fetched = not self.costs.known and self._fetch(lines)
         seconds = (MORE if self.costs.known else FIRST) * wanted.share
         timer = PassTimer(time.perf_counter() + seconds, wanted.stopping)
-        timed = False
-        for width in self.widths:
-            known, edges = self.costs.points.get(width, {}), [edge * width for edge in EDGES]
-            order = order_of(edges, known, wanted.most, wanted.present)
-            points = timer.time(partial(self.trial.describe, width=width), order)
-            if points:
-                self.costs.put(points, width=width)
-                timed = True
-        if timed and 1 in self.costs.points[1]:
-            self.costs.put({}, key=self.trial.key_share * self.costs.points[1][1])
-        if timed:
-            keep_costs(lines, self.costs)
+        timed = sum(self._time(width, wanted, timer) for width in self.widths)
+        if not timed and fetched and self.costs.looks < LOOKS:
+            # Another process may have been disturbed: a short look at what matters now.
+            timer.until = time.perf_counter() + AGAIN * wanted.share
+            for width in self.widths:
+                self._time(width, wanted, timer, again=True)
+        elif not timed:
+            return 0
+        self.costs.looks += fetched or not self.costs.looks
+        self.costs.put({}, key=self.trial.key_share * self.costs.usual(1))
+        keep_costs(lines, self.costs)
         return timed
 
-    def _fetch(self, lines: tuple[str, ...]) -> None:
-        """Take over what another process has timed."""
-        kept = None if self.costs.known else kept_costs(lines)
-        if kept is not None:
-            for width, points in kept.points.items():
-                self.costs.put(points, width=width, key=kept.key, fresh=False)
+    def _time(self, width: int, wanted: Wanted, timer: PassTimer, *, again: bool = False) -> int:
+        """Time passes of so many tokens a row, or some of them again; how many are new."""
+        known = self.costs.points.get(width, {})
+        counts = sorted({*EDGES, wanted.rows})
+        edges = [count * width for count in counts if count * width >= wanted.fewest]
+        present = (wanted.rows, wanted.rows * wanted.width + 1)
+        order = order_of(edges, known, wanted.most, present)
+        # Some that are known tell how fast the machine is now, beside when those were timed.
+        near = sorted(known, key=lambda tokens: (abs(tokens - present[0]), tokens))
+        if again:
+            order = [tokens for tokens in near if tokens <= present[1]]
+        if not order:
+            return 0
+        points = timer.time(
+            partial(self.trial.describe, width=width), [*dict.fromkeys([*near[:2], *order])]
+        )
+        self.costs.put(points, width=width)
+        return len(points.keys() - known)
+
+    def _fetch(self, lines: tuple[str, ...]) -> bool:
+        """Take over what another process has timed; whether there was anything."""
+        kept = kept_costs(lines)
+        if kept is None:
+            return False
+        for width, points in kept.points.items():
+            self.costs.put(points, width=width, key=kept.key, fresh=False)
+        self.costs.looks = kept.looks
+        return True
 
 
 class Measuring:
@@ -124,13 +156,16 @@ class Measuring:
             for name, trial in trials.items()
             if trial is not None
         ]
-        packs = bool(getattr(runner, "packs", False))
+        costs, parts = self._target.costs, self._drafts
 
         def make() -> StepPrices:
-            drafts = {one.name: DraftPrice(one.costs, one.trial.first) for one in self._drafts}
-            return StepPrices(self._target.costs, drafts, packs=packs)
+            drafts = {one.name: DraftPrice(one.costs, one.trial.first) for one in parts}
+            return StepPrices(costs, drafts, packs=runner.packs)
 
-        self.prices = prices_of(*owners, drafter.name, make)
+        self._packs: Callable[[], bool] = lambda: runner.packs
+        # Where nothing is chosen nobody asks whether the model packs, which takes a look at it.
+        chosen = self._adaptive
+        self.prices = prices_of(*owners, drafter.name, make) if chosen else StepPrices(costs)
 
     def before_step(self, rows: int, limit: int, stopping: Callable[[], bool]) -> None:
         """Time what is not known, where the step to come could be another for it.
@@ -143,29 +178,31 @@ class Measuring:
         width = self._most + 1
         if self._done or not rows:
             return
-        if not self._adaptive and (rows * width <= FEW or not self.prices.packs):
+        if not self._adaptive and (rows * width <= FEW or not self._packs()):
             return
         began = time.perf_counter()
         if self._adaptive:
-            wanted = Wanted(limit * width, (rows, rows * width + 1), 1.0, stopping)
+            wanted = Wanted(1, limit * width, rows, width, 1.0, stopping)
         else:
-            wanted = Wanted(2 * rows * width, (rows, 2 * rows * width), DRAFT_SHARE, stopping)
+            wanted = Wanted(rows * width, 2 * rows * width, rows, width, PLAIN_SHARE, stopping)
         timed = self._time(self._target, wanted)
         for part in self._drafts if self._adaptive else ():
-            of_draft = Wanted(limit * part.trial.first, (1, 2 * rows), DRAFT_SHARE, stopping)
-            timed |= self._time(part, of_draft)
+            of_draft = Wanted(1, limit * part.trial.first, rows, 2, DRAFT_SHARE, stopping)
+            timed += self._time(part, of_draft)
         self._done = True
-        if timed and not self.told:
-            self.told = f"passes timed for {time.perf_counter() - began:.1f} s"
+        if timed:
+            seconds = time.perf_counter() - began
+            kept = f"{timed} kinds of passes timed in {seconds:.1f} s, kept in {costs_folder()}"
+            self.told = "; ".join(filter(None, (kept, self.told)))
 
-    def _time(self, part: TimedPart, wanted: Wanted) -> bool:
+    def _time(self, part: TimedPart, wanted: Wanted) -> int:
         """Time one of them; what its code raises costs speed only."""
         try:
             return part.time(wanted)
         except Exception as error:  # whatever a model raises without caches
             reason = " ".join(str(error).split())[:100] or type(error).__name__
-            self.told = f"passes of the {part.name} could not be timed ({reason})"
-            return False
+            self.told = f"those of {part.name} could not be timed ({reason})"
+            return 0
 
 
 def _costs_of(trial: Trial) -> PassCosts:

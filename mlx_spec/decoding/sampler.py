@@ -54,6 +54,10 @@ class SamplingBatch:
         )
         return cls(rows, operation or metal_kernels.sample.reference)
 
+    def of_tokens(self, rows: Seq[int]) -> SamplingBatch:
+        """For tokens that are rows of their own, each with the options of row ``rows[i]``."""
+        return replace(self, rows=self.rows.of_tokens(rows))
+
     def tempered(self, temperature: float) -> SamplingBatch:
         """The same with another temperature for all rows that sample."""
         groups = tuple(

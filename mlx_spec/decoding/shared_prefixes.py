@@ -14,6 +14,7 @@ from collections.abc import Sequence as Seq
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig
+from mlx_spec.decoding.chunk_size import ChunkSize
 from mlx_spec.model.pace import FEWEST
 from mlx_spec.sequence import Sequence
 
@@ -24,16 +25,20 @@ class SharedPrefixes:
     Args:
         pool: where the rows are.
         batching: how much is kept, in blocks of how many tokens.
-        piece: texts are cut at its multiples; where rows cannot be, they are looked at there.
+        size: texts are cut at its pieces; where rows cannot be, they are looked at there.
     """
 
-    def __init__(self, pool: KVCachePool, batching: BatchingConfig, piece: int = 1) -> None:
-        self._pool = pool
-        self._checkpoints = math.lcm(piece, batching.block_size)  # every so many tokens
+    def __init__(self, pool: KVCachePool, batching: BatchingConfig, size: ChunkSize) -> None:
+        self._pool, self._size = pool, size
         self._cache = PrefixCache(batching.block_size, batching.prefix_cache_bytes)
         self._noted: dict[Sequence, tuple[int, int]] = {}  # slot, tokens: to be published
         # Published and perhaps not computed yet: to look at such blocks now would wait for them.
         self._fresh: list[Sequence] = []
+
+    @property
+    def _checkpoints(self) -> int:
+        """Rows that cannot be cut are looked at every so many tokens."""
+        return math.lcm(self._size.piece, self._cache.block_size)
 
     @property
     def nbytes(self) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
+from mlx_spec.cache.packing import TokenPacking
+from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.decoding.acceptance import (
     AcceptanceRule,
     DraftTrial,
@@ -29,8 +31,18 @@ from mlx_spec.decoding.rules import (
     apply_rules,
     pick_tokens,
 )
+from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
+
+# A packed pass must be cheaper by that much: spreading tokens over their rectangle and taking
+# answers out of it took 2% to 4% of a pass of 135M parameters (docs/LOG.md).
+MARGIN = 1.03
+
+
+def packing_pays(costs: PassCosts, tokens: int, rectangle: int) -> bool:
+    """Whether a packed pass of so many tokens is cheaper than one of the whole rectangle."""
+    return costs.usual(tokens) * MARGIN < costs.usual(rectangle)
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class StepParts:
         rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
         acceptance: which draft tokens stand.
+        costs: of the target's passes by their tokens.
     """
 
     runner: ModelRunner
@@ -52,6 +65,7 @@ class StepParts:
     rules: Seq[LogitsRule] = ()
     watchers: Seq[Watcher] = ()
     acceptance: AcceptanceRule = field(default_factory=SharedNoise)
+    costs: PassCosts = field(default_factory=PassCosts)
 
     @property
     def concerned(self) -> list[LogitsRule]:
@@ -72,6 +86,7 @@ class Proposal:
         sources: who guessed for each row, by name; "" where nobody did.
         probabilities: [B, K, V] that they were drawn from, where the drafter tells.
         tested: [B] int32, how many the target judges; None for those that count.
+        packing: which tokens of [pending, draft] the target's pass is given; None for all.
     """
 
     tokens: mx.array
@@ -80,6 +95,13 @@ class Proposal:
     sources: list[str]
     probabilities: mx.array | None = None
     tested: mx.array | None = None
+    packing: TokenPacking | None = None
+
+    @property
+    def computed(self) -> int:
+        """Tokens that the target's pass takes."""
+        own = self.packing
+        return self.tokens.shape[0] * (self.tokens.shape[1] + 1) if own is None else len(own.rows)
 
     def judged(self, by: Judged | None) -> Proposal:
         """The same, less the guesses that a rule knows to be none."""
@@ -118,7 +140,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
     if count == 0:
         parts.drafter.skip()
         none = mx.zeros((len(plan.rows), 0), mx.int32)
-        return _proposal(Draft(none), plan, parts.drafter.name)
+        return _proposal(Draft(none), plan, parts)
     context = DraftContext(
         plan.rows,
         state.tokens,
@@ -132,10 +154,10 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         begins=plan.begins,
         drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
     )
-    return _proposal(parts.drafter.propose(context, count), plan, parts.drafter.name)
+    return _proposal(parts.drafter.propose(context, count), plan, parts)
 
 
-def _proposal(draft: Draft, plan: StepPlan, name: str) -> Proposal:
+def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
     """A draft, cut to what is planned for each row and to what the host knows of it."""
     tokens, lengths, rows = draft.tokens, plan.lengths, len(plan.rows)
     width = tokens.shape[1]
@@ -150,13 +172,29 @@ def _proposal(draft: Draft, plan: StepPlan, name: str) -> Proposal:
     probabilities = draft.probabilities
     if probabilities is not None:
         probabilities = probabilities[:, : max(lengths)]
-    by = [name] * rows if draft.sources is None else draft.sources
+    by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
-    return Proposal(tokens, lengths, counted, sources, probabilities)
+    packing = packed(parts, [length + 1 for length in lengths])
+    return Proposal(tokens, lengths, counted, sources, probabilities, packing=packing)
+
+
+def packed(parts: StepParts, counts: list[int]) -> TokenPacking | None:
+    """The pass of rows with so many tokens each where it costs less than their rectangle.
+
+    That is where some rows have fewer than others, or a number beyond all of them is cheaper.
+    """
+    rectangle = len(counts) * max(counts)
+    tokens = parts.costs.width(sum(counts))
+    if tokens == rectangle or not packing_pays(parts.costs, tokens, rectangle):
+        return None
+    return TokenPacking.of(counts, tokens) if parts.runner.packs else None
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
-    """Logits [B, K + 1, V] of the target after each pending token and its draft."""
+    """Logits [B, K + 1, V] of the target after each pending token and its draft.
+
+    Of a packed pass [M, 1, V]: ``choose`` knows where they belong.
+    """
     state, count = parts.state, draft.tokens.shape[1]
     ragged = min(draft.lengths) < count
     pending = state.pending()
@@ -171,34 +209,54 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
             tentative=True,
             since=plan.shortest - 1,
             begins=plan.begins,
+            packing=draft.packing,
         )
     )
 
 
 def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     """The target's own tokens, and how far the draft agrees with them."""
-    state, count = parts.state, draft.tokens.shape[1]
+    state, count, packing = parts.state, draft.tokens.shape[1], draft.packing
     positions = state.following(count + 1)
-    context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
     rules = parts.concerned
-    logits = apply_rules(rules, logits, context)
-    sampled = state.sampling.sample(logits, positions, tops=True)
-    picked = pick_tokens(rules, sampled.tokens, logits, context)
+    # Where nobody but the sampler reads them, the logits of a packed pass stay as they are: what is
+    # described here is then never computed.
+    whole = logits if packing is None else packing.spread(logits[:, 0])
+    context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
+    whole = apply_rules(rules, whole, context)
+    if packing is None or rules:
+        tokens, tops = _sampled(state.sampling, whole, positions)
+    else:
+        own = state.sampling.of_tokens(packing.rows)
+        tokens, tops = map(
+            packing.spread, _sampled(own, logits, packing.packed(positions)[:, None])
+        )
+        tokens, tops = tokens[..., 0], tops[..., 0]
+    picked = pick_tokens(rules, tokens, whole, context)
     trial = DraftTrial(
         draft.tokens,
         draft.counted if draft.tested is None else draft.tested,
         draft.probabilities,
-        logits,
+        whole,
         positions,
         picked,
         state.sampling,
     )
     samples, accepted = parts.acceptance.judge(trial)
-    accepted = refuse_nan(accepted, sampled.tops)
-    if picked is not sampled.tokens:
+    accepted = refuse_nan(accepted, tops)
+    if picked is not tokens:
         accepted, samples = refuse_negative(accepted, samples)
-    chosen = Chosen(state.sequences, logits, positions, draft.tokens, samples, accepted)
+    chosen = Chosen(state.sequences, whole, positions, draft.tokens, samples, accepted)
     return Choice(samples, accepted, watch_all(parts.watchers, chosen))
+
+
+def _sampled(
+    sampling: SamplingBatch, logits: mx.array, positions: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Tokens and largest logits."""
+    sampled = sampling.sample(logits, positions, tops=True)
+    assert sampled.tops is not None
+    return sampled.tokens, sampled.tops
 
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
@@ -221,6 +279,6 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         plan.reading,
         extras=choice.extras,
         sources=draft.sources,
-        tokens=choice.samples.size,
+        tokens=draft.computed,
         keys=len(plan.rows) * plan.longest,
     )

@@ -264,7 +264,7 @@ class Stepper:
         flight.hand_out()
         self.draft_length = max(flight.lengths)
         self.policy.observe(flight.report(accepted))
-        self.meter.step(flight.lengths, outputs, flight.seconds)
+        self.meter.step(flight.lengths, outputs, flight.seconds, flight.tokens)
         self.meter.ahead += flight.ahead
         if self.debug:
             self.check(flight)

@@ -62,8 +62,8 @@ class Timeline:
             asked = self._clock()
             mx.eval(chunk.marker)
             chunk.seconds = self.finish(launched)
-            chunk.done(chunk.seconds)
-            seen = on_cpu() or self.end - asked > NO_WAIT
+            seen = chunk.exact = on_cpu() or self.end - asked > NO_WAIT
+            chunk.done(chunk)
         return seen
 
     def finish(self, launched: float) -> float:

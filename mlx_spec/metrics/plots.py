@@ -56,6 +56,17 @@ DARK = Theme(
 )
 
 
+def dress(axes: Axes, theme: Theme) -> None:
+    """The look that all our charts have."""
+    axes.set_facecolor(theme.paper)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.ink)
+    axes.tick_params(colors=theme.ink)
+    axes.grid(axis="y", color=theme.faint, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+
+
 class Chart:
     """One chart to draw on: its axes and the theme, with what all charts need.
 
@@ -70,14 +81,7 @@ class Chart:
             figsize=(7.2, 4.0), dpi=130, layout="constrained", facecolor=theme.paper
         )
         self.axes: Axes = self._figure.subplots()
-        axes = self.axes
-        axes.set_facecolor(theme.paper)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(theme.ink)
-        axes.tick_params(colors=theme.ink)
-        axes.grid(axis="y", color=theme.faint, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        dress(self.axes, theme)
 
     def label(self, title: str, x: str, y: str) -> None:
         """Say what it shows and in which units."""

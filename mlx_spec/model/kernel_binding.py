@@ -7,13 +7,8 @@ class of the model itself, where the decoder looks for it.) Attention is a layer
 with our function where it calls ``scaled_dot_product_attention``; only calls that our slots
 describe by lengths (``DenseKVCache``) go to the kernel, all others to mlx-lm's.
 
-Nothing is bound unless it pays: by default an operation is bound only where Metal is present and
-the table that ``scripts/bench_kernels.py`` writes says that its kernel wins on this kind of Mac.
-
-Example::
-
-    with bind_kernels(model, "metal") as binding:
-        print(binding.bound)  # {'attention': 28, 'norm_rope': 28, 'add_rms_norm': 28, ...}
+Which implementations are worth binding is ``kernel_choice``'s affair; one of them may be for
+passes of some shapes only (``shaped_kernel``), and then others stay the model's own.
 """
 
 from __future__ import annotations
@@ -29,10 +24,11 @@ from mlx_lm.models import base
 import metal_kernels
 from metal_kernels.attention_inputs import MAX_TOKENS, Lengths, supports_head_dim
 from mlx_spec.cache.dense import DenseKVCache
-from mlx_spec.errors import InvalidRequest
+from mlx_spec.cache.packed_rows import packed_queries
 from mlx_spec.model import fused_layers
+from mlx_spec.model.attention import attend, calling, calls
 from mlx_spec.model.fused_layers import Call
-from mlx_spec.model.mixed_attention import attend, calling, calls
+from mlx_spec.model.shaped_kernel import ShapedKernel, by_shape, takes
 
 OPERATIONS = {
     operation.name: operation
@@ -71,39 +67,6 @@ class KernelBinding:
         self.bound = {}
 
 
-def bind_kernels(model: Any, kernels: str = "auto") -> KernelBinding:
-    """Let a model run the Metal kernels, from now on or while a context lasts.
-
-    Args:
-        model: any model of mlx-lm.
-        kernels: ``"auto"``, those measured to win here; ``"metal"``, all; ``"reference"``, none:
-            the model as mlx-lm wrote it.
-
-    Raises:
-        InvalidRequest: another word, or ``"metal"`` where there is no Metal.
-    """
-    return bind_operations(model, choose_kernels(kernels))
-
-
-def choose_kernels(kernels: str) -> dict[str, Call]:
-    """The kernels to bind, by operation.
-
-    Raises:
-        InvalidRequest: as for :func:`bind_kernels`.
-    """
-    if kernels not in ("auto", "metal", "reference"):
-        raise InvalidRequest(
-            f"[bind_kernels] kernels={kernels!r}, expected auto, metal or reference"
-        )
-    if kernels == "metal" and not metal_kernels.available():
-        raise InvalidRequest("[bind_kernels] kernels='metal', but there is no Metal here")
-    return {
-        name: operation.kernel
-        for name, operation in OPERATIONS.items()
-        if kernels == "metal" or (kernels == "auto" and metal_kernels.wins(name))
-    }
-
-
 def bind_operations(model: Any, operations: Mapping[str, Call]) -> KernelBinding:
     """Let a model run these implementations; what was bound before is unbound.
 
@@ -119,7 +82,7 @@ def bind_operations(model: Any, operations: Mapping[str, Call]) -> KernelBinding
     for module, (names, call) in zip(modules, calls, strict=True):
         changes: dict[str, Any] = {} if call is None else {"__call__": call}
         if module is model and "sample" in operations:
-            changes["sample_operation"] = staticmethod(operations["sample"])
+            changes["sample_operation"] = staticmethod(_sampling(operations["sample"]))
             names = [*names, "sample"]
         if changes:
             cls = type(module)
@@ -153,22 +116,41 @@ def _bound_call(module: Any, operations: Mapping[str, Call]) -> tuple[list[str],
     cls = type(module)
     original = cls.__call__
     if cls is nn.RMSNorm and "rms_norm" in operations:
-        return ["rms_norm"], fused_layers.bound_norm(operations["rms_norm"])
+        norm = operations["rms_norm"]
+        return ["rms_norm"], by_shape(norm, fused_layers.bound_norm(norm), original)
     turns = fused_layers.rope_options(module)
     if turns is not None and "rope" in operations:
-        return ["rope"], fused_layers.bound_rope(operations["rope"], original, turns)
+        rope = operations["rope"]
+        call = fused_layers.bound_rope(rope, original, turns)
+        return ["rope"], by_shape(rope, call, original, axis=-2)
     if "add_rms_norm" in operations and fused_layers.is_pre_norm_block(module):
-        return ["add_rms_norm"], fused_layers.fused_block(operations["add_rms_norm"])
+        fused = operations["add_rms_norm"]
+        return ["add_rms_norm"], by_shape(fused, fused_layers.fused_block(fused), original)
     attention: Call = attend
     names = []
     if "attention" in operations and _calls_attention(original):
         attention = SlotAttention(operations["attention"])
         names.append("attention")
+    own = calling(original, attention) if names else original
     if "norm_rope" in operations and fused_layers.has_head_norms(module):
         turns = fused_layers.rope_options(module.rope) or {}
-        call = fused_layers.fused_attention(operations["norm_rope"], attention, turns)
-        return [*names, "norm_rope"], call
-    return (names, calling(original, attention)) if names else ([], None)
+        fused = operations["norm_rope"]
+        call = fused_layers.fused_attention(fused, attention, turns)
+        return [*names, "norm_rope"], by_shape(fused, call, own)
+    return (names, own) if names else ([], None)
+
+
+def _sampling(operation: Call) -> Call:
+    """What chooses tokens: the kernel for the shapes that it takes, its reference for others."""
+    if not isinstance(operation, ShapedKernel):
+        return operation
+
+    def sample(logits: mx.array, *arguments: Any, **options: Any) -> Any:
+        fits = operation.takes(*logits.shape[:2])
+        call = operation if fits else metal_kernels.sample.reference
+        return call(logits, *arguments, **options)
+
+    return sample
 
 
 def _calls_attention(call: Any) -> bool:
@@ -198,6 +180,10 @@ class SlotAttention:
     ) -> mx.array:
         """As mlx-lm's function of that name."""
         out: mx.array
+        packed = packed_queries(queries, cache)
+        if packed is not None:
+            more: dict[str, Any] = {"cache": cache, "scale": scale, "mask": mask, "sinks": sinks}
+            return packed.attend(self, queries, keys, values, **more)
         if self._fits(queries, keys, values, cache) and cache.span.made(mask):
             span = cache.span
             out = self._attention(
@@ -213,8 +199,7 @@ class SlotAttention:
             out = attend(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
         return out
 
-    @staticmethod
-    def _fits(queries: mx.array, keys: Any, values: Any, cache: Any) -> bool:
+    def _fits(self, queries: mx.array, keys: Any, values: Any, cache: Any) -> bool:
         return (
             isinstance(cache, DenseKVCache)
             and isinstance(keys, mx.array)
@@ -222,4 +207,5 @@ class SlotAttention:
             and supports_head_dim(queries.shape[3])
             and keys.shape == values.shape
             and queries.dtype == keys.dtype == values.dtype
+            and takes(self._attention, queries.shape[0], queries.shape[2])
         )

@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx_spec.cache.layout import kinds
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.attention import unbound_class
 from mlx_spec.model.recurrence.mixer import own_class
 from mlx_spec.model.support import Support, examine
 
@@ -71,7 +72,7 @@ def _mark(model: Any) -> tuple[Any, ...]:
         if isinstance(item, mx.array):
             mark += (item.dtype, item.shape)
         elif isinstance(item, dict):
-            mark += (own_class(type(item)), *item)
+            mark += (unbound_class(own_class(type(item))), *item)
             waiting += item.values()
             # Not among a module's items, and yet what its pass depends on: bits, dims, a flag.
             mark += (

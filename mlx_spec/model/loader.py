@@ -29,7 +29,7 @@ from mlx_spec.model.faults import reason
 from mlx_spec.model.fit import check_fit, warn_of_no_end
 from mlx_spec.model.folder import check_adapter, check_folder
 from mlx_spec.model.heads.files import is_head, load_head
-from mlx_spec.model.kernel_binding import bind_operations, choose_kernels
+from mlx_spec.model.kernel_choice import bind_kernels, check_kernels
 from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.quantized import dequantize, quantize, warn_if_quantized
@@ -78,7 +78,7 @@ def load(
     """
     config = with_load_options(config, options)
     wanted = _parse_dtype(config.dtype)
-    operations = choose_kernels(config.kernels)
+    check_kernels(config.kernels)
     try:
         adapter = check_adapter(config.adapter_path) if config.adapter_path is not None else None
         place = locate(path_or_repo, config.revision)
@@ -110,7 +110,7 @@ def load(
         ) from error
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {shown(path_or_repo)}: {reason(error)}") from error
-    bind_operations(model, operations)
+    bind_kernels(model, config.kernels)
     warn_of_unread(model, settings, stacklevel=2)
     warn_of_no_end(tokenizer, stacklevel=2)
     warn_if_slow_blas(stacklevel=2)

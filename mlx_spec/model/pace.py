@@ -1,4 +1,4 @@
-"""How prompts are read so that nobody waits long: the size of a pass, and passes in pieces.
+"""How prompts are read so that nobody waits long: passes in pieces, and chunks between steps.
 
 A pass over 2,048 tokens is a blink on one machine and half a minute on another, and meanwhile
 Ctrl-C, a cancelled request, a newcomer and the next tokens of running streams would all wait.
@@ -6,7 +6,7 @@ Ctrl-C, a cancelled request, a newcomer and the next tokens of running streams w
 Where nothing decodes, a pass keeps the size that is read fastest and is *computed in pieces*: a few
 layers at a time (``Pieces``), with a turn for everybody between them. The numbers are the same.
 Where rows decode, their next step stands behind the whole pass (``Chunk``), so it takes no more
-tokens than are read in about ``AIM`` seconds (``Pace``).
+tokens than are read in the time that a user allows (``reading_pace``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import mlx.core as mx
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.platform import ensure_blas
 
-AIM = 1.0  # seconds; a pass that others wait for
+AIM = 1.0  # seconds; the longest that others wait for a pass where no time is named
 FEWEST = 64  # tokens; a pass of fewer is read slowly, since every weight is read all the same
 PIECE = 0.25  # seconds that are computed between two looks at the clock
 LAUNCHED = 4  # layers that are launched between two questions whether anybody still wants them
@@ -38,7 +38,8 @@ def on_cpu() -> bool:
 
 
 class Pace:
-    """The speed of this machine at reading prompts, over all models: one number.
+    """The speed of this machine at reading prompts, over all models: what is taken for a model's
+    own until that is measured.
 
     Args:
         operations: multiplications and additions a second; None guesses by the backend.
@@ -47,19 +48,9 @@ class Pace:
     def __init__(self, operations: float | None = None) -> None:
         self._operations = operations
 
-    def tokens(self, parameters: int, most: int) -> int:
-        """Tokens that one pass of a model of so many ``parameters`` may take, at most ``most``."""
-        fitting = int(AIM * self._speed / (2 * parameters))
-        return min(max(FEWEST, power_of_two(fitting)), most)
-
-    def piece(self, parameters: int, most: int) -> int:
-        """Tokens between two cuts of a text, a power of two: chosen once, and kept.
-
-        So a GPU that nothing was measured of yet is taken for what the first pass may show.
-        """
-        unknown = self._operations is None and not on_cpu()
-        hope = Pace(_MOST_CHANGE * self._speed) if unknown else self
-        return power_of_two(hope.tokens(parameters, most))
+    def seconds(self, parameters: int) -> float:
+        """Of a token of a model of so many ``parameters``."""
+        return 2 * parameters / self._speed
 
     def note(self, parameters: int, tokens: int, seconds: float) -> None:
         """Learn from a pass; a quick one says only what is possible at least."""
@@ -120,19 +111,20 @@ class Chunk:
     Args:
         layers: the arrays of each layer that the passes write, lazy.
         tokens: how many are read.
-        done: to be told the seconds that this took, once they are known.
+        done: to be told of it once it is known what it took.
 
     Attributes:
         marker: a tiny array that is there when all is computed. Nothing else refers to it, and it
             refers to no cache (donation trap).
         seconds: what it took, once that is known.
+        exact: whether it was; else it took that long at most.
     """
 
     def __init__(
-        self, layers: Seq[Seq[mx.array]], tokens: int, done: Callable[[float], None]
+        self, layers: Seq[Seq[mx.array]], tokens: int, done: Callable[[Chunk], None]
     ) -> None:
         self.tokens, self.done = tokens, done
-        self.seconds = 0.0
+        self.seconds, self.exact = 0.0, True
         last = layers[-1][-1]
         self.marker = last[(0,) * last.ndim] + 0
         self._layers = [list(arrays) for arrays in layers]

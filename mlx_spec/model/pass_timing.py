@@ -92,13 +92,12 @@ class PassTimer:
 def order_of(
     edges: Seq[int], timed: Collection[int], most: int, present: tuple[int, int]
 ) -> list[int]:
-    """In which order to time what is not known yet.
+    """In which order to time what is not known yet; where much is, what is needed now alone.
 
     Args:
         edges: numbers of tokens that are wanted.
         timed: those that are known.
-        most: tokens that a pass may take; the first edge at or past it is of use, those past it
-            are not.
+        most: tokens that a pass may take; one edge past it may be cheaper yet.
         present: fewest and most tokens of passes of the rows that wait.
     """
     reached = [edge for edge in edges if edge <= most]
@@ -111,4 +110,6 @@ def order_of(
         far = 0.0 if low <= edge <= high else max(low - edge, edge - high)
         return 1, far
 
+    if timed:
+        reached = [edge for edge in reached if rank(edge)[1] == 0 or edge in COARSE]
     return sorted((edge for edge in reached if edge not in timed), key=rank)

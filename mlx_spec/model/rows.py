@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.cache.span import Span
 
 
@@ -26,6 +27,7 @@ class Rows:
         opens: it is the first call of its pass, and not one more of the same rows.
         since: no row starts before that position, as far as the host knows.
         begins: which rows start at 0, where some do beside others; empty where none does.
+        packing: the tokens that are computed, where not all of the rectangle are.
     """
 
     tokens: mx.array
@@ -40,6 +42,7 @@ class Rows:
     opens: bool = True
     since: int = 0
     begins: tuple[bool, ...] = ()
+    packing: TokenPacking | None = None
 
     def __post_init__(self) -> None:
         if self.uniform and self.at is None:

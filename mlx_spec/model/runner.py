@@ -23,14 +23,18 @@ from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.as_rows import bind_as_rows
+from mlx_spec.model.attention import bind_attention
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.hidden import HiddenLayers, bind_hidden, noting
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
-from mlx_spec.model.mixed_attention import bind_mixed
-from mlx_spec.model.pace import CPU_TOKENS, PACE, Chunk, Pieces, on_cpu
+from mlx_spec.model.pace import CPU_TOKENS, Chunk, Pieces, on_cpu
+from mlx_spec.model.packing import packs
 from mlx_spec.model.passes.make import make_pass
+from mlx_spec.model.passes.packed import PackedPass
+from mlx_spec.model.reading_pace import ReadingPace, pace_of
 from mlx_spec.model.recurrence.binding import bind_recurrence
+from mlx_spec.model.rotations import share_angles
 from mlx_spec.model.rows import Rows as Rows
 from mlx_spec.model.trial import describe_pass
 
@@ -60,11 +64,12 @@ class ModelRunner:
         quicken(model)
         self.options = options
         if options.late:
-            bind_mixed(model)
+            bind_attention(model)
         self.support = require(model, options)
         bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
+        share_angles(model)
         self.model = model
         self.pool = KVCachePool(plan(model, options), max_slots)
         if self.support.form.tokens_as_rows and self.pool.folds:
@@ -87,6 +92,17 @@ class ModelRunner:
     def pads(self) -> bool:
         """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
         return self.support.recurrence.pads
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether a pass may be of any number of tokens of each row (``Rows.packing``)."""
+        return packs(self.model, self.options, self.support)
+
+    @cached_property
+    def _packed(self) -> PackedPass:
+        """Its passes of that kind."""
+        support = self.support
+        return PackedPass(self.model, self.pool, support.form, support.grouped_masks)
 
     @property
     def branches(self) -> bool:
@@ -126,17 +142,15 @@ class ModelRunner:
         arrays = [array for _, array in tree_flatten(self.model.parameters())]
         return sum(a.size * (8 if a.dtype == mx.uint32 else 1) for a in arrays)
 
-    def timely(self, most: int) -> int:
-        """Prompt tokens, over all rows, that may be fed while others wait; at most ``most``."""
-        return PACE.tokens(self.parameters, most)
-
-    def piece(self, most: int) -> int:
-        """Prompt tokens between two cuts, a power of two, at most ``most``."""
-        return PACE.piece(self.parameters, most)
+    @cached_property
+    def pace(self) -> ReadingPace:
+        """How fast this model reads prompts here."""
+        return pace_of(self.model, self.parameters)
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
 
+        Of a packed pass [M, 1, vocabulary]: of its tokens, in their order.
         Whatever is raised on the way, the slots are then what they were.
         """
         before = self.pool.snapshot()
@@ -154,10 +168,11 @@ class ModelRunner:
 
     def _forward(self, rows: Rows) -> mx.array:
         """Through the model in its form, and what was tapped noted."""
+        own = self._pass if rows.packing is None else self._packed
         if self._tapped is None:
-            return self._pass.forward(rows)[0]
+            return own.forward(rows)[0]
         with noting(self._tapped):
-            logits, self.hidden = self._pass.forward(rows)
+            logits, self.hidden = own.forward(rows)
         return logits
 
     def tap(self, wanted: HiddenLayers) -> None:
@@ -199,7 +214,7 @@ class ModelRunner:
         done = self._pieces.compute(seconds)
         self._seconds += time.perf_counter() - started
         if done and self._fed:
-            PACE.note(self.parameters, self._fed, self._seconds)
+            self.pace.note(self._fed, self._seconds)
             self._fed = 0
         return done
 
@@ -219,9 +234,9 @@ class ModelRunner:
             more: what else is to be computed with them.
         """
 
-        def done(seconds: float) -> None:
-            PACE.note(self.parameters, tokens, seconds)
-            heard(seconds)
+        def done(chunk: Chunk) -> None:
+            self.pace.note(tokens, chunk.seconds, exact=chunk.exact)
+            heard(chunk.seconds)
             also()
 
         self._fed = 0

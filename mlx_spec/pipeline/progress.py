@@ -148,8 +148,13 @@ def _in_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def make_bar() -> Any:
-    """What shows progress here; None for lines in a log."""
+def make_bar(counted: bool = True) -> Any:
+    """What shows progress here; None for lines in a log.
+
+    Args:
+        counted: what is done are things of about the same size: their number is shown, and the
+            time that is left.
+    """
     if _in_notebook():
         return NotebookLine()
     if sys.stderr is None or not sys.stderr.isatty():
@@ -160,9 +165,9 @@ def make_bar() -> Any:
     return progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        progress.MofNCompleteColumn(),
+        *([progress.MofNCompleteColumn()] if counted else []),
         progress.TextColumn("{task.fields[figures]}"),
-        progress.TimeRemainingColumn(),
+        *([progress.TimeRemainingColumn()] if counted else []),
         console=Console(stderr=True),
         transient=True,
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench_support.pair import Pair
-from bench_support.rounds import Figures, Method, Series, interleave, ratio, table
+from bench_support.results import table
+from bench_support.rounds import Figures, Method, Series, interleave, ratio
 from bench_support.serving import (
     Load,
     Setting,

@@ -5,35 +5,18 @@ These machines are shared and noisy, so a comparison is a median of ratios withi
 
 from __future__ import annotations
 
-import platform
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import mlx.core as mx
+from bench_support.results import machine as machine  # loads the fast BLAS, before mlx
+from bench_support.results import table as table
 
-Figures = dict[str, float]
+import mlx.core as mx  # isort: skip
+
+from mlx_spec.bench.rounds import Figures as Figures
+from mlx_spec.bench.rounds import Series as Series
+from mlx_spec.bench.rounds import ratio as ratio  # for those who take it from here
+
 Method = Callable[[], Figures]
-
-
-class Series:
-    """The runs of one method: figures by name, one for each round."""
-
-    def __init__(self, rounds: Sequence[Figures]) -> None:
-        self.rounds = list(rounds)
-
-    def median(self, name: str) -> float:
-        """Median of a figure over the rounds."""
-        return statistics.median(self.each(name))
-
-    def each(self, name: str) -> list[float]:
-        """A figure in every round."""
-        return [figures[name] for figures in self.rounds]
-
-    def span(self, name: str, digits: int = 1) -> str:
-        """``median (min-max)``."""
-        each = self.each(name)
-        return f"{self.median(name):.{digits}f} ({min(each):.{digits}f}-{max(each):.{digits}f})"
 
 
 def interleave(methods: Mapping[str, Method], rounds: int) -> dict[str, Series]:
@@ -46,22 +29,3 @@ def interleave(methods: Mapping[str, Method], rounds: int) -> dict[str, Series]:
             if turn:
                 figures[name].append(result)
     return {name: Series(each) for name, each in figures.items()}
-
-
-def ratio(ours: Series, theirs: Series, name: str) -> float:
-    """Median over rounds of ours / theirs."""
-    pairs = zip(ours.each(name), theirs.each(name), strict=True)
-    return statistics.median(a / b for a, b in pairs)
-
-
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n### {title}\n")
-    for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
-    print(flush=True)
-
-
-def machine() -> dict[str, str]:
-    """What this ran on."""
-    return {"system": platform.platform(), "cpu": platform.processor(), "mlx": mx.__version__}

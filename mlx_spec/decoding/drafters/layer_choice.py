@@ -7,8 +7,6 @@ version. What cannot be read, or is another's, is measured anew.
 from __future__ import annotations
 
 import hashlib
-import json
-import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+
+from mlx_spec.kept_file import keep, kept_path, read_kept
 
 _SAMPLES, _NUMBERS = 16, 32  # arrays whose first numbers enter a fingerprint
 _MOST_DRAFTED = 6
@@ -59,43 +59,21 @@ def fingerprint(model: Any) -> str:
 
 def choice_file(key: str) -> Path:
     """Where the choice for a model is kept."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("mlx-spec")) / "layers" / f"{key[:24]}.json"
+    return kept_path("layers", key[:24])
 
 
 def kept_choice(key: str, count: int) -> LayerChoice | None:
     """What is kept for a model of ``count`` layers; None, with a note, where that is none."""
-    path = choice_file(key)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return None
-    try:
-        held = json.loads(text)
-        if held.pop("key") != key:
-            raise ValueError("of another model")
-        layers = tuple(int(layer) for layer in held.pop("layers"))
+
+    def parse(held: dict[str, Any]) -> LayerChoice:
+        layers = tuple(int(layer) for layer in held["layers"])
         if not all(0 <= layer < count for layer in layers):
             raise ValueError(f"layers {layers} of {count}")
-        return LayerChoice(layers, float(held.pop("agreement")), float(held.pop("cost")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:100]
-        warnings.warn(
-            f"{path} is not what was written there ({reason}); layers are measured anew",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+        return LayerChoice(layers, float(held["agreement"]), float(held["cost"]))
+
+    return read_kept(choice_file(key), key, parse, "layers are measured anew")
 
 
 def keep_choice(key: str, choice: LayerChoice) -> None:
     """Write it for later processes; where that cannot be, they measure again."""
-    path = choice_file(key)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({"key": key, **asdict(choice)}), encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        return
+    keep(choice_file(key), key, asdict(choice))

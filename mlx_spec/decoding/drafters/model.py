@@ -62,8 +62,7 @@ class ModelDrafter(BaseDrafter):
         self._guessing = guessing or Guessing()
         self.runners = (runner,)
         self._forward = runner.forward if replay is None else replay.forward
-        self._batching = batching or BatchingConfig()
-        self._feeder = Feeder(runner, self._batching, ride=MAX_RIDE)
+        self._feeder = Feeder(runner, batching or BatchingConfig(), ride=MAX_RIDE)
         self._rows: list[Sequence] = []
         self._riding = FoldedRiding() if runner.pool.folds else Riding()
 
@@ -120,9 +119,8 @@ class ModelDrafter(BaseDrafter):
             return None
         # Rows that are covered have streams to keep alive; without them nobody waits.
         nobody = all(lag is None for lag in riding.lag)
-        most = self._batching.prefill_step_size if nobody else self._batching.prefill_interleave
         slots = {sequence: row for row, sequence in enumerate(self._rows)}
-        chunk = self._feeder.build(slots, most, flying)
+        chunk = self._feeder.build(slots, flying, alone=nobody)
         for sequence, seen in self._feeder.take(in_order=False).items():
             riding.board(slots[sequence], seen, sequence.length + flying)
         return chunk

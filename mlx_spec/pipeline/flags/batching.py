@@ -68,8 +68,8 @@ class BatchingFlags:
     )
     kernels: str = _loading(
         "kernels",
-        "Metal kernels of our own: auto (those measured to win here), metal (all) or reference "
-        "(none).",
+        "Metal kernels of our own: auto (those found right and quicker on this machine), metal "
+        "(all) or reference (none).",
         metavar="WHICH",
         changes_text=False,
     )

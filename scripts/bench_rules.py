@@ -1,0 +1,146 @@
+"""What constraints, processors and log-probabilities cost: milliseconds a step over plain decoding.
+
+Each option has an engine of its own, with all rows of the batch under it; no drafts, greedy. The
+engines run in turn, a few steps each, round after round in one process, and a cost is the median
+over the rounds of the difference to the plain engine's steps of the same round.
+
+    python scripts/bench_rules.py --batch 1 4 16
+    python scripts/bench_rules.py --batch 4 --only penalties "JSON schema"
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+
+from bench_support.results import add_save, finish, table  # loads the fast BLAS, before mlx
+
+import mlx.core as mx  # isort: skip
+
+from mlx_spec import BatchingConfig, SamplingParams, SpeculationConfig, Structure, load
+from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.prompts import make_sequences
+
+PLAIN = "plain"
+PROMPT = "Write a list of people with their ages and the towns where they live:"
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 4, "maxLength": 30},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "town": {"enum": ["Bern", "Lyon", "Turin", "Vienna"]},
+    },
+    "required": ["name", "age", "town"],
+    "additionalProperties": False,
+}
+# None of them ends before all steps are done.
+SCHEMA = Structure.json_schema({"type": "array", "items": PERSON, "minItems": 100})
+REGEX = Structure.regex(r"([a-z]{1,12}, ){400}")
+CHOICES = Structure.choices([f"{word} and again" * 100 for word in ("yes", "no", "never")])
+METHODS: dict[str, SamplingParams] = {
+    PLAIN: SamplingParams(ignore_eos=True),
+    "plain again": SamplingParams(ignore_eos=True),
+    "T = 0.8": SamplingParams(ignore_eos=True, temperature=0.8, seed=1),
+    "T = 0.8, top-p 0.9, top-k 50": SamplingParams(
+        ignore_eos=True, temperature=0.8, top_p=0.9, top_k=50, seed=1
+    ),
+    "penalties": SamplingParams(
+        ignore_eos=True, repetition_penalty=1.1, presence_penalty=0.1, frequency_penalty=0.1
+    ),
+    "bias of 10 tokens": SamplingParams(
+        ignore_eos=True, logit_bias=dict.fromkeys(range(1000, 1010), 0.5)
+    ),
+    "min_tokens": SamplingParams(max_tokens=1000, min_tokens=1000),
+    "logprobs, 5 likeliest": SamplingParams(ignore_eos=True, top_logprobs=5),
+    "JSON schema": SamplingParams(structure=SCHEMA),
+    "regex": SamplingParams(structure=REGEX),
+    "choices": SamplingParams(structure=CHOICES),
+    "a processor of the user": SamplingParams(
+        ignore_eos=True, logits_processors=[lambda tokens, logits: logits]
+    ),
+}
+
+
+def open_engine(model: object, tokenizer: object, sampling: SamplingParams, rows: int) -> Engine:
+    """An engine with all its rows decoding."""
+    engine = Engine(
+        model,
+        tokenizer,
+        speculation=SpeculationConfig(enabled=False),
+        batching=BatchingConfig(batch_size=rows),
+    )
+    options = SamplingParams(**{**vars(sampling), "max_tokens": 1000})
+    prompts = [f"{PROMPT} {number}." for number in range(rows)]
+    engine.submit(*make_sequences(model, tokenizer, prompts, options))
+    while len(engine.decoder.running) < rows:
+        engine.step(hurry=True)
+    for _ in range(4):
+        engine.step(hurry=True)
+    return engine
+
+
+def timed(engine: Engine, steps: int, rows: int) -> float:
+    """Milliseconds a step, all that was launched computed."""
+    mx.synchronize()
+    started = time.perf_counter()
+    for _ in range(steps):
+        engine.step(hurry=True)
+    mx.synchronize()
+    seconds = time.perf_counter() - started
+    assert len(engine.decoder.running) == rows, "a row has ended"
+    return 1e3 * seconds / steps
+
+
+def measure(
+    model: object, tokenizer: object, rows: int, options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Milliseconds a step of each method, in each round."""
+    chosen = {n: s for n, s in METHODS.items() if n == PLAIN or n in (options.only or METHODS)}
+    engines = {name: open_engine(model, tokenizer, s, rows) for name, s in chosen.items()}
+    each: dict[str, list[float]] = {name: [] for name in engines}
+    names = list(engines)
+    for turn in range(options.rounds):
+        shift = turn % len(names)
+        for name in [*names[shift:], *names[:shift]]:
+            each[name].append(timed(engines[name], options.steps, rows))
+    return each
+
+
+def extra(ours: Sequence[float], plain: Sequence[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of what a method's steps take more than plain ones."""
+    more = [a - b for a, b in zip(ours, plain, strict=True)]
+    low, middle, high = statistics.quantiles(more, n=4) if len(more) > 1 else more * 3
+    return middle, low, high
+
+
+def main() -> None:
+    """Print one table for all batch sizes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--only", nargs="+", choices=list(METHODS)[1:])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4, help="of each method, a round")
+    add_save(parser)
+    options = parser.parse_args()
+    model, tokenizer = load(options.model)
+    results = {rows: measure(model, tokenizer, rows, options) for rows in options.batch}
+    names = list(results[options.batch[0]])
+    lines = [["a plain step", *(f"{statistics.median(results[b][PLAIN]):.0f}" for b in results)]]
+    for name in names[1:]:
+        spans = [extra(each[name], each[PLAIN]) for each in results.values()]
+        lines.append([name, *(f"{m:+.1f} ({low:+.1f} to {high:+.1f})" for m, low, high in spans)])
+    table(
+        "Milliseconds a step over plain (quartiles over the rounds)",
+        ["all rows with", *(f"B = {rows}" for rows in options.batch)],
+        lines,
+    )
+    finish(options, results)
+
+
+if __name__ == "__main__":
+    main()

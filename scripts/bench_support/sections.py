@@ -1,0 +1,197 @@
+"""The sections of ``docs/benchmarks.md``: what is measured by which command, and its charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench_support.charts import Picture, number
+from bench_support.page import Section, column, labels
+from bench_support.results import Record
+
+_CATEGORIES = "writing reasoning coding extraction summarization rag translation math"
+_DRAFTERS = (
+    "bench_drafters.py --prompts PROMPTS --draft-model smollm2-draft --draft ngram head ngram+head"
+    f" --max-tokens 48 --longest 1500 --categories {_CATEGORIES}"
+)
+_GENERATE = "bench_generate.py --rounds 3 --max-tokens 32 --width 16384 --vocabulary 0"
+_BATCHING = "bench_batching.py --width 16384 --rounds 2 --only"
+
+
+def _drafters(records: Sequence[Record]) -> list[Picture]:
+    """A chart for each batch size: over plain, by category."""
+    found = []
+    for record in records:
+        for table in record.tables:
+            batch = table.title.split(",")[0].removeprefix("B=")
+            series = {name: column(table, 2 + i) for i, name in enumerate(table.header[2:])}
+            title = f"Drafters over plain decoding, B = {batch}"
+            made = Picture(f"drafters-{batch}", title, "times plain", labels(table), series, 1.0)
+            found.append(made)
+    return found
+
+
+def _rules(records: Sequence[Record]) -> list[Picture]:
+    """Extra milliseconds by option, a bar for each batch size."""
+    (table,) = records[0].tables
+    rows = table.rows[1:]
+    series = {name: [number(r[1 + i]) for r in rows] for i, name in enumerate(table.header[1:])}
+    names = [row[0].replace(", ", ",\n").replace(" of ", "\nof ") for row in rows]
+    title = "What options cost a step"
+    return [Picture("rules", title, "ms a step over plain", names, series)]
+
+
+def _generation(records: Sequence[Record]) -> list[Picture]:
+    """Tokens per second by rows, a chart for each temperature."""
+    tables = [table for record in records for table in record.tables]
+    found = []
+    for temp in sorted({table.title.split(", ")[1] for table in tables}):
+        own = [table for table in tables if table.title.split(", ")[1] == temp]
+        batches = [table.title.split(", ")[0] for table in own]
+        names = ("mlx-lm batch_generate", "ours plain", "ours speculative")
+        cells = [{row[0]: number(row[1]) for row in table.rows} for table in own]
+        series = {name: [each.get(name) for each in cells] for name in names}
+        name = f"generation-{temp.removeprefix('T=').replace('.', '')}"
+        title = f"Whole calls, {temp}"
+        found.append(Picture(name, title, "tokens per second", batches, series, lines=True))
+    return found
+
+
+def _batching(records: Sequence[Record]) -> list[Picture]:
+    """Tokens per second by rows."""
+    tables = [t for record in records for t in record.tables if t.title == "Throughput by rows"]
+    return [
+        Picture(
+            "rows",
+            "Throughput by rows",
+            "tokens per second",
+            labels(table),
+            {"plain": column(table, 1), "speculating": column(table, 3)},
+            lines=True,
+        )
+        for table in tables
+    ]
+
+
+def _memory(records: Sequence[Record]) -> list[Picture]:
+    """Bytes by rows."""
+    table = records[0].tables[0]
+    series = {"K/V": column(table, 1), "peak beside the models": column(table, 3)}
+    title = "Memory grows linearly with the batch"
+    return [Picture("memory", title, "MB", labels(table), series, lines=True)]
+
+
+def _cache(records: Sequence[Record]) -> list[Picture]:
+    """Step and step less attention, by what is cached."""
+    found = []
+    for record in records:
+        (table,) = record.tables
+        guesses = table.title.split(", ")[1].split()[0]
+        series = {table.header[i]: column(table, i) for i in (2, 3, 4)}
+        title = f"Step time by cached tokens, {table.title}"
+        found.append(Picture(f"cache-{guesses}", title, "ms", labels(table), series, lines=True))
+    return found
+
+
+SECTIONS = (
+    Section(
+        "Drafters by category",
+        """
+SmolLM2-135M-Instruct (float32) with its trained head (`smollm2-draft`), with n-grams, and with
+the chain of both, on Spec-Bench's questions as chat messages, greedy, 48 tokens each, `max(B, 2)`
+questions of a category over B rows. A cell is tokens per second of decoding over those of plain
+decoding, then in brackets the share of the drafted tokens that stood, and the tokens that a row
+gains by a pass of the target. Texts that repeat their prompt (extraction, translation) are the
+n-grams'; reasoning and math, which do not, the head's; the chain has both. Every method says what
+plain decoding says, token for token.
+""",
+        {
+            "drafters-1": f"{_DRAFTERS} --batch 1 --questions 2",
+            "drafters-4": f"{_DRAFTERS} --batch 4 --questions 4",
+            "drafters-16": f"{_DRAFTERS} --batch 16 --questions 16",
+        },
+        _drafters,
+    ),
+    Section(
+        "Constraints, processors and log-probabilities",
+        """
+SmolLM2-135M-Instruct, no drafts; all rows of a batch with the option, an engine for each option,
+the engines in turn, four steps each. "plain again" is a second plain engine: what it differs by
+is noise. Options that need the host (a JSON schema, a regex, choices, a processor of the user)
+are taken in turn with the device, those in the graph ride along.
+""",
+        {"rules": "bench_rules.py --batch 1 4 16"},
+        _rules,
+    ),
+    Section(
+        "The sampler",
+        """
+One call chooses the tokens of five positions of each row from logits of 151,936 tokens, as a
+verify pass with four guesses does. *wall* is the best and the median of all calls, *cpu* the
+least processor time of one, *build* the Python of it, *temporaries* the peak over the call as a
+multiple of the float32 logits.
+""",
+        {"sampler": "bench_sampler.py --rows 1 8"},
+    ),
+    Section(
+        "Generation against mlx-lm",
+        """
+The embedded pair, the target widened to about 80M parameters by MLP rows that change nothing
+(same tokens, same acceptance, real cost). `max(4, 2 B)` prompts over B rows, so rows that end are
+filled again; 32 tokens each. mlx-lm's own speculation takes one prompt at a time. Tokens per
+second are of the whole call, prefill included; ours speculative chooses its draft length itself
+(at most 8). Notes are of the last round.
+""",
+        {
+            f"generate-{batch}": f"{_GENERATE} --batch {batch} --temp 0 0.8"
+            for batch in (1, 2, 4, 8, 16)
+        },
+        _generation,
+    ),
+    Section(
+        "What batching is worth",
+        """
+The same pair, greedy. **Continuous against static batching**: requests whose output lengths are
+exponentially distributed (mean 24, at most 192). **Rows**: `max(4, 2 B)` requests of 48 tokens
+over B rows. **Classification**: `classify` over short texts, four labels, the instruction shared;
+a record is mostly prompt, and one record's prompt keeps both cores multiplying already. **A long
+prompt beside running streams**: how long three streams pause while a newcomer's 1,500 tokens are
+read. **A repeated beginning**: 24 requests with 1,000 tokens in common, kept by the prefix cache
+or read each time. **The accumulation timeout**: requests at random times; waiting for company
+costs an idle generator its timeout and wins nothing, so it is 0 unless asked for.
+""",
+        {
+            "batching-static": f"{_BATCHING} static",
+            "batching-rows": f"{_BATCHING} rows",
+            "batching-classify": f"{_BATCHING} classify",
+            "batching-gap": "bench_batching.py --width 8192 --rounds 2 --only gap",
+            "batching-prefix": "bench_batching.py --width 0 --rounds 1 --only prefix",
+            "batching-timeout": "bench_batching.py --width 0 --rounds 1 --only timeout",
+        },
+        _batching,
+    ),
+    Section(
+        "Memory grows linearly with the batch",
+        """
+The embedded pair in float32, prompts of 512 tokens and 64 new ones, four guesses a step, prompts
+fed 256 tokens a pass. K/V is what the slots of target and draft hold at most; the peak is MLX's,
+less what the models hold. Bytes do not depend on the machine's load;
+`tests/test_memory_linear.py` holds them to the line.
+""",
+        {"memory": "bench_memory.py --prompt-tokens 512 --max-tokens 64"},
+        _memory,
+    ),
+    Section(
+        "A step does not cost O(cache)",
+        """
+A random Llama of 4 layers with 8/4 heads of 64, four rows, slots of about 4,200 positions at
+every length, the lengths interleaved step by step. The step less attention does not grow with
+what is cached; `tests/test_cache_copies.py` shows the same by memory: no step holds a second copy
+of the cache. Attention itself is MLX's fallback on the CPU, linear in keys and in queries.
+""",
+        {
+            "cache-plain": "bench_cache.py --steps 30",
+            "cache-drafts": "bench_cache.py --steps 30 --draft-tokens 4",
+        },
+        _cache,
+    ),
+)

@@ -1,0 +1,187 @@
+"""What a decoder measures before its first step: really timed, on tiny models, in a folder of the
+test's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.control import shared
+from mlx_spec.decoding import prices
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.model import cost_files
+from mlx_spec.model.runner import ModelRunner
+from mlx_spec.sequence import Sequence
+from tests.models import make_model
+
+PROMPTS = ([1, 2, 3], [4, 5, 6, 7], [8, 9], [10, 11, 12, 13, 14])
+
+
+@pytest.fixture(autouse=True)
+def folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_time: Callable[..., object]
+) -> Path:
+    """Everything is really timed and kept, in a new folder."""
+    monkeypatch.setenv(cost_files.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(prices.PassTimer, "time", own_time)
+    for name in ("kept_costs", "keep_costs", "model_lines"):
+        monkeypatch.setattr(prices, name, getattr(cost_files, name))
+    return tmp_path
+
+
+def decoder(model: Any, draft: Any = None, draft_by: str | None = None, **more: Any) -> Any:
+    speculation = SpeculationConfig(draft=draft_by, num_draft_tokens=3, **more)
+    batching = BatchingConfig(batch_size=4)
+    return SpeculativeDecoder(model, draft_model=draft, speculation=speculation, batching=batching)
+
+
+def run(made: SpeculativeDecoder, count: int = 8) -> list[list[int]]:
+    rows = [Sequence(prompt=list(prompt), max_new_tokens=count) for prompt in PROMPTS]
+    made.add(rows)
+    while made.busy:
+        made.step()
+    return [row.tokens for row in rows]
+
+
+def forget() -> None:
+    """As another process."""
+    shared._KNOWN.clear()
+
+
+def test_a_pair_is_timed_once_for_all_processes(folder: Path) -> None:
+    target, draft = make_model(seed=1), make_model(seed=2, num_hidden_layers=1)
+    first = decoder(target, draft)
+    assert not first.measuring.prices.known
+    tokens = run(first)
+    assert first.measuring.prices.known
+    assert "kept in" in first.measuring.told
+    assert str(folder) in first.measuring.told
+    points = first.measuring.prices.target.points[1]
+    assert points.keys() == {1, 2, 3, 4, 6, 8, 10, 12, 14, 15, 16, 18}  # 4 rows of 3
+    assert len(list(folder.iterdir())) == 2
+    assert first.measuring.prices.draft("model", 4, 2) > 0
+
+    second = decoder(target, draft)
+    assert second.measuring.prices is first.measuring.prices
+    assert run(second) == tokens
+    assert second.measuring.told == ""
+    forget()
+    third = decoder(target, draft)
+    assert run(third) == tokens == run(decoder(target))
+    assert third.measuring.told == ""
+    again = third.measuring.prices.target
+    assert again.points[1].keys() == points.keys()
+    assert again.looks == 2  # a short look: another process may have been disturbed
+    assert all(again.points[1][tokens] <= spent for tokens, spent in points.items())
+
+
+def test_more_rows_need_more_points(folder: Path) -> None:
+    target, draft = make_model(seed=1), make_model(seed=2)
+    run(decoder(target, draft))
+    wider = SpeculativeDecoder(target, draft_model=draft, batching=BatchingConfig(batch_size=8))
+    run(wider)
+    assert max(wider.measuring.prices.target.points[1]) == 64
+    held = [json.loads(path.read_text())["costs"]["points"]["1"] for path in folder.iterdir()]
+    assert any("64" in points for points in held)
+
+
+@pytest.mark.parametrize("draft_by", ["self", "self+ngram"])
+def test_layers_of_the_target_are_timed_as_layers(draft_by: str) -> None:
+    made = decoder(make_model(seed=1), None, draft_by, draft_layers=(0,))
+    tokens = run(made)
+    costs = made.measuring.prices
+    assert costs.draft("self", 4, 1) > 0
+    assert "could not" not in made.measuring.told
+    assert tokens == run(decoder(make_model(seed=1)))
+
+
+def test_lookups_cost_next_to_nothing() -> None:
+    made = decoder(make_model(seed=1), None, "ngram")
+    run(made)
+    costs = made.measuring.prices
+    assert costs.known
+    assert not costs.draft("ngram", 4, 0)
+
+
+def test_where_nothing_is_chosen_nothing_is_timed(folder: Path) -> None:
+    made = decoder(make_model(seed=1), enabled=False)
+    run(made)
+    assert made.measuring.told == ""
+    assert not list(folder.iterdir())
+
+
+def test_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cost_files.VARIABLE, "off")
+    made = decoder(make_model(seed=1), make_model(seed=2))
+    run(made)
+    assert made.measuring.told == ""
+    assert not made.measuring.prices.known
+    assert not list(folder.iterdir())
+
+
+def test_a_model_that_cannot_be_timed_decodes_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, draft = make_model(seed=1), make_model(seed=2)
+    tokens = run(decoder(target))
+
+    def fails(self: ModelRunner, tokens: int, width: int) -> None:
+        raise TypeError("a cache, please")
+
+    monkeypatch.setattr(ModelRunner, "trial", fails)
+    made = decoder(target, draft)
+    assert run(made) == tokens
+    assert "could not be timed (a cache, please)" in made.measuring.told
+    assert not made.measuring.prices.known
+
+
+def test_ctrl_c_while_passes_are_timed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    target, draft = make_model(seed=1), make_model(seed=2)
+    tokens, own, calls = run(decoder(target)), ModelRunner.trial, [0]
+
+    def interrupted(self: ModelRunner, tokens: int, width: int = 1) -> list[mx.array]:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+        return own(self, tokens, width)
+
+    monkeypatch.setattr(ModelRunner, "trial", interrupted)
+    made = decoder(target, draft)
+    rows = [Sequence(prompt=list(prompt), max_new_tokens=8) for prompt in PROMPTS]
+    made.add(rows)
+    with pytest.raises(KeyboardInterrupt):
+        made.step()
+    assert not made.measuring.prices.known
+    assert not list(folder.iterdir())
+    while made.busy:
+        made.step()
+    assert [row.tokens for row in rows] == tokens
+    assert made.measuring.prices.known
+
+
+def test_nobody_waits_for_it_any_more() -> None:
+    made = decoder(make_model(seed=1), make_model(seed=2))
+    made.stop_when(lambda: True)
+    made.add([Sequence(prompt=[1, 2, 3], max_new_tokens=8)])
+    made.step()
+    assert made.measuring.told == ""
+
+
+def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More rows than a few, and nothing to draft: the widths near theirs are timed."""
+    model = make_model(seed=1)
+    few = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=8))
+    run(few)
+    assert few.measuring.told == ""
+    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=8))
+    rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=4) for n in range(7)]
+    made.add(rows)
+    while made.busy:
+        made.step()
+    assert made.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
