@@ -107,7 +107,7 @@ def test_one_easy_text_beside_hard_ones_gets_the_guesses() -> None:
         runs.append(simulation.steps(STEPS))
     first, *others = (sum(row) for row in zip(*runs[0].lengths[100:], strict=True))
     assert first > 10 * max(others)
-    assert runs[0].merit(30) > (1 - STATIONARY) * runs[1].merit(30)
+    assert runs[0].merit(60) > (1 - 1.5 * STATIONARY) * runs[1].merit(60)
 
 
 # --- near the best ------------------------------------------------------------------------
@@ -143,9 +143,15 @@ def test_any_batch_size_up_to_hundreds(machine: Machine) -> None:
 def test_texts_of_all_categories_that_come_and_go(machine: Machine) -> None:
     """Stops rows that are judged by their neighbours' texts, and newcomers that are not known."""
     work = Workload(8, mixed, tokens=lambda rng: rng.randint(40, 200))
-    goal = Simulation(Clairvoyant(machine, MOST), machine, work, Conditions(seed=5)).steps(STEPS)
-    run = Simulation(adaptive(machine), machine, work, Conditions(seed=5)).steps(STEPS)
-    assert run.merit() > (1 - 1.5 * STATIONARY) * goal.merit()
+    mine = known = 0.0
+    for seed in range(4):
+        for policy in (adaptive(machine), Clairvoyant(machine, MOST)):
+            run = Simulation(policy, machine, work, Conditions(seed=seed)).steps(STEPS)
+            if isinstance(policy, Clairvoyant):
+                known += run.merit()
+            else:
+                mine += run.merit()
+    assert mine > (1 - 1.5 * STATIONARY) * known
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 12])

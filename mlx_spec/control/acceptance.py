@@ -108,7 +108,9 @@ class AcceptanceEstimate:
     """Chances of the rows of one decoder, as far as one drafter guesses for them."""
 
     MEMORY = 0.93
-    FADING = 0.95  # of a row that is not drafted for, while others are or nobody is
+    # Of a row's evidence while nobody is drafted for, and while others are: then trying it again
+    # costs little, but so many would be tried.
+    FADING, BESIDE = 0.95, 0.985
     # How many tested tokens the average of all weighs: more where rows hardly differ, as far as
     # that can be told from what their own luck makes of equal rows.
     PRIOR_TOKENS, LEAST_PRIOR, MOST_PRIOR = 6.0, 3.0, 60.0
@@ -127,7 +129,7 @@ class AcceptanceEstimate:
         source = self._source
         if not report.work.length:
             for row in report.rows:
-                self._fade(known_evidence(row, source))
+                self._fade(known_evidence(row, source), self.FADING)
             self.average.fade()
             return
         profile = self.average.profile
@@ -139,7 +141,7 @@ class AcceptanceEstimate:
         for row, length, accepted in zip(report.rows, report.lengths, report.accepted, strict=True):
             tested = accepted + 1 if accepted < length else length
             if not length:
-                self._fade(known_evidence(row, source))
+                self._fade(known_evidence(row, source), self.BESIDE)
             elif tested > 0:
                 evidence = evidence_of(row, source)
                 last = min(tested, positions)
@@ -153,9 +155,8 @@ class AcceptanceEstimate:
         if any(ended):
             self.average.add(*_by_position(ended, right, chances))
 
-    def _fade(self, evidence: RowEvidence | None) -> None:
+    def _fade(self, evidence: RowEvidence | None, by: float) -> None:
         if evidence is not None:
-            by = self.FADING
             evidence.accepted *= by
             evidence.tested *= by
             evidence.usual *= by
