@@ -21,7 +21,7 @@ from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.acceptance import AverageAcceptance
 from mlx_spec.control.allocation import Prices, fill
 from mlx_spec.control.drafting import CostlyDraft, Prospect, keys_of
-from mlx_spec.control.lookups import Computed, Lookups, by_need
+from mlx_spec.control.looked_up import Computed, LookedUp, by_need
 from mlx_spec.control.offers import NOBODY, Offer, Settled
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, cap, room_of
@@ -30,7 +30,7 @@ from mlx_spec.control.turns import Turns
 
 
 @dataclass(frozen=True)
-class Standing:
+class Decision:
     """What was decided, and since when; replaced as a whole, and taken back with a dropped step.
 
     Attributes:
@@ -79,13 +79,13 @@ class AdaptiveDrafts:
     ) -> None:
         self._config, self._prices, self._asks = config, prices, asks
         self._drafters = {drafter.name: drafter for drafter in costly}
-        self._lookups = Lookups(found or AverageAcceptance(), config.probe_interval)
+        self._lookups = LookedUp(found or AverageAcceptance(), config.probe_interval)
         self._turns = Turns(list(self._drafters), config.probe_interval)
         self.costly, self.drafts = self._turns.next, False
         # Where calls before this one left off: those shorter than the time between two probes
         # would otherwise never probe.
         idle = costly[0].acceptance.average.untested if costly else 0
-        self._standing = self._before = Standing(idle=idle)
+        self._standing = self._before = Decision(idle=idle)
 
     @property
     def free(self) -> bool:
@@ -139,12 +139,12 @@ class AdaptiveDrafts:
             reaching = [row[: view.best.passes] for row in view.reaching]
             lengths = fill(reaching, view.best, by_need(rows))
             age = now.age + 1 if now.passes else 0
-            changed = Standing(list(rows), lengths, view.best.passes, left, 0, age)
+            changed = Decision(list(rows), lengths, view.best.passes, left, 0, age)
         elif probe := self._probe(rows, view, drafter, idle):
-            changed = Standing(list(rows), probe)
+            changed = Decision(list(rows), probe)
         else:
             age = 0 if now.passes else now.age + 1
-            changed = Standing(list(rows), none, 0, left, idle, age)
+            changed = Decision(list(rows), none, 0, left, idle, age)
         self._standing = changed
 
     def _probe(self, rows: Seq[Row], view: Prospect, drafter: CostlyDraft, idle: int) -> list[int]:
