@@ -66,6 +66,18 @@ def rows_lag() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def packs_wherever_it_can() -> Iterator[None]:
+    """Steps are packed wherever that leaves a token out, whatever it saves: ``test_packed_steps``
+    has a test of when it pays."""
+    from mlx_spec.decoding import step
+
+    PAYS.append(step.packing_pays)
+    step.packing_pays = lambda costs, tokens, rectangle: True
+    yield
+    step.packing_pays = PAYS[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nobody_learns_the_pace() -> Iterator[None]:
     """How much of a prompt is read at once does not follow how busy this machine is.
 
@@ -78,6 +90,7 @@ def nobody_learns_the_pace() -> Iterator[None]:
     ReadingPace.note = own  # type: ignore[method-assign]
 
 
+PAYS: list[Callable[..., bool]] = []
 OWN: list[Callable[..., object]] = []
 
 

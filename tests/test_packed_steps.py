@@ -13,6 +13,7 @@ import pytest
 from metal_kernels.sample_rows import Group
 from mlx_spec.cache.packed_rows import TokenPacking
 from mlx_spec.config import BatchingConfig, CacheOptions, SamplingParams, SpeculationConfig
+from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.report import StepReport
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
@@ -21,6 +22,7 @@ from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 from tests.architectures import build
+from tests.conftest import PAYS
 from tests.fakes import RaggedPolicy
 from tests.preemption import preempt
 from tests.scenario import Job, make_jobs, noisy_draft, run_jobs, target
@@ -50,12 +52,19 @@ def jobs() -> tuple[Job, ...]:
     return tuple(sampled[i] if i % 3 else greedy[i] for i in range(ROWS + 3))
 
 
-def decoder_of(width: Callable[[int], int] | None = None, **options: Any) -> SpeculativeDecoder:
+class Eights(PassCosts):
+    """Passes of a multiple of eight tokens are the cheapest."""
+
+    def width(self, tokens: int) -> int:
+        return -(-tokens // 8) * 8
+
+
+def decoder_of(costs: PassCosts | None = None, **options: Any) -> SpeculativeDecoder:
     batching = BatchingConfig(batch_size=ROWS, prefill_step_size=16, prefill_interleave=4)
     options = {"batching": batching, "policy": NotedPolicy(), **options}
     decoder = SpeculativeDecoder(target("llama"), **options)
-    if width is not None:
-        decoder._stepper.parts = replace(decoder._stepper.parts, width=width)
+    if costs is not None:
+        decoder._stepper.parts = replace(decoder._stepper.parts, costs=costs)
     return decoder
 
 
@@ -100,10 +109,27 @@ def test_passes_are_padded_to_a_cheaper_number_of_tokens(drafts: bool) -> None:
     options: dict[str, Any] = {"policy": None, "speculation": SpeculationConfig(enabled=False)}
     if drafts:
         options = {"draft_model": noisy_draft("llama")}
-    decoder = decoder_of(lambda tokens: -(-tokens // 8) * 8, debug=True, **options)
+    decoder = decoder_of(Eights(), debug=True, **options)
     assert said(decoder) == expected()
     assert decoder.meter.packed > decoder.meter.steps // 2  # some rectangles are of 8 and 16
     assert decoder.meter.computed % 8 == 0
+
+
+def test_it_packs_where_that_is_cheaper() -> None:
+    """Fewer tokens; or more, where that costs less, as on two cores; and not for a trifle."""
+    pays = PAYS[0]
+    steps = PassCosts()
+    steps.put({8: 0.13, 12: 0.19, 16: 0.127, 24: 0.187, 32: 0.172})
+    assert steps.width(12) == 16
+    assert pays(steps, 16, 12)
+    assert pays(steps, 8, 24)
+    assert not pays(steps, 24, 32)
+    flat = PassCosts()
+    flat.put({tokens: 1e-3 + 1e-6 * tokens for tokens in (1, 8, 16, 32)})
+    assert not pays(flat, 9, 32)
+    nothing_timed = PassCosts()
+    assert pays(nothing_timed, 30, 32)
+    assert not pays(nothing_timed, 32, 32)
 
 
 class CountingDrafter(BaseDrafter):

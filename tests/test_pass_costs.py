@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 
@@ -233,4 +234,15 @@ def test_a_factor_never_runs_away() -> None:
     factor = Factor(6.0)
     for _ in range(100):
         factor.move(1e6, 1.0, 1.0)
-    assert 0 < factor.times < 1e6
+    assert 0 < factor.times < 1e8
+
+
+def test_a_small_part_takes_no_more_than_explains_a_surprise() -> None:
+    """A draft of which nothing is known is a hundredth of a step that took half as long again."""
+    factor = Factor(1.5)
+    variance = 0.05**2 + 0.01**2 * factor.variance
+    factor.move(math.log(1.5), 0.01, 1 / variance)
+    assert 1 < factor.times <= 51
+    before = factor.times
+    factor.move(math.log(0.5), 0.01, 1 / variance)
+    assert before / 5 <= factor.times < before

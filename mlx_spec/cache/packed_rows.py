@@ -128,13 +128,16 @@ class PackedRows:
         """
         self._check(more.get("mask"))
         out = attention(self._rectangle(queries), *read, cache=self._layer, **more)
-        packed: mx.array = self._packing.packed(out.swapaxes(1, 2))
-        return packed[:, :, None]
+        _, heads, _, dims = out.shape
+        packed: mx.array = self._packing.packed(out.swapaxes(1, 2).flatten(2))
+        return packed.reshape(-1, heads, 1, dims)
 
     def _rectangle(self, new: mx.array) -> mx.array:
         """[B, H, N, D] of [M, H, 1, D]."""
-        spread: mx.array = self._packing.spread(new.squeeze(2)).swapaxes(1, 2)
-        return spread
+        tokens, heads, _, dims = new.shape
+        # As one stretch of numbers a token, which is copied as such.
+        spread: mx.array = self._packing.spread(new.reshape(tokens, heads * dims))
+        return mx.unflatten(spread, -1, (heads, dims)).swapaxes(1, 2)
 
     def _check(self, mask: Any) -> None:
         """Without a mask, or with one of another width, tokens would see what is behind them."""

@@ -35,11 +35,14 @@ class Factor:
     LEAST = 1e-4  # variance that stays: nothing is ever quite known
     CONFIRMED = 3  # surprises in a row, which are believed
 
-    __slots__ = ("_log", "surprises", "times", "variance")
+    FAR = 2.5  # its logarithm goes no further, unless it was doubted from the beginning
+    STEEP = 0.2  # what a measurement leaves of a part at least
+
+    __slots__ = ("_far", "_log", "surprises", "times", "variance")
 
     def __init__(self, doubt: float, times: float = 1.0) -> None:
         self._log, self.times, self.variance = math.log(times), times, doubt * doubt
-        self.surprises = 0
+        self.surprises, self._far = 0, max(self.FAR, 3.0 * doubt)
 
     def wonder(self, side: int) -> bool:
         """Count a surprise on one side; whether there were enough of them in a row."""
@@ -54,10 +57,15 @@ class Factor:
             share: of the prediction that is multiplied by it.
             gain: 1 over the variance of all that may be wrong.
         """
-        weight = share * self.variance * gain
-        self._log = min(max(self._log + weight * by, -12.0), 12.0)
+        if share <= 0.0:
+            return
+        # Its part of the surprise, in [0, 1); a small part must grow by much to explain it, but by
+        # no more than explains it.
+        part = share * share * self.variance * gain
+        grown = max(1.0 + math.expm1(min(part * by, self._far)) / share, self.STEEP)
+        self._log = min(max(self._log + math.log(grown), -self._far), self._far)
         self.times = math.exp(self._log)
-        self.variance = max(self.variance * (1.0 - weight * share), self.LEAST)
+        self.variance = max(self.variance * (1.0 - part), self.LEAST)
 
 
 NOISE = 0.05  # usual deviation of a step's seconds

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
+from functools import cached_property
 
 from mlx_spec.control.factors import Factor
 from mlx_spec.control.pass_costs import PassCosts
@@ -32,8 +33,12 @@ class DraftPrice:
 
     def __init__(self, costs: PassCosts | None = None, first: int = 1) -> None:
         self.costs, self.first = costs, first
-        timed = costs is not None and costs.known
-        self.factor = Factor(self.TIMED if timed else self.GUESSED)
+
+    @cached_property
+    def factor(self) -> Factor:
+        """Of what was timed, once somebody has asked: by then it was, or will not be."""
+        timed = self.costs is not None and self.costs.known
+        return Factor(self.TIMED if timed else self.GUESSED)
 
     def usual(self, rows: int, passes: int, plain: float) -> float:
         """Seconds at the usual speed, before what steps have said; ``plain`` of a plain pass."""

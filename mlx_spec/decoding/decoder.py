@@ -135,6 +135,7 @@ class SpeculativeDecoder:
             (*rules, GrammarRule()),
             (LogprobsWatcher(), *self.drafter.watchers),
             make_acceptance(speculation),
+            self.measuring.prices.target,
         )
 
     @property

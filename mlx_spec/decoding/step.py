@@ -6,13 +6,13 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
 from mlx_spec.cache.packed_rows import TokenPacking
+from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.decoding.acceptance import (
     AcceptanceRule,
     DraftTrial,
@@ -35,10 +35,14 @@ from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.runner import ModelRunner, Rows
 
+# A packed pass must be cheaper by that much: spreading tokens over their rectangle and taking
+# answers out of it took 2% to 4% of a pass of 135M parameters (docs/LOG.md).
+MARGIN = 1.03
 
-def as_many(tokens: int) -> int:
-    """Where nobody knows better: no number of tokens is cheaper than a smaller one."""
-    return tokens
+
+def packing_pays(costs: PassCosts, tokens: int, rectangle: int) -> bool:
+    """Whether a packed pass of so many tokens is cheaper than one of the whole rectangle."""
+    return costs.usual(tokens) * MARGIN < costs.usual(rectangle)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class StepParts:
         rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
         acceptance: which draft tokens stand.
-        width: the cheapest number of tokens of a pass that is at least so many.
+        costs: of the target's passes by their tokens.
     """
 
     runner: ModelRunner
@@ -61,7 +65,7 @@ class StepParts:
     rules: Seq[LogitsRule] = ()
     watchers: Seq[Watcher] = ()
     acceptance: AcceptanceRule = field(default_factory=SharedNoise)
-    width: Callable[[int], int] = as_many
+    costs: PassCosts = field(default_factory=PassCosts)
 
     @property
     def concerned(self) -> list[LogitsRule]:
@@ -180,10 +184,10 @@ def packed(parts: StepParts, counts: list[int]) -> TokenPacking | None:
     That is where some rows have fewer than others, or a number beyond all of them is cheaper.
     """
     rectangle = len(counts) * max(counts)
-    tokens = parts.width(sum(counts))
-    if tokens == rectangle or not parts.runner.packs:
+    tokens = parts.costs.width(sum(counts))
+    if tokens == rectangle or not packing_pays(parts.costs, tokens, rectangle):
         return None
-    return TokenPacking.of(counts, tokens)
+    return TokenPacking.of(counts, tokens) if parts.runner.packs else None
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:

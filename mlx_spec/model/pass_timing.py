@@ -92,7 +92,7 @@ class PassTimer:
 def order_of(
     edges: Seq[int], timed: Collection[int], most: int, present: tuple[int, int]
 ) -> list[int]:
-    """In which order to time what is not known yet.
+    """In which order to time what is not known yet; where much is, what is needed now alone.
 
     Args:
         edges: numbers of tokens that are wanted.
@@ -110,4 +110,6 @@ def order_of(
         far = 0.0 if low <= edge <= high else max(low - edge, edge - high)
         return 1, far
 
+    if timed:
+        reached = [edge for edge in reached if rank(edge)[1] == 0 or edge in COARSE]
     return sorted((edge for edge in reached if edge not in timed), key=rank)
