@@ -3,9 +3,9 @@
     cli, server -> training, bench -> pipeline, metrics -> api -> batching -> decoding -> model
     -> cache, control, structured, metal_kernels
 
-``errors, config, load_config, results, sequence, events, display, text_files, kept_file, platform,
-blas`` import none of the folders and may be imported by all. Imports for types count, and no module
-imports itself by way of others.
+``errors, config, load_config, results, sequence, events, interrupts, display, text_files,
+kept_file, platform, blas`` import none of the folders and may be imported by all. Imports for types
+count, and no module imports itself by way of others.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ COMMON = {
     "errors",
     "events",
     "flags",
+    "interrupts",
     "kept_file",
     "life_cycle",
     "load_config",

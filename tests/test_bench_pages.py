@@ -89,19 +89,3 @@ def test_arrivals_are_what_the_seed_makes_them() -> None:
     assert made["tok/s"] == 5 / 2.0
     assert (made["TTFT p50"], made["ITL p99"]) == (1000.0, pytest.approx(800.0))
     assert alike(served, [served[0], Served()]) == 0.5
-
-
-@pytest.mark.usefixtures("scripts")
-def test_the_page_on_scaling_is_what_the_bytes_say(tmp_path: Path) -> None:
-    """Run ``python scripts/make_scaling.py`` where this fails."""
-    import make_scaling
-
-    made, charts = tmp_path / "scaling.md", tmp_path / "charts"
-    make_scaling.make(made, charts)
-    page = made.read_text(encoding="utf-8")
-    assert page == make_scaling.PAGE.read_text(encoding="utf-8")
-    assert {f"({path.name})" for path in charts.iterdir()} == {
-        f"({name})" for name in re.findall(r"\]\(charts/([\w.-]+)\)", page)
-    }
-    for line in make_scaling.checked_bytes().rows:
-        assert line[1] == line[2]

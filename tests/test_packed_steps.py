@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from metal_kernels.sample_rows import Group
-from mlx_spec.cache.packed_rows import TokenPacking
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.config import BatchingConfig, CacheOptions, SamplingParams, SpeculationConfig
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.report import StepReport

@@ -164,6 +164,15 @@ def test_points_that_are_timed_later_are_taken_in_the_speed_of_the_old() -> None
     assert costs.seconds(1) == pytest.approx(0.172)
 
 
+def test_of_two_looks_the_less_counts() -> None:
+    costs = made({1: 86, 8: 300, 16: 127, 32: 172})  # a hiccup at 8
+    costs.put({tokens: ms / 0.9e3 for tokens, ms in {1: 86, 8: 132, 16: 127}.items()})
+    assert costs.points[1] == {
+        tokens: pytest.approx(ms / 1e3) for tokens, ms in {1: 86, 8: 132, 16: 127, 32: 172}.items()
+    }
+    assert costs.seconds(32) == pytest.approx(0.172 / 0.9)
+
+
 def test_widths_are_tables_of_their_own_where_a_model_does_not_pack() -> None:
     costs = made({1: 100, 4: 110})
     costs.put({4: 0.2, 16: 0.4}, width=4)
@@ -193,13 +202,13 @@ def test_to_and_from_plain_data() -> None:
         [],
         {},
         {"format": 0},
-        {"format": 1, "points": {"1": {"1": -1.0}}, "key": 0},
-        {"format": 1, "points": {"1": {"0": 1.0}}, "key": 0},
-        {"format": 1, "points": {"1": {"1": float("nan")}}, "key": 0},
-        {"format": 1, "points": {"x": {"1": 1.0}}, "key": 0},
-        {"format": 1, "points": {"1": [1, 2]}, "key": 0},
-        {"format": 1, "points": {"1": {"1": "long"}}, "key": 0},
-        {"format": 1, "points": {"1": {"1": 1.0}}, "key": "much"},
+        {"format": 1, "points": {"1": {"1": -1.0}}, "key": 0, "looks": 1},
+        {"format": 1, "points": {"1": {"0": 1.0}}, "key": 0, "looks": 1},
+        {"format": 1, "points": {"1": {"1": float("nan")}}, "key": 0, "looks": 1},
+        {"format": 1, "points": {"x": {"1": 1.0}}, "key": 0, "looks": 1},
+        {"format": 1, "points": {"1": [1, 2]}, "key": 0, "looks": 1},
+        {"format": 1, "points": {"1": {"1": "long"}}, "key": 0, "looks": 1},
+        {"format": 1, "points": {"1": {"1": 1.0}}, "key": "much", "looks": 1},
     ],
     ids=repr,
 )

@@ -87,10 +87,10 @@ def reused_beginnings(patch: Patch) -> None:
     """What the prefix cache has is taken over, and lacks."""
     right = PromptScorer.wants
 
-    def planted(sequence: Sequence) -> bool:
-        return right(sequence) and sequence.reused > 0
+    def planted(self: PromptScorer, sequence: Sequence) -> bool:
+        return right(self, sequence) and sequence.reused > 0
 
-    patch.setattr(PromptScorer, "wants", staticmethod(planted))
+    patch.setattr(PromptScorer, "wants", planted)
 
 
 def one_place_late(patch: Patch) -> None:

@@ -15,9 +15,15 @@ from mlx_spec import (
     SpeculationConfig,
 )
 from mlx_spec.api import batch_generate, generate, stream_batch_generate, stream_generate
-from mlx_spec.decoding.prompt_share import PromptShare
+from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.model import MAX_RIDE
+from mlx_spec.decoding.prompt_share import PromptCopy, SharedPrompts, share_prompts
+from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.sequence import Sequence
+from tests.fakes import CyclingPolicy
 from tests.models import VOCABULARY
-from tests.scenario import noisy_draft, plain_alone, target
+from tests.scenario import _new, noisy_draft, plain_alone, target
 from tests.test_shared_beginnings import count_fed
 
 Patch = pytest.MonkeyPatch
@@ -72,7 +78,49 @@ def test_beside_others_and_with_drafts(monkeypatch: Patch) -> None:
     for _ in stream:
         pass
     assert [one.token_ids for one in stream.result().results[1:]] == alone[1:3]
-    assert first.share.state is None or first.share._left == {first}
+    copy = first.share.of(engine.decoder.runner.pool)
+    assert copy.state is None or copy.left == {id(first)}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mamba2"])
+@pytest.mark.parametrize("late", [0, 5], ids=["at once", "late"])
+def test_a_draft_reads_it_once_too(family: str, late: int, monkeypatch: Patch) -> None:
+    """Also where rows have said something by then; a draft that is the target is always right, if
+    what it took over is right."""
+    model, read = target(family), 0
+    draft = _new(family)
+    draft.update(model.parameters())
+    forward = ModelRunner.forward
+
+    def counted(self: ModelRunner, rows: Rows) -> mx.array:
+        nonlocal read
+        if self.model is draft and rows.tokens.shape[1] > MAX_RIDE:
+            read += rows.tokens.size
+        return forward(self, rows)
+
+    monkeypatch.setattr(ModelRunner, "forward", counted)
+    decoder = SpeculativeDecoder(
+        model,
+        draft_model=draft,
+        policy=CyclingPolicy([0] * late + [3] * 99),
+        batching=BatchingConfig(batch_size=3, prefix_cache_bytes=0),
+    )
+    rows = [Sequence(list(LONG), SamplingParams(14, 0.9, seed=seed)) for seed in range(5, 9)]
+    share_prompts(rows)
+    todo = list(rows)
+    while todo or decoder.busy:
+        joining, todo = todo[: decoder.free_rows], todo[decoder.free_rows :]
+        decoder.add(joining)
+        decoder.step()
+    for row in rows:
+        assert row.tokens == plain_alone(model, tuple(LONG), row.sampling)
+        assert row.accepted == row.drafted > 0
+    assert 0 < read <= len(LONG)
+    assert rows[0].share.of(draft_pool(decoder)).state is None  # all have it
+
+
+def draft_pool(decoder: SpeculativeDecoder) -> KVCachePool:
+    return decoder.runners[1].pool
 
 
 def test_one_prompt_several_texts_of_the_functions_for_one() -> None:
@@ -103,15 +151,15 @@ def test_one_prompt_several_texts_of_the_functions_for_one() -> None:
 
 def test_its_place_is_another_s(monkeypatch: Patch) -> None:
     """Mutant: what is taken over lacks a token."""
-    right = PromptShare.read
+    right = SharedPrompts.read
 
-    def planted(self: PromptShare, sequence: Any, pool: Any, slot: int) -> list[mx.array]:
-        arrays = right(self, sequence, pool, slot)
-        if self.state is not None:
-            self.state = pool.describe(slot, 1, sequence.length - 1)
-        return arrays
+    def planted(self: SharedPrompts, sequence: Any, slot: int, seen: int) -> None:
+        right(self, sequence, slot, seen)
+        copy = sequence.share.of(self._pool) if sequence.share else PromptCopy([])
+        if copy.state is not None:
+            copy.state = self._pool.describe(slot, 1, seen)
 
-    monkeypatch.setattr(PromptShare, "read", planted)
+    monkeypatch.setattr(SharedPrompts, "read", planted)
     batch = batch_generate(target("llama"), None, [LONG], n=2, sampling=SAMPLED)
     alone = plain_alone(target("llama"), tuple(LONG), SamplingParams(9, 0.9, seed=6))
     assert batch.results[1].token_ids != alone

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from mlx_spec import interrupts
 from mlx_spec.batching.closing import Closing
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.memory import LEDGER, wired_memory
@@ -98,6 +99,7 @@ def _run(
     # On a Mac this keeps the weights resident; elsewhere it does nothing.
     with wired_memory(engine.decoder.device.synchronize):
         while engine.busy:
+            interrupts.check()
             engine.step(hurry=True)
             while line:
                 place, chunk = line.popleft()

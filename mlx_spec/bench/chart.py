@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from mlx_spec.bench.arms import AGAIN, PLAIN
+from mlx_spec.bench.arms import AGAIN, PLAIN, short
 from mlx_spec.bench.results import SPEED, ArmResult, BenchResult, CellResult
 from mlx_spec.bench.table import shown_arms
 from mlx_spec.metrics.plots import LIGHT, dress
@@ -27,7 +27,7 @@ def draw_result(result: BenchResult) -> bytes:
     names = list(dict.fromkeys(a.name for c in result.cells for a in shown_arms(c)))
     for axes, ((weights, _), cells) in zip(grid, groups.items(), strict=True):
         form = "" if weights is None else f", weights at {weights}"
-        words = f"{result.model}{form}, prompts of {cells[0].prompt_tokens:.0f} tokens"
+        words = f"{short(result.model)}{form}, prompts of {cells[0].prompt_tokens:.0f} tokens"
         _speeds(axes[0], cells, names, words)
         _gains(axes[1], cells, names, result.noise)
     handles, labels = grid[0][0].get_legend_handles_labels()

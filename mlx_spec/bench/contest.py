@@ -57,6 +57,11 @@ class Contest:
         """What may be recommended, by name."""
         return {name: choice_of(flags) for name, flags in self.flags.items()}
 
+    @property
+    def has_draft_model(self) -> bool:
+        """Whether anything beside the target drafts."""
+        return any(one.models for one in self.choices.values())
+
     def close(self) -> None:
         """Let the models go: another one is next, and two may not fit into memory."""
         self.target, self.runners = (None, None), []

@@ -80,7 +80,8 @@ class Plan:
         shortest = min((usual if one is None else one) for one in self.lengths)
         total = 0.0
         for batch in self.batches:
-            total += arms(batch) * self.run_seconds(pace, batch, shortest, WARM_TOKENS)
+            uncounted = arms(batch) - 1  # but of the same again
+            total += uncounted * self.run_seconds(pace, batch, shortest, WARM_TOKENS)
         for batch, length in self.cells:
             length = usual if length is None else length
             each = self.run_seconds(pace, batch, length, self.tokens)

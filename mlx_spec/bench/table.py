@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mlx_spec.bench.arms import AGAIN, PLAIN
+from mlx_spec.bench.arms import AGAIN, PLAIN, short
 from mlx_spec.bench.findings import Recommendation
 from mlx_spec.bench.mlx_lm_arms import NAME
 from mlx_spec.bench.results import SPEED, ArmResult, BenchResult, CellResult
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = ("rows", "prompt", "arm", "tok/s", "over plain", "a pass", "text")
 _LEFT = ("arm", "text")
 _LOUD = 0.05  # of noise: more than a machine at rest has
+_TOO_LOUD = 0.25  # of noise: gains of drafts are seldom larger
 
 
 def print_result(console: Console, result: BenchResult) -> None:
@@ -30,7 +31,7 @@ def print_result(console: Console, result: BenchResult) -> None:
         if not cells:
             continue
         form = "" if weights is None else f", quantized: {weights}"
-        title = Text(f"{result.model}{form}, {size / 1e6:,.0f} MB of weights", "bold")
+        title = Text(f"{short(result.model)}{form}, {size / 1e6:,.0f} MB of weights", "bold")
         table = Table(box=box.SIMPLE, title=title, title_justify="left", pad_edge=False)
         for column in COLUMNS:
             left = column in _LEFT
@@ -105,10 +106,8 @@ def _print_kinds(console: Console, cells: list[CellResult]) -> None:
     if not alone:
         return
     kinds = list(alone[0].arms[0].by_kind)
-    title = Text("over plain by kind of prompt, one at a time", "bold")
-    table = Table(
-        "prompt", "arm", box=box.SIMPLE, title=title, title_justify="left", pad_edge=False
-    )
+    console.print(Text("over plain by kind of prompt, one at a time", "bold"))
+    table = Table("prompt", "arm", box=box.SIMPLE, pad_edge=False)
     for kind in kinds:
         table.add_column(kind, justify="right")
     for cell in alone:
@@ -128,6 +127,7 @@ def notes(result: BenchResult) -> list[str]:
         "a pass: tokens that a row gains by a pass of the model; text: whether it is plain "
         "decoding's, byte for byte",
         _memory(result),
+        _reading(result),
     ]
     if result.noise > _LOUD:
         found.append("the machine was busy with other things: end them, or give --rounds more")
@@ -152,9 +152,25 @@ def _memory(result: BenchResult) -> str:
     )
 
 
+def _reading(result: BenchResult) -> str:
+    """How fast prompts are read, and what all of it took of memory."""
+    most = max(
+        (peak for cell in result.cells for arm in cell.arms for peak in arm.series.each("peak")),
+        default=0.0,
+    )
+    speeds = [
+        f"{cell.arms[0].series.median('prompt tok/s'):,.0f} "
+        f"({cell.key.batch} of {cell.prompt_tokens:,.0f} tokens)"
+        for cell in result.cells
+    ]
+    return f"prompts are read at {', '.join(speeds)} tok/s; most memory {most / 1e9:.2f} GB"
+
+
 def recommendation_lines(result: BenchResult) -> list[str]:
     """What to use on this machine."""
     found = ["What to use on this machine"]
+    if result.noise > _TOO_LOUD:
+        found[0] += " (a guess: it was too busy with other things to tell)"
     for one, command in result.recommended:
         form = "" if one.weights is None else f", weights at {one.weights} (another text)"
         found += ["", f"  {_words(one)}{form}", f"    {command}"]

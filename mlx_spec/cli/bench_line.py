@@ -39,7 +39,7 @@ class BenchLine:
         if not self._quiet:
             note(text)
 
-    def planned(self, plan: Plan, seconds: float) -> None:
+    def planned(self, plan: Plan, seconds: float, cut: bool) -> None:
         """The plan in a line, and the bar begins."""
         self.close()
         self._started = self._shown = time.monotonic()
@@ -49,7 +49,8 @@ class BenchLine:
         prompts = f"prompts of about {lengths} tokens" if lengths else "your prompts"
         self.tell(
             f"{rows} at a time, {prompts}, {plan.tokens} tokens each, {plan.rounds} rounds: "
-            f"about {in_words(seconds)} (Ctrl-C shows what is known by then)"
+            f"about {in_words(seconds)} (Ctrl-C shows what is known by then"
+            f"{'; --minutes or --full measure more' if cut else ''})"
         )
         self._bar = None if self._quiet else make_bar(counted=False)
         if self._bar is not None:

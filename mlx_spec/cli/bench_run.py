@@ -35,6 +35,10 @@ def run_bench(
     line = BenchLine(quiet)
     with line.loading("starting"):
         from mlx_spec.bench.course import BenchCourse
+        from mlx_spec.platform import describe
+    machine = describe()
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    line.tell(f"{machine.device}, {machine.cpu_count} processors, {machine.backend}; {versions}")
     try:
         result = BenchCourse(options, flags, line).run()
     except KeyboardInterrupt:

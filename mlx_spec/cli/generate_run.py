@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mlx_spec import interrupts
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.reading import PromptLine
@@ -132,6 +133,7 @@ def _decode(run: GenerateRun, target: Loaded, draft: Loaded | None) -> tuple[Bat
                 if printer is not None:
                     printer.add(chunk)
         except KeyboardInterrupt:
+            interrupts.answered()
             interrupted = True
     result = stream.result()
     if printer is not None:

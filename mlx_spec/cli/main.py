@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlx_spec import __version__
+from mlx_spec import __version__, interrupts
 from mlx_spec.cli.bench import bench
 from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
@@ -74,7 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     take_every_letter()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        return _run(arguments)
+        try:
+            with interrupts.listening():
+                return _run(arguments)
+        except KeyboardInterrupt:  # pressed again at the very end
+            return 130
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from mlx_spec import interrupts
 from mlx_spec.pipeline.progress import make_bar, say
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class TrainingLine:
             self._bar.stop()
 
     def _show(self, done: int, text: str) -> None:
+        interrupts.check()
         if self._quiet:
             return
         if self._bar is not None:

@@ -19,6 +19,7 @@ tokens a row are tables of their own: pure Python, and no model of any hardware.
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -119,6 +120,7 @@ class PassCosts:
     Attributes:
         speed: the machine's now, as a factor of what was timed.
         version: changes whenever the shape has, which the speed is no part of.
+        looks: processes that have timed it.
     """
 
     FRESH, KEPT, NEVER = 0.3, 0.5, 6.0  # how far the speed may be off: timed now, once, never
@@ -127,7 +129,7 @@ class PassCosts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.version = 0
+        self.version = self.looks = 0
         self._curves: dict[int, CostCurve] = {1: CostCurve()}
         self._key_seconds = self.KEY_SECONDS
         self._key_factor = Factor(self.KEY_DOUBT)
@@ -155,7 +157,8 @@ class PassCosts:
         """Take passes that were timed.
 
         Where some are known already, the machine may have another speed by now: what is timed
-        again says how much, and all that is new is taken in the speed of the old.
+        again says how much, and all that is new is taken in the speed of the old. Of two looks at
+        one point the less counts: what else a machine does only makes a pass longer.
 
         Args:
             points: seconds by tokens.
@@ -167,18 +170,24 @@ class PassCosts:
             curve = self._curves.setdefault(width, CostCurve())
             again = [points[tokens] / curve.timed[tokens] for tokens in points.keys() & curve.timed]
             speed = median(again) if again else 1.0
-            if fresh or not self.known:
+            if points and (fresh or not self.known):
                 self.speed = Factor(self.FRESH if fresh else self.KEPT, speed)
-            new = points.keys() - curve.timed
-            curve.put({tokens: points[tokens] / speed for tokens in new})
+            curve.put(
+                {
+                    tokens: min(spent / speed, curve.timed.get(tokens, math.inf))
+                    for tokens, spent in points.items()
+                }
+            )
             if key > 0:
                 self._key_seconds, self._key_factor = key, Factor(self.KEY_TIMED)
             self.version += 1
 
     def seconds(self, tokens: int, keys: int = 0, *, width: int = 1) -> float:
-        """Of a pass over so many tokens, whose attention reads ``keys`` keys, over all its rows.
+        """Of a pass over so many tokens, whose attention reads ``keys`` keys.
 
         Args:
+            keys: of all tokens: each reads those of its row. (On a CPU attention was seen to cost
+                by these, not by the keys that there are.)
             width: tokens of each row, where the model does not pack.
         """
         return self.speed.times * (self.usual(tokens, width=width) + self.reading(keys))
@@ -252,7 +261,7 @@ class PassCosts:
                 width: {str(tokens): spent for tokens, spent in sorted(timed.items())}
                 for width, timed in curves.items()
             }
-            return {"format": FORMAT, "points": points, "key": self.key}
+            return {"format": FORMAT, "points": points, "key": self.key, "looks": self.looks}
 
     @classmethod
     def from_dict(cls, held: Any) -> PassCosts:
@@ -265,7 +274,7 @@ class PassCosts:
         try:
             if held["format"] != FORMAT:
                 raise ValueError(f"format {held['format']}, expected {FORMAT}")
-            key = _seconds(held["key"], least=0.0)
+            key, costs.looks = _seconds(held["key"], least=0.0), int(held["looks"])
             for width, timed in held["points"].items():
                 points = {_count(tokens): _seconds(spent) for tokens, spent in timed.items()}
                 if points:

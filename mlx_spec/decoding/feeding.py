@@ -29,9 +29,9 @@ from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.chunk_size import DRAFT_SHARE, ChunkSize
 from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.fed_rows import FedPass, FedRow
-from mlx_spec.decoding.heard import Fed
-from mlx_spec.decoding.prompt_logprobs import PromptScorer
+from mlx_spec.decoding.pass_listeners import PassListener, PassListeners, PromptPass
 from mlx_spec.decoding.prompt_meter import PromptMeter
+from mlx_spec.decoding.prompt_share import SharedPrompts
 from mlx_spec.decoding.reading_order import with_newcomers
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
 from mlx_spec.model.pace import Chunk
@@ -53,12 +53,11 @@ class Feeder:
         ride: known tokens that a row may lack when it is done.
         meter: hears what was read.
         clock: seconds.
+        listeners: hear of its passes.
 
     Attributes:
         size: how much is read at once, and where texts are cut.
         stopping: whether all rows are about to be cancelled.
-        heard: is told of every pass of which there are hidden states.
-        scorer: makes log-probabilities of prompts that ask for them; None: not this model's.
     """
 
     def __init__(
@@ -69,11 +68,10 @@ class Feeder:
         ride: int = 1,
         meter: PromptMeter | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        listeners: Seq[PassListener] = (),
     ) -> None:
         self.stopping: Callable[[], bool] = lambda: False
-        self.heard: Callable[[Fed], None] = lambda _: None
-        self.scorer: PromptScorer | None = None
-        self._copies: list[mx.array] = []  # of prompts that others take over, not computed yet
+        self._listeners = PassListeners(listeners)
         self.size = ChunkSize(runner.pace, batching, 1.0 if ride == 1 else DRAFT_SHARE)
         # Guesses may be computed in any way.
         self._cuts = Cuts(self.size, branches=runner.branches and ride == 1)
@@ -81,6 +79,7 @@ class Feeder:
         self._meter = meter or PromptMeter()
         self._clock = clock
         self._shared = SharedPrefixes(runner.pool, batching, self.size)
+        self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
         self._rows: dict[Sequence, FedRow] = {}
         self._flying = self._group = 0
         self._to_read = 0  # tokens of all texts read since nobody's was
@@ -104,8 +103,7 @@ class Feeder:
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""
-        shares = {row.sequence.share for row in self._rows.values() if row.sequence.share}
-        return self._shared.nbytes + sum(int(share.nbytes) for share in shares)
+        return self._shared.nbytes + self._prompts.nbytes(self._rows)
 
     def add(
         self, sequences: Seq[Sequence], seen: Mapping[Sequence, int] | None = None
@@ -132,8 +130,8 @@ class Feeder:
                 self._group += 1
                 shortest = None if sequence in seen else sequence.length
             self._rows[sequence] = FedRow(sequence, seen.get(sequence, 0), self._group)
-            if self.scorer and not seen.get(sequence):
-                self.scorer.begin(sequence)
+            if not seen.get(sequence):
+                self._listeners.begin(sequence)
         return order
 
     def pass_longer(self, newcomers: int) -> list[int]:
@@ -147,10 +145,9 @@ class Feeder:
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Forget rows: they leave."""
         for sequence in sequences:
-            if self._rows.pop(sequence, None) and sequence.share and self.scorer:
-                sequence.share.drop(sequence)
-        if self.scorer:
-            self.scorer.drop(sequences)
+            self._rows.pop(sequence, None)
+        self._prompts.drop(sequences)
+        self._listeners.drop(sequences)
         self._forget()
 
     def seen(self, sequence: Sequence) -> int:
@@ -210,16 +207,10 @@ class Feeder:
         self._finish(slots)
         self._shared.settle()
         if not built:
-            schedule(self._take_copies())
+            schedule(self._prompts.take_copies())
             return None
-        if self.scorer is None:
-            return self._runner.chunk(built, self._meter.seconds)
-        more = [*self.scorer.described, *self._take_copies()]
-        return self._runner.chunk(built, self._meter.seconds, self.scorer.launched(), more)
-
-    def _take_copies(self) -> list[mx.array]:
-        copies, self._copies = self._copies, []
-        return copies
+        more = [*self._listeners.described, *self._prompts.take_copies()]
+        return self._runner.chunk(built, self._meter.seconds, self._listeners.launched(), more)
 
     def compute(self, slots: Slots) -> None:
         """Read as much as is read fastest, while nothing decodes, for at most a turn of all others.
@@ -229,10 +220,9 @@ class Feeder:
         started = self._clock()
         budget, built, self._flying = self.size.at_once, 0, 0
         while self._runner.proceed(started + TURN - self._clock()):
-            if self.scorer:
-                self.scorer.settle()
+            self._listeners.settle()
             self._finish(slots)
-            schedule(self._take_copies())
+            schedule(self._prompts.take_copies())
             self.publish()
             self._shared.settle()
             part = self._next(slots, budget, budget - built)
@@ -257,7 +247,8 @@ class Feeder:
                 if chosen:
                     break
                 continue
-            own = self._cuts.end(row.sequence, row.seen, budget)
+            row.last = self._last(row)
+            own = min(row.last, self._cuts.end(row.sequence, row.seen, budget))
             begin, low, high = row.seen, min(own, shortest or own), max(own, end)
             room = 32 + (low - begin) // 2 if self._runner.pads else 0
             alike = not chosen or (
@@ -267,34 +258,39 @@ class Feeder:
             )
             if not alike or (len(chosen) + 1) * (high - begin) > left:
                 break
-            row.last = self._cuts.last(row.sequence, row.seen)
             chosen.append(row)
             shortest, end = low, high
         if not chosen:
             return None
         return FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]))
 
+    def _last(self, row: FedRow) -> int:
+        """Where what is computed alike ends, or where the row is to be copied."""
+        last, end = self._cuts.last(row.sequence, row.seen), self._prompts.end(row.sequence)
+        return last if end is None or end <= row.seen else min(last, end)
+
     def _decoded(self, row: FedRow) -> bool:
         return self._cuts.decoded(row.sequence, row.seen)
 
     def _wants(self, row: FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""
-        if row.done or self._shared.must_be_kept(row.sequence):
+        if row.done or self._ready(row) or self._shared.must_be_kept(row.sequence):
             return False
-        if self.scorer and self.scorer.wants(row.sequence):
-            return not self._ready(row)
-        if self.scorer and row.sequence.share and row.seen == 0:
-            taken = row.sequence.share.take_over(row.sequence, self._runner.pool, slot)
+        if self._listeners.wants(row.sequence):
+            return True
+        if row.seen == 0:
+            taken = self._prompts.take_over(row.sequence, slot)
             if taken is None:
                 return False
-            if taken:
-                row.seen = row.sequence.length - 1
-                self._meter.reused(row.sequence, row.seen)
-        seen = self._shared.take_over(row.sequence, slot, row.seen)
+            self._taken(row, taken)
+        self._taken(row, self._shared.take_over(row.sequence, slot, row.seen))
+        return not (self._ready(row) or self._waits(row))
+
+    def _taken(self, row: FedRow, seen: int) -> None:
+        """A row's slot holds so many tokens that others have read."""
         if seen > row.seen:
             row.seen = seen
             self._meter.reused(row.sequence, seen)
-        return not (self._ready(row) or self._waits(row))
 
     def _ready(self, row: FedRow) -> bool:
         return row.sequence.length + self._flying - row.seen <= self._ride
@@ -313,12 +309,11 @@ class Feeder:
     def _note(self, part: FedPass, rows: Rows, slots: Slots, logits: mx.array) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""
         ends = {row.sequence: part.end_of(row) for row in part.rows}
-        if self.scorer:
-            self.scorer.heard(ends, part.begin, logits)
-        if self._runner.hidden is not None:
-            self.heard(Fed.of(ends, part.begin, rows, self._runner.hidden))
+        self._listeners.heard(PromptPass(ends, part.begin, rows, logits, self._runner.hidden))
         for row in part.rows:
             row.seen = part.end_of(row)
+            if row.seen == self._prompts.end(row.sequence):
+                self._prompts.read(row.sequence, slots[row.sequence], row.seen)
             self._meter.fed(row.sequence, part.begin, row.seen)
             self._shared.note(row.sequence, slots[row.sequence], row.seen, done=False)
 
@@ -327,8 +322,6 @@ class Feeder:
         for row in self._rows.values():
             if not row.done and self._ready(row):
                 row.done = True
-                if self.scorer and row.sequence.share:
-                    pool, share = self._runner.pool, row.sequence.share
-                    self._copies += share.read(row.sequence, pool, slots[row.sequence])
+                self._prompts.read(row.sequence, slots[row.sequence], row.seen)
                 self._shared.note(row.sequence, slots[row.sequence], row.seen, done=True)
                 self._meter.finished(row.sequence)

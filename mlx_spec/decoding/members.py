@@ -17,6 +17,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.pass_listeners import StatesListener
 from mlx_spec.decoding.prompt_logprobs import PromptScorer
 from mlx_spec.decoding.prompt_meter import TargetPromptMeter
 from mlx_spec.model.pace import Chunk
@@ -48,9 +49,9 @@ class Members:
         batching: BatchingConfig,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.feeder = Feeder(runner, batching, meter=TargetPromptMeter(meter), clock=clock)
-        self.feeder.heard = drafter.fed
-        self.feeder.scorer = PromptScorer()
+        listeners = [StatesListener(drafter.fed), PromptScorer()]
+        prompts = TargetPromptMeter(meter)
+        self.feeder = Feeder(runner, batching, meter=prompts, clock=clock, listeners=listeners)
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None

@@ -28,7 +28,9 @@ from mlx_spec.model.cost_files import (
 from mlx_spec.model.pass_timing import PassTimer, order_of
 from mlx_spec.model.runner import ModelRunner
 
-FIRST, MORE = 2.0, 0.6  # seconds: for a model of which nothing is known, and for what is lacking
+# Seconds: for a model of which nothing is known, for what is lacking, for second looks.
+FIRST, MORE, AGAIN = 2.0, 0.6, 0.3
+LOOKS = 3  # processes that look at a table
 DRAFT_SHARE, PLAIN_SHARE = 0.3, 0.4  # of these: for a drafter, and where nothing is drafted
 FEW = 4  # tokens of a step that drafts nothing, up to which no other width is looked for
 WIDTHS = (1, 2, 4, 7)  # tokens a row that are timed where a model folds tokens into states
@@ -73,34 +75,50 @@ class TimedPart:
     def time(self, wanted: Wanted) -> int:
         """Time what is not known of it, here or on disk; how many kinds of passes these were."""
         lines = model_lines(*self.trial.models, part=self.trial.part)
-        self._fetch(lines)
+        fetched = not self.costs.known and self._fetch(lines)
         seconds = (MORE if self.costs.known else FIRST) * wanted.share
         timer = PassTimer(time.perf_counter() + seconds, wanted.stopping)
-        timed = 0
-        for width in self.widths:
-            known = self.costs.points.get(width, {})
-            counts = sorted({*EDGES, wanted.rows})
-            edges = [count * width for count in counts if count * width >= wanted.fewest]
-            present = (wanted.rows, wanted.rows * wanted.width + 1)
-            order = order_of(edges, known, wanted.most, present)
-            # One that is known tells how fast the machine is now, beside when those were timed.
-            again = [min(known, key=lambda count: abs(count - present[0]))] if known else []
-            if order:
-                describe = partial(self.trial.describe, width=width)
-                points = timer.time(describe, [*again, *order])
-                self.costs.put(points, width=width)
-                timed += len(points.keys() - known)
-        if timed:
-            self.costs.put({}, key=self.trial.key_share * self.costs.usual(1))
-            keep_costs(lines, self.costs)
+        timed = sum(self._time(width, wanted, timer) for width in self.widths)
+        if not timed and fetched and self.costs.looks < LOOKS:
+            # Another process may have been disturbed: a short look at what matters now.
+            timer.until = time.perf_counter() + AGAIN * wanted.share
+            for width in self.widths:
+                self._time(width, wanted, timer, again=True)
+        elif not timed:
+            return 0
+        self.costs.looks += fetched or not self.costs.looks
+        self.costs.put({}, key=self.trial.key_share * self.costs.usual(1))
+        keep_costs(lines, self.costs)
         return timed
 
-    def _fetch(self, lines: tuple[str, ...]) -> None:
-        """Take over what another process has timed."""
-        kept = None if self.costs.known else kept_costs(lines)
-        if kept is not None:
-            for width, points in kept.points.items():
-                self.costs.put(points, width=width, key=kept.key, fresh=False)
+    def _time(self, width: int, wanted: Wanted, timer: PassTimer, *, again: bool = False) -> int:
+        """Time passes of so many tokens a row, or some of them again; how many are new."""
+        known = self.costs.points.get(width, {})
+        counts = sorted({*EDGES, wanted.rows})
+        edges = [count * width for count in counts if count * width >= wanted.fewest]
+        present = (wanted.rows, wanted.rows * wanted.width + 1)
+        order = order_of(edges, known, wanted.most, present)
+        # Some that are known tell how fast the machine is now, beside when those were timed.
+        near = sorted(known, key=lambda tokens: (abs(tokens - present[0]), tokens))
+        if again:
+            order = [tokens for tokens in near if tokens <= present[1]]
+        if not order:
+            return 0
+        points = timer.time(
+            partial(self.trial.describe, width=width), [*dict.fromkeys([*near[:2], *order])]
+        )
+        self.costs.put(points, width=width)
+        return len(points.keys() - known)
+
+    def _fetch(self, lines: tuple[str, ...]) -> bool:
+        """Take over what another process has timed; whether there was anything."""
+        kept = kept_costs(lines)
+        if kept is None:
+            return False
+        for width, points in kept.points.items():
+            self.costs.put(points, width=width, key=kept.key, fresh=False)
+        self.costs.looks = kept.looks
+        return True
 
 
 class Measuring:

@@ -10,13 +10,14 @@ What the prefix cache has was read without logits: a row that asks reads its who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_spec.decoding.logprobs import read_scores, score
+from mlx_spec.decoding.pass_listeners import PassListener, PromptPass
 from mlx_spec.sequence import Sequence
 
 
@@ -44,14 +45,13 @@ class _ScoredPiece:
             known += read_scores(self.sequence, self.tokens, values)
 
 
-class PromptScorer:
+class PromptScorer(PassListener):
     """Scores the prompts that ask for it, as they are read."""
 
     def __init__(self) -> None:
         self._pieces: list[_ScoredPiece] = []  # described, perhaps not computed
 
-    @staticmethod
-    def wants(sequence: Sequence) -> bool:
+    def wants(self, sequence: Sequence) -> bool:
         """Whether a row's prompt is to be read with logits, from its first token on."""
         missing = len(sequence.prompt) - 1 - len(sequence.prompt_logprobs)
         return sequence.sampling.prompt_logprobs and missing > 0
@@ -61,14 +61,14 @@ class PromptScorer:
         if self.wants(sequence):
             sequence.prompt_logprobs.clear()
 
-    def heard(self, ends: Mapping[Sequence, int], begin: int, logits: mx.array) -> None:
-        """A pass was described: where its rows end, and the logits [b, N, V] that it could give."""
-        for place, (sequence, end) in enumerate(ends.items()):
+    def heard(self, read: PromptPass) -> None:
+        """Of the rows that ask, what its logits say of the tokens behind those that it reads."""
+        for place, (sequence, end) in enumerate(read.ends.items()):
             if self.wants(sequence):
-                tokens = sequence.prompt[begin + 1 : end + 1]
-                own = logits[place, : len(tokens)]
+                tokens = sequence.prompt[read.begin + 1 : end + 1]
+                own = read.logits[place, : len(tokens)]
                 arrays = score(own, mx.array(tokens, mx.int32), sequence.sampling.top_logprobs)
-                self._pieces.append(_ScoredPiece(sequence, begin, tokens, arrays))
+                self._pieces.append(_ScoredPiece(sequence, read.begin, tokens, arrays))
 
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Rows leave: what was described for them is nobody's."""
@@ -79,14 +79,7 @@ class PromptScorer:
         """All that is to be computed."""
         return [array for piece in self._pieces for array in piece.arrays]
 
-    def settle(self) -> None:
-        """The passes are computed: so is this, now."""
-        if self._pieces:
-            mx.eval(self.described)
-            self.launched()()
-
     def launched(self) -> Callable[[], None]:
-        """It is computed with a chunk; to be told when that is done."""
         pieces, self._pieces = self._pieces, []
 
         def done() -> None:

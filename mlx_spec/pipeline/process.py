@@ -12,6 +12,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
+from mlx_spec import interrupts
 from mlx_spec.events import EventFeed, Listener, StageDone
 from mlx_spec.pipeline.backend import Backend, Models, open_backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
@@ -127,6 +128,7 @@ def _run(
     try:
         runner.run(records)
     except KeyboardInterrupt:
+        interrupts.answered()
         outcome.interrupted = True
     outcome.seconds = time.perf_counter() - started
     outcome.stats = backend.stats()
@@ -138,6 +140,7 @@ def _remaining(
     """Of the first ``limit`` records those that are not done."""
     seen = 0
     for record in records:
+        interrupts.check()
         if record is None:
             yield None
             continue

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mlx_spec import interrupts
 from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
 from mlx_spec.pipeline.backend import Backend, Pending
 from mlx_spec.pipeline.checkpoint import DROPPED
@@ -126,6 +127,7 @@ class StageRunner:
     def _drain(self, most: int) -> None:
         """Write what is ready; wait until at most ``most`` records are under way."""
         while True:
+            interrupts.check()
             self._write_ready()
             self._watch()
             if len(self._started) <= most:

@@ -25,7 +25,6 @@ class Picture:
         series: values by name, one for each label; None where there is none.
         base: a line to compare with, e.g. 1 of ratios.
         lines: joined by lines; else bars.
-        log: a logarithmic axis.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Picture:
     series: Mapping[str, Sequence[float | None]]
     base: float | None = None
     lines: bool = False
-    log: bool = False
 
     def write(self, folder: Path) -> Path:
         """The file, text kept as text, the same bytes for the same figures."""
@@ -68,8 +66,6 @@ class Picture:
             else:
                 axes.bar(places, heights, 0.92 * width, color=colour, label=name)
         axes.set_xticks(range(len(self.labels)), self.labels, fontsize=8)
-        if self.log:
-            axes.set_yscale("log")
         if self.base is not None:
             axes.axhline(self.base, color=LIGHT.ink, linewidth=1, linestyle="--")
         if len(self.series) > 1:

@@ -1,0 +1,194 @@
+"""Ctrl-C that falls where Python swallows it ends every command all the same.
+
+Presses are real signals, in places that are found and not waited for: ``__del__`` of an object that
+is dropped in the middle of a command's work.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_spec import interrupts
+from mlx_spec.batching.chunk_buffer import ChunkBuffer
+from mlx_spec.batching.engine import Engine
+from mlx_spec.cli.main import main
+from mlx_spec.training import make
+from tests.folders import write_folder
+
+
+class Pressing:
+    """Presses Ctrl-C as it is dropped."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("a press is raised here")
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_terminal() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals are the main thread's")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def losing(own: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """The same function, in whose call number ``at`` a press is lost."""
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            Pressing()
+        return own(*args, **kwargs)
+
+    return call
+
+
+# --- by itself ------------------------------------------------------------------------------
+
+
+def test_a_lost_press_is_raised_at_the_next_edge(capsys: pytest.CaptureFixture[str]) -> None:
+    with interrupts.listening():
+        interrupts.check()
+        Pressing()  # swallowed
+        for _ in range(2):  # until somebody says that it was heard
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.check()
+        interrupts.answered()
+        interrupts.check()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_press_is_raised_where_it_falls_and_the_third_waits_for_nobody() -> None:
+    with interrupts.listening():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interrupts.answered()
+        assert signal.getsignal(signal.SIGINT) not in (signal.SIG_DFL, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    interrupts.check()
+
+
+def test_other_errors_in_finalizers_are_shown_as_ever() -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("of a finalizer")
+
+    heard = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda found: heard.append(found.exc_type)
+    try:
+        with interrupts.listening():
+            Failing()
+    finally:
+        sys.unraisablehook = before
+    assert heard == [ValueError]
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_who_handles_ctrl_c_keeps_it(handler: Any) -> None:
+    """A job in the background ignores it; a program may have other plans."""
+    signal.signal(signal.SIGINT, handler)
+    with interrupts.listening():
+        assert signal.getsignal(signal.SIGINT) is handler
+        signal.raise_signal(signal.SIGINT)
+        interrupts.check()
+
+
+def test_another_thread_changes_nothing() -> None:
+    found: list[Any] = []
+
+    def run() -> None:
+        with interrupts.listening():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler]
+
+
+# --- every command that runs long -----------------------------------------------------------
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"def f{n}("}) + "\n" for n in range(40)))
+    return path
+
+
+def ends(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command says that is interrupted."""
+    assert main(command) == 130
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    assert "ignored" not in errors
+    return errors
+
+
+def test_batch(
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a stream of tokens is dropped, which is where it was lost."""
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(ChunkBuffer, "cancel", losing(ChunkBuffer.cancel, 6))
+    shown = ends(["batch", str(records), str(out), "-m", "2", "--batch-size", "4"], capsys)
+    assert f"go on with --resume: {out} keeps what is done" in shown
+    assert 4 <= out.read_bytes().count(b"\n") < 40
+    monkeypatch.undo()
+    assert main(["batch", str(records), str(out), "-q", "-m", "2", "--resume"]) == 0
+    assert out.read_bytes().count(b"\n") == 40
+
+
+def test_pipeline(
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, out = tmp_path / "chain.toml", tmp_path / "out.jsonl"
+    stage = '[[stage]]\nkind = "generate"\nmax_tokens = 2\nprompt_field = "prompt"\n'
+    config.write_text(f'input = "{records}"\noutput = "{out}"\n{stage}')
+    monkeypatch.setattr(ChunkBuffer, "cancel", losing(ChunkBuffer.cancel, 6))
+    shown = ends(["pipeline", "run", str(config)], capsys)
+    assert "interrupted in" in shown
+    assert "go on with --resume" in shown
+    assert not out.exists()
+
+
+def test_generate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "step", losing(Engine.step, 5))
+    assert main(["generate", "-p", "def f(", "-m", "500", "--ignore-eos"]) == 130
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    assert 0 < int(shown.out.partition("Generation: ")[2].split()[0]) < 500
+
+
+def test_train_draft(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = write_folder(tmp_path / "tiny"), tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"{word} and more\n" for word in "abcdefghijkl"))
+    monkeypatch.setattr(make, "write_answers", losing(make.write_answers, 1))
+    out = tmp_path / "draft"
+    options = ["--max-tokens", "3", "--batch-size", "2", "--steps", "1"]
+    command = ["train-draft", "--model", str(model), "--prompts", str(prompts), str(out), *options]
+    shown = ends(command, capsys)
+    assert f"the same command goes on: {out}.training keeps" in shown
