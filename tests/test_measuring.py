@@ -87,8 +87,8 @@ def test_more_rows_need_more_points(folder: Path) -> None:
     wider = SpeculativeDecoder(target, draft_model=draft, batching=BatchingConfig(batch_size=8))
     run(wider)
     assert max(wider.measuring.prices.target.points[1]) == 64
-    held = [json.loads(path.read_text())["costs"]["points"]["1"] for path in folder.iterdir()]
-    assert any("64" in points for points in held)
+    held = [json.loads(path.read_text())["record"]["costs"]["points"] for path in folder.iterdir()]
+    assert any("64" in points["1"] for points in held)
 
 
 @pytest.mark.parametrize("draft_by", ["self", "self+ngram"])
