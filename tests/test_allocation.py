@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_spec.control.allocation import Prices, TokenBudget, best_budget, fill, spend
+from mlx_spec.control.allocation import Prices, StepBudget, best_budget, fill, spend
 
 CHANCE = st.sampled_from([0.0, 0.2, 0.5, 0.7, 0.9, 1.0])
 ROWS = st.lists(st.lists(CHANCE, max_size=3), min_size=1, max_size=3)
@@ -77,7 +77,7 @@ def test_what_a_padded_pass_has_room_for_is_filled() -> None:
 
 def test_equal_guesses_go_to_those_who_have_most_to_say() -> None:
     likely = [[0.5], [0.5], [0.5]]
-    assert fill(likely, TokenBudget(1, 2, 4.0, 1.0), [2, 0, 1]) == [1, 0, 1]
+    assert fill(likely, StepBudget(1, 2, 4.0, 1.0), [2, 0, 1]) == [1, 0, 1]
 
 
 def test_a_rectangle_is_as_wide_as_its_widest_row() -> None:

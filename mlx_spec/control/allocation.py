@@ -39,7 +39,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class TokenBudget:
+class StepBudget:
     """A step.
 
     Attributes:
@@ -60,7 +60,7 @@ class TokenBudget:
         return self.tokens / self.seconds
 
 
-def best_budget(reaching: Seq[Seq[float]], prices: Prices) -> TokenBudget:
+def best_budget(reaching: Seq[Seq[float]], prices: Prices) -> StepBudget:
     """The step with the most expected tokens per second that drafts.
 
     Args:
@@ -72,7 +72,7 @@ def best_budget(reaching: Seq[Seq[float]], prices: Prices) -> TokenBudget:
         A step with a draft where there is any that could be verified, else the plain one.
     """
     rows, draft = len(reaching), prices.draft
-    best, speed = TokenBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
+    best, speed = StepBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
     each = _packed if prices.packs else _square
     pool: list[float] = []
     for passes in range(1, len(draft)):
@@ -87,7 +87,7 @@ def best_budget(reaching: Seq[Seq[float]], prices: Prices) -> TokenBudget:
     return best
 
 
-def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> TokenBudget:
+def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> StepBudget:
     """How much of what is there is best verified, after so many passes of a drafter: perhaps
     nothing of it.
     """
@@ -95,17 +95,17 @@ def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> TokenBudget
     pool = [chance for row in reaching for chance in row]
     if prices.packs:
         return _packed(pool, passes, rows, prices)
-    best = TokenBudget(passes, 0, float(rows), prices.verify[0] + prices.draft[passes])
+    best = StepBudget(passes, 0, float(rows), prices.verify[0] + prices.draft[passes])
     for width in range(1, max(map(len, reaching)) + 1):
         pool = [chance for row in reaching for chance in row[:width]]
         seconds = prices.verify[rows * width] + prices.draft[passes]
-        found = TokenBudget(passes, rows * width, rows + sum(pool), seconds)
+        found = StepBudget(passes, rows * width, rows + sum(pool), seconds)
         if found.speed > best.speed:
             best = found
     return best
 
 
-def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> TokenBudget:
+def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:
     """The best number of a pool's guesses; it is put in order, the likeliest first."""
     pool.sort(reverse=True)
     drafting = prices.draft[passes]
@@ -113,16 +113,16 @@ def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> TokenB
     seconds = [verifying + drafting for verifying in prices.verify[: len(tokens)]]
     speeds = list(map(truediv, tokens, seconds))
     guesses = speeds.index(max(speeds))
-    return TokenBudget(passes, guesses, tokens[guesses], seconds[guesses])
+    return StepBudget(passes, guesses, tokens[guesses], seconds[guesses])
 
 
-def _square(pool: list[float], passes: int, rows: int, prices: Prices) -> TokenBudget:
+def _square(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:
     """Every row as far as its neighbours."""
     seconds = prices.verify[rows * passes] + prices.draft[passes]
-    return TokenBudget(passes, rows * passes, rows + sum(pool), seconds)
+    return StepBudget(passes, rows * passes, rows + sum(pool), seconds)
 
 
-def fill(reaching: Seq[Seq[float]], budget: TokenBudget, first: Seq[int]) -> list[int]:
+def fill(reaching: Seq[Seq[float]], budget: StepBudget, first: Seq[int]) -> list[int]:
     """Guesses of each row under a budget: those that are likeliest to stand.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from mlx_spec.control.acceptance import AcceptanceEstimate
-from mlx_spec.control.allocation import Prices, TokenBudget, best_budget
+from mlx_spec.control.allocation import Prices, StepBudget, best_budget
 from mlx_spec.control.joins import JoinCost
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, room_of
@@ -27,7 +27,7 @@ class Prospect:
 
     reaching: list[Seq[float]]
     prices: Prices
-    best: TokenBudget
+    best: StepBudget
     plain: float
 
 

@@ -1,4 +1,4 @@
-"""``LookedUp``: what is verified of guesses that were looked up, alone or beside a costly drafter's.
+"""``LookedUp``: what is verified of guesses that were looked up, alone or beside computed ones.
 
 Once those who look up have answered, two steps are compared, each with its best budget::
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 
 from mlx_spec.control.acceptance import AverageAcceptance
-from mlx_spec.control.allocation import Prices, TokenBudget, fill, spend
+from mlx_spec.control.allocation import Prices, StepBudget, fill, spend
 from mlx_spec.control.found import Findings, Found
 from mlx_spec.control.offers import NOBODY, Offer, Settled
 from mlx_spec.control.report import StepReport
@@ -90,7 +90,7 @@ class LookedUp:
             alone = self._trial(found, prices)
         return _taken(rows, found, alone, costly=False)
 
-    def _trial(self, found: Found, prices: Prices) -> TokenBudget:
+    def _trial(self, found: Found, prices: Prices) -> StepBudget:
         """One guess, if nothing was verified for so long that it costs next to nothing."""
         rows, verify = len(found.picks), prices.verify
         guesses = 1 if prices.packs else rows
@@ -98,7 +98,7 @@ class LookedUp:
         due = price <= self.TRIAL_SHARE * self._untested * verify[0]
         if self._untested < self._rest or not due:
             guesses = 0
-        return TokenBudget(0, guesses, float(rows), verify[guesses])
+        return StepBudget(0, guesses, float(rows), verify[guesses])
 
     def observe(self, report: StepReport) -> None:
         """Compare what came with what was promised."""
@@ -117,7 +117,7 @@ def _beside(found: Found, computed: Seq[Seq[float]]) -> Found:
     return replace(found, picks=picks, reaching=reaching)
 
 
-def _taken(rows: Seq[Row], found: Found, budget: TokenBudget, *, costly: bool) -> Settled:
+def _taken(rows: Seq[Row], found: Found, budget: StepBudget, *, costly: bool) -> Settled:
     lengths = fill(found.reaching, budget, by_need(rows))
     picks = [pick if n else NOBODY for pick, n in zip(found.picks, lengths, strict=True)]
     own = any(n for pick, n in zip(picks, lengths, strict=True) if pick == NOBODY)
