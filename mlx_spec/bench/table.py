@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = ("rows", "prompt", "arm", "tok/s", "over plain", "a pass", "text")
 _LEFT = ("arm", "text")
 _LOUD = 0.05  # of noise: more than a machine at rest has
+_TOO_LOUD = 0.25  # of noise: gains of drafts are seldom larger
 
 
 def print_result(console: Console, result: BenchResult) -> None:
@@ -105,10 +106,8 @@ def _print_kinds(console: Console, cells: list[CellResult]) -> None:
     if not alone:
         return
     kinds = list(alone[0].arms[0].by_kind)
-    title = Text("over plain by kind of prompt, one at a time", "bold")
-    table = Table(
-        "prompt", "arm", box=box.SIMPLE, title=title, title_justify="left", pad_edge=False
-    )
+    console.print(Text("over plain by kind of prompt, one at a time", "bold"))
+    table = Table("prompt", "arm", box=box.SIMPLE, pad_edge=False)
     for kind in kinds:
         table.add_column(kind, justify="right")
     for cell in alone:
@@ -170,6 +169,8 @@ def _reading(result: BenchResult) -> str:
 def recommendation_lines(result: BenchResult) -> list[str]:
     """What to use on this machine."""
     found = ["What to use on this machine"]
+    if result.noise > _TOO_LOUD:
+        found[0] += " (a guess: it was too busy with other things to tell)"
     for one, command in result.recommended:
         form = "" if one.weights is None else f", weights at {one.weights} (another text)"
         found += ["", f"  {_words(one)}{form}", f"    {command}"]
