@@ -134,11 +134,9 @@ def chosen(verdicts: Iterable[KernelVerdict]) -> dict[str, Call]:
         sites[known.site.operation].append(known)
     found: dict[str, Call] = {}
     for name, places in sites.items():
-        if not places or any(known.broken for known in places):
-            continue
-        won = frozenset.intersection(*(known.won for known in places))
-        if won:
-            found[name] = ShapedKernel(OPERATIONS[name], won)
+        won = [known.won for known in places]  # none where it is broken
+        if won and (all_won := frozenset.intersection(*won)):
+            found[name] = ShapedKernel(OPERATIONS[name], all_won)
     return found
 
 
