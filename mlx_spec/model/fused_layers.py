@@ -21,6 +21,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import rope_utils
 
+from mlx_spec.model.attention import unbound_class
+
 Call: TypeAlias = Callable[..., Any]
 
 # Fingerprints of ``__call__`` in mlx-lm 0.31.3 and 0.32.2.
@@ -77,15 +79,16 @@ def rope_options(module: Any) -> dict[str, Any] | None:
 
     ``_freqs`` has its underscore by MLX's convention for arrays that are no parameters.
     """
-    if type(module) is nn.RoPE:
+    kind = unbound_class(type(module))
+    if kind is nn.RoPE:
         return {
             "dims": module.dims,
             "traditional": module.traditional,
             "base": float(module.base),
             "scale": module.scale,
         }
-    scaled = type(module) is rope_utils.YarnRoPE and module.mscale != 1.0
-    if type(module) in _FREQUENCY_ROPES and not scaled:
+    scaled = kind is rope_utils.YarnRoPE and module.mscale != 1.0
+    if kind in _FREQUENCY_ROPES and not scaled:
         return {"dims": module.dims, "traditional": module.traditional, "freqs": module._freqs}
     return None
 

@@ -22,6 +22,7 @@ import mlx.core as mx
 
 from mlx_spec.cache.layout import model_name, own_caches
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.rotations import shared_angles
 
 Call = Callable[..., Any]
 
@@ -46,11 +47,13 @@ class HiddenNotes:
     Attributes:
         head: the module that made logits.
         embeddings: modules that were called with tokens.
+        instead: logits that the head is to give, whatever it reads; None: its own.
     """
 
     wanted: HiddenLayers
     head: Any = None
     embeddings: list[Any] = field(default_factory=list)
+    instead: mx.array | None = None
     _found: dict[int, mx.array] = field(default_factory=dict)
 
     def hear(self, place: int, state: mx.array) -> None:
@@ -135,7 +138,8 @@ def described(model: Any) -> mx.array:
 
 def call_model(model: Any, tokens: mx.array, caches: Any) -> list[mx.array]:
     """Logits [B, N, V] of a call, and behind them its hidden states where they are asked for."""
-    logits: mx.array = model(tokens, cache=caches)
+    with shared_angles():
+        logits: mx.array = model(tokens, cache=caches)
     notes = _NOTES.get()
     return [logits] if notes is None else [logits, notes.take()]
 
@@ -166,6 +170,8 @@ def _noting_input(own: Call) -> Call:
         if notes is not None:
             notes.hear(FINAL, x)
             notes.head = module
+            if notes.instead is not None:
+                return notes.instead
         return own(module, x)
 
     return call

@@ -34,6 +34,7 @@ from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.passes.packed import PackedPass
 from mlx_spec.model.reading_pace import ReadingPace, pace_of
 from mlx_spec.model.recurrence.binding import bind_recurrence
+from mlx_spec.model.rotations import share_angles
 from mlx_spec.model.rows import Rows as Rows
 from mlx_spec.model.trial import describe_pass
 
@@ -68,6 +69,7 @@ class ModelRunner:
         bind_recurrence(model, self.support.recurrence.probes)
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
+        share_angles(model)
         self.model = model
         self.pool = KVCachePool(plan(model, options), max_slots)
         if self.support.form.tokens_as_rows and self.pool.folds:

@@ -1,0 +1,192 @@
+"""Plain decoding, step by step, ours against mlx-lm's ``BatchGenerator``: same model, same prompts.
+
+    python scripts/bench_plain.py --model smollm2 --batch 1 2 4 8 16 32 --rounds 9
+    python scripts/bench_plain.py --model demo --batch 1 --call
+
+Both stand side by side in one process, in the middle of their texts, and take turns of ``--steps``
+steps; what each has launched is waited for at the end of its turn, so that neither computes in the
+other's time. A third runs nothing but the model over mlx-lm's caches and an argmax, and waits for
+each token: what a step costs if whatever is around it costs nothing. Ratios are medians over
+rounds; above 1 ours is the faster. With ``--call`` whole calls of ``batch_generate`` are compared
+too, prompts and all. The tokens of both are compared. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx_spec
+import mlx_spec.model  # the fast BLAS is loaded before mlx
+
+import mlx.core as mx  # isort: skip
+from bench_support.rounds import Series, interleave, machine, ratio, table
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import batch_generate as mlx_lm_batch
+from mlx_lm.models.cache import BatchKVCache
+
+from mlx_spec import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.sequence import Sequence
+
+MS = "ms"
+TEXT = "In a village by the sea there lived an old woman who kept bees and told stories to whoever "
+PLAIN = SpeculationConfig(num_draft_tokens=0)
+
+Steps = Callable[[int], list[list[int]]]
+"""Takes so many steps; gives the tokens of each, in row order."""
+
+
+def prompts(tokenizer: Any, rows: int) -> list[list[int]]:
+    """One for each row, 32 to 47 tokens long, all different."""
+    ids = list(tokenizer.encode(TEXT * 4))
+    return [ids[row % 16 : row % 16 + 32 + row * 7 % 16] for row in range(rows)]
+
+
+def ours(model: Any, texts: list[list[int]], tokens: int) -> Steps:
+    """Our decoder, its prompts read and the first step in flight."""
+    decoder = SpeculativeDecoder(
+        model, speculation=PLAIN, batching=BatchingConfig(batch_size=len(texts))
+    )
+    options = SamplingParams(max_tokens=tokens, ignore_eos=True)
+    decoder.add([Sequence(prompt=text, sampling=options) for text in texts])
+
+    def run(steps: int) -> list[list[int]]:
+        said = [[output.tokens[0] for output in decoder.step()] for _ in range(steps)]
+        decoder.device.synchronize()
+        return said
+
+    return run
+
+
+def theirs(model: Any, texts: list[list[int]], tokens: int) -> Steps:
+    """mlx-lm's, likewise."""
+    generator = BatchGenerator(
+        model, prefill_batch_size=len(texts), completion_batch_size=len(texts)
+    )
+    order = generator.insert(texts, [tokens] * len(texts))
+
+    def run(steps: int) -> list[list[int]]:
+        said = []
+        for _ in range(steps):
+            by_row = {answer.uid: answer.token for answer in generator.next_generated()}
+            said.append([by_row[uid] for uid in order])
+        mx.synchronize(generator.stream)
+        return said
+
+    return run
+
+
+def alone(model: Any, texts: list[list[int]], tokens: int) -> Steps:
+    """The model, mlx-lm's caches and an argmax: its tokens are of padded prompts, and no matter."""
+    width = min(map(len, texts))
+    caches = [BatchKVCache([0] * len(texts)) for _ in model.layers]
+    state = [mx.argmax(model(mx.array([t[:width] for t in texts]), cache=caches)[:, -1], axis=-1)]
+
+    def run(steps: int) -> list[list[int]]:
+        said = []
+        for _ in range(steps):
+            state[0] = mx.argmax(model(state[0][:, None], cache=caches)[:, -1], axis=-1)
+            said.append(state[0].tolist())
+        return said
+
+    return run
+
+
+def turns(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) -> Any:
+    """A setting by steps: series by method, and whether both said the same."""
+    texts, total = prompts(tokenizer, rows), options.steps * (options.rounds + 2) + 8
+    runs = {"ours": ours, "mlx-lm": theirs, "model alone": alone}
+    made = {name: make(model, texts, total) for name, make in runs.items()}
+    said: dict[str, list[list[int]]] = {name: run(4) for name, run in made.items()}
+
+    def timed(name: str) -> dict[str, float]:
+        started = time.perf_counter()
+        said[name] += made[name](options.steps)
+        return {MS: 1e3 * (time.perf_counter() - started) / options.steps}
+
+    series = interleave({name: partial(timed, name) for name in made}, options.rounds)
+    return series, said["ours"] == said["mlx-lm"]
+
+
+def calls(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) -> Any:
+    """A setting by whole calls."""
+    texts, tokens = prompts(tokenizer, rows), options.max_tokens
+    said: dict[str, Any] = {}
+
+    def our_call() -> Any:
+        made = mlx_spec.batch_generate(
+            model,
+            tokenizer,
+            texts,
+            sampling=SamplingParams(max_tokens=tokens, ignore_eos=True),
+            speculation=PLAIN,
+            batching=BatchingConfig(batch_size=rows),
+        )
+        return [result.token_ids for result in made]
+
+    def their_call() -> Any:
+        return mlx_lm_batch(
+            model, tokenizer, texts, max_tokens=tokens, return_token_ids=True,
+            completion_batch_size=rows, prefill_batch_size=rows,
+        ).token_ids  # fmt: skip
+
+    def timed(name: str, call: Callable[[], Any]) -> dict[str, float]:
+        started = time.perf_counter()
+        said[name] = call()
+        return {MS: 1e3 * (time.perf_counter() - started)}
+
+    both = {"ours": our_call, "mlx-lm": their_call}
+    series = interleave({name: partial(timed, name, both[name]) for name in both}, options.rounds)
+    return series, said["ours"] == said["mlx-lm"]
+
+
+def report(what: str, rows: int, series: dict[str, Series], same: bool) -> dict[str, Any]:
+    """Print one setting; return it as a record."""
+    each = {name: one.median(MS) for name, one in series.items()}
+    ratios = {
+        f"{name} / ours": round(ratio(series[name], series["ours"], MS), 3)
+        for name in series
+        if name != "ours"
+    }
+    table(
+        f"{what}, B={rows}, tokens {'equal' if same else 'DIFFER'}",
+        ("", "ms (min-max)", "over ours"),
+        [(n, s.span(MS), ratios.get(f"{n} / ours", "")) for n, s in series.items()],
+    )
+    return {"what": what, "rows": rows, MS: each, "ratios": ratios, "same": same}
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="demo", help="as mlx_spec.load takes it")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=6, help="of one turn")
+    parser.add_argument("--call", action="store_true", help="whole calls too")
+    parser.add_argument("--max-tokens", type=int, default=32, help="of a row in a whole call")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure all settings and print tables and one JSON line."""
+    options = parse()
+    model, tokenizer = mlx_spec.load(options.model)
+    tokenizer.eos_token_ids = []
+    records = []
+    for rows in options.batch:
+        records.append(report("a step", rows, *turns(model, tokenizer, rows, options)))
+        if options.call:
+            records.append(report("a call", rows, *calls(model, tokenizer, rows, options)))
+    print(json.dumps({"machine": machine(), "options": vars(options), "results": records}))
+
+
+if __name__ == "__main__":
+    main()
