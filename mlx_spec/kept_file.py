@@ -21,7 +21,7 @@ def kept_path(kind: str, name: str) -> Path:
     """Where a file of some kind is kept.
 
     Args:
-        kind: a folder of ours: ``"layers"``, ``"kernels"``.
+        kind: a folder of ours: ``"layers"``, ``"kernels"``, ``"costs"``.
         name: without its ending; letters, digits and dashes.
     """
     import platformdirs
@@ -54,7 +54,7 @@ def read_kept(path: Path, key: str, parse: Callable[[Any], T], again: str) -> T 
         if held["key"] != key:
             raise ValueError("it is of something else")
         return parse(held["record"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         _note(path, error, again)
         return None
 

@@ -65,6 +65,23 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class DeadEnd:
+    """Next tokens behind which a constraint lets none follow.
+
+    Attributes:
+        tokens: those; a row that says them fails there.
+        why: in words.
+    """
+
+    tokens: tuple[int, ...]
+    why: str
+
+    def among(self, tokens: Seq[int]) -> bool:
+        """Whether a row that says these tokens comes there."""
+        return tuple(tokens[: len(self.tokens)]) == self.tokens
+
+
 @dataclass(eq=False)
 class Sequence(LifeCycle):
     """A request as everybody sees it. Identity, not value, makes two of them equal.
@@ -89,6 +106,7 @@ class Sequence(LifeCycle):
         guide: how far its text has come in its constraint (``structured.guide.Guide``, which this
             module must not know); None without one.
         doomed: why no token can follow, where a rule has found that: the row then fails.
+        dead_end: where its guesses would lead it astray, known for one step; None elsewhere.
         spell: the text of one token alone; None where a decoder is used alone.
         evidence: what the draft-length policy learned of it; nobody else looks there.
         share: what it has in common with requests of the same prompt; None where there are none.
@@ -113,6 +131,7 @@ class Sequence(LifeCycle):
     sink: Sink | None = field(default=None, kw_only=True, repr=False)
     guide: Any = field(default=None, kw_only=True, repr=False)
     doomed: str | None = field(default=None, init=False, repr=False)
+    dead_end: DeadEnd | None = field(default=None, init=False, repr=False)
     spell: Callable[[int], str] | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
     share: Any = None  # decoding.prompt_share.PromptShare: likewise
@@ -156,7 +175,8 @@ class Sequence(LifeCycle):
 
     def ends(self, tokens: Seq[int]) -> bool:
         """Whether a stop token or the limit falls among these next tokens. Changes nothing."""
-        return len(tokens) >= self.remaining or not self.stop_ids.isdisjoint(tokens)
+        astray = self.dead_end is not None and self.dead_end.among(tokens)
+        return astray or len(tokens) >= self.remaining or not self.stop_ids.isdisjoint(tokens)
 
     def extend(self, tokens: Seq[int]) -> list[int]:
         """Append tokens up to the one that ends the sequence; return those taken.
@@ -170,8 +190,9 @@ class Sequence(LifeCycle):
                 f"[Sequence.extend] request {self.request_id!r} is {self.state.value} and gains "
                 f"{len(tokens)} tokens"
             )
+        astray = self.dead_end if self.dead_end and self.dead_end.among(tokens) else None
         taken: list[int] = []
-        for token in tokens:
+        for token in tokens if astray is None else astray.tokens:
             self.tokens.append(token)
             stopped = token in self.stop_ids
             last = stopped or self.remaining <= 0
@@ -186,6 +207,8 @@ class Sequence(LifeCycle):
             if stopped or last:
                 self.finish("stop" if stopped else "length")
                 break
+        if astray is not None and not self.ended:
+            self.fail(astray.why)
         return taken
 
     def _say(self, text: Text, token: int, last: bool) -> bool:

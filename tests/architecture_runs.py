@@ -92,6 +92,9 @@ class Outcome:
     accepted: list[int] = field(default_factory=list)
     reused: int = 0
     ahead: int = 0  # steps that were built while the one before computed
+    packs: bool = False
+    packed: int = 0  # steps whose rows brought other numbers of tokens, and no holes
+    folds: bool = False
 
 
 @contextmanager
@@ -152,6 +155,8 @@ def run(name: str, plan: Plan | None = None) -> Outcome:
     outcome.accepted = [row.accepted for row in made]
     outcome.reused = sum(row.reused for row in made)
     outcome.ahead = decoder.meter.ahead
+    outcome.packs, outcome.packed = decoder.runner.packs, decoder.meter.packed
+    outcome.folds = decoder.runner.pool.folds
     return outcome
 
 

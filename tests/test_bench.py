@@ -135,6 +135,42 @@ def test_a_table_fits_a_terminal(
     assert f"mlx-spec generate --model {folders['target']}" in recommended
 
 
+def test_drafts_that_lie_here_are_told_of(
+    folders: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its kind and size of vocabulary, and small enough; once one is tried, none."""
+    home = Path(folders["target"]).parent
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    if not (home / "small").exists():
+        write_folder(home / "small", **small)
+        write_folder(home / "other", **small, vocab_size=300)
+    monkeypatch.chdir(home)
+    assert run(folders, batches="1") == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "smaller models" in line]
+    assert "to try one, too: --draft-model ./small" in told
+    assert "./other" not in told
+    assert "./target" not in told
+    assert run(folders, "--draft-model", "./small", batches="1") == 0
+    shown = capsys.readouterr()
+    assert "smaller models" not in shown.err
+    assert " small " in shown.out
+
+
+def test_arms_run_in_turn_and_another_one_first_each_time(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, order = OurArm.run, []
+
+    def watched(self: OurArm, prompts: Any, batch: int, tokens: int) -> ArmRun:
+        if tokens == 6:
+            order.append(self.name)
+        return own(self, prompts, batch, tokens)
+
+    monkeypatch.setattr(OurArm, "run", watched)
+    assert run(folders, "-q", batches="1") == 0
+    assert order == [PLAIN, AGAIN, "ngram", AGAIN, "ngram", PLAIN]
+
+
 def planted(change: Callable[[ArmRun, int], ArmRun]) -> Callable[..., ArmRun]:
     """``OurArm.run`` with a fault in what n-grams say; ``change`` gets the number of the run."""
     own, count = OurArm.run, 0
@@ -177,23 +213,23 @@ def test_a_text_that_differs_once_is_found_in_any_round(
     assert ("ngram", 3) not in told
 
 
-@pytest.mark.parametrize(("after", "cells"), [(9, [1]), (14, [1, 3])])
+@pytest.mark.parametrize(("at", "cells"), [(5, [1]), (8, [1, 3])])
 def test_ctrl_c_shows_what_is_known(
-    after: int,
+    at: int,
     cells: list[int],
     folders: dict[str, str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whole rounds of whole cells: the runs before are 3 looks, 6 uncounted, 3 a cell a round."""
+    """Whole rounds of whole cells, of three runs each."""
     own, count = OurArm.run, 0
 
-    def interrupted(self: OurArm, *arguments: Any) -> ArmRun:
+    def interrupted(self: OurArm, prompts: Any, batch: int, tokens: int) -> ArmRun:
         nonlocal count
-        count += 1
-        if count == 4 + 6 + (after - 6):
+        count += tokens == 6
+        if count == at:
             raise KeyboardInterrupt
-        return own(self, *arguments)
+        return own(self, prompts, batch, tokens)
 
     monkeypatch.setattr(OurArm, "run", interrupted)
     assert run(folders, "--json") == 130
@@ -256,6 +292,10 @@ def test_weights_are_measured_in_several_forms(
         (("--draft-model", "./nowhere"), "nowhere"),
         (("--prompts", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--compare", "llama.cpp"), "expected mlx-lm"),
+        (
+            ("--set", "max_position_embeddings=16"),
+            "prompt 2 of 3 has 18 tokens; the model's context",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

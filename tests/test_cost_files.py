@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from pathlib import Path
@@ -33,9 +32,8 @@ def table(points: dict[int, float], key: float = 0.0) -> PassCosts:
 
 def test_what_is_kept_is_found_again() -> None:
     assert kept_costs(LINES) is None
-    path = keep_costs(LINES, table({1: 0.1, 8: 0.2}, key=1e-6))
-    assert path is not None
-    assert path.exists()
+    assert keep_costs(LINES, table({1: 0.1, 8: 0.2}, key=1e-6))
+    assert costs_file(LINES).exists()
     kept = kept_costs(LINES)
     assert kept is not None
     assert kept.points == {1: {1: 0.1, 8: 0.2}}
@@ -56,20 +54,19 @@ def test_what_is_no_table_is_left_aside_with_a_note(text: str) -> None:
     assert kept_costs(LINES) is not None
 
 
-def test_a_table_of_another_machine_is_left_aside() -> None:
-    path = keep_costs(LINES, table({1: 0.1, 8: 0.2}))
-    assert path is not None
-    held = json.loads(path.read_text())
-    held["machine"][0] = "another"
-    path.write_text(json.dumps(held))
-    with pytest.warns(RuntimeWarning, match="another model or machine"):
+def test_a_table_of_another_model_is_left_aside() -> None:
+    others = ("another model", "part", "device")
+    assert keep_costs(others, table({1: 0.1, 8: 0.2}))
+    costs_file(others).rename(costs_file(LINES))
+    with pytest.warns(RuntimeWarning, match="something else"):
         assert kept_costs(LINES) is None
 
 
 def test_where_nothing_can_be_written(folder: Path) -> None:
     folder.write_text("a file, and no folder")
-    assert keep_costs(LINES, table({1: 0.1, 8: 0.2})) is None
-    assert kept_costs(LINES) is None
+    assert not keep_costs(LINES, table({1: 0.1, 8: 0.2}))
+    with pytest.warns(RuntimeWarning, match="timed anew"):
+        assert kept_costs(LINES) is None
 
 
 def test_what_others_have_timed_meanwhile_stays() -> None:

@@ -87,8 +87,8 @@ def test_more_rows_need_more_points(folder: Path) -> None:
     wider = SpeculativeDecoder(target, draft_model=draft, batching=BatchingConfig(batch_size=8))
     run(wider)
     assert max(wider.measuring.prices.target.points[1]) == 64
-    held = [json.loads(path.read_text())["costs"]["points"]["1"] for path in folder.iterdir()]
-    assert any("64" in points for points in held)
+    held = [json.loads(path.read_text())["record"]["costs"]["points"] for path in folder.iterdir()]
+    assert any("64" in points["1"] for points in held)
 
 
 @pytest.mark.parametrize("draft_by", ["self", "self+ngram"])
@@ -185,3 +185,27 @@ def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     while made.busy:
         made.step()
     assert made.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
+
+
+def test_plain_passes_of_more_rows_are_timed_when_they_come() -> None:
+    model = make_model(seed=1)
+    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=20))
+    rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=12) for n in range(18)]
+    made.add(rows[:5])
+    made.step()
+    assert made.measuring.prices.target.points[1].keys() == {5, 6, 8, 10, 12}
+    made.add(rows[5:])
+    while made.busy:
+        made.step()
+    assert {18, 24, 30, 32, 33, 40} <= made.measuring.prices.target.points[1].keys()
+    alone = [run_alone(model, row.prompt) for row in rows]
+    assert [row.tokens for row in rows] == alone
+
+
+def run_alone(model: Any, prompt: list[int]) -> list[int]:
+    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=1))
+    row = Sequence(prompt=list(prompt), max_new_tokens=12)
+    made.add([row])
+    while made.busy:
+        made.step()
+    return row.tokens

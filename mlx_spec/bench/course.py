@@ -6,13 +6,15 @@ whatever drifts meanwhile drifts for all.
 
 from __future__ import annotations
 
+import shlex
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_spec.bench.arms import ArmRun, Runner, weight_bytes
+from mlx_spec.bench.arms import AGAIN, ArmRun, Runner, weight_bytes
+from mlx_spec.bench.at_hand import drafts_at_hand
 from mlx_spec.bench.bandwidth import Bandwidth, measure_bandwidth
 from mlx_spec.bench.conclusions import CellRuns, cell_result, recommended
 from mlx_spec.bench.contest import Contest, open_contest, usual_length
@@ -32,8 +34,8 @@ class BenchWatch(Protocol):
     def tell(self, text: str) -> None:
         """Something to know."""
 
-    def planned(self, plan: Plan, seconds: float) -> None:
-        """What will be run, and about how long all of it takes."""
+    def planned(self, plan: Plan, seconds: float, cut: bool) -> None:
+        """What will be run, about how long all of it takes, and whether that was cut to fit."""
 
     def ran(self, what: str, seconds: float) -> None:
         """A run has ended; so many of those seconds were foreseen for it."""
@@ -71,7 +73,8 @@ class BenchCourse:
         for weights in self.options.weights:
             cells: list[CellRuns] = []
             try:
-                self._rounds(self._open(weights), cells)
+                contest = self._open(weights, cells)
+                self._rounds(contest, cells)
             except KeyboardInterrupt:
                 interrupted = True
             for cell in cells:
@@ -84,12 +87,14 @@ class BenchCourse:
             raise KeyboardInterrupt
         return self._result(interrupted)
 
-    def _open(self, weights: str | None) -> Contest:
-        """Models loaded, the plan made, everything run once."""
+    def _open(self, weights: str | None, cells: list[CellRuns]) -> Contest:
+        """Models loaded, the plan made, its cells with their prompts, everything run once."""
         models = Models(self.watch.loading, self.watch.tell)
         contest = open_contest(self.options, self.flags, weights, models)
         self._contests.append(contest)
         self._sizes[weights] = weight_bytes(contest.target[0])
+        if self._plan is None and not contest.has_draft_model:
+            self._hint(contest)
         with self.watch.loading("a first look at its speed"):
             first, _ = first_plan(self.options, built_in=self.options.prompts is None)
             shortest = min(first.lengths, key=lambda length: length or 0)
@@ -99,16 +104,29 @@ class BenchCourse:
             self._plan = make_plan(
                 share, self._pace, contest.arms_at, usual, built_in=self.options.prompts is None
             )
+        for batch, length in self._plan.cells:
+            prompts, kinds = contest.encoded(self._plan.count(batch), length)
+            cells.append(CellRuns(CellKey(contest.weights, batch, length), prompts, kinds))
         seconds = self._plan.seconds(self._pace, contest.arms_at, usual)
-        self.watch.planned(self._plan, seconds)
+        self.watch.planned(self._plan, seconds, self._plan != first)
         for batch in self._plan.batches:
-            each = self._plan.run_seconds(self._pace, batch, usual, WARM_TOKENS)
+            each = self._plan.warm_seconds(self._pace, batch, usual)
             for runner in [one for one in contest.runners if one.runs_at(batch)]:
+                if runner.name == AGAIN:
+                    continue  # the same as plain decoding
                 contest.try_out(runner, batch, shortest, WARM_TOKENS)
                 self.watch.ran(f"{runner.name}, {batch} at a time, uncounted", each)
         for name, reason in contest.left_out.items():
             self.watch.tell(f"{name} is left out: {reason}")
         return contest
+
+    def _hint(self, contest: Contest) -> None:
+        """Tell of drafts that could be tried, too."""
+        with self.watch.loading("looking for draft models"):
+            names = drafts_at_hand(contest.target[0])
+        if names:
+            more = " or ".join(f"--draft-model {shlex.quote(name)}" for name in names)
+            self.watch.tell(f"smaller models of its kind are here; to try one, too: {more}")
 
     def _look(self, contest: Contest, batches: tuple[int, ...], length: int | None) -> int:
         """Plain decoding with few and with many rows; returns the mean length of a prompt."""
@@ -127,9 +145,6 @@ class BenchCourse:
         """Every arm of every cell, once a round, another arm first each time."""
         plan = self._plan
         assert plan is not None
-        for batch, length in plan.cells:
-            prompts, kinds = contest.encoded(plan.count(batch), length)
-            cells.append(CellRuns(CellKey(contest.weights, batch, length), prompts, kinds))
         for turn in range(plan.rounds):
             for cell in cells:
                 batch = cell.key.batch
@@ -145,7 +160,7 @@ class BenchCourse:
         batch, usual = cell.key.batch, usual_length(cell.prompts)
         mx.clear_cache()
         run = runner.run(cell.prompts, batch, plan.tokens)
-        seconds = plan.run_seconds(self._pace, batch, usual, plan.tokens)
+        seconds = plan.run_seconds(self._pace, batch, usual)
         self.watch.ran(f"{runner.name}, {batch} at a time", seconds)
         return run
 

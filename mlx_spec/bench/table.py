@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mlx_spec.bench.arms import AGAIN, PLAIN, short
 from mlx_spec.bench.findings import Recommendation
-from mlx_spec.bench.mlx_lm_arms import NAME
 from mlx_spec.bench.results import SPEED, ArmResult, BenchResult, CellResult
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 COLUMNS = ("rows", "prompt", "arm", "tok/s", "over plain", "a pass", "text")
 _LEFT = ("arm", "text")
 _LOUD = 0.05  # of noise: more than a machine at rest has
+_TOO_LOUD = 0.25  # of noise: gains of drafts are seldom larger
 
 
 def print_result(console: Console, result: BenchResult) -> None:
@@ -68,7 +68,7 @@ def shown_arms(cell: CellResult) -> list[ArmResult]:
     """Its arms, but of mlx-lm's speculation only the fastest draft length for each draft."""
     best: dict[str, ArmResult] = {}
     for arm in cell.arms:
-        name = arm.name.partition(" K=")[0] if arm.name.startswith(NAME) else arm.name
+        name = arm.name if arm.exact else arm.name.partition(" K=")[0]
         if name not in best or arm.ratio > best[name].ratio:
             best[name] = arm
     return list(best.values())
@@ -88,11 +88,18 @@ def said(arm: ArmResult) -> str:
         return "other samples"
     if not arm.differences:
         return "same"
-    count, first = len(arm.differences), arm.differences[0]
-    where = f"{count} differ{'s' if count == 1 else ''}"
-    if arm.same:
-        return f"{where}: near ties"
-    return f"{where}, prompt {first.prompt + 1} from {first.place + 1} on"
+    return f"{'near ties' if arm.same else 'differs'}: {len(arm.differences)}"
+
+
+def _differences(result: BenchResult) -> Iterator[str]:
+    """Where texts differ, and not by near ties: the first of each arm in each cell."""
+    for cell in result.cells:
+        for arm in cell.arms:
+            for one in [one for one in arm.differences if not one.near_tie][:1]:
+                yield (
+                    f"{arm.name}, {cell.key.batch} at a time: prompt {one.prompt + 1} differs from "
+                    f"plain decoding from token {one.place + 1} on"
+                )
 
 
 def _print_kinds(console: Console, cells: list[CellResult]) -> None:
@@ -105,10 +112,8 @@ def _print_kinds(console: Console, cells: list[CellResult]) -> None:
     if not alone:
         return
     kinds = list(alone[0].arms[0].by_kind)
-    title = Text("over plain by kind of prompt, one at a time", "bold")
-    table = Table(
-        "prompt", "arm", box=box.SIMPLE, title=title, title_justify="left", pad_edge=False
-    )
+    console.print(Text("over plain by kind of prompt, one at a time", "bold"))
+    table = Table("prompt", "arm", box=box.SIMPLE, pad_edge=False)
     for kind in kinds:
         table.add_column(kind, justify="right")
     for cell in alone:
@@ -132,6 +137,7 @@ def notes(result: BenchResult) -> list[str]:
     ]
     if result.noise > _LOUD:
         found.append("the machine was busy with other things: end them, or give --rounds more")
+    found += _differences(result)
     found += [f"{name} is left out: {why}" for name, why in result.left_out.items()]
     return found + (["interrupted: of whole rounds only"] if result.interrupted else [])
 
@@ -170,6 +176,8 @@ def _reading(result: BenchResult) -> str:
 def recommendation_lines(result: BenchResult) -> list[str]:
     """What to use on this machine."""
     found = ["What to use on this machine"]
+    if result.noise > _TOO_LOUD:
+        found[0] += " (a guess: it was too busy with other things to tell)"
     for one, command in result.recommended:
         form = "" if one.weights is None else f", weights at {one.weights} (another text)"
         found += ["", f"  {_words(one)}{form}", f"    {command}"]

@@ -14,62 +14,28 @@ over it as well, and takes the answers back::
     keys and values [M, H, 1, D]  -- index -->  [B, H, N, D] written, [B, H, L, D] read
     queries         [M, H, 1, D]  -- index -->  [B, H, N, D] attend  -- places -->  [M, H, 1, D]
 
+A hole among queries costs attention what a token does, so neighbouring rows of as many tokens ask
+together and others apart (``TokenPacking.runs``).
 Tokens beyond those that there are (M may be cheaper than a smaller number) are copies of the first
 one: no place takes them, so nothing of them is written or read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_spec.cache.layer import LayerCache
+from mlx_spec.cache.packing import QueryRun, TokenPacking, spread_heads
 from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
+from mlx_spec.cache.span import Span
 from mlx_spec.errors import UnsupportedModel
-
-
-@dataclass(frozen=True, eq=False)
-class TokenPacking:
-    """Which tokens of a pass of B rows are computed, of the rectangle of N tokens each.
-
-    Attributes:
-        places: [M] int32, where each token stands in the rectangle, read row by row.
-        index: [B, N] int32, the token at each place; where a row has none there, its last one.
-        rows: whose each of the M tokens is, as numbers.
-    """
-
-    places: mx.array
-    index: mx.array
-    rows: tuple[int, ...]
-
-    @classmethod
-    def of(cls, counts: Seq[int], tokens: int) -> TokenPacking:
-        """Of rows that bring so many tokens each, at least one, ``tokens`` in all or more."""
-        width, places, index, rows = max(counts), list[int](), list[list[int]](), list[int]()
-        for row, count in enumerate(counts):
-            first = len(places)
-            index.append([first + min(column, count - 1) for column in range(width)])
-            places += range(row * width, row * width + count)
-            rows += [row] * count
-        more = tokens - len(places)
-        return cls(
-            mx.array(places + [0] * more, mx.int32),
-            mx.array(index, mx.int32),
-            (*rows, *[0] * more),
-        )
-
-    def packed(self, rectangle: mx.array) -> mx.array:
-        """[M, ...] of [B, N, ...]."""
-        return mx.take(rectangle.flatten(0, 1), self.places, axis=0)
-
-    def spread(self, tokens: mx.array) -> mx.array:
-        """[B, N, ...] of [M, ...]."""
-        return mx.take(tokens, self.index, axis=0)
 
 
 class PackedRows:
@@ -102,46 +68,86 @@ class PackedRows:
         return_array: bool = False,
         window_size: int | None = None,
     ) -> mx.array | str | None:
-        """The rectangle's, for :meth:`attend`."""
+        """The rectangle's, for ``PackedQueries.attend``."""
+        apart = len(self._packing.runs) > 1  # each of them needs its part of it
         mask: mx.array | str | None = self._layer.make_mask(
-            self._layer.span.width, return_array, window_size
+            self._layer.span.width, return_array or apart, window_size
         )
         return mask
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
         """Write [M, H, 1, D] where the rectangle's are; return what its rows read."""
-        return self._layer.update_and_fetch(self._rectangle(keys), self._rectangle(values))
+        index = self._packing.index
+        return self._layer.update_and_fetch(spread_heads(keys, index), spread_heads(values, index))
+
+    @property
+    def beneath(self) -> LayerCache:
+        """The cache itself."""
+        layer: LayerCache = self._layer
+        return layer
+
+
+@dataclass(frozen=True)
+class PackedQueries:
+    """What is done with queries while a packed pass goes through a model (``packed_now``).
+
+    Attributes:
+        packing: its tokens.
+        span: its rectangle.
+    """
+
+    packing: TokenPacking
+    span: Span
+    _made: dict[int, list[Any]] = field(default_factory=dict)
 
     def attend(
-        self, attention: Callable[..., mx.array], queries: mx.array, *read: Any, **more: Any
+        self,
+        attention: Callable[..., mx.array],
+        queries: mx.array,
+        *read: Any,
+        cache: Any,
+        **more: Any,
     ) -> mx.array:
         """What ``attention`` gives for the rectangle's queries, of the packed ones [M, H, 1, D].
 
         Args:
             attention: as mlx-lm's function of that name.
             queries: of all tokens.
-            read: what :meth:`update_and_fetch` returned.
-            more: the other arguments of ``attention``, less the cache.
+            read: what ``PackedRows.update_and_fetch`` returned, of this layer or another.
+            cache: whose that is, or None.
+            more: the other arguments of ``attention``.
 
         Raises:
             UnsupportedModel: the mask is none of the rectangle's.
         """
-        self._check(more.get("mask"))
-        out = attention(self._rectangle(queries), *read, cache=self._layer, **more)
-        _, heads, _, dims = out.shape
-        packed: mx.array = self._packing.packed(out.swapaxes(1, 2).flatten(2))
-        return packed.reshape(-1, heads, 1, dims)
+        own = cache.beneath if isinstance(cache, PackedRows) else cache
+        runs, order, masks = self.packing.runs, self.packing.order, self._masks(more.pop("mask"))
+        if len(runs) > 1 and not all(isinstance(one, (mx.array, tuple)) for one in read):
+            runs, order, masks = (self.packing.whole,), self.packing.places, masks[-1:]
+        parts = []
+        for run, mask in zip(runs, masks, strict=False):
+            theirs = read if len(runs) == 1 else tuple(_of_rows(run, one) for one in read)
+            asked = spread_heads(queries, run.index)
+            out = attention(asked, *theirs, cache=own, mask=mask, **more)
+            parts.append(out.swapaxes(1, 2).flatten(2).flatten(0, 1))
+        joined = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+        packed = mx.take(joined, order, axis=0)
+        return packed.reshape(len(queries), queries.shape[1], 1, -1)
 
-    def _rectangle(self, new: mx.array) -> mx.array:
-        """[B, H, N, D] of [M, H, 1, D]."""
-        tokens, heads, _, dims = new.shape
-        # As one stretch of numbers a token, which is copied as such.
-        spread: mx.array = self._packing.spread(new.reshape(tokens, heads * dims))
-        return mx.unflatten(spread, -1, (heads, dims)).swapaxes(1, 2)
+    def _masks(self, mask: Any) -> list[Any]:
+        """Of each run of rows, and behind them of all; made once for all layers."""
+        known = self._made.get(id(mask))
+        if known is None:
+            self._check(mask)
+            runs = self.packing.runs
+            apart = runs if len(runs) > 1 else ()
+            parts = [mask[run.first : run.end, ..., : run.width, :] for run in apart]
+            known = self._made[id(mask)] = [*parts, mask]  # which keeps it, and so its number
+        return known
 
     def _check(self, mask: Any) -> None:
         """Without a mask, or with one of another width, tokens would see what is behind them."""
-        span = self._layer.span
+        span = self.span
         if isinstance(mask, mx.array):
             fits = mask.ndim > 2 and mask.shape[-2] == span.width and mask.shape[0] == span.count
         else:
@@ -149,8 +155,40 @@ class PackedRows:
         if not fits:
             shape = getattr(mask, "shape", mask)
             raise UnsupportedModel(
-                f"[PackedRows.attend] a mask {shape} for {span.count} rows of {span.width} tokens"
+                f"[PackedQueries.attend] a mask {shape} for {span.count} rows of {span.width} "
+                "tokens"
             )
+
+
+def _of_rows(run: QueryRun, read: Any) -> Any:
+    """What some rows read of keys or values: an array, or several where they are of few bits."""
+    if isinstance(read, tuple):
+        return tuple(array[run.first : run.end] for array in read)
+    return read[run.first : run.end]
+
+
+_NOW: ContextVar[PackedQueries | None] = ContextVar("packed", default=None)
+
+
+@contextmanager
+def packed_now(queries: PackedQueries) -> Iterator[None]:
+    """While it lasts a packed pass is described, in this thread."""
+    before = _NOW.set(queries)
+    try:
+        yield
+    finally:
+        _NOW.reset(before)
+
+
+def packed_queries(queries: mx.array, cache: Any) -> PackedQueries | None:
+    """What takes queries of an attention call of ours, where they are those of a packed pass.
+
+    A layer that reads another one's keys and values may have no cache at all.
+    """
+    now = _NOW.get()
+    if now is None or not (cache is None or isinstance(cache, PackedRows)):
+        return None
+    return now if queries.shape[0] == len(now.packing.rows) else None
 
 
 class FannedRows(PackedRows):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Seconds between two lines in a log.
 _EVERY = 10.0
+_TRUST = 0.1  # of the plan: what it foresaw counts as so much that is done
 
 
 class BenchLine:
@@ -39,7 +40,7 @@ class BenchLine:
         if not self._quiet:
             note(text)
 
-    def planned(self, plan: Plan, seconds: float) -> None:
+    def planned(self, plan: Plan, seconds: float, cut: bool) -> None:
         """The plan in a line, and the bar begins."""
         self.close()
         self._started = self._shown = time.monotonic()
@@ -49,7 +50,8 @@ class BenchLine:
         prompts = f"prompts of about {lengths} tokens" if lengths else "your prompts"
         self.tell(
             f"{rows} at a time, {prompts}, {plan.tokens} tokens each, {plan.rounds} rounds: "
-            f"about {in_words(seconds)} (Ctrl-C shows what is known by then)"
+            f"about {in_words(seconds)} (Ctrl-C shows what is known by then"
+            f"{'; --minutes or --full measure more' if cut else ''})"
         )
         self._bar = None if self._quiet else make_bar(counted=False)
         if self._bar is not None:
@@ -60,7 +62,8 @@ class BenchLine:
         """A run more; what is left is as slow, against the plan, as what is done."""
         self._done += seconds
         now = time.monotonic()
-        each = (now - self._started) / max(self._done, 1e-9)
+        early = _TRUST * self._total
+        each = (now - self._started + early) / (self._done + early)
         left = f"about {in_words(max(0.0, self._total - self._done) * each)} left"
         if self._bar is not None:
             done = min(self._done, self._total)

@@ -86,6 +86,17 @@ def _record(model: FoundModel) -> dict[str, Any]:
     return asdict(model) | {"path": str(model.path)}
 
 
+def timed_models() -> str:
+    """Of how many models the costs of passes are known here, and where they are kept."""
+    from mlx_spec.model.cost_files import VARIABLE, costs_folder, measuring
+
+    if not measuring():
+        return f"none ({VARIABLE}=off)"
+    folder = costs_folder()
+    count = len(list(folder.glob("*.json"))) if folder.is_dir() else 0
+    return f"{count} models and heads ({VARIABLE}={folder})"
+
+
 def _rows(machine: Machine) -> list[tuple[str, str]]:
     """The lines of the first table."""
     blas = machine.blas
@@ -99,7 +110,7 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
     if machine.advice is not None:
         rows.append(("  faster", machine.advice))
     rows += [("  maybe", advice) for advice in machine.settings]
-    rows.append(("python", machine.python))
+    rows += [("passes timed", timed_models()), ("python", machine.python)]
     return rows + [(name, version or "missing") for name, version in machine.versions.items()]
 
 

@@ -183,9 +183,11 @@ class PassCosts:
             self.version += 1
 
     def seconds(self, tokens: int, keys: int = 0, *, width: int = 1) -> float:
-        """Of a pass over so many tokens, whose attention reads ``keys`` keys, over all its rows.
+        """Of a pass over so many tokens, whose attention reads ``keys`` keys.
 
         Args:
+            keys: of all tokens: each reads those of its row. (On a CPU attention was seen to cost
+                by these, not by the keys that there are.)
             width: tokens of each row, where the model does not pack.
         """
         return self.speed.times * (self.usual(tokens, width=width) + self.reading(keys))

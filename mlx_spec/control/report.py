@@ -14,15 +14,14 @@ from mlx_spec.control.row import Row
 class StepWork(NamedTuple):
     """What a step computes, as far as its time depends on it.
 
-    Policies and reports say the work, and only ``costs``, ``pass_costs`` and ``step_prices`` know
-    what is made of it.
+    Reports say the work, and only ``pass_costs`` and ``step_prices`` know what is made of it.
 
     Attributes:
         rows: rows that take part.
         length: draft tokens of the longest row: passes of the drafter, and, with one token more,
             the most that one row verifies.
         tokens: that the target's pass computed, padding included; 0 where that is not said.
-        keys: that its attention read, over all rows.
+        keys: that its rows have, each as many as the longest: all are read by one token a row.
     """
 
     rows: int
@@ -49,7 +48,7 @@ class StepReport:
             ``lengths``.
         sources: who guessed for each row, by name, "" for nobody; empty where only one drafts.
         tokens: that the target's pass computed, padding included; 0: a rectangle of ``longest``.
-        keys: that its attention read, over all rows; 0 where that is not said.
+        keys: as ``StepWork`` has them; 0 where that is not said.
         passes: guesses one after the other of each drafter that ran, by name.
     """
 

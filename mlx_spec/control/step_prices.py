@@ -88,12 +88,14 @@ class StepPrices:
         return self.target.width(sum(lengths) + len(lengths))
 
     def verify(self, tokens: int, rows: int, keys: int = 0) -> float:
-        """Seconds of a pass over ``tokens`` tokens of ``rows`` rows, that reads ``keys`` keys.
+        """Seconds of a pass over ``tokens`` tokens of ``rows`` rows.
 
         Args:
             tokens: as :meth:`tokens` says; for any other number as it is, not padded.
+            keys: that the rows have, each as many as the longest: what one token a row reads.
         """
-        return self.target.seconds(tokens, keys, width=self._width(tokens, rows))
+        read = keys * tokens // max(rows, 1)
+        return self.target.seconds(tokens, read, width=self._width(tokens, rows))
 
     def curve(self, rows: int, most: int, keys: int = 0) -> Seq[float]:
         """Seconds of verifying ``rows + 0``, ``rows + 1``, ... ``rows + most`` tokens.
@@ -113,8 +115,9 @@ class StepPrices:
             else:
                 curve = [usual(tokens, width=self._width(tokens, rows)) for tokens in counts]
             self._curves[rows, most] = curve
-        speed, reading = self.target.speed.times, self.target.reading(keys)
-        return [speed * (seconds + reading) for seconds in curve]
+        speed, row = self.target.speed.times, self.target.reading(keys)
+        slope = row / max(rows, 1)  # each token reads the keys of its row
+        return [speed * (seconds + row + slope * more) for more, seconds in enumerate(curve)]
 
     def draft(self, name: str, rows: int, passes: int) -> float:
         """Seconds of ``passes`` guesses one after the other for each of ``rows`` rows."""
@@ -132,7 +135,8 @@ class StepPrices:
         for name, passes in report.passes.items():
             price = self._price(name)
             beside.append((price.factor, price.usual(rows, passes, plain)))
-        done = (work.tokens, work.keys, self._width(work.tokens, rows))
+        read = work.keys * work.tokens // rows
+        done = (work.tokens, read, self._width(work.tokens, rows))
         self.target.note_step(done, report.seconds, beside)
 
     def _width(self, tokens: int, rows: int) -> int:

@@ -61,7 +61,7 @@ class Flight:
         extras: what else is read of it, together with ``packed``.
         sources: who guessed for each row, by name; "" where nobody did.
         tokens: that the target's pass computes, padding included.
-        keys: that its attention reads, over all rows.
+        keys: that its rows have, each as many as the longest: what one token a row reads.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
         seconds: what it took on the device, once it was read.

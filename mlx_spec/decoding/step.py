@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from mlx_spec.cache.packed_rows import TokenPacking
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.decoding.acceptance import (
     AcceptanceRule,

@@ -21,7 +21,7 @@ import mlx.core as mx
 from mlx_lm.models import base
 
 from mlx_spec.cache.late import LateQuantizedSlots, Mixed
-from mlx_spec.cache.packed_rows import PackedRows
+from mlx_spec.cache.packed_rows import packed_queries
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.rewired import with_global
 
@@ -43,8 +43,10 @@ def attend(
         UnsupportedModel: queries of both kinds, and a mask that the caches did not make.
     """
     out: mx.array
-    if isinstance(cache, PackedRows):
-        return cache.attend(attend, queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+    packed = packed_queries(queries, cache)
+    if packed is not None:
+        more: dict[str, Any] = {"cache": cache, "scale": scale, "mask": mask, "sinks": sinks}
+        return packed.attend(attend, queries, keys, values, **more)
     if not isinstance(keys, Mixed):
         out = base.scaled_dot_product_attention(
             queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks
@@ -82,22 +84,27 @@ def bind_attention(model: Any) -> list[Any]:
         The modules that did not yet.
     """
     made: dict[type, type] = {}
-    modules = [
-        module
-        for _, module in model.named_modules()
-        if calls(type(module).__call__, base.scaled_dot_product_attention)
-    ]
-    for module in modules:
+    modules = []
+    for _, module in model.named_modules():
         own = type(module)
         if own not in made:
-            body = {
-                "__module__": own.__module__,
-                "__call__": calling(own.__call__, attend),
-                "_unbound": own,
-            }
-            made[own] = type(own.__name__, (_Attending, own), body)
-        module.__class__ = made[own]
+            made[own] = _attending(own)
+        if made[own] is not own:
+            module.__class__ = made[own]
+            modules.append(module)
     return modules
+
+
+def _attending(own: type) -> type:
+    """The class whose code calls ``attend``; itself where none calls mlx-lm's function."""
+    names = {name for cls in own.__mro__ for name, code in vars(cls).items() if _names_it(code)}
+    found = {name: getattr(own, name) for name in names}
+    theirs = base.scaled_dot_product_attention
+    bound = {name: calling(code, attend) for name, code in found.items() if calls(code, theirs)}
+    if not bound:
+        return own
+    body = {"__module__": own.__module__, "_unbound": own, **bound}
+    return type(own.__name__, (_Attending, own), body)
 
 
 def unbind_attention(modules: Iterable[Any]) -> None:
@@ -128,7 +135,7 @@ class BoundAttention:
         self._classes = [
             (module, type(module))
             for _, module in self._model.named_modules()
-            if any(_names_it(cls) for cls in type(module).__mro__)
+            if any(_names_it(code) for cls in type(module).__mro__ for code in vars(cls).values())
         ]
 
     def hold(self) -> None:
@@ -137,18 +144,14 @@ class BoundAttention:
             self._bind()
 
 
-def _names_it(cls: type) -> bool:
-    """Whether a class's own call has that name in it; what is bound over it may not."""
-    return _NAME in getattr(getattr(vars(cls).get("__call__"), "__code__", None), "co_names", ())
+def _names_it(code: Any) -> bool:
+    """Whether something is a function with that name in it."""
+    return isinstance(code, types.FunctionType) and _NAME in code.__code__.co_names
 
 
 def calls(call: Any, attention: Any) -> bool:
     """Whether a layer's code finds ``attention`` where it calls mlx-lm's attention function."""
-    return (
-        isinstance(call, types.FunctionType)
-        and _NAME in call.__code__.co_names
-        and call.__globals__.get(_NAME) is attention
-    )
+    return _names_it(call) and call.__globals__.get(_NAME) is attention
 
 
 def calling(call: Any, attention: Any) -> Any:

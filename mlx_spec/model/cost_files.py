@@ -8,11 +8,8 @@ is another's, is left aside with a note and written anew.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import tempfile
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +20,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_spec.control.pass_costs import PassCosts
+from mlx_spec.kept_file import keep, kept_path, read_kept
 from mlx_spec.platform import describe
 
 VARIABLE = "MLX_SPEC_COSTS"
@@ -36,12 +34,10 @@ def measuring() -> bool:
 
 def costs_folder() -> Path:
     """Where tables are kept."""
-    import platformdirs
-
     named = os.environ.get(VARIABLE, "").strip()
     if named and named.lower() != "off":
         return Path(named).expanduser()
-    return Path(platformdirs.user_cache_dir("mlx-spec")) / "costs"
+    return kept_path("costs", "any").parent
 
 
 @lru_cache(maxsize=1)
@@ -80,66 +76,31 @@ def _lines(model: Any) -> str:
 
 def costs_file(lines: tuple[str, ...]) -> Path:
     """Where the table of a model is kept."""
-    key = hashlib.sha256(repr((_here(), lines)).encode()).hexdigest()
-    return costs_folder() / f"{key[:24]}.json"
+    return costs_folder() / f"{_key(lines)[:24]}.json"
+
+
+def _key(lines: tuple[str, ...]) -> str:
+    return hashlib.sha256(repr((_here(), lines)).encode()).hexdigest()
 
 
 def kept_costs(lines: tuple[str, ...]) -> PassCosts | None:
     """What is kept of a model's passes; None, with a note, where that is none of it."""
-    path = costs_file(lines)
-    try:
-        return _read(path, lines)
-    except OSError:
-        return None
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:100]
-        warnings.warn(
-            f"{path} is not what was written there ({reason}); passes are timed anew",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+    again = "passes are timed anew"
+    return read_kept(costs_file(lines), _key(lines), _parsed, again)
 
 
-def _read(path: Path, lines: tuple[str, ...]) -> PassCosts:
-    """What a file holds.
-
-    Raises:
-        OSError, ValueError: there is none, or it is something else.
-    """
-    text = path.read_text(encoding="utf-8")
-    try:
-        held = json.loads(text)
-        if (held["machine"], held["model"]) != (list(_here()), list(lines)):
-            raise ValueError("of another model or machine")
-        return PassCosts.from_dict(held["costs"])
-    except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"no table of passes ({error!r})") from error
+def _parsed(record: Any) -> PassCosts:
+    return PassCosts.from_dict(record["costs"])
 
 
-def keep_costs(lines: tuple[str, ...], costs: PassCosts) -> Path | None:
-    """Write a table for later processes, beside what others have timed meanwhile.
-
-    Returns:
-        Where it is; None where that cannot be, so that they time again.
-    """
-    path = costs_file(lines)
-    with contextlib.suppress(OSError, ValueError):
-        for width, points in _read(path, lines).points.items():
-            known = costs.points.get(width, {})
-            costs.put({n: spent for n, spent in points.items() if n not in known}, width=width)
-    held = {"machine": _here(), "model": lines, "costs": costs.to_dict()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as part:
-                json.dump(held, part, indent=1)
-            os.replace(name, path)  # there whole or not at all, whoever writes it meanwhile
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-    except OSError:
-        return None
-    return path
+def keep_costs(lines: tuple[str, ...], costs: PassCosts) -> bool:
+    """Write a table for later processes, beside what others have timed meanwhile; whether that
+    could be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # said when it was looked for
+        others = kept_costs(lines)
+    for width, points in (others.points if others else {}).items():
+        known = costs.points.get(width, {})
+        costs.put({n: spent for n, spent in points.items() if n not in known}, width=width)
+    record = {"machine": _here(), "model": lines, "costs": costs.to_dict()}
+    return keep(costs_file(lines), _key(lines), record)

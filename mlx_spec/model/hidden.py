@@ -47,11 +47,13 @@ class HiddenNotes:
     Attributes:
         head: the module that made logits.
         embeddings: modules that were called with tokens.
+        instead: logits that the head is to give, whatever it reads; None: its own.
     """
 
     wanted: HiddenLayers
     head: Any = None
     embeddings: list[Any] = field(default_factory=list)
+    instead: mx.array | None = None
     _found: dict[int, mx.array] = field(default_factory=dict)
 
     def hear(self, place: int, state: mx.array) -> None:
@@ -168,6 +170,8 @@ def _noting_input(own: Call) -> Call:
         if notes is not None:
             notes.hear(FINAL, x)
             notes.head = module
+            if notes.instead is not None:
+                return notes.instead
         return own(module, x)
 
     return call

@@ -24,7 +24,7 @@ from mlx_lm.models import base
 import metal_kernels
 from metal_kernels.attention_inputs import MAX_TOKENS, Lengths, supports_head_dim
 from mlx_spec.cache.dense import DenseKVCache
-from mlx_spec.cache.packed_rows import PackedRows
+from mlx_spec.cache.packed_rows import packed_queries
 from mlx_spec.model import fused_layers
 from mlx_spec.model.attention import attend, calling, calls
 from mlx_spec.model.fused_layers import Call
@@ -180,8 +180,10 @@ class SlotAttention:
     ) -> mx.array:
         """As mlx-lm's function of that name."""
         out: mx.array
-        if isinstance(cache, PackedRows):
-            return cache.attend(self, queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+        packed = packed_queries(queries, cache)
+        if packed is not None:
+            more: dict[str, Any] = {"cache": cache, "scale": scale, "mask": mask, "sinks": sinks}
+            return packed.attend(self, queries, keys, values, **more)
         if self._fits(queries, keys, values, cache) and cache.span.made(mask):
             span = cache.span
             out = self._attention(

@@ -22,7 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_spec.cache.layout import plan
-from mlx_spec.cache.packed_rows import TokenPacking
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
 from mlx_spec.model.attention import bind_attention, unbind_attention

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_spec.cache.packed_rows import TokenPacking
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.cache.span import Span
 
 

@@ -53,14 +53,16 @@ class Guide:
     @property
     def trouble(self) -> str | None:
         """Why no token can follow; None while one can."""
-        if not self.matcher.is_error():
-            return None
+        return self.trouble_after(0) if self.matcher.is_error() else None
+
+    def trouble_after(self, guesses: int) -> str:
+        """The same in words, where so many tokens that were not emitted have led there."""
         reason = first_words(self.matcher.get_error())
         if reason.startswith("NoExtension"):
             reason = "it leads nowhere that the tokenizer could write"
         return (
-            f"[structure] the constraint cannot be followed after {len(self._followed)} tokens: "
-            + (reason or "it forbids every token")
+            f"[structure] the constraint cannot be followed after "
+            f"{len(self._followed) + guesses} tokens: " + (reason or "it forbids every token")
         )
 
     def allowed(self, tokens: Seq[int]) -> int:

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_spec.sequence import DeadEnd
 from mlx_spec.structured.guide import Guide
 from mlx_spec.structured.vocabulary import library
 
@@ -51,11 +52,13 @@ class Masks:
         counted: guesses of each row that say something of who made them, from the first on: those
             that are allowed, and the one that is not, which is wrong.
         tested: how many of them may be compared with the target's tokens.
+        ends: of rows whose guesses lead where nothing can follow, those guesses and why; else None.
     """
 
     words: Words
     counted: list[int]
     tested: list[int]
+    ends: list[DeadEnd | None]
 
 
 def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> Masks:
@@ -75,7 +78,12 @@ def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> Masks:
         going = _further(going, until)
     for walk in walks:
         walk.back()
-    return Masks(words, [walk.counted for walk in walks], [walk.tested for walk in walks])
+    return Masks(
+        words,
+        [walk.counted for walk in walks],
+        [walk.tested for walk in walks],
+        [walk.end for walk in walks],
+    )
 
 
 class _Walk:
@@ -91,6 +99,7 @@ class _Walk:
         self.guide, self._guesses, self.words = guide, guesses, words
         self.place = 0
         self.counted = self.tested = len(guesses)
+        self.end: DeadEnd | None = None
 
     def advance(self) -> bool:
         """Stand behind the next guess; False where that is forbidden, or ends the text."""
@@ -120,10 +129,13 @@ class _Walk:
         """Stand behind what was emitted again."""
         guide = self.guide
         if guide.trouble and self.place:
-            # The last guess has led there. What follows must not depend on a guess: without it the
-            # row says the same, and then what is wrong.
+            # The last guess has led there, and is judged as any other: dropped for what it is, it
+            # would be drawn anew. Where it stands it is the row's last token, and what the target
+            # says behind it nobody's.
+            self.end = DeadEnd(tuple(self._guesses[: self.place]), guide.trouble_after(self.place))
             guide.again()
-            self.counted = self.tested = self.place - 1
+            self.counted = self.tested = self.place
+            self.words[self.place] = -1
         elif self.place:
             guide.matcher.rollback(self.place)
         if guide.trouble:

@@ -88,7 +88,7 @@ def _make_head(target: Any, recipe: Recipe, vocabulary: Vocabulary) -> Trainee:
     head.tokens = tokens
     _begin_as(head, target, parts.embed(tokens))
     mx.eval(head.parameters())
-    learner = HeadLearner(head, parts.embed, parts.rows(tokens), recipe.depths)
+    learner = HeadLearner(head, parts, recipe.depths)
     return Trainee(learner, config.as_dict(), tokenizer=False)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_spec.model.heads.head import DraftHead
+from mlx_spec.model.heads.last_word import LastWord
+from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.training.batch import Batch
 from mlx_spec.training.features import Example
 from mlx_spec.training.unrolled import unroll
@@ -24,14 +26,14 @@ class HeadLearner:
 
     Args:
         head: what is trained, its tokens included.
-        embedding: from tokens to what the target's first layer reads.
-        rows: [V', H], of the target's output head.
+        parts: of the target: its embedding, and its output head's rows of the head's tokens.
         depths: positions that it is trained to guess ahead.
     """
 
-    def __init__(self, head: DraftHead, embedding: Any, rows: mx.array, depths: int) -> None:
+    def __init__(self, head: DraftHead, parts: TargetParts, depths: int) -> None:
         self.module = head
-        self._embedding, self._rows, self._depths = embedding, rows, depths
+        self._embedding, self._depths = parts.embed, depths
+        self._rows, self._last = parts.rows(head.tokens), parts.last or LastWord()
 
     def loss(self, module: Any, examples: Seq[Example], done: float) -> mx.array:
         """To the target's own distributions and hidden states, a mean over positions and depths."""
@@ -42,7 +44,7 @@ class HeadLearner:
         for depth, output in enumerate(self._outputs(module, batch, self._depths_at(done))):
             counts = batch.counts * _DEEPER**depth
             counts[:, :depth] = 0
-            loss += (batch.cross_entropy(output @ self._rows.T) * counts).sum()
+            loss += (batch.cross_entropy(self._logits(output)) * counts).sum()
             apart = ((output[:, :-1] - states) ** 2).mean(axis=-1) / scale
             loss += _STATES * (1 - done) * (apart * counts[:, 1:] * known).sum()
             weight += counts.sum()
@@ -55,7 +57,10 @@ class HeadLearner:
 
     def guess(self, module: Any, batch: Batch, depths: int) -> list[mx.array]:
         """Logits [B, N, V'] at each depth."""
-        return [output @ self._rows.T for output in self._outputs(module, batch, depths)]
+        return [self._logits(output) for output in self._outputs(module, batch, depths)]
+
+    def _logits(self, output: mx.array) -> mx.array:
+        return self._last(output @ self._rows.T)
 
     def _outputs(self, module: Any, batch: Batch, depths: int) -> list[mx.array]:
         return unroll(module, self._embedding(batch.tokens[:, 1:]), batch.hidden, depths)

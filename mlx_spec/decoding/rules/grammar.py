@@ -43,7 +43,7 @@ class GrammarRule(LogitsRule):
         self._words = mx.array(masks.words).view(mx.uint32)
         counted, tested = ([len(guesses) for guesses in draft] for _ in range(2))
         for place, (row, sequence) in enumerate(own):
-            sequence.doomed = sequence.guide.trouble
+            sequence.doomed, sequence.dead_end = sequence.guide.trouble, masks.ends[place]
             counted[row], tested[row] = masks.counted[place], masks.tested[place]
         return Judged(counted, tested)
 

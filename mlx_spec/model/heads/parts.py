@@ -1,4 +1,5 @@
-"""What a head shares with its target: the embedding, and the output head or some rows of it.
+"""What a head shares with its target: the embedding, the output head or some rows of it, and what
+follows that.
 
 Both are found as the model itself uses them, by what it calls: no family is known by name.
 """
@@ -13,6 +14,7 @@ import mlx.nn as nn
 
 from mlx_spec.cache.layout import model_name
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.heads.last_word import LastWord, last_word
 from mlx_spec.model.hidden import HiddenLayers, bind_hidden, described, noting
 
 
@@ -26,6 +28,7 @@ class TargetParts:
         width, dtype: of its hidden states, as its output head reads them.
         vocabulary: of its logits.
         name, layers: its kind, and how many layers it has.
+        last: what it does to the logits of its output head; None where that is nothing.
 
     Raises:
         UnsupportedModel: they cannot be found.
@@ -45,6 +48,7 @@ class TargetParts:
         state = notes.take()
         self.width: int = state.shape[-1]
         self.dtype = state.dtype
+        self.last: LastWord | None = last_word(model, self.vocabulary)
 
     def embed(self, tokens: mx.array) -> mx.array:
         """[.., E] of token ids [..], as the embedding gives them."""
@@ -60,8 +64,8 @@ class TargetParts:
     ) -> Output:
         """The output head, or its rows of some tokens only; ``behind`` a norm of the caller's."""
         if tokens is None:
-            return Output(self._head, norm=behind)
-        return Output(_linear(self.rows(tokens), self._head, tokens), tokens, behind)
+            return Output(self._head, norm=behind, last=self.last)
+        return Output(_linear(self.rows(tokens), self._head, tokens), tokens, behind, self.last)
 
 
 class Output:
@@ -71,6 +75,7 @@ class Output:
         head: a linear layer, or an embedding that serves as one.
         tokens: [V'] int32, what its rows stand for; None for all tokens in their order.
         norm: what states go through before.
+        last: what logits go through behind it.
     """
 
     def __init__(
@@ -78,14 +83,15 @@ class Output:
         head: Any,
         tokens: mx.array | None = None,
         norm: Callable[..., mx.array] | None = None,
+        last: LastWord | None = None,
     ) -> None:
-        self.tokens, self._norm = tokens, norm
+        self.tokens, self._norm, self._last = tokens, norm, last
         self._logits = getattr(head, "as_linear", head)
 
     def __call__(self, states: mx.array) -> mx.array:
         """Logits [B, N, V']."""
         logits: mx.array = self._logits(states if self._norm is None else self._norm(states))
-        return logits
+        return logits if self._last is None else self._last(logits)
 
 
 def plain_rows(module: Any, tokens: mx.array) -> mx.array:

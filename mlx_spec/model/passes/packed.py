@@ -9,11 +9,18 @@ read keys and values once for each token, of M instead of all.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.cache.packed_rows import FannedRows, PackedRows, as_packed_rows
+from mlx_spec.cache.packed_rows import (
+    FannedRows,
+    PackedQueries,
+    PackedRows,
+    as_packed_rows,
+    packed_now,
+)
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.model.attention import BoundAttention
 from mlx_spec.model.hidden import call_model
@@ -52,7 +59,8 @@ class PackedPass:
         offset = packing.packed(span.positions)
         caches = [as_packed_rows(own, packing, offset, self._kind) for own in self._pool.caches]
         tokens = packing.packed(rows.tokens)[:, None]
-        logits, *hidden = call_model(self._model, tokens, caches)
+        with packed_now(PackedQueries(packing, span)) if self._attention else nullcontext():
+            logits, *hidden = call_model(self._model, tokens, caches)
         span.ran()
         return [logits, *(packing.spread(states[:, 0]) for states in hidden)]
 
