@@ -1,10 +1,12 @@
 """What constraints, processors and log-probabilities cost: milliseconds a step over plain decoding.
 
-Each option has an engine of its own, with all rows of the batch under it; no drafts, greedy. The
-engines run in turn, a few steps each, round after round in one process, and a cost is the median
-over the rounds of the difference to the plain engine's steps of the same round.
+Each option has an engine of its own, with all rows of the batch under it, and a plain one beside it
+whose rows are as long; no drafts, greedy. A round is plain, option, option, plain, a few steps each
+after one that does not count, so that what runs before whom is alike for both; a cost is the median
+of the differences of neighbours. ``--layers 1`` has the model's tokenizer and vocabulary, and one
+thin random layer: what the options add is the same, and does not drown in the noise of long passes.
 
-    python scripts/bench_rules.py --batch 1 4 16
+    python scripts/bench_rules.py --layers 1 --rounds 5 --steps 6
     python scripts/bench_rules.py --batch 4 --only penalties "JSON schema"
 """
 
@@ -14,10 +16,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from bench_support.results import add_save, finish, table  # loads the fast BLAS, before mlx
 
 import mlx.core as mx  # isort: skip
+from mlx_lm.models import llama
 
 from mlx_spec import BatchingConfig, SamplingParams, SpeculationConfig, Structure, load
 from mlx_spec.batching.engine import Engine
@@ -63,7 +67,7 @@ METHODS: dict[str, SamplingParams] = {
 }
 
 
-def open_engine(model: object, tokenizer: object, sampling: SamplingParams, rows: int) -> Engine:
+def open_engine(model: Any, tokenizer: Any, sampling: SamplingParams, rows: int) -> Engine:
     """An engine with all its rows decoding."""
     engine = Engine(
         model,
@@ -82,7 +86,8 @@ def open_engine(model: object, tokenizer: object, sampling: SamplingParams, rows
 
 
 def timed(engine: Engine, steps: int, rows: int) -> float:
-    """Milliseconds a step, all that was launched computed."""
+    """Milliseconds a step, all that was launched computed; after one that does not count."""
+    engine.step(hurry=True)
     mx.synchronize()
     started = time.perf_counter()
     for _ in range(steps):
@@ -94,25 +99,45 @@ def timed(engine: Engine, steps: int, rows: int) -> float:
 
 
 def measure(
-    model: object, tokenizer: object, rows: int, options: argparse.Namespace
+    model: Any, tokenizer: Any, rows: int, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Milliseconds a step of each method, in each round."""
-    chosen = {n: s for n, s in METHODS.items() if n == PLAIN or n in (options.only or METHODS)}
-    engines = {name: open_engine(model, tokenizer, s, rows) for name, s in chosen.items()}
-    each: dict[str, list[float]] = {name: [] for name in engines}
-    names = list(engines)
-    for turn in range(options.rounds):
-        shift = turn % len(names)
-        for name in [*names[shift:], *names[:shift]]:
-            each[name].append(timed(engines[name], options.steps, rows))
+    """Milliseconds a step of plain decoding; and by method what it takes more, each time."""
+    chosen = {n: s for n, s in METHODS.items() if n in (options.only or METHODS) and n != PLAIN}
+    each: dict[str, list[float]] = {PLAIN: [], **{name: [] for name in chosen}}
+    for name, sampling in chosen.items():
+        plain = open_engine(model, tokenizer, METHODS[PLAIN], rows)
+        own = open_engine(model, tokenizer, sampling, rows)
+        for _ in range(options.rounds):
+            first, a, b, last = (
+                timed(one, options.steps, rows) for one in (plain, own, own, plain)
+            )
+            each[PLAIN] += [first, last]
+            each[name] += [a - first, b - last]
     return each
 
 
-def extra(ours: Sequence[float], plain: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lower and upper quartile of what a method's steps take more than plain ones."""
-    more = [a - b for a, b in zip(ours, plain, strict=True)]
-    low, middle, high = statistics.quantiles(more, n=4) if len(more) > 1 else more * 3
-    return middle, low, high
+def thin(tokenizer: Any, layers: int) -> Any:
+    """A random Llama with this tokenizer's vocabulary and hardly anything else."""
+    mx.random.seed(0)
+    shape = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=64,
+        num_hidden_layers=layers,
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        rms_norm_eps=1e-5,
+        vocab_size=len(tokenizer.get_vocab()),
+    )
+    model = llama.Model(shape)
+    mx.eval(model.parameters())
+    return model
+
+
+def spread(more: Sequence[float]) -> str:
+    """Median, and quartiles."""
+    low, middle, high = statistics.quantiles(more, n=4)
+    return f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def main() -> None:
@@ -121,19 +146,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--layers", type=int, default=0, help="of a thin one; 0: the model")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--only", nargs="+", choices=list(METHODS)[1:])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4, help="of each method, a round")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3, help="of a method at a time")
     add_save(parser)
     options = parser.parse_args()
     model, tokenizer = load(options.model)
+    if options.layers:
+        model = thin(tokenizer, options.layers)
     results = {rows: measure(model, tokenizer, rows, options) for rows in options.batch}
     names = list(results[options.batch[0]])
-    lines = [["a plain step", *(f"{statistics.median(results[b][PLAIN]):.0f}" for b in results)]]
+    lines = [["a plain step", *(f"{statistics.median(results[b][PLAIN]):.1f}" for b in results)]]
     for name in names[1:]:
-        spans = [extra(each[name], each[PLAIN]) for each in results.values()]
-        lines.append([name, *(f"{m:+.1f} ({low:+.1f} to {high:+.1f})" for m, low, high in spans)])
+        lines.append([name, *(spread(each[name]) for each in results.values())])
     table(
         "Milliseconds a step over plain (quartiles over the rounds)",
         ["all rows with", *(f"B = {rows}" for rows in options.batch)],

@@ -292,6 +292,10 @@ def test_weights_are_measured_in_several_forms(
         (("--draft-model", "./nowhere"), "nowhere"),
         (("--prompts", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--compare", "llama.cpp"), "expected mlx-lm"),
+        (
+            ("--set", "max_position_embeddings=16"),
+            "prompt 2 of 3 has 18 tokens; the model's context",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

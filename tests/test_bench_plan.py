@@ -76,7 +76,7 @@ def test_a_plan_counts_all_runs() -> None:
     look = FirstLook({1: 1.0, 8: 3.0}, 0.1)
     # At one row four prompts, one after the other; at eight rows eight, together.
     one, eight = 4 * 10 * 0.1 + 4 * 4 * 1.0, 8 * 10 * 0.1 + 4 * 3.0
-    warm = 4 * 10 * 0.1 + 4 * 8 * 1.0 + 8 * 10 * 0.1 + 8 * 3.0
+    warm = 10 * 0.1 + 8 * 1.0 + 8 * 10 * 0.1 + 8 * 3.0
     assert plan.seconds(look, lambda batch: 3, 10) == pytest.approx(2 * warm + 6 * (one + eight))
 
 

@@ -185,3 +185,27 @@ def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     while made.busy:
         made.step()
     assert made.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
+
+
+def test_plain_passes_of_more_rows_are_timed_when_they_come() -> None:
+    model = make_model(seed=1)
+    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=20))
+    rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=12) for n in range(18)]
+    made.add(rows[:5])
+    made.step()
+    assert made.measuring.prices.target.points[1].keys() == {5, 6, 8, 10, 12}
+    made.add(rows[5:])
+    while made.busy:
+        made.step()
+    assert {18, 24, 30, 32, 33, 40} <= made.measuring.prices.target.points[1].keys()
+    alone = [run_alone(model, row.prompt) for row in rows]
+    assert [row.tokens for row in rows] == alone
+
+
+def run_alone(model: Any, prompt: list[int]) -> list[int]:
+    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=1))
+    row = Sequence(prompt=list(prompt), max_new_tokens=12)
+    made.add([row])
+    while made.busy:
+        made.step()
+    return row.tokens

@@ -23,7 +23,8 @@ from mlx_spec.bench.findings import Contender
 from mlx_spec.bench.options import BenchOptions
 from mlx_spec.bench.prompts import BuiltInPrompts, FilePrompts, PromptSource
 from mlx_spec.config import ChatConfig
-from mlx_spec.errors import MlxSpecError
+from mlx_spec.errors import MlxSpecError, PromptTooLong
+from mlx_spec.model.context import context_length
 from mlx_spec.pipeline.backend import Loaded, Models
 from mlx_spec.pipeline.flags import Flags
 
@@ -55,7 +56,7 @@ class Contest:
     @property
     def choices(self) -> dict[str, Contender]:
         """What may be recommended, by name."""
-        return {name: choice_of(flags) for name, flags in self.flags.items()}
+        return {name: replace(choice_of(flags), name=name) for name, flags in self.flags.items()}
 
     @property
     def has_draft_model(self) -> bool:
@@ -75,14 +76,21 @@ class Contest:
 
         Raises:
             InvalidRequest: a prompt that cannot be encoded.
+            PromptTooLong: one that fills the model's context.
         """
         made = self.prompts.make(count, length)
         chat = self.flags[PLAIN].chat(self.target[1])
-        ids = [
-            encode(self.target[1], one.prompt, f"[bench] prompt {number}", chat)
-            for number, one in enumerate(made, start=1)
-        ]
-        return ids, [one.kind for one in made]
+        context = context_length(self.target[0])
+        found = []
+        for number, one in enumerate(made, start=1):
+            ids = encode(self.target[1], one.prompt, f"[bench] prompt {number}", chat)
+            if context is not None and len(ids) >= context:
+                raise PromptTooLong(
+                    f"[bench] prompt {number} of {count} has {len(ids)} tokens; the model's "
+                    f"context is {context} and must hold at least one more"
+                )
+            found.append(ids)
+        return found, [one.kind for one in made]
 
     def try_out(self, runner: Runner, batch: int, length: int | None, tokens: int) -> None:
         """Run an arm once, uncounted; one that the model refuses is left out from here on."""
@@ -121,6 +129,8 @@ def open_contest(
     for own in drafting:
         _, draft = models.pair(own, drafting=True)
         name = choice_of(own).name
+        if name in (*known, AGAIN):  # models of one name in several places
+            name = " ".join(filter(None, (own.draft, own.draft_model)))
         known[name] = own
         runners.append(OurArm(name, own, target, draft))
         if draft is not None and own.drafter is not None:

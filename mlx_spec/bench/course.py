@@ -73,7 +73,8 @@ class BenchCourse:
         for weights in self.options.weights:
             cells: list[CellRuns] = []
             try:
-                self._rounds(self._open(weights), cells)
+                contest = self._open(weights, cells)
+                self._rounds(contest, cells)
             except KeyboardInterrupt:
                 interrupted = True
             for cell in cells:
@@ -86,8 +87,8 @@ class BenchCourse:
             raise KeyboardInterrupt
         return self._result(interrupted)
 
-    def _open(self, weights: str | None) -> Contest:
-        """Models loaded, the plan made, everything run once."""
+    def _open(self, weights: str | None, cells: list[CellRuns]) -> Contest:
+        """Models loaded, the plan made, its cells with their prompts, everything run once."""
         models = Models(self.watch.loading, self.watch.tell)
         contest = open_contest(self.options, self.flags, weights, models)
         self._contests.append(contest)
@@ -103,10 +104,13 @@ class BenchCourse:
             self._plan = make_plan(
                 share, self._pace, contest.arms_at, usual, built_in=self.options.prompts is None
             )
+        for batch, length in self._plan.cells:
+            prompts, kinds = contest.encoded(self._plan.count(batch), length)
+            cells.append(CellRuns(CellKey(contest.weights, batch, length), prompts, kinds))
         seconds = self._plan.seconds(self._pace, contest.arms_at, usual)
         self.watch.planned(self._plan, seconds, self._plan != first)
         for batch in self._plan.batches:
-            each = self._plan.run_seconds(self._pace, batch, usual, WARM_TOKENS)
+            each = self._plan.warm_seconds(self._pace, batch, usual)
             for runner in [one for one in contest.runners if one.runs_at(batch)]:
                 if runner.name == AGAIN:
                     continue  # the same as plain decoding
@@ -141,9 +145,6 @@ class BenchCourse:
         """Every arm of every cell, once a round, another arm first each time."""
         plan = self._plan
         assert plan is not None
-        for batch, length in plan.cells:
-            prompts, kinds = contest.encoded(plan.count(batch), length)
-            cells.append(CellRuns(CellKey(contest.weights, batch, length), prompts, kinds))
         for turn in range(plan.rounds):
             for cell in cells:
                 batch = cell.key.batch
@@ -159,7 +160,7 @@ class BenchCourse:
         batch, usual = cell.key.batch, usual_length(cell.prompts)
         mx.clear_cache()
         run = runner.run(cell.prompts, batch, plan.tokens)
-        seconds = plan.run_seconds(self._pace, batch, usual, plan.tokens)
+        seconds = plan.run_seconds(self._pace, batch, usual)
         self.watch.ran(f"{runner.name}, {batch} at a time", seconds)
         return run
 

@@ -63,11 +63,13 @@ class Plan:
         """Prompts of a cell."""
         return max(batch, self.prompts)
 
-    def run_seconds(self, pace: FirstLook, batch: int, length: int, tokens: int) -> float:
+    def run_seconds(self, pace: FirstLook, batch: int, length: int) -> float:
         """Of one run of a cell without drafts."""
-        count = self.count(batch)
-        steps = -(-count // batch) * tokens
-        return count * length * pace.prompt + steps * pace.step(min(batch, count))
+        return _seconds(pace, self.count(batch), batch, length, self.tokens)
+
+    def warm_seconds(self, pace: FirstLook, batch: int, length: int) -> float:
+        """Of one run that does not count: as many prompts as rows, and few tokens."""
+        return _seconds(pace, batch, batch, length, WARM_TOKENS)
 
     def seconds(self, pace: FirstLook, arms: Callable[[int], int], usual: int) -> float:
         """Of all runs together, as if drafts neither won nor lost.
@@ -81,12 +83,17 @@ class Plan:
         total = 0.0
         for batch in self.batches:
             uncounted = arms(batch) - 1  # but of the same again
-            total += uncounted * self.run_seconds(pace, batch, shortest, WARM_TOKENS)
+            total += uncounted * self.warm_seconds(pace, batch, shortest)
         for batch, length in self.cells:
             length = usual if length is None else length
-            each = self.run_seconds(pace, batch, length, self.tokens)
+            each = self.run_seconds(pace, batch, length)
             total += self.rounds * arms(batch) * each
         return total
+
+
+def _seconds(pace: FirstLook, count: int, batch: int, length: int, tokens: int) -> float:
+    """Of so many prompts, as many at a time as there are rows."""
+    return count * length * pace.prompt + -(-count // batch) * tokens * pace.step(batch)
 
 
 _FULL: dict[str, Any] = {"lengths": (16, 128, 512, 2048), "tokens": 128}

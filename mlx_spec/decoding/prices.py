@@ -25,7 +25,7 @@ from mlx_spec.model.cost_files import (
     measuring,
     model_lines,
 )
-from mlx_spec.model.pass_timing import PassTimer, order_of
+from mlx_spec.model.pass_timing import COARSE, PassTimer, order_of
 from mlx_spec.model.runner import ModelRunner
 
 # Seconds: for a model of which nothing is known, for what is lacking, for second looks.
@@ -76,7 +76,7 @@ class TimedPart:
         """Time what is not known of it, here or on disk; how many kinds of passes these were."""
         lines = model_lines(*self.trial.models, part=self.trial.part)
         fetched = not self.costs.known and self._fetch(lines)
-        seconds = (MORE if self.costs.known else FIRST) * wanted.share
+        seconds = (MORE if self._much else FIRST) * wanted.share
         timer = PassTimer(time.perf_counter() + seconds, wanted.stopping)
         timed = sum(self._time(width, wanted, timer) for width in self.widths)
         if not timed and fetched and self.costs.looks < LOOKS:
@@ -94,10 +94,11 @@ class TimedPart:
     def _time(self, width: int, wanted: Wanted, timer: PassTimer, *, again: bool = False) -> int:
         """Time passes of so many tokens a row, or some of them again; how many are new."""
         known = self.costs.points.get(width, {})
-        counts = sorted({*EDGES, wanted.rows})
+        # Their own number is a point too; steps say it of numbers that come later.
+        counts = sorted(EDGES if self._much else {*EDGES, wanted.rows})
         edges = [count * width for count in counts if count * width >= wanted.fewest]
         present = (wanted.rows, wanted.rows * wanted.width + 1)
-        order = order_of(edges, known, wanted.most, present)
+        order = order_of(edges, known, wanted.most, present, sparing=self._much)
         # Some that are known tell how fast the machine is now, beside when those were timed.
         near = sorted(known, key=lambda tokens: (abs(tokens - present[0]), tokens))
         if again:
@@ -109,6 +110,11 @@ class TimedPart:
         )
         self.costs.put(points, width=width)
         return len(points.keys() - known)
+
+    @property
+    def _much(self) -> bool:
+        """Whether so much is known that only what is needed now is worth a pause."""
+        return len(self.costs.points[1]) > len(COARSE)
 
     def _fetch(self, lines: tuple[str, ...]) -> bool:
         """Take over what another process has timed; whether there was anything."""
@@ -147,6 +153,7 @@ class Measuring:
     ) -> None:
         self._most, self._adaptive = most, adaptive and most > 0
         self._done, self.told = not measuring(), ""
+        self._seen = FEW  # tokens of steps, where nothing is chosen, that are seen to
         widths = WIDTHS if runner.pool.folds else (1,)
         self._target = TimedPart("target", costs_of(runner.model), _trial_of(runner), widths)
         members = drafter.members if isinstance(drafter, ChainDrafter) else (drafter,)
@@ -178,7 +185,7 @@ class Measuring:
         width = self._most + 1
         if self._done or not rows:
             return
-        if not self._adaptive and (rows * width <= FEW or not self._packs()):
+        if not self._adaptive and (rows * width <= self._seen or not self._packs()):
             return
         began = time.perf_counter()
         if self._adaptive:
@@ -189,7 +196,7 @@ class Measuring:
         for part in self._drafts if self._adaptive else ():
             of_draft = Wanted(1, limit * part.trial.first, rows, 2, DRAFT_SHARE, stopping)
             timed += self._time(part, of_draft)
-        self._done = True
+        self._done, self._seen = self._adaptive, 2 * rows * width
         if timed:
             seconds = time.perf_counter() - began
             kept = f"{timed} kinds of passes timed in {seconds:.1f} s, kept in {costs_folder()}"

@@ -90,15 +90,21 @@ class PassTimer:
 
 
 def order_of(
-    edges: Seq[int], timed: Collection[int], most: int, present: tuple[int, int]
+    edges: Seq[int],
+    timed: Collection[int],
+    most: int,
+    present: tuple[int, int],
+    *,
+    sparing: bool = False,
 ) -> list[int]:
-    """In which order to time what is not known yet; where much is, what is needed now alone.
+    """In which order to time what is not known yet.
 
     Args:
         edges: numbers of tokens that are wanted.
         timed: those that are known.
         most: tokens that a pass may take; one edge past it may be cheaper yet.
         present: fewest and most tokens of passes of the rows that wait.
+        sparing: only what is coarse, or theirs.
     """
     reached = [edge for edge in edges if edge <= most]
     reached += [edge for edge in edges if edge > most][:1]
@@ -110,6 +116,6 @@ def order_of(
         far = 0.0 if low <= edge <= high else max(low - edge, edge - high)
         return 1, far
 
-    if timed:
+    if sparing:
         reached = [edge for edge in reached if rank(edge)[1] == 0 or edge in COARSE]
     return sorted((edge for edge in reached if edge not in timed), key=rank)

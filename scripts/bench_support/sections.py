@@ -72,6 +72,20 @@ def _batching(records: Sequence[Record]) -> list[Picture]:
     ]
 
 
+def _load(records: Sequence[Record]) -> list[Picture]:
+    """Percentiles of the first token and of pauses, by method."""
+    tables = [t for record in records for t in record.tables if t.title.split()[1] == "requests,"]
+    found = []
+    for table in tables:
+        for name, first in (("TTFT", 2), ("ITL", 5)):
+            series = {row[0]: [number(row[first + i]) for i in range(3)] for row in table.rows}
+            shares = ["p50", "p95", "p99"]
+            found.append(
+                Picture(f"load-{name.lower()}", f"{name}, {table.title}", "ms", shares, series)
+            )
+    return found
+
+
 def _memory(records: Sequence[Record]) -> list[Picture]:
     """Bytes by rows."""
     table = records[0].tables[0]
@@ -114,12 +128,16 @@ plain decoding says, token for token.
     Section(
         "Constraints, processors and log-probabilities",
         """
-SmolLM2-135M-Instruct, no drafts; all rows of a batch with the option, an engine for each option,
-the engines in turn, four steps each. "plain again" is a second plain engine: what it differs by
-is noise. Options that need the host (a JSON schema, a regex, choices, a processor of the user)
-are taken in turn with the device, those in the graph ride along.
+What an option adds to a step, all rows of the batch having it: with SmolLM2's tokenizer and its
+49,152 tokens of vocabulary, but one thin random layer, since what options add does not depend on
+the layers and would drown in the noise of long passes. No drafts; "plain again" is a second plain
+engine: what it differs by is noise. Then steps of SmolLM2-135M-Instruct itself by rows, for
+comparison.
 """,
-        {"rules": "bench_rules.py --batch 1 4 16"},
+        {
+            "rules": "bench_rules.py --layers 1 --rounds 5 --steps 6",
+            "steps": "bench_rules.py --only 'plain again'",
+        },
         _rules,
     ),
     Section(
@@ -168,6 +186,22 @@ costs an idle generator its timeout and wins nothing, so it is 0 unless asked fo
             "batching-timeout": "bench_batching.py --width 0 --rounds 1 --only timeout",
         },
         _batching,
+    ),
+    Section(
+        "Open-loop load",
+        """
+SmolLM2-135M-Instruct; Spec-Bench's questions as chat messages, one prompt of twenty made long by
+joining questions, output lengths exponentially distributed; requests come by a Poisson process,
+whatever is still running, and every method gets the same ones at the same times. mlx-lm's
+`BatchGenerator` is driven in its own insert and next loop. *TTFT* is from a request's arrival to
+its first token, *ITL* between two deliveries of its stream. Then a short request comes one second
+behind a long one.
+""",
+        {
+            "load": "bench_load.py --prompts PROMPTS --requests 60 --rate 0.8 --behind 0",
+            "load-behind": "bench_load.py --prompts PROMPTS --requests 0 --draft --behind 4000",
+        },
+        _load,
     ),
     Section(
         "Memory grows linearly with the batch",
