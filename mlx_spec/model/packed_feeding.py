@@ -15,7 +15,7 @@ from collections.abc import Sequence as Seq
 
 import mlx.core as mx
 
-from mlx_spec.cache.packed_rows import TokenPacking
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
 
 
