@@ -192,12 +192,14 @@ def test_no_request_is_used_to_find_out_what_a_length_costs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By default, with a new pair: where each token of a pass costs as much as the first, nobody
-    drafts, not even once; where the others cost nothing the first step drafts."""
+    drafts (but a guess at most, to see what is accepted); where the others cost nothing the first
+    step drafts."""
     target = make_model(seed=1)
     known_table(monkeypatch, target, lambda tokens: 1e-2 * tokens)
     dear = SpeculativeDecoder(target, draft_model=make_model(seed=2))
     tokens = run(dear, 24)
-    assert set(dear.meter.draft_lengths) == {0}
+    assert set(dear.meter.draft_lengths) <= {0, 1}
+    assert dear.meter.draft_lengths[1] <= 1
 
     forget()
     known_table(monkeypatch, target, lambda tokens: 1e-2 + 1e-6 * tokens)
