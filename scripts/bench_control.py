@@ -3,7 +3,7 @@
     python scripts/bench_control.py
     python scripts/bench_control.py --rows 8 32 --drafts 6
 
-Medians over the steps of one run, costs and acceptance made up: texts that are easy (it drafts) and
+Medians over the steps of one run, on a simulated machine: texts that are easy (it drafts) and
 hopeless (it parks), and with a quarter of the rows about to end.
 """
 
@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from simulated.machines import COMPUTE, DRAFTER, Machine
+
 from mlx_spec.config import SpeculationConfig
-from mlx_spec.control.adaptive import AdaptiveDraftLength
+from mlx_spec.control.adaptive import AdaptiveDrafts
+from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import RowEvidence
+from mlx_spec.control.row import Evidence
+from mlx_spec.control.shared import PairMeasurements
 
 
 @dataclass(eq=False)
@@ -29,7 +33,15 @@ class Row:
     """A row that never moves on."""
 
     remaining: int
-    evidence: RowEvidence | None = None
+    evidence: Evidence | None = None
+    length: int = 100
+
+
+def adaptive(machine: Machine, most: int) -> AdaptiveDrafts:
+    """A policy that knows what steps cost."""
+    prices = machine.prices()
+    drafter = CostlyDraft(DRAFTER, most, prices, PairMeasurements())
+    return AdaptiveDrafts(SpeculationConfig(num_draft_tokens=most), prices, [drafter])
 
 
 def steps(
@@ -42,9 +54,10 @@ def steps(
         lengths = policy.choose(rows)
         chosen = time.perf_counter() - started
         accepted = [next((i for i in range(n) if rng.random() > chance), n) for n in lengths]
-        longest = max(lengths)
-        seconds = 20 + 0.05 * len(rows) * (longest + 1) + 1.5 * longest
-        report = StepReport(rows, lengths, accepted, seconds * rng.lognormvariate(0, 0.05), True)
+        passes, tokens = max(lengths), len(rows) + sum(lengths)
+        seconds = COMPUTE.seconds(len(rows), tokens, passes) * rng.lognormvariate(0, 0.05)
+        ran = {DRAFTER: passes} if passes else {}
+        report = StepReport(rows, lengths, accepted, seconds, True, tokens=tokens, passes=ran)
         started = time.perf_counter()
         policy.observe(report)
         yield 1e6 * chosen, 1e6 * (time.perf_counter() - started)
@@ -60,11 +73,10 @@ def main() -> None:
     print("| rows | K | policy | choose | observe |\n|---|---|---|---|---|")
     for count in options.rows:
         for most in options.drafts:
-            adaptive = SpeculationConfig(num_draft_tokens=most)
             for name, policy, chance, ending in (
-                ("adaptive, drafting", AdaptiveDraftLength(adaptive), 0.8, 0),
-                ("adaptive, parked", AdaptiveDraftLength(adaptive), 0.0, 0),
-                ("adaptive, a quarter ends", AdaptiveDraftLength(adaptive), 0.8, count // 4),
+                ("adaptive, drafting", adaptive(COMPUTE, most), 0.8, 0),
+                ("adaptive, parked", adaptive(COMPUTE, most), 0.0, 0),
+                ("adaptive, a quarter ends", adaptive(COMPUTE, most), 0.8, count // 4),
                 ("fixed", FixedDraftLength(most), 0.8, 0),
             ):
                 rows = [Row(4 if i < ending else 10**6) for i in range(count)]

@@ -11,15 +11,12 @@ from typing import Any
 
 import pytest
 
-from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.acceptance import AverageAcceptance
-from mlx_spec.control.adaptive import AdaptiveDraftLength
-from mlx_spec.control.costs import StepCosts
-from mlx_spec.control.report import StepWork
 from mlx_spec.control.shared import PairMeasurements, measurements_of
-from tests.hardware import LINEAR, MEMORY_BOUND, MOST, Hardware, Simulation, make_rows
-
-CONFIG = SpeculationConfig(num_draft_tokens=MOST)
+from scripts.simulated.machines import COMPUTE, FLAT
+from scripts.simulated.play import Conditions, SimulatedRow, Simulation
+from tests.policies import adaptive
+from tests.test_draft_length import batch, best
 
 
 class Model(dict):  # type: ignore[type-arg]
@@ -30,7 +27,7 @@ def test_a_pair_is_remembered_while_both_models_live() -> None:
     """Stops costs of another pair, or of models long freed whose ids were used again."""
     target, draft, other = Model(), Model(), Model()
     pair = measurements_of(target, draft)
-    pair.costs.record(StepWork(1, 0), 1.0)
+    pair.reading.add(1.0)
     assert measurements_of(target, draft) is pair
     assert measurements_of(target, other) is not pair
     assert measurements_of(draft, target) is not pair
@@ -38,45 +35,39 @@ def test_a_pair_is_remembered_while_both_models_live() -> None:
     del draft
     gc.collect()
     for _ in range(100):  # one of these may get the freed draft's place in memory
-        assert measurements_of(target, Model()).costs.predict(StepWork(1, 0)) is None
+        assert measurements_of(target, Model()).reading.seconds == 0
 
 
 # --- one decoder's own ------------------------------------------------------------------------
 
 
 def test_decoders_of_one_pair_keep_their_own_length() -> None:
-    """Stops two generators that overwrite each other's K: a lone row drafts far, a full batch
+    """Stops two generators that overwrite each other's lengths: a lone row drafts far, a full batch
     parks, and neither's step changes what the other does.
     """
     pair = PairMeasurements()
-    few, many = (AdaptiveDraftLength(CONFIG, pair) for _ in range(2))
-    lone = Simulation(few, LINEAR, [0.9], noise=0.02, seed=1)
-    full = Simulation(many, LINEAR, [0.9] * 16, noise=0.02, seed=2)
-    for _ in range(300):
+    few, many = (adaptive(COMPUTE, pair=pair) for _ in range(2))
+    lone = Simulation(few, COMPUTE, batch(1, 0.9), Conditions(seed=1))
+    full = Simulation(many, COMPUTE, batch(32, 0.9), Conditions(seed=2))
+    for _ in range(200):
         lone.steps(1)
-        length = few.current
         full.steps(1)
-        assert few.current == length
-    assert lone.run.usual(100) > 0
-    assert full.run.usual(100) == 0
-    for simulation in (lone, full):
-        _, goodput = LINEAR.best(simulation.chances, MOST)
-        assert simulation.run.merit(100) > 0.93 * goodput
+    assert lone.run.usual(30) > 2
+    assert full.run.usual(30) == 0
+    for simulation, rows in ((lone, 1), (full, 32)):
+        assert simulation.run.merit(30) > 0.97 * best(COMPUTE, batch(rows, 0.9))
 
 
 def test_a_step_that_is_dropped_takes_back_only_its_own_decoders_choice() -> None:
     """Stops an undo that puts back what another decoder has decided since."""
     pair = PairMeasurements()
-    for length, seconds in ((0, 1.0), (2, 1.1)):
-        for rows in (1, 8):
-            pair.costs.record(StepWork(rows, length), seconds if rows == 1 else 8 * seconds**9)
-    few, many = (AdaptiveDraftLength(CONFIG, pair) for _ in range(2))
-    many.choose(make_rows(*[99] * 8))
-    few.choose(make_rows(99))
-    assert (few.current > 0, many.current) == (True, 0)
-    length = few.current
+    few, many = (adaptive(FLAT, pair=pair) for _ in range(2))
+    rows = [SimulatedRow(99) for _ in range(8)]
+    many.choose(rows)
+    lengths = few.choose(rows[:1])
     many.forget()
-    assert few.current == length
+    assert lengths[0] > 0
+    assert few.choose(rows[:1]) == lengths
 
 
 # --- the pair's, known from the first step on ------------------------------------------------
@@ -84,34 +75,11 @@ def test_a_step_that_is_dropped_takes_back_only_its_own_decoders_choice() -> Non
 
 @pytest.mark.parametrize(("count", "chance"), [(1, 0.9), (6, 0.0)])
 def test_a_later_decoder_starts_with_what_is_known(count: int, chance: float) -> None:
-    """Stops a second call that tries lengths anew: it begins at what the first ended with."""
-    pair = PairMeasurements()
-    chances = [chance] * count
-    run = Simulation(AdaptiveDraftLength(CONFIG, pair), LINEAR, chances, seed=1).steps(300)
-    later = AdaptiveDraftLength(CONFIG, pair)
-    lengths = [max(later.choose(make_rows(*[99] * count))) for _ in range(2)]
-    assert lengths[0] == lengths[1] == later.current
-    best, goodput = LINEAR.best(chances, MOST)
-    assert LINEAR.goodput(chances, later.current) > 0.95 * goodput, (best, run.usual(100))
-
-
-def test_short_calls_go_on_learning() -> None:
-    """Stops calls that are shorter than the time between two trials from never measuring the
-    longer drafts again, which were dear when the machine was busy.
-    """
-    pair = PairMeasurements()
-    busy = Hardware("busy", lambda m: 20.0 * m, lambda b: 1.5)
-    Simulation(AdaptiveDraftLength(CONFIG, pair), busy, [0.95], seed=0).steps(300)
-    merits = []
-    for call in range(220):
-        policy = AdaptiveDraftLength(CONFIG, pair)
-        simulation = Simulation(
-            policy, MEMORY_BOUND, [0.95], new_tokens=lambda _: 32, replace=False, seed=call
-        )
-        # Up to where the row's end allows no more than short drafts.
-        merits.append(simulation.steps(4).merit())
-    _, goodput = MEMORY_BOUND.best([0.95], MOST)
-    assert sum(merits[200:]) / 20 > 0.9 * goodput
+    """Stops a second call that learns acceptance anew: it begins at what the first ended with."""
+    pair, work = PairMeasurements(), batch(count, chance)
+    Simulation(adaptive(FLAT, pair=pair), FLAT, work, Conditions(seed=1)).steps(200)
+    later = Simulation(adaptive(FLAT, pair=pair), FLAT, work, Conditions(seed=2)).steps(3)
+    assert later.merit() > 0.97 * best(FLAT, work)
 
 
 # --- from any thread --------------------------------------------------------------------------
@@ -147,25 +115,6 @@ def in_threads(work: Callable[[int], None], threads: int = 4) -> None:
         raise raised[0]
 
 
-@pytest.mark.usefixtures("eager_threads")
-def test_costs_are_measured_and_read_by_several_threads() -> None:
-    """Stops dictionaries that grow while another thread walks over them, and lost measurements."""
-    for _ in range(20):
-        costs = StepCosts()
-
-        def work(number: int, costs: StepCosts = costs) -> None:
-            for i in range(40):
-                step = StepWork(1 + (7 * i + number) % 40, (i + number) % 9)
-                costs.record(step, 1.0 + i)
-                assert costs.predict(step)
-                assert costs.count(step)
-                costs.predict(StepWork(1 + i, 5))
-                assert costs.comparable or i < 9
-
-        in_threads(work)
-        assert costs.steps == 4 * 40
-
-
 class SlowSum(float):
     """A number that lets another thread run while it is added."""
 
@@ -181,12 +130,13 @@ def test_acceptance_is_counted_by_several_threads() -> None:
 
     def work(_: int) -> None:
         for _ in range(20):
-            together.add(SlowSum(0.5), SlowSum(1.0))
+            together.add([SlowSum(0.5)] * 12, [SlowSum(1.0)] * 12)
 
     in_threads(work)
     for _ in range(4 * 20):
-        alone.add(0.5, 1.0)
+        alone.add([0.5] * 12, [1.0] * 12)
     assert together.chance == alone.chance
+    assert together.profile == alone.profile
 
 
 @pytest.mark.usefixtures("eager_threads")

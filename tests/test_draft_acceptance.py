@@ -1,122 +1,126 @@
-"""How probable an accepted draft token is, row by row, and what follows for a step's tokens."""
+"""How probable an accepted draft token is, by position and row by row."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence as Seq
 
 import pytest
 
-from mlx_spec.control.acceptance import AcceptanceEstimate, AverageAcceptance, expected_tokens
+from mlx_spec.control.acceptance import AcceptanceEstimate, AverageAcceptance
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import Evidence, room_of
-from tests.hardware import adaptive, make_rows
+from scripts.simulated.play import SimulatedRow
 
 
-def accept(chance: float, length: int, rng: random.Random) -> int:
+def make_rows(count: int) -> list[SimulatedRow]:
+    return [SimulatedRow(99) for _ in range(count)]
+
+
+def newcomer(estimate: AcceptanceEstimate) -> tuple[float, ...]:
+    return estimate.chances(SimulatedRow(99), 12)
+
+
+def accept(chances: Seq[float], length: int, rng: random.Random) -> int:
     run = 0
-    while run < length and rng.random() < chance:
+    while run < length and rng.random() < chances[min(run, len(chances) - 1)]:
         run += 1
     return run
+
+
+def learned(estimate: AcceptanceEstimate, texts: Seq[Seq[float]], steps: int) -> list[list[float]]:
+    """Mean chances of the first three guesses of each row, over the later steps."""
+    rng, rows = random.Random(1), make_rows(len(texts))
+    sums = [[0.0] * 3 for _ in texts]
+    for step in range(steps):
+        length = 1 + step % 5
+        accepted = [accept(text, length, rng) for text in texts]
+        estimate.observe(StepReport(rows, [length] * len(texts), accepted, 1.0, True))
+        if step >= steps // 4:
+            for row, total in zip(rows, sums, strict=True):
+                for guess, chance in enumerate(estimate.chances(row, 3)):
+                    total[guess] += chance / (steps - steps // 4)
+    return sums
 
 
 def test_each_row_has_its_own_acceptance() -> None:
     """Stops an average in place of rows, a bias from runs cut off by the draft length, and a
     newcomer that is taken for the worst or the best.
     """
-    estimate, rng = AcceptanceEstimate(AverageAcceptance()), random.Random(1)
-    batch, chances = make_rows(99, 99, 99), [0.1, 0.6, 1.0]
-    sums = [0.0] * 3
-    for step in range(600):
-        length = 1 + step % 5
-        accepted = [accept(chance, length, rng) for chance in chances]
-        estimate.observe(StepReport(batch, [length] * 3, accepted, 1.0, True))
-        if step >= 100:
-            sums = [a + b for a, b in zip(sums, estimate.chances(batch), strict=True)]
-    means = [total / 500 for total in sums]
-    assert means == sorted(means)
-    assert means == pytest.approx(chances, abs=0.15)
-    assert 0.3 < estimate.chances(make_rows(99))[0] < 0.9
+    estimate = AcceptanceEstimate(AverageAcceptance())
+    texts = [(0.1,), (0.6,), (1.0,)]
+    found = learned(estimate, texts, 600)
+    assert [row[0] for row in found] == pytest.approx([0.1, 0.6, 1.0], abs=0.15)
+    assert 0.3 < estimate.chances(SimulatedRow(99), 1)[0] < 0.9
+
+
+def test_each_position_has_its_own_acceptance() -> None:
+    """Stops one number for all guesses: the third one stands less often than the first."""
+    estimate = AcceptanceEstimate(AverageAcceptance())
+    found = learned(estimate, [(0.87, 0.68, 0.4)] * 4, 600)
+    for row in found:
+        assert row == pytest.approx([0.87, 0.68, 0.4], abs=0.08)
+
+
+def test_hard_rows_are_not_judged_by_who_reached_the_far_positions() -> None:
+    """Stops a profile that rises where rows differ: only easy ones get to the third guess."""
+    estimate = AcceptanceEstimate(AverageAcceptance())
+    easy, *hard = learned(estimate, [(0.95,), (0.1,), (0.1,), (0.1,)], 600)
+    assert easy[2] > 0.75
+    assert all(row[2] < 0.25 for row in hard)
+
+
+def test_what_a_row_shows_at_its_first_guesses_tells_of_the_later_ones() -> None:
+    """Stops rows that are told apart only where each was tested: by odds, as the average falls."""
+    estimate = AcceptanceEstimate(AverageAcceptance())
+    learned(estimate, [(0.8, 0.6, 0.4)] * 8, 200)
+    easy, hard, *_ = rows = make_rows(8)
+    for _ in range(20):
+        estimate.observe(StepReport(rows, [1] * 8, [1, 0, *[1, 1, 1, 1, 0, 1]], 1.0, True))
+    assert estimate.chances(easy, 3)[2] > estimate.chances(hard, 3)[2] + 0.2
+    assert all(a > b for a, b in zip(estimate.chances(easy, 3), newcomer(estimate), strict=False))
+
+
+def test_a_position_that_nobody_tested_is_nearly_as_the_one_before() -> None:
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(4)
+    for _ in range(50):
+        estimate.observe(StepReport(rows, [1] * 4, [1, 1, 1, 0], 1.0, True))
+    assert newcomer(estimate)[:3] == pytest.approx([0.75, 0.7, 0.65], abs=0.03)
+    assert len(estimate.chances(rows[0], 40)) == 40
 
 
 def test_undrafted_steps_say_nothing_of_acceptance() -> None:
     """Stops plain steps counted as rejections."""
-    estimate, batch = AcceptanceEstimate(AverageAcceptance()), make_rows(99, 99)
-    before = estimate.chances(batch)
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(2)
+    before = estimate.chances(rows[0], 3)
     for _ in range(50):
-        estimate.observe(StepReport(batch, [0, 0], [0, 0], 1.0, True))
-    assert estimate.chances(batch) == pytest.approx(before, abs=0.02)
+        estimate.observe(StepReport(rows, [0, 0], [0, 0], 1.0, True))
+    assert estimate.chances(rows[0], 3) == pytest.approx(before, abs=0.02)
+
+
+def test_what_was_learned_fades_while_nothing_is_drafted() -> None:
+    """Stops a probe that is not heard beside a thousand old tokens of a wide batch."""
+    average = AverageAcceptance()
+    estimate, rows = AcceptanceEstimate(average), make_rows(32)
+    for _ in range(40):
+        estimate.observe(StepReport(rows, [1] * 32, [0] * 32, 1.0, True))
+    for _ in range(40):
+        estimate.observe(StepReport(rows, [0] * 32, [0] * 32, 1.0, True))
+    assert average.chance < 0.05
+    estimate.observe(StepReport(rows, [1] * 16 + [0] * 16, [1] * 16 + [0] * 16, 1.0, True))
+    assert average.chance > 0.5
 
 
 def test_a_result_that_says_nothing_is_not_counted() -> None:
     """Stops rows that had ended before the step from counting as rejections."""
-    average = AverageAcceptance()
-    estimate, batch = AcceptanceEstimate(average), make_rows(99, 99, 99)
-    estimate.observe(StepReport(batch, [4, 4, 0], [-1, -1, 0], 1.0, True))
-    assert average.chance == AverageAcceptance().chance
-    assert estimate.chances(batch) == [average.chance] * 3
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(3)
+    before = newcomer(estimate)
+    estimate.observe(StepReport(rows, [4, 4, 0], [-1, -1, 0], 1.0, True))
+    assert {estimate.chances(row, 12) for row in rows} == {newcomer(estimate)} == {before}
 
 
-def test_expected_tokens_follow_the_formula() -> None:
-    """Stops a sum that forgets the target's own token, or a row's end, or takes one row's
-    acceptance for another's.
-    """
-    a, b, room = 0.7, 0.2, room_of(make_rows(99, 3, 1, 99))
-    tokens = expected_tokens([a, a, a, b], room, 4)
-    first, second, third = a + a + b, a**2 + a**2 + b**2, a**3 + b**3
-    expected = [4, 4 + first, 4 + first + second, 4 + first + second + third]
-    assert tokens == pytest.approx([*expected, expected[-1] + a**4 + b**4])
-    assert expected_tokens([a], [-1], 3) == [1, 1, 1, 1]  # a row that has ended
-
-
-class CountedRow:
-    """A row that counts what is asked of it."""
-
-    def __init__(self) -> None:
-        self._evidence: Evidence | None = None
-        self.asked = 0
-
-    @property
-    def remaining(self) -> int:
-        self.asked += 1
-        return 99
-
-    @property
-    def evidence(self) -> Evidence | None:
-        self.asked += 1
-        return self._evidence
-
-    @evidence.setter
-    def evidence(self, evidence: Evidence | None) -> None:
-        self._evidence = evidence
-
-
-class CountedChance(float):
-    """An acceptance that counts how often it is multiplied with."""
-
-    products = 0
-
-    def __rmul__(self, other: float) -> float:
-        CountedChance.products += 1
-        return other * float(self)
-
-
-@pytest.mark.parametrize("most", [2, 8])
-def test_a_choice_asks_each_row_once_whatever_the_maximum(most: int) -> None:
-    """Stops work that grows with rows times lengths times lengths: a choice is on every step's
-    path, between the device's last result and its next work.
-    """
-    policy = adaptive(most)
-    batch = [CountedRow() for _ in range(32)]
-    for step in range(40):
-        for row in batch:
-            row.asked = 0
-        lengths = policy.choose(batch)
-        # Its room and its evidence, and now and then for a probe's price.
-        assert max(row.asked for row in batch) <= 2 + 2 * (step > 5)
-        for row in batch:
-            row.asked = 0
-        policy.observe(StepReport(batch, lengths, [0] * 32, 1.0 + max(lengths), True))
-        assert max(row.asked for row in batch) <= 2
-    CountedChance.products = 0
-    expected_tokens([CountedChance(0.5)] * 32, [99] * 32, most)
-    assert CountedChance.products == 32 * most
+def test_rows_alike_share_their_numbers() -> None:
+    """Stops work that grows with rows times lengths: a decision is on every step's path."""
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(32)
+    found = estimate.reaching(rows, 6)
+    assert len({id(row) for row in found}) == 1
+    assert found[0][:2] == pytest.approx([2 / 3, 0.93 * (2 / 3) ** 2], abs=0.01)

@@ -11,82 +11,91 @@ import pytest
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.joins import JoinCost, ReadingCost
 from mlx_spec.control.report import StepReport
-from tests.hardware import (
-    DEAR_DRAFT,
-    FIRST_STEPS,
-    LINEAR,
-    MEMORY_BOUND,
-    MOST,
-    ROOFLINE,
-    STAIRCASE,
-    Hardware,
-    Simulation,
-    adaptive,
-    make_rows,
-    named,
-)
+from scripts.simulated.machines import COMPUTE, CPU, DEAR_DRAFT, FLAT, LINEAR, TILES_32, Machine
+from scripts.simulated.play import Clairvoyant, Conditions, SimulatedRow, Simulation
+from scripts.simulated.texts import Workload, even, mixed
+from tests.policies import MOST, adaptive
+from tests.test_draft_length import named
+
+STEPS = 300
+HARD = Conditions(seed=11, catch_up=3.0)
 
 
-def total(policy: Any, hardware: Hardware, chances: list[float], **options: Any) -> float:
+def make_rows(count: int) -> list[SimulatedRow]:
+    return [SimulatedRow(99) for _ in range(count)]
+
+
+def total(policy: Any, machine: Machine, work: Workload, conditions: Conditions = HARD) -> float:
     """Goodput over all, rows that end included."""
-    simulation = Simulation(policy, hardware, list(chances), noise=0.05, seed=11, **options)
-    return simulation.steps(FIRST_STEPS).goodput()
+    return Simulation(policy, machine, work, conditions).steps(STEPS).goodput()
 
 
-def best_fixed(hardware: Hardware, chances: list[float], **options: Any) -> tuple[float, float]:
+def best_fixed(
+    machine: Machine, work: Workload, conditions: Conditions = HARD
+) -> tuple[float, float]:
     """Goodput of the best fixed length of 0..6, and that of plain decoding."""
     goodputs = [
-        total(FixedDraftLength(length), hardware, chances, **options) for length in range(MOST + 1)
+        total(FixedDraftLength(length), machine, work, conditions) for length in range(MOST + 1)
     ]
     return max(goodputs), goodputs[0]
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("hardware", [MEMORY_BOUND, STAIRCASE, ROOFLINE, LINEAR], ids=named)
-def test_a_batch_that_empties_stays_near_the_best(hardware: Hardware, chance: float) -> None:
-    """Stops costs of a full batch that are used for the last row, where drafts pay far more."""
-    ends: Callable[[random.Random], int] = lambda rng: rng.randint(20, 400)  # noqa: E731
-    options: dict[str, Any] = {"new_tokens": ends, "replace": False}
-    best, plain = best_fixed(hardware, [chance] * 12, **options)
-    goodput = total(adaptive(), hardware, [chance] * 12, **options)
+@pytest.mark.parametrize("machine", [FLAT, TILES_32, COMPUTE, LINEAR], ids=named)
+def test_a_batch_that_empties_stays_near_the_best(machine: Machine, chance: float) -> None:
+    """Stops lengths of a full batch that are used for the last row, where drafts pay far more."""
+    ends: Callable[[random.Random], int] = lambda rng: rng.randint(20, 200)  # noqa: E731
+    work = Workload(12, lambda rng: even(chance), tokens=ends, replace=False)
+    best, plain = best_fixed(machine, work)
+    goodput = total(adaptive(machine), machine, work)
     assert goodput > 0.9 * best
-    assert goodput > 0.95 * plain
+    assert goodput > 0.97 * plain
+
+
+def seconds_to_finish(policy: Any, machine: Machine, work: Workload, seed: int) -> float:
+    return sum(Simulation(policy, machine, work, Conditions(seed=seed)).steps(10**4).seconds)
+
+
+@pytest.mark.parametrize("machine", [FLAT, TILES_32, CPU], ids=named)
+def test_a_closed_batch_of_easy_and_hard_texts_is_finished_in_time(machine: Machine) -> None:
+    """Stops a policy that hurries those who are quick anyway: what counts is when all is done."""
+    work = Workload(6, mixed, tokens=lambda rng: rng.randint(30, 120), replace=False)
+    mine = known = fixed = 0.0
+    for seed in range(6):
+        mine += seconds_to_finish(adaptive(machine), machine, work, seed)
+        known += seconds_to_finish(Clairvoyant(machine, MOST), machine, work, seed)
+        fixed += min(
+            seconds_to_finish(FixedDraftLength(length), machine, work, seed)
+            for length in range(MOST + 1)
+        )
+    assert mine < 1.05 * known
+    assert mine < 1.12 * fixed  # of each batch the best length, known beforehand
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.8])
-@pytest.mark.parametrize(
-    "hardware", [MEMORY_BOUND, STAIRCASE, LINEAR, DEAR_DRAFT], ids=lambda hardware: hardware.name
-)
-@pytest.mark.parametrize(("count", "dropping"), [(16, True), (32, True), (32, False)])
+@pytest.mark.parametrize("machine", [FLAT, TILES_32, LINEAR, DEAR_DRAFT], ids=named)
+@pytest.mark.parametrize(("count", "dropping"), [(16, True), (32, False)])
 def test_short_texts_in_a_full_batch_are_never_much_slower(
-    count: int, dropping: bool, hardware: Hardware, chance: float
+    count: int, dropping: bool, machine: Machine, chance: float
 ) -> None:
     """Stops a policy that cannot learn when a row ends in nearly every step: what was planned is
     dropped with the step built ahead, or rows are computed past their end; few steps are clean
     where reading is not measured apart, and newcomers cost the drafter a pass.
     """
-    options: dict[str, Any] = {
-        "new_tokens": lambda rng: rng.randint(8, 24),
-        "dropping": dropping,
-        "apart": not dropping,
-    }
-    best, plain = best_fixed(hardware, [chance] * count, **options)
-    goodput = total(adaptive(), hardware, [chance] * count, **options)
-    assert goodput > 0.9 * best
-    assert goodput > 0.95 * plain
+    hard = Conditions(seed=11, catch_up=3.0, dropping=dropping, apart=not dropping)
+    work = Workload(count, lambda rng: even(chance), tokens=lambda rng: rng.randint(8, 24))
+    best, plain = best_fixed(machine, work, hard)
+    goodput = total(adaptive(machine), machine, work, hard)
+    assert goodput > 0.92 * best
+    assert goodput > 0.96 * plain
 
 
 def test_long_prompts_of_short_texts_are_priced_as_measured() -> None:
-    """Stops what the drafter's reading took, measured apart, from being left out; guessed from
-    slow steps it gives 0.92 here.
-    """
-    options: dict[str, Any] = {
-        "new_tokens": lambda rng: rng.randint(8, 24),
-        "catch_up": 12.0,
-        "apart": True,
-    }
-    best, _ = best_fixed(DEAR_DRAFT, [0.0] * 32, **options)
-    assert total(adaptive(), DEAR_DRAFT, [0.0] * 32, **options) > 0.95 * best
+    """Stops what the drafter's reading took, measured apart, from being left out."""
+    hard = Conditions(seed=11, catch_up=12.0)
+    work = Workload(32, lambda rng: even(0.0), tokens=lambda rng: rng.randint(8, 24))
+    best, _ = best_fixed(DEAR_DRAFT, work, hard)
+    assert total(adaptive(DEAR_DRAFT), DEAR_DRAFT, work, hard) > 0.95 * best
 
 
 def test_reading_counts_for_those_who_were_read() -> None:
@@ -95,7 +104,7 @@ def test_reading_counts_for_those_who_were_read() -> None:
     """
     reading = ReadingCost()
     joins = JoinCost(reading)
-    batch = make_rows(99, 99, 99)
+    batch = make_rows(3)
 
     def observe(lengths: list[int], read: float, *, clean: bool = True) -> None:
         report = StepReport(batch, lengths, [0] * 3, 1.0, clean, reading=read)
@@ -118,6 +127,6 @@ def test_where_reading_is_not_measured_slow_steps_stand_for_it() -> None:
     hiccup from making them unaffordable.
     """
     for seconds, expected in ((1.5, 1.0), (1000.0, JoinCost.MOST * 0.5)):
-        reading, batch = ReadingCost(), make_rows(99)
+        reading, batch = ReadingCost(), make_rows(1)
         JoinCost(reading).observe(StepReport(batch, [2], [0], seconds, False), 0.5)
         assert reading.seconds == pytest.approx(expected)

@@ -1,7 +1,7 @@
-"""The draft length follows cost and acceptance: near the best K, and never much below plain.
+"""The draft length follows cost and acceptance: near what one would choose who knew them.
 
-Everything runs on simulated hardware (``tests.hardware``) whose truth is known, without a clock.
-Merits are true tokens per true second, relative to the best fixed draft length of the setting.
+Everything runs on simulated machines (``scripts.simulated``), without a clock. Regret is what a
+policy says less, in expected tokens per true second, than one that knows all chances and prices.
 """
 
 from __future__ import annotations
@@ -13,29 +13,49 @@ from hypothesis import strategies as st
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import cap_lengths
-from tests.hardware import (
-    ALL,
-    FIRST_STEPS,
+from scripts.simulated.machines import (
+    COMPUTE,
+    CPU,
+    FLAT,
     FREE_DRAFT,
     LINEAR,
-    MEMORY_BOUND,
-    MOST,
-    ROOFLINE,
-    STAIRCASE,
-    Hardware,
-    Simulation,
-    adaptive,
-    make_rows,
-    named,
+    M1_ULTRA,
+    M3_ULTRA,
+    M3_ULTRA_CHANCES,
+    SHAPES,
+    SQUARE,
+    TILES_5,
+    TILES_32,
+    Machine,
 )
+from scripts.simulated.play import Clairvoyant, Conditions, SimulatedRow, Simulation
+from scripts.simulated.texts import Workload, even, mixed
+from tests.policies import MOST, adaptive
 
-# "Never slower": what learning and trying may cost over a few hundred steps.
-LEAST_OF_PLAIN = 0.95
-LEAST_OF_BEST = 0.93
+STEPS = 300
+STATIONARY, SHIFTED = 0.03, 0.08  # most regret
 
 
-def least(best: int) -> float:
-    return LEAST_OF_PLAIN if best == 0 else LEAST_OF_BEST
+def named(machine: Machine) -> str:
+    return machine.name
+
+
+def make_rows(*remaining: int) -> list[SimulatedRow]:
+    return [SimulatedRow(count) for count in remaining]
+
+
+def best(machine: Machine, work: Workload, most: int = MOST, steps: int = 2) -> float:
+    """Expected tokens per second of one who knows."""
+    quiet = Conditions(noise=0.0)
+    return Simulation(Clairvoyant(machine, most), machine, work, quiet).steps(steps).merit()
+
+
+def plain(machine: Machine, rows: int) -> float:
+    return rows / machine.seconds(rows, machine.prices().tokens([0] * rows), 0)
+
+
+def batch(rows: int, *chances: float) -> Workload:
+    return Workload(rows, lambda rng: even(*chances))
 
 
 # --- lengths and their ends -------------------------------------------------------------------
@@ -56,119 +76,157 @@ def test_the_adaptive_length_stays_in_its_bounds(data: st.DataObject) -> None:
     rows near their end, unclean steps, absurd times, steps that are never reported.
     """
     most = data.draw(st.integers(1, 8))
-    policy = adaptive(most, probe_interval=data.draw(st.integers(1, 5)))
+    policy = adaptive(TILES_5, most, probe_interval=data.draw(st.integers(1, 5)))
+    rows = make_rows(*data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=6)))
     for _ in range(data.draw(st.integers(1, 40))):
-        batch = make_rows(*data.draw(st.lists(st.integers(1, 10), min_size=1, max_size=4)))
-        lengths = policy.choose(batch)
-        assert len(lengths) == len(batch)
-        for row, length in zip(batch, lengths, strict=True):
-            assert 0 <= length <= min(most, row.remaining - 1)
+        if data.draw(st.booleans()):
+            rows = rows[1:] or make_rows(data.draw(st.integers(1, 10)))
+        lengths = policy.choose(rows)
+        assert len(lengths) == len(rows)
+        for row, length in zip(rows, lengths, strict=True):
+            assert 0 <= length <= min(most, max(0, row.remaining - 1))
         if data.draw(st.booleans()):
             accepted = [data.draw(st.integers(0, length)) for length in lengths]
             seconds = data.draw(st.sampled_from([1e-9, 1e-3, 1.0, 1e4]))
-            policy.observe(StepReport(batch, lengths, accepted, seconds, data.draw(st.booleans())))
+            policy.observe(StepReport(rows, lengths, accepted, seconds, data.draw(st.booleans())))
+            for row, count in zip(rows, accepted, strict=True):
+                row.emit(count + 1)
 
 
-def test_all_rows_of_a_step_share_one_length() -> None:
-    """Stops rows with drafts of different lengths: the pass costs what its longest row costs."""
-    policy = adaptive()
-    batch = make_rows(500, 500, 500)
-    for step in range(80):
-        lengths = policy.choose(batch)
-        assert len(set(lengths)) == 1
-        policy.observe(StepReport(batch, lengths, [0, lengths[1], step % 2], 1.0, True))
+HALF = Machine("half as dear", lambda m: 6 + 1.0 * m, lambda b: 0.05)
+
+
+def test_one_easy_text_beside_hard_ones_gets_the_guesses() -> None:
+    """Stops one length for all: the hard rows would pay for the easy one's draft."""
+    texts = [(0.95,), (0.05,), (0.1,), (0.05,)]
+    runs = []
+    for policy in (adaptive(HALF), Clairvoyant(HALF, MOST)):
+        simulation = Simulation(policy, HALF, batch(4, 0.0), Conditions(seed=2))
+        for row, chances in zip(simulation.rows, texts, strict=True):
+            row.text = even(*chances)
+        runs.append(simulation.steps(STEPS))
+    first, *others = (sum(row) for row in zip(*runs[0].lengths[100:], strict=True))
+    assert first > 10 * max(others)
+    assert runs[0].merit(60) > (1 - 1.5 * STATIONARY) * runs[1].merit(60)
 
 
 # --- near the best ------------------------------------------------------------------------
 
-CHANCES = [0.0, 0.3, 0.6, 0.85, 1.0]
+CHANCES = [(0.0,), (0.3,), (0.6,), M3_ULTRA_CHANCES, (0.95,)]
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-@pytest.mark.parametrize("hardware", ALL, ids=named)
-def test_goodput_comes_near_the_best_fixed_length(hardware: Hardware, noise: float) -> None:
-    """Stops a policy that is slower than no speculation, stuck at a poor K, or long in learning;
-    rows of one acceptance, at batch sizes 1 and 5.
+@pytest.mark.parametrize("machine", SHAPES, ids=named)
+def test_regret_of_steady_texts_is_small(machine: Machine) -> None:
+    """Stops a policy that is slower than no speculation, stuck at a poor length, or long in
+    learning: within 30 steps it is there. Batch sizes on both sides of where drafts pay.
     """
-    for count in (1, 5):
-        for chance in CHANCES:
-            chances = [chance] * count
-            best, goodput = hardware.best(chances, MOST)
-            runs = [
-                Simulation(adaptive(), hardware, chances, noise=noise, seed=seed).steps(FIRST_STEPS)
-                for seed in range(2)
-            ]
-            mean = sum(run.merit() for run in runs) / len(runs)
-            assert mean > least(best) * goodput, (count, chance, best)
-            # A single row's luck may mislead for a while, but not far below plain decoding.
-            worst = min(run.merit() for run in runs)
-            assert worst > 0.9 * hardware.goodput(chances, 0), (count, chance, best)
+    regrets = []
+    for count in (1, 6, 16):
+        for chances in CHANCES:
+            work, goal = batch(count, *chances), best(machine, batch(count, *chances))
+            run = Simulation(adaptive(machine), machine, work, Conditions(seed=3)).steps(150)
+            regrets.append(1 - run.merit(30) / goal)
+            assert regrets[-1] < 2 * STATIONARY, (count, chances)  # one row's luck
+            assert run.merit() > 0.95 * plain(machine, count), (count, chances)
+    assert sum(regrets) / len(regrets) < STATIONARY / 2
 
 
-@pytest.mark.parametrize("hardware", ALL, ids=named)
-def test_rows_of_different_acceptance_share_the_best_length(hardware: Hardware) -> None:
-    """Stops a length chosen for the average acceptance: tokens are convex in it, and two perfect
-    rows among hopeless ones are worth drafts that five average rows are not.
-    """
-    for chances in ([1.0, 0.0, 0.0, 1.0, 0.0], [0.9, 0.5, 0.1], [0.95] + [0.2] * 7):
-        best, goodput = hardware.best(chances, MOST)
-        run = Simulation(adaptive(), hardware, chances, noise=0.05, seed=3).steps(FIRST_STEPS)
-        assert run.merit() > least(best) * goodput, (chances, best)
+@pytest.mark.parametrize("machine", [TILES_32, COMPUTE], ids=named)
+def test_any_batch_size_up_to_hundreds(machine: Machine) -> None:
+    for count in (64, 256):
+        work = batch(count, *M3_ULTRA_CHANCES)
+        run = Simulation(adaptive(machine), machine, work, Conditions(seed=4)).steps(40)
+        assert run.merit(10) > (1 - STATIONARY) * best(machine, work)
+
+
+@pytest.mark.parametrize("machine", [FLAT, TILES_5, CPU, SQUARE], ids=named)
+def test_texts_of_all_categories_that_come_and_go(machine: Machine) -> None:
+    """Stops rows that are judged by their neighbours' texts, and newcomers that are not known."""
+    work = Workload(8, mixed, tokens=lambda rng: rng.randint(40, 200))
+    mine = known = 0.0
+    for seed in range(4):
+        for policy in (adaptive(machine), Clairvoyant(machine, MOST)):
+            run = Simulation(policy, machine, work, Conditions(seed=seed)).steps(STEPS)
+            if isinstance(policy, Clairvoyant):
+                known += run.merit()
+            else:
+                mine += run.merit()
+    assert mine > (1 - 1.5 * STATIONARY) * known
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 12])
 def test_other_maxima_work_too(most: int) -> None:
     """Stops start or probe lengths past the maximum, and a search that ends at 6."""
-    for hardware, chance in ((MEMORY_BOUND, 0.9), (FREE_DRAFT, 1.0), (LINEAR, 0.2)):
-        chances = [chance] * 3
-        best, goodput = hardware.best(chances, most)
-        run = Simulation(adaptive(most), hardware, chances, noise=0.03, seed=4).steps(FIRST_STEPS)
-        assert run.merit(100) > 0.93 * goodput, (hardware.name, best)
+    for machine, chance in ((FLAT, 0.9), (FREE_DRAFT, 1.0), (LINEAR, 0.2)):
+        work = batch(3, chance)
+        run = Simulation(adaptive(machine, most), machine, work, Conditions(seed=4)).steps(STEPS)
+        assert run.merit(30) > (1 - STATIONARY) * best(machine, work, most), machine.name
 
 
-# --- outliers -----------------------------------------------------------------------------
+# --- published machines -------------------------------------------------------------------
 
 
-def merit_after(outlier: int | None, hardware: Hardware, chances: list[float]) -> float:
-    simulation = Simulation(adaptive(), hardware, list(chances), noise=0.02, seed=9)
+# Of plain decoding, at a fixed depth of 3, as published; and what must be found. With one and two
+# rows the published figures are above what these chances allow, and there is nothing to find.
+PUBLISHED = {8: 1.43, 10: 1.00, 12: 1.26, 16: 1.34, 24: 1.03, 32: 0.82}
+FOUND = {1: 1.80, 2: 1.22, 8: 1.35, 10: 1.40, 12: 1.5, 16: 1.5, 24: 1.08, 32: 0.98}
+
+
+@pytest.mark.parametrize("rows", FOUND)
+def test_an_m3_ultra_gets_what_its_tiles_allow(rows: int) -> None:
+    """Stops a depth that looks at the batch alone: the tiles of 32 tokens allow more from ten rows
+    on than a fixed one finds, and with 32 rows nothing is to be drafted.
+    """
+    work = batch(rows, *M3_ULTRA_CHANCES)
+    run = Simulation(adaptive(M3_ULTRA, 3), M3_ULTRA, work, Conditions(seed=6)).steps(STEPS)
+    ratio = run.merit(30) / plain(M3_ULTRA, rows)
+    assert ratio > FOUND[rows]
+    assert rows < 10 or ratio > PUBLISHED[rows] + 0.04
+    assert (run.usual(30) == 0) == (rows == 32)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_an_m1_ultra_parks(rows: int) -> None:
+    """Each token costs nearly what the first does: drafts as good as those lose there."""
+    run = Simulation(
+        adaptive(M1_ULTRA, 3), M1_ULTRA, batch(rows, *M3_ULTRA_CHANCES), Conditions(seed=7)
+    ).steps(STEPS)
+    assert run.usual(30) == 0
+    assert run.merit(30) > 0.98 * plain(M1_ULTRA, rows)
+
+
+# --- outliers, and the same every time ----------------------------------------------------
+
+
+def merit_after(outlier: int | None, machine: Machine, rows: int, chance: float) -> float:
+    simulation = Simulation(adaptive(machine), machine, batch(rows, chance), Conditions(seed=9))
     if outlier is not None:
         simulation.outliers = {outlier: 50.0}
-    return simulation.steps(FIRST_STEPS).merit()
+    return simulation.steps(120).merit()
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [
-        pytest.param(range(6), id="at the start"),
-        pytest.param(range(100, 175, 12), id="later"),
-    ],
-)
-def test_one_slow_step_does_not_decide(steps: range) -> None:
+@pytest.mark.parametrize("step", [0, 3, 60])
+def test_one_slow_step_does_not_decide(step: int) -> None:
     """Stops a hiccup (another program, a page fault) from switching speculation on or off."""
-    for hardware in (ROOFLINE, LINEAR, STAIRCASE, MEMORY_BOUND):
-        for count, chance in ((4, 0.0), (8, 0.6), (1, 0.9)):
-            chances = [chance] * count
-            usual = merit_after(None, hardware, chances)
-            for step in steps:
-                merit = merit_after(step, hardware, chances)
-                assert merit > 0.95 * usual, (hardware.name, count, chance, step)
-
-
-# --- the same every time ------------------------------------------------------------------
+    for machine in (COMPUTE, LINEAR, CPU):
+        for rows, chance in ((4, 0.0), (8, 0.6), (1, 0.9)):
+            usual = merit_after(None, machine, rows, chance)
+            assert merit_after(step, machine, rows, chance) > 0.97 * usual, machine.name
 
 
 def test_the_same_reports_give_the_same_lengths() -> None:
     """Stops hidden state: clocks, hash order, global memory of another policy."""
+    work = Workload(3, mixed)
     runs = [
-        Simulation(adaptive(), STAIRCASE, [0.7, 0.2, 0.9], noise=0.1, seed=12).steps(FIRST_STEPS)
+        Simulation(adaptive(TILES_5), TILES_5, work, Conditions(seed=12)).steps(STEPS)
         for _ in range(2)
     ]
     assert runs[0].lengths == runs[1].lengths
-    assert len(set(runs[0].lengths)) > 2
+    assert len({tuple(lengths) for lengths in runs[0].lengths}) > 2
 
 
 @pytest.mark.parametrize("length", [0, 3])
 def test_a_fixed_length_is_fixed(length: int) -> None:
     """Stops a baseline that adapts, by which all comparisons above would be void."""
-    run = Simulation(FixedDraftLength(length), LINEAR, [0.1] * 4).steps(60)
-    assert set(run.lengths) == {length}
+    run = Simulation(FixedDraftLength(length), LINEAR, batch(4, 0.1)).steps(60)
+    assert set(run.passes()) == {length}

@@ -15,17 +15,19 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
-from mlx_spec.control.adaptive import AdaptiveDraftLength
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.base import BaseDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.errors import InvariantError
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
+from scripts.simulated.machines import TILES_5
 from tests.fakes import CorruptingDrafter, CyclingPolicy, RaggedPolicy, always, every_fifth, never
 from tests.models import FAMILIES as MODELS
 from tests.models import VOCABULARY
+from tests.policies import adaptive
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, run_jobs, target, wrong_rows
 
 FAMILIES = ("llama", "qwen3", "gemma", "olmo2")
@@ -49,7 +51,7 @@ def make_policy(kind: str) -> Any:
         return FixedDraftLength(0)
     if kind == "ragged":
         return RaggedPolicy()
-    return AdaptiveDraftLength(SpeculationConfig(num_draft_tokens=6, probe_interval=3))
+    return adaptive(TILES_5, name=BaseDrafter.name, probe_interval=3)
 
 
 def make_decoder(family: str, drafter: str, rows: int, policy: str, **more: Any) -> Any:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mlx_spec.bench.arms import AGAIN, PLAIN, short
 from mlx_spec.bench.findings import Recommendation
-from mlx_spec.bench.mlx_lm_arms import NAME
 from mlx_spec.bench.results import SPEED, ArmResult, BenchResult, CellResult
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def shown_arms(cell: CellResult) -> list[ArmResult]:
     """Its arms, but of mlx-lm's speculation only the fastest draft length for each draft."""
     best: dict[str, ArmResult] = {}
     for arm in cell.arms:
-        name = arm.name.partition(" K=")[0] if arm.name.startswith(NAME) else arm.name
+        name = arm.name if arm.exact else arm.name.partition(" K=")[0]
         if name not in best or arm.ratio > best[name].ratio:
             best[name] = arm
     return list(best.values())
@@ -89,11 +88,18 @@ def said(arm: ArmResult) -> str:
         return "other samples"
     if not arm.differences:
         return "same"
-    count, first = len(arm.differences), arm.differences[0]
-    where = f"{count} differ{'s' if count == 1 else ''}"
-    if arm.same:
-        return f"{where}: near ties"
-    return f"{where}, prompt {first.prompt + 1} from {first.place + 1} on"
+    return f"{'near ties' if arm.same else 'differs'}: {len(arm.differences)}"
+
+
+def _differences(result: BenchResult) -> Iterator[str]:
+    """Where texts differ, and not by near ties: the first of each arm in each cell."""
+    for cell in result.cells:
+        for arm in cell.arms:
+            for one in [one for one in arm.differences if not one.near_tie][:1]:
+                yield (
+                    f"{arm.name}, {cell.key.batch} at a time: prompt {one.prompt + 1} differs from "
+                    f"plain decoding from token {one.place + 1} on"
+                )
 
 
 def _print_kinds(console: Console, cells: list[CellResult]) -> None:
@@ -131,6 +137,7 @@ def notes(result: BenchResult) -> list[str]:
     ]
     if result.noise > _LOUD:
         found.append("the machine was busy with other things: end them, or give --rounds more")
+    found += _differences(result)
     found += [f"{name} is left out: {why}" for name, why in result.left_out.items()]
     return found + (["interrupted: of whole rounds only"] if result.interrupted else [])
 

@@ -50,7 +50,7 @@ class SpeculationConfig:
     num_draft_tokens: int = 6
     adaptive: bool = True
     acceptance: str = "shared_noise"
-    probe_interval: int = 32
+    probe_interval: int = 16
     hysteresis: float = 0.03
     draft_layers: tuple[int, ...] | None = None
     draft_temperature: float | None = None

@@ -1,4 +1,12 @@
-"""How often drafts are accepted: each row's own record, leaning on the average of the pair.
+"""How often drafts are accepted: by row, and by position of the guess.
+
+A row's next guess stands with its own chance c, which leans on the average of all texts. Those
+after it stand less often, by a profile f that all rows share::
+
+    chance of guess j, if those before it stand:   c f_j        f = 1, .85, .75, ...
+
+The profile is learned of what rows are expected to do by their own chance. Counted without that it
+would rise where rows differ: far positions are only reached by those who are easy to guess.
 
 Only positions really tested count: with a accepted of k drafted, min(a + 1, k) were tested and
 nothing is known of those past the first rejection.
@@ -8,119 +16,215 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence as Seq
+from itertools import accumulate
 from operator import mul
 
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import Row, evidence_of, known_evidence
+from mlx_spec.control.row import Row, RowEvidence, evidence_of, known_evidence
 
 
 class AverageAcceptance:
     """Acceptance over all texts of a pair. Thread-safe; decoders of a pair share one.
 
     It starts as that of an average drafter and gives way to the first measurements.
+
+    Attributes:
+        known: whether anything was ever tested.
     """
 
+    POSITIONS = 12  # those further on are as the last of these
     MEMORY = 0.98  # share of the past evidence that each step keeps
     # While nothing is drafted, old evidence fades: texts change, and a probe must be heard.
-    FADING = 0.995
-    LEAST_EVIDENCE = 1.0
+    FADING = 0.95
+    LEAST_EVIDENCE, MOST_EVIDENCE = 2.0, 100.0
+    USUAL = (2.0, 3.0)  # accepted and tested, of a drafter that nobody knows
+    # What is not known of a position: a little less than of the one before, and what that weighs
+    # in tested tokens.
+    FALL, LINK = 0.93, 4.0
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._evidence = (2.0, 3.0)  # weights of accepted and tested, exchanged as one
+        none = [0.0] * (self.POSITIONS - 1)
+        # By position: accepted, and tested (from the second on, what rows' own chances make of
+        # it); exchanged as one with what follows of them.
+        self._evidence = ([self.USUAL[0], *none], [self.USUAL[1], *none])
+        self._profile = self._made(*self._evidence)
         self._untested = 0
+        self.known = False
 
     @property
     def chance(self) -> float:
-        """Of an average text's next draft token, in [0, 1]."""
+        """Of an average text's next guess, in [0, 1]."""
         accepted, tested = self._evidence
-        return accepted / tested
+        return accepted[0] / tested[0]
+
+    @property
+    def profile(self) -> tuple[float, ...]:
+        """By position: times which a guess stands of what the first one does, if those before it
+        stand."""
+        return self._profile
+
+    @property
+    def tested(self) -> float:
+        """Weight of what was tested of the first position."""
+        return self._evidence[1][0]
 
     @property
     def untested(self) -> int:
         """Steps since a draft was last tested."""
         return self._untested
 
-    def add(self, accepted: float, tested: float) -> None:
-        """Count what a step tested, a row of it on average."""
+    def add(self, accepted: Seq[float], tested: Seq[float]) -> None:
+        """Count what a step tested, by position; from the second on, by rows' own chances."""
         with self._lock:
             past = self._evidence
-            self._evidence = (self.MEMORY * past[0] + accepted, self.MEMORY * past[1] + tested)
-            self._untested = 0
+            # A wide batch tests so much in a step that nothing later would be heard.
+            keep = min(self.MEMORY, max(0.0, 1.0 - tested[0] / self.MOST_EVIDENCE))
+            evidence = (
+                [keep * old + new for old, new in zip(past[0], accepted, strict=True)],
+                [keep * old + new for old, new in zip(past[1], tested, strict=True)],
+            )
+            self._evidence, self._profile = evidence, self._made(*evidence)
+            self._untested, self.known = 0, True
 
     def fade(self) -> None:
         """Count a step that tested nothing."""
         with self._lock:
             accepted, tested = self._evidence
-            if tested > self.LEAST_EVIDENCE:
-                self._evidence = (self.FADING * accepted, self.FADING * tested)
+            if tested[0] > self.LEAST_EVIDENCE:
+                by = self.FADING
+                self._evidence = ([by * n for n in accepted], [by * n for n in tested])
             self._untested += 1
+
+    def _made(self, accepted: Seq[float], tested: Seq[float]) -> tuple[float, ...]:
+        profile, link = [1.0], self.LINK
+        for right, expected in zip(accepted[1:], tested[1:], strict=True):
+            usual = self.FALL * profile[-1]
+            profile.append((right + link * usual) / (expected + link))
+        return tuple(profile)
 
 
 class AcceptanceEstimate:
     """Chances of the rows of one decoder, as far as one drafter guesses for them."""
 
-    MEMORY = 0.9
-    FADING = 0.99
-    PRIOR_TOKENS = 3.0  # how many tested tokens the average of all weighs
+    MEMORY = 0.93
+    # Of a row's evidence while nobody is drafted for, and while others are: then trying it again
+    # costs little, but so many would be tried.
+    FADING, BESIDE = 0.95, 0.985
+    # How many tested tokens the average of all weighs: more where rows hardly differ, as far as
+    # that can be told from what their own luck makes of equal rows.
+    PRIOR_TOKENS, LEAST_PRIOR, MOST_PRIOR = 6.0, 3.0, 60.0
+    SPREAD_MEMORY, SPREAD_BEGINS = 0.98, 100.0  # of that, a decision; tested tokens squared
+    ALIKE = 64  # rows share their numbers whose chances are the same to one of so many parts
+    SURE = 0.995  # nothing is likelier
 
     def __init__(self, average: AverageAcceptance, source: str = "") -> None:
-        self._average, self._source = average, source
+        self.average, self._source = average, source
+        # Squares of what rows differ by beyond their luck, and of what they were tested.
+        self._spread = [self.SPREAD_BEGINS / (self.PRIOR_TOKENS + 1), self.SPREAD_BEGINS]
+        self._prior = self.PRIOR_TOKENS
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
-        if report.work.length == 0:
-            self._fade(report.rows)
+        source = self._source
+        if not report.work.length:
+            for row in report.rows:
+                self._fade(known_evidence(row, source), self.FADING)
+            self.average.fade()
             return
-        total_accepted = total_tested = 0
+        profile = self.average.profile
+        positions, passed = len(profile), [0.0, *accumulate(profile)]
+        ended = [0] * (positions + 1)  # rows whose last tested position is this
+        chances = [0.0] * (positions + 1)  # theirs
+        right = [0] * (positions + 1)  # and those that were right there too
         memory = self.MEMORY
         for row, length, accepted in zip(report.rows, report.lengths, report.accepted, strict=True):
             tested = accepted + 1 if accepted < length else length
-            if tested > 0:
-                evidence = evidence_of(row, self._source)
+            if not length:
+                self._fade(known_evidence(row, source), self.BESIDE)
+            elif tested > 0:
+                evidence = evidence_of(row, source)
+                last = min(tested, positions)
+                ended[last] += 1
+                right[last] += accepted >= last
+                chances[last] += min(self._chance(evidence), 1.0)
                 evidence.accepted = memory * evidence.accepted + accepted
                 evidence.tested = memory * evidence.tested + tested
-                total_accepted += accepted
-                total_tested += tested
-        if total_tested:
-            # Per row: a wide batch must not forget faster.
-            count = len(report.rows)
-            self._average.add(total_accepted / count, total_tested / count)
+                far = (tested - last) * profile[-1]
+                evidence.usual = memory * evidence.usual + passed[last] + far
+        if any(ended):
+            self.average.add(*_by_position(ended, right, chances))
 
-    def _fade(self, rows: Seq[Row]) -> None:
-        fading = self.FADING
+    def _fade(self, evidence: RowEvidence | None, by: float) -> None:
+        if evidence is not None:
+            evidence.accepted *= by
+            evidence.tested *= by
+            evidence.usual *= by
+
+    def tested(self, row: Row) -> float:
+        """Weight of what was tested of a row."""
+        evidence = known_evidence(row, self._source)
+        return 0.0 if evidence is None else evidence.tested
+
+    def chances(self, row: Row, count: int) -> tuple[float, ...]:
+        """Of a row's next guesses, each if those before it stand."""
+        return self._profiled(self._chance(known_evidence(row, self._source)), count)
+
+    def reaching(self, rows: Seq[Row], most: int) -> list[tuple[float, ...]]:
+        """For each row, how likely its 1st, 2nd, .. ``most``-th guess stands with all before it:
+        the tokens that each is expected to bring.
+        """
+        self._weigh(rows)
+        known: dict[int, tuple[float, ...]] = {}
+        found = []
+        for row in rows:
+            chance = round(self._chance(known_evidence(row, self._source)) * self.ALIKE)
+            reach = known.get(chance)
+            if reach is None:
+                reach = tuple(accumulate(self._profiled(chance / self.ALIKE, most), mul))
+                known[chance] = reach
+            found.append(reach)
+        return found
+
+    def _weigh(self, rows: Seq[Row]) -> None:
+        """How far rows differ: the variance of their records beyond that of their luck."""
+        beyond = tested = 0.0
+        luck = 1.0 / (1.0 + self.MEMORY)  # old tokens weigh less, and less still squared
+        chance = self.average.chance
         for row in rows:
             evidence = known_evidence(row, self._source)
-            if evidence is not None:
-                evidence.accepted *= fading
-                evidence.tested *= fading
-        self._average.fade()
+            if evidence is not None and evidence.tested > 1.0:
+                expected = chance * evidence.usual
+                one = expected * (1.0 - expected / evidence.tested)
+                beyond += (evidence.accepted - expected) ** 2 - luck * one
+                tested += evidence.tested * one
+        keep = self.SPREAD_MEMORY
+        self._spread = [keep * self._spread[0] + beyond, keep * self._spread[1] + tested]
+        least, most = self.LEAST_PRIOR, self.MOST_PRIOR
+        share = max(self._spread[0], 0.0) / max(self._spread[1], 1.0)
+        self._prior = min(max(1.0 / share - 1.0, least), most) if share > 0 else most
 
-    def chances(self, rows: Seq[Row]) -> list[float]:
-        """Estimated acceptance of each row's next draft token, in [0, 1]."""
-        average, weight, source = self._average.chance, self.PRIOR_TOKENS, self._source
-        prior = weight * average
-        return [
-            average
-            if (evidence := known_evidence(row, source)) is None
-            else (evidence.accepted + prior) / (evidence.tested + weight)
-            for row in rows
-        ]
+    def _chance(self, evidence: RowEvidence | None) -> float:
+        """Of a row's next guess; above 1 where all of its guesses stand more often than usual."""
+        average = self.average.chance
+        if evidence is None:
+            return average
+        return (evidence.accepted + self._prior * average) / (evidence.usual + self._prior)
+
+    def _profiled(self, chance: float, count: int) -> tuple[float, ...]:
+        profile, sure = self.average.profile[:count], self.SURE
+        profile += profile[-1:] * (count - len(profile))
+        return tuple([min(chance * times, sure) for times in profile])
 
 
-def expected_tokens(chances: Seq[float], room: Seq[int], longest: int) -> list[float]:
-    """Tokens that steps with draft lengths 0..``longest`` are expected to emit.
-
-    ``1 + a + a**2 + ...`` for each row, up to the draft length or the row's ``room``: one running
-    product a row, read at all lengths.
-    """
-    run = [1.0] * len(chances)
-    tokens = [float(len(chances))]
-    short = [(i, most) for i, most in enumerate(room) if most < longest]
-    for length in range(1, longest + 1):
-        run = list(map(mul, run, chances))
-        for i, most in short:
-            if most < length:
-                run[i] = 0.0
-        tokens.append(tokens[-1] + sum(run))
-    return tokens
+def _by_position(
+    ended: Seq[int], right: Seq[int], chances: Seq[float]
+) -> tuple[list[float], list[float]]:
+    """Accepted, and tested, of each position, from where rows ended: index 0 is nobody's."""
+    accepted, tested, rows, expected = [], [], 0, 0.0
+    for place in range(len(ended) - 1, 0, -1):
+        accepted.append(float(rows + right[place]))
+        rows += ended[place]
+        expected += chances[place]
+        tested.append(expected if place > 1 else float(rows))
+    return accepted[::-1], tested[::-1]

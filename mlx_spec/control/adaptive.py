@@ -1,174 +1,214 @@
-"""``AdaptiveDraftLength``: the draft length K of each step, from measured cost and acceptance.
+"""``AdaptiveDrafts``: whose guesses a step verifies, and how many, by expected tokens per second.
 
-A step with draft length K costs T(B, K) seconds for B rows and emits, for a row whose draft
-tokens are accepted with chance a, ``1 + a + a**2 + ... + a**K`` tokens. Both are kept measured,
-and the K with the most tokens per second is taken, K = 0 (plain decoding) included; so speculation
-stops where it does not pay and returns where it does.
+One budget for all that guess (``allocation``): drafters that compute, by their usual acceptance,
+and those that look up, by the chances that they say. Plain decoding is the budget of no guess, so
+speculation stops where it does not pay and returns where it does::
+
+    drafting --- the best step with a draft promises less than a plain one ------------> parked
+    parked ----- it promises more, by the hysteresis ----------------------------------> drafting
+    parked ----- it was left alone for so long that a probe costs 1% of that time -----> one probe
+
+Only acceptance is learned of users' requests; what steps cost is known before (``step_prices``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, replace
 
 from mlx_spec.config import SpeculationConfig
-from mlx_spec.control.acceptance import AcceptanceEstimate, expected_tokens
-from mlx_spec.control.joins import JoinCost
-from mlx_spec.control.report import StepReport, StepWork
+from mlx_spec.control.acceptance import AverageAcceptance
+from mlx_spec.control.allocation import Prices, fill
+from mlx_spec.control.drafting import CostlyDraft, Prospect, keys_of
+from mlx_spec.control.looked_up import Computed, LookedUp, by_need
+from mlx_spec.control.offers import NOBODY, Offer, Settled
+from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, cap, room_of
-from mlx_spec.control.shared import PairMeasurements
+from mlx_spec.control.step_prices import StepPrices
+from mlx_spec.control.turns import Turns
 
 
-class AdaptiveDraftLength:
-    """Picks the draft length with the best predicted goodput, 0 included.
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, and since when; replaced as a whole, and taken back with a dropped step.
 
-    All rows of a step share one K, because a rectangular verify pass costs the same for a row
-    that uses less of it. With a new pair it starts with a few steps at K = 2 and K = 0 to learn
-    what they cost, goes on with the K that promises most, and refreshes what it knows of the
-    others by an occasional single step. Parked at 0 it tries again after ``probe_interval``
-    steps, or later where trying is so dear that it would cost more than ``PROBE_SHARE`` of the
-    time.
-
-    Args:
-        config: maximum draft length, hysteresis and probe interval.
-        pair: what was measured of the pair so far, by any decoder; more is measured here.
-        source: the drafter whose guesses it is about, by name, where several draft.
+    Attributes:
+        rows: whom it was decided for.
+        lengths: guesses of each by the costly drafter.
+        passes: the most of these while drafting; 0 while parked.
+        left: further steps for which it stands.
+        idle: steps since that drafter was last asked.
+        age: decisions since drafting began or ended.
     """
 
-    # Each measured twice, so that one hiccup decides nothing; the first draft of newcomers also
-    # reads their prompts.
-    START_LENGTHS = (2, 2, 2, 0, 0)
-    REFRESH_EVERY = 24
-    FILL_EVERY = 8  # while a neighbour was measured less than
-    ENOUGH = 3  # times
-    PROBE_STEPS = 2  # the first brings a lagging drafter up to date
-    PROBE_SHARE = 0.01
-    LONGEST_PROBE_FACTOR = 16
+    rows: Seq[Row] = ()
+    lengths: Seq[int] = ()
+    passes: int = 0
+    left: int = 0
+    idle: int = 0
+    age: int = 0
+
+
+class AdaptiveDrafts:
+    """Chooses drafters and lengths, row by row.
+
+    Args:
+        config: maximum draft length, hysteresis and the fewest steps between probes.
+        prices: of steps.
+        costly: what is known of each drafter that computes.
+        found: usual acceptance of what is looked up.
+        asks: whether somebody who looks up has something to say of the next step.
+
+    Attributes:
+        costly, drafts: as ``SourceChoice`` has them.
+    """
+
+    PERIOD = 8  # steps for which a decision stands at most while rows do not change
+    PROBE_SHARE = 0.01  # of the time
+    STAY = 0.99  # of plain decoding, that drafting may promise less before it ends
+    LEAST_LOST = 0.2  # of what a probe loses where nothing is accepted
 
     def __init__(
-        self, config: SpeculationConfig, pair: PairMeasurements | None = None, source: str = ""
+        self,
+        config: SpeculationConfig,
+        prices: StepPrices,
+        costly: Seq[CostlyDraft] = (),
+        found: AverageAcceptance | None = None,
+        asks: Callable[[], bool] = lambda: False,
     ) -> None:
-        pair = pair or PairMeasurements()
-        self.config = config
-        self.costs = pair.costs
-        self._average = pair.acceptance
-        self._acceptance = AcceptanceEstimate(pair.acceptance, source)
-        self._joins = JoinCost(pair.reading, source)
-        # This decoder's alone, and undone with a step that is dropped.
-        known = self.costs.comparable
-        self._plan: tuple[int, ...] = () if known else self.START_LENGTHS
-        # None: the first decision goes by what is known.
-        self._length = None if known else min(2, config.num_draft_tokens)
-        self._since = 0  # decisions since it changed or was last tried
-        self._undo: tuple[tuple[int, ...], int | None, int] = (self._plan, self._length, 0)
+        self._config, self._prices, self._asks = config, prices, asks
+        self._drafters = {drafter.name: drafter for drafter in costly}
+        self._lookups = LookedUp(found or AverageAcceptance(), config.probe_interval)
+        self._turns = Turns(list(self._drafters), config.probe_interval)
+        self.costly, self.drafts = self._turns.next, False
+        # Where calls before this one left off: those shorter than the time between two probes
+        # would otherwise never probe.
+        idle = costly[0].acceptance.average.untested if costly else 0
+        self._standing = self._before = Decision(idle=idle)
 
     @property
-    def current(self) -> int:
-        """The draft length in use when nothing is being tried."""
-        return self._length or 0
+    def free(self) -> bool:
+        """Whether guesses that are looked up are wanted now."""
+        return self._lookups.asked
+
+    @property
+    def turning(self) -> bool:
+        """Whether another costly drafter is to be used from the next step on."""
+        return self._turns.next != self.costly
 
     def choose(self, rows: Seq[Row]) -> list[int]:
-        """One K for all rows, less only where a row is about to end."""
-        self._undo = (self._plan, self._length, self._since)
-        room = room_of(rows)
-        longest = min(self.config.num_draft_tokens, max(room, default=0))
-        if longest == 0:
-            return [0] * len(room)
-        if not self._plan:
-            self._decide(rows, room, longest)
-        length = self.current
-        if self._plan:
-            length, *rest = self._plan
-            self._plan = tuple(rest)
-        return cap(room, min(length, longest))
+        """What the costly drafter may guess; while others look up, as much as rows have room for:
+        they say themselves how far they go, and :meth:`settle` cuts it.
+        """
+        self._before = self._standing
+        room, wakes = room_of(rows), self._lookups.wakes()
+        if self.turning:
+            self.costly = self._turns.next
+            self._standing = replace(self._standing, left=0, passes=0)
+        if self.costly:
+            self._decide(rows, room)
+        lengths = list(self._standing.lengths) or [0] * len(rows)
+        if min(room, default=0) < max(lengths, default=0):
+            lengths = [min(n, most) for n, most in zip(lengths, room, strict=True)]
+        self.drafts = any(lengths)
+        if self.free and (wakes or self._asks()):
+            return cap(room, self._config.num_draft_tokens)
+        return lengths
 
     def forget(self) -> None:
         """Put everything back as it was before the last choice."""
-        self._plan, self._length, self._since = self._undo
+        self._standing = self._before
+        self._lookups.forget()
 
-    def chances(self, rows: Seq[Row]) -> list[float]:
-        """Estimated acceptance of each row's next draft token, in [0, 1]."""
-        return self._acceptance.chances(rows)
+    def _decide(self, rows: Seq[Row], room: Seq[int]) -> None:
+        """Settle on the costly drafter's guesses for now, by what stands where nothing changed."""
+        now, idle = self._standing, self._standing.idle + 1
+        if now.left > 0 and now.rows == rows:
+            self._standing = replace(now, left=now.left - 1, idle=0 if now.passes else idle)
+            return
+        drafter, none = self._drafters[self.costly], [0] * len(rows)
+        if not any(room):
+            self._standing = replace(now, rows=(), lengths=none, left=0)
+            return
+        view = drafter.prospect(rows)
+        needed = view.plain * (self.STAY if now.passes else 1.0 + self._config.hysteresis)
+        # A few rows are soon looked at, and what has begun a moment ago at once.
+        left = 0 if drafter.thin else min(len(rows) // 4, self.PERIOD, now.age)
+        if view.best.guesses and view.best.speed > needed:
+            reaching = [row[: view.best.passes] for row in view.reaching]
+            lengths = fill(reaching, view.best, by_need(rows))
+            age = now.age + 1 if now.passes else 0
+            changed = Decision(list(rows), lengths, view.best.passes, left, 0, age)
+        elif probe := self._probe(rows, view, drafter, idle):
+            changed = Decision(list(rows), probe)
+        else:
+            age = 0 if now.passes else now.age + 1
+            changed = Decision(list(rows), none, 0, left, idle, age)
+        self._standing = changed
 
-    def promise(self, rows: Seq[Row]) -> float | None:
-        """The most tokens per second, at the best length; None while costs are not known."""
-        room = room_of(rows)
-        longest = min(self.config.num_draft_tokens, max(room, default=0))
-        return max(self._goodput(rows, room, longest)) if self.costs.comparable else None
+    def _probe(self, rows: Seq[Row], view: Prospect, drafter: CostlyDraft, idle: int) -> list[int]:
+        """A guess for some rows, if the drafter was left alone for long enough to afford it."""
+        if idle < self._config.probe_interval or not any(view.reaching):
+            return []
+        verify, draft = view.prices.verify, view.prices.draft
+        drafting, count = draft[1] - draft[0] - verify[0], len(rows)
+        guesses = 1 if view.prices.packs else count
+        while guesses < count and verify[guesses + 1] + drafting <= 2 * (verify[1] + drafting):
+            guesses += 1
+        chosen = set(drafter.strangest(rows)[:guesses])
+        # What it loses as far as is known: next to nothing where drafting nearly pays.
+        gain = sum(view.reaching[row][0] for row in chosen if view.reaching[row])
+        lost = verify[guesses] + drafting
+        lost = max(lost - gain / view.plain, self.LEAST_LOST * lost)
+        price = lost + drafter.joins.to_read(rows)
+        if price > self.PROBE_SHARE * idle * verify[0]:
+            return []
+        return [int(bool(view.reaching[row]) and row in chosen) for row in range(count)]
 
-    def seconds(self, batch: int, length: int) -> float | None:
-        """Expected ones of a step with such a draft, newcomers' texts included."""
-        seconds = self.costs.predict(StepWork(batch, length))
-        return seconds + self._joins.seconds if seconds and length else seconds
+    def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
+        """The best use of what was found and of what the costly drafter would guess."""
+        lengths = self._standing.lengths if self.drafts else [0] * len(rows)
+        planned = [n if known else 0 for n, known in zip(lengths, covered, strict=True)]
+        if not offers:
+            return Settled([NOBODY] * len(planned), planned, costly=any(planned))
+        found = self._lookups.weigh(rows, offers)
+        computed = self._computed(rows, max(planned), covered)
+        guesses = sum(map(len, found.reaching)) + sum(map(len, computed.reaching))
+        width = max(map(len, (*found.reaching, *computed.reaching)))
+        most = guesses if self._prices.packs else len(rows) * width
+        return self._lookups.settle(rows, found, computed, self._settling(rows, computed, most))
+
+    def _computed(self, rows: Seq[Row], passes: int, covered: Seq[bool]) -> Computed:
+        """What the costly drafter would guess for rows that it can guess for."""
+        if not passes:
+            return Computed([], 0)
+        reaching = self._drafters[self.costly].acceptance.reaching(rows, passes)
+        room = [most if known else 0 for most, known in zip(room_of(rows), covered, strict=True)]
+        return Computed([row[:most] for row, most in zip(reaching, room, strict=True)], passes)
+
+    def _settling(self, rows: Seq[Row], computed: Computed, most: int) -> Prices:
+        """Of the steps to settle on; what was looked up is paid for."""
+        if computed.passes:
+            return self._drafters[self.costly].prices(rows, computed.passes, most)
+        return Prices(
+            self._prices.curve(len(rows), most, keys_of(rows)), (0.0,), self._prices.packs
+        )
 
     def observe(self, report: StepReport) -> None:
-        """Learn cost and acceptance from a finished step."""
-        self._acceptance.observe(report)
-        self._joins.observe(report, self.costs.predict(report.work))
-        self.costs.record(report.work, report.seconds, clean=report.clean)
-
-    def _goodput(self, rows: Seq[Row], room: list[int], longest: int) -> list[float]:
-        """Predicted tokens per second of steps with draft lengths 0..``longest``."""
-        tokens = expected_tokens(self._acceptance.chances(rows), room, longest)
-        seconds = [self.seconds(len(room), length) for length in range(longest + 1)]
-        return [
-            count / spent if spent else 0.0 for count, spent in zip(tokens, seconds, strict=True)
-        ]
-
-    def _decide(self, rows: Seq[Row], room: list[int], longest: int) -> None:
-        """Settle on a K for now; plan a refresh or a probe when one is due."""
-        goodput = self._goodput(rows, room, longest)
-        best = goodput.index(max(goodput))
-        current = min(self.current, longest)
-        better = goodput[best] > (1 + self.config.hysteresis) * goodput[current]
-        if self._length is None:
-            self._begin(best if better else 0)
-            return
-        self._since += 1
-        if better:
-            self._length, self._since = best, 0
-        elif self._length > 0:
-            self._refresh(len(room), current, longest)
-        elif self._since >= self.config.probe_interval or self._unknown(len(room)):
-            self._probe(rows, goodput)
-
-    def _begin(self, length: int) -> None:
-        """Start with what the pair promises, and take turns where calls before this one ended.
-
-        Calls that are shorter than the time between two trials would otherwise never try.
-        """
-        self._length = length
-        self._since = self.costs.steps if length else self._average.untested
-
-    def _probe(self, rows: Seq[Row], goodput: list[float]) -> None:
-        """Try speculation again, if it was left alone for long enough to afford it."""
-        length = goodput.index(max(goodput[1:]), 1)
-        # Two tokens tell more than one, where they cost little more.
-        if len(goodput) > 2 and goodput[2] > 0.8 * goodput[length]:
-            length = max(length, 2)
-        longest = self.LONGEST_PROBE_FACTOR * self.config.probe_interval
-        wait = min(longest, self._probe_price(rows, length) / self.PROBE_SHARE)
-        if self._since >= wait or self._unknown(len(rows)):
-            self._plan = (length,) * self.PROBE_STEPS
-            self._since = 0
-
-    def _unknown(self, batch: int) -> bool:
-        """Whether no draft was ever timed at this batch size: then a guess stands for it."""
-        lengths = range(1, self.config.num_draft_tokens + 1)
-        return not any(self.costs.count(StepWork(batch, length)) for length in lengths)
-
-    def _probe_price(self, rows: Seq[Row], length: int) -> float:
-        """What a probe loses if nothing is accepted, in plain steps."""
-        plain, drafting = (self.costs.predict(StepWork(len(rows), k)) for k in (0, length))
-        if not plain or not drafting:
-            return 0.0
-        lost = self.PROBE_STEPS * max(0.0, drafting / plain - 1.0)
-        return lost + self._joins.to_read(rows) / plain
-
-    def _refresh(self, batch: int, current: int, longest: int) -> None:
-        """Now and then one step at a neighbouring K or at 0, the least measured one first."""
-        others = (0, min(current + 1, longest), max(current - 1, 1))
-        counts = [self.costs.count(StepWork(batch, length)) for length in others]
-        thin = min(counts) < self.ENOUGH
-        if self._since % (self.FILL_EVERY if thin else self.REFRESH_EVERY) == 0:
-            turn = self._since // self.REFRESH_EVERY % len(others)
-            self._plan = (others[counts.index(min(counts)) if thin else turn],)
+        """Learn from a step: each drafter by the rows that it guessed for."""
+        self._prices.observe(report)
+        if not report.sources:
+            own = self._drafters.get(self.costly)
+            ran = {} if own is None else {own: report}
+        else:
+            self._lookups.observe(report)
+            drafted = bool(report.work.length)
+            ran = {
+                drafter: report.of(name)
+                for name, drafter in self._drafters.items()
+                if not drafted or name in report.sources
+            }
+        for drafter, part in ran.items():
+            drafter.observe(part)
+        self._turns.step(lambda name: self._drafters[name].promise(report.rows))

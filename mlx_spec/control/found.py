@@ -12,7 +12,7 @@ from itertools import accumulate
 from operator import mul
 
 from mlx_spec.control.acceptance import AcceptanceEstimate, AverageAcceptance
-from mlx_spec.control.offers import NOBODY, Offer, Settled
+from mlx_spec.control.offers import NOBODY, Offer
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row
 
@@ -45,28 +45,14 @@ class Found:
     Attributes:
         picks: which offer; ``NOBODY`` where there is none.
         lengths: guesses of it.
-        brings: tokens that the first 0, 1, 2, ... of them are expected to bring.
+        reaching: how likely each of them stands with all before it: the tokens it brings.
         certain: whether it is certain: what says otherwise is wrong, however much it says.
     """
 
     picks: list[int]
     lengths: list[int]
-    brings: list[list[float]]
+    reaching: list[Seq[float]]
     certain: list[bool]
-
-    @property
-    def most(self) -> int:
-        """Guesses of the longest."""
-        return max(self.lengths, default=0)
-
-    def tokens(self, cut: int) -> float:
-        """Expected of a step in which no row takes more than ``cut`` guesses."""
-        return len(self.brings) + sum(row[min(cut, len(row) - 1)] for row in self.brings)
-
-    def alone(self, cut: int) -> Settled:
-        """Nothing but this is verified."""
-        picks = [pick if cut else NOBODY for pick in self.picks]
-        return Settled(picks, [min(cut, length) for length in self.lengths], costly=False)
 
 
 class Findings:
@@ -91,16 +77,21 @@ class Findings:
         factors = [self._check(offer.source).factor for offer in offers]
         found = Found([], [], [], [])
         for row in range(len(rows)):
-            gains = [_gains(said[row], by) for said, by in zip(chances, factors, strict=True)]
             made = [number for number, offer in enumerate(offers) if offer.lengths[row]]
             sure = [n for n in made if min(chances[n][row]) >= 1.0 and factors[n] >= self.CERTAIN]
-            best = max(made, key=lambda number: gains[number][-1], default=NOBODY)
+            reaching = {n: _reaching(chances[n][row], factors[n]) for n in made}
+            best = max(made, key=lambda number: sum(reaching[number]), default=NOBODY)
             pick = sure[0] if sure else best
             found.picks.append(pick)
             found.lengths.append(0 if pick == NOBODY else offers[pick].lengths[row])
-            found.brings.append([0.0] if pick == NOBODY else gains[pick])
+            found.reaching.append(() if pick == NOBODY else reaching[pick])
             found.certain.append(bool(sure))
         return found
+
+    @property
+    def sources(self) -> set[str]:
+        """Who has ever offered something, by name."""
+        return set(self._estimates)
 
     def observe(self, report: StepReport) -> None:
         """Compare what came with what was promised for the rows of the last step."""
@@ -117,8 +108,8 @@ class Findings:
     def _chances(self, rows: Seq[Row], offer: Offer) -> list[Seq[float]]:
         if offer.chances is not None:
             return list(offer.chances)
-        usual = self._estimate(offer.source).chances(rows)
-        return [[chance] * n for chance, n in zip(usual, offer.lengths, strict=True)]
+        usual = self._estimate(offer.source)
+        return [usual.chances(row, n) for row, n in zip(rows, offer.lengths, strict=True)]
 
     def _check(self, source: str) -> Calibration:
         return self._checks.setdefault(source, Calibration())
@@ -127,6 +118,5 @@ class Findings:
         return self._estimates.setdefault(source, AcceptanceEstimate(self._average, source))
 
 
-def _gains(chances: Seq[float], factor: float) -> list[float]:
-    """Tokens that the first 0, 1, 2, ... of a row's guesses are expected to bring."""
-    return [0.0, *accumulate(accumulate((min(1.0, chance * factor) for chance in chances), mul))]
+def _reaching(chances: Seq[float], factor: float) -> list[float]:
+    return list(accumulate((min(1.0, chance * factor) for chance in chances), mul))

@@ -60,9 +60,13 @@ class SourceChoice(DraftLengthPolicy, Protocol):
             step may be in flight.
     """
 
-    free: bool
     costly: str
     drafts: bool
+
+    @property
+    def free(self) -> bool:
+        """See above."""
+        ...
 
     @property
     def turning(self) -> bool:

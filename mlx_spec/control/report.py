@@ -14,8 +14,7 @@ from mlx_spec.control.row import Row
 class StepWork(NamedTuple):
     """What a step computes, as far as its time depends on it.
 
-    Policies and reports say the work, and only ``costs``, ``pass_costs`` and ``step_prices`` know
-    what is made of it.
+    Reports say the work, and only ``pass_costs`` and ``step_prices`` know what is made of it.
 
     Attributes:
         rows: rows that take part.

@@ -19,12 +19,14 @@ class RowEvidence:
     Attributes:
         accepted, tested: draft tokens of the row, recent ones weighing more: accepted, and really
             looked at by the target.
+        usual: the tested ones, each weighed by how often its position stands beside the first.
         counted: whether the rate of newcomers has the row.
         drafted: whether the row was ever drafted for, so that the drafter has read its text.
     """
 
     accepted: float = 0.0
     tested: float = 0.0
+    usual: float = 0.0
     counted: bool = False
     drafted: bool = False
 
@@ -45,6 +47,11 @@ class Row(Protocol):
     @property
     def remaining(self) -> int:
         """Tokens that may still be emitted; none or fewer for a row that has ended."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Known tokens, which attention reads."""
         ...
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_spec.control.acceptance import AverageAcceptance
-from mlx_spec.control.costs import StepCosts
 from mlx_spec.control.joins import ReadingCost
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.step_prices import StepPrices
@@ -26,12 +25,10 @@ class PairMeasurements:
     """Measurements of one (target, draft) pair, each thread-safe.
 
     Attributes:
-        costs: seconds of steps.
         acceptance: the average over all texts.
         reading: seconds that the drafter takes to read a newcomer's text.
     """
 
-    costs: StepCosts = field(default_factory=StepCosts)
     acceptance: AverageAcceptance = field(default_factory=AverageAcceptance)
     reading: ReadingCost = field(default_factory=ReadingCost)
 

@@ -111,7 +111,9 @@ class SpeculativeDecoder:
         self.measuring = Measuring(
             self.runner, self.drafter, owners, self.most_draft, adaptive=adaptive
         )
-        self.policy = policy or make_policy(self.drafter, speculation, owners)
+        self.policy = policy or make_policy(
+            self.drafter, speculation, owners, self.measuring.prices
+        )
         self.meter = StepMeter()
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)

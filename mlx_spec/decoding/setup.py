@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_spec.config import SpeculationConfig
-from mlx_spec.control.adaptive import AdaptiveDraftLength
+from mlx_spec.control.adaptive import AdaptiveDrafts
+from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.offers import FixedSources, SourceChoice
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.shared import measurements_of
-from mlx_spec.control.sources import AdaptiveSources
+from mlx_spec.control.step_prices import StepPrices
 from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.chain import ChainDrafter
@@ -63,7 +64,10 @@ def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
 
 
 def make_policy(
-    drafter: Drafter, speculation: SpeculationConfig, owners: tuple[Any, Any]
+    drafter: Drafter,
+    speculation: SpeculationConfig,
+    owners: tuple[Any, Any],
+    prices: StepPrices,
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do.
 
@@ -71,32 +75,37 @@ def make_policy(
         drafter: what drafts.
         speculation: how far to guess.
         owners: the models, of whose pair measurements are shared.
+        prices: what steps cost.
     """
     most = most_draft_tokens(drafter, speculation)
     config = replace(speculation, num_draft_tokens=most)
+    adaptive = most > 0 and speculation.adaptive
     if isinstance(drafter, ChainDrafter):
-        drafter.choice = _choice(drafter, config, owners)
+        if adaptive:
+            drafter.choice = _chosen(drafter, config, owners, prices)
+        else:
+            drafter.choice = FixedSources(most, [each.name for each in drafter.costly])
         return drafter.choice
-    if most == 0 or not speculation.adaptive:
+    if not adaptive:
         return FixedDraftLength(most)
-    return AdaptiveDraftLength(config, measurements_of(*owners, drafter.name))
+    pair = measurements_of(*owners, drafter.name)
+    return AdaptiveDrafts(config, prices, [CostlyDraft(drafter.name, most, prices, pair)])
 
 
-def _choice(
-    chain: ChainDrafter, config: SpeculationConfig, owners: tuple[Any, Any]
+def _chosen(
+    chain: ChainDrafter, config: SpeculationConfig, owners: tuple[Any, Any], prices: StepPrices
 ) -> SourceChoice:
     """What chooses among the members of a chain."""
-    if not config.num_draft_tokens or not config.adaptive:
-        return FixedSources(config.num_draft_tokens, [each.name for each in chain.costly])
-    policies = {}
-    for each in chain.costly:
-        own = replace(config, num_draft_tokens=most_draft_tokens(each, config))
-        pair = measurements_of(*owners, each.name)
-        policies[each.name] = AdaptiveDraftLength(own, pair, each.name)
+    costly = [
+        CostlyDraft(
+            each.name, most_draft_tokens(each, config), prices, measurements_of(*owners, each.name)
+        )
+        for each in chain.costly
+    ]
     found = measurements_of(*owners, "+".join(each.name for each in chain.free))
     free = chain.free  # no way back to the chain: who drops a decoder gets its memory at once
 
     def asks() -> bool:
         return any(each.needs_host for each in free)
 
-    return AdaptiveSources(config, found, policies, asks)
+    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks)

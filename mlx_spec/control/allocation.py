@@ -1,0 +1,147 @@
+"""The budget of a step: how many tokens it verifies, and whose guesses they are.
+
+A step costs by the tokens M that the target verifies, not by rows and draft length. So the M - B
+tokens beside the rows' own go to the guesses that are likeliest to stand anywhere in the batch,
+and of all M (and numbers of passes K of a drafter that computes) the one with the most expected
+tokens per second is taken::
+
+    reaching       row a .90 .81 .73 .66      budget 5:  a a a b a    lengths 4 1 0
+                   row b .70 .49 .34          budget 6:  a a a b a b          4 2 0
+                   row c .10 .01                        (.90 .81 .73 .70 .66 .49)
+
+A guess brings what it is likely to stand for, with all before it; that falls along a row, so the
+greatest ones of all rows are beginnings of rows, and taking them one after the other is best for
+every budget. A model whose passes are rectangles takes every row as far as its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import truediv
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the steps to choose from cost.
+
+    Attributes:
+        verify: seconds of a pass over the rows' own tokens and 0, 1, 2, ... guesses, never falling.
+        draft: seconds of drafting 0, 1, 2, ... guesses for all rows.
+        packs: whether a pass takes any number of each row; else ``verify`` is read where all rows
+            have the same.
+    """
+
+    verify: Seq[float]
+    draft: Seq[float]
+    packs: bool = True
+
+
+@dataclass(frozen=True)
+class StepBudget:
+    """A step.
+
+    Attributes:
+        passes: of the drafter that computes, K.
+        guesses: that are verified in all, M - B.
+        tokens: expected, those of the target included.
+        seconds: of the step.
+    """
+
+    passes: int
+    guesses: int
+    tokens: float
+    seconds: float
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second."""
+        return self.tokens / self.seconds
+
+
+def best_budget(reaching: Seq[Seq[float]], prices: Prices) -> StepBudget:
+    """The step with the most expected tokens per second that drafts.
+
+    Args:
+        reaching: for each row and guess, how likely it stands with all before it; as many as the
+            row may use.
+        prices: of steps.
+
+    Returns:
+        A step with a draft where there is any that could be verified, else the plain one.
+    """
+    rows, draft = len(reaching), prices.draft
+    best, speed = StepBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
+    each = _packed if prices.packs else _square
+    pool: list[float] = []
+    for passes in range(1, len(draft)):
+        column = [row[passes - 1] for row in reaching if len(row) >= passes]
+        # What a pass more brings at most, even if verifying it were free.
+        if not column or sum(column) <= speed * (draft[passes] - draft[passes - 1]):
+            break
+        pool += column
+        found = each(pool, passes, rows, prices)
+        if found.speed > speed:
+            best, speed = found, found.speed
+    return best
+
+
+def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> StepBudget:
+    """How much of what is there is best verified, after so many passes of a drafter: perhaps
+    nothing of it.
+    """
+    rows = len(reaching)
+    pool = [chance for row in reaching for chance in row]
+    if prices.packs:
+        return _packed(pool, passes, rows, prices)
+    best = StepBudget(passes, 0, float(rows), prices.verify[0] + prices.draft[passes])
+    for width in range(1, max(map(len, reaching)) + 1):
+        pool = [chance for row in reaching for chance in row[:width]]
+        seconds = prices.verify[rows * width] + prices.draft[passes]
+        found = StepBudget(passes, rows * width, rows + sum(pool), seconds)
+        if found.speed > best.speed:
+            best = found
+    return best
+
+
+def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:
+    """The best number of a pool's guesses; it is put in order, the likeliest first."""
+    pool.sort(reverse=True)
+    drafting = prices.draft[passes]
+    tokens = list(accumulate(pool, initial=float(rows)))
+    seconds = [verifying + drafting for verifying in prices.verify[: len(tokens)]]
+    speeds = list(map(truediv, tokens, seconds))
+    guesses = speeds.index(max(speeds))
+    return StepBudget(passes, guesses, tokens[guesses], seconds[guesses])
+
+
+def _square(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:
+    """Every row as far as its neighbours."""
+    seconds = prices.verify[rows * passes] + prices.draft[passes]
+    return StepBudget(passes, rows * passes, rows + sum(pool), seconds)
+
+
+def fill(reaching: Seq[Seq[float]], budget: StepBudget, first: Seq[int]) -> list[int]:
+    """Guesses of each row under a budget: those that are likeliest to stand.
+
+    Args:
+        reaching: as for :func:`best_budget`, cut to what may be verified.
+        budget: how many in all.
+        first: rows in the order in which they are served where guesses are equally likely.
+    """
+    total = sum(map(len, reaching))
+    if total <= budget.guesses:
+        return [len(row) for row in reaching]
+    if budget.guesses <= 0:
+        return [0] * len(reaching)
+    least = sorted((chance for row in reaching for chance in row), reverse=True)[budget.guesses - 1]
+    lengths = [sum(chance > least for chance in row) for row in reaching]
+    left = budget.guesses - sum(lengths)
+    for row in first:
+        if left <= 0:
+            break
+        equal = min(left, reaching[row].count(least))
+        lengths[row] += equal
+        left -= equal
+    return lengths

@@ -1,0 +1,111 @@
+"""``CostlyDraft``: all that a policy knows of one drafter that computes its guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from mlx_spec.control.acceptance import AcceptanceEstimate
+from mlx_spec.control.allocation import Prices, StepBudget, best_budget
+from mlx_spec.control.joins import JoinCost
+from mlx_spec.control.report import StepReport
+from mlx_spec.control.row import Row, room_of
+from mlx_spec.control.shared import PairMeasurements
+from mlx_spec.control.step_prices import StepPrices
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What drafting promises for the rows as they stand.
+
+    Attributes:
+        reaching: for each row and guess, how likely it stands with all before it.
+        prices: of the steps to choose from.
+        best: of these, among those that draft.
+        plain: tokens per second without a draft.
+    """
+
+    reaching: list[Seq[float]]
+    prices: Prices
+    best: StepBudget
+    plain: float
+
+
+class CostlyDraft:
+    """One drafter of one decoder: how often it is right, what it costs, whose texts it has read.
+
+    Args:
+        name: as prices and reports call it.
+        most: guesses at once.
+        prices: of steps.
+        pair: what any decoder has learned of it.
+    """
+
+    # While less was tested, no more than so many guesses: a hostile one is found out cheaply.
+    THIN, AT_FIRST = 6.0, 2
+
+    def __init__(self, name: str, most: int, prices: StepPrices, pair: PairMeasurements) -> None:
+        self.name, self.most = name, most
+        self._prices = prices
+        self.acceptance = AcceptanceEstimate(pair.acceptance, name)
+        self.joins = JoinCost(pair.reading, name)
+
+    def longest(self, room: Seq[int]) -> int:
+        """The most guesses that any row may be given now."""
+        return min(self.most, max(room, default=0), self.AT_FIRST if self.thin else self.most)
+
+    @property
+    def thin(self) -> bool:
+        """Whether little was tested of it lately."""
+        return self.acceptance.average.tested < self.THIN
+
+    def promise(self, rows: Seq[Row]) -> float | None:
+        """The most tokens per second, None while nothing is known of it."""
+        if not self.acceptance.average.known:
+            return None
+        view = self.prospect(rows)
+        return max(view.best.speed, view.plain)
+
+    def strangest(self, rows: Seq[Row]) -> list[int]:
+        """Rows in the order of how little was tested of them lately, the least first."""
+        return sorted(range(len(rows)), key=lambda row: self.acceptance.tested(rows[row]))
+
+    def prospect(self, rows: Seq[Row]) -> Prospect:
+        """What is promised at best, and what plain decoding is."""
+        room = room_of(rows)
+        longest = self.longest(room)
+        reaching: list[Seq[float]] = list(self.acceptance.reaching(rows, longest))
+        if min(room, default=0) < longest:
+            reaching = [row[:most] for row, most in zip(reaching, room, strict=True)]
+        prices = self.prices(rows, longest)
+        return Prospect(
+            reaching, prices, best_budget(reaching, prices), len(rows) / prices.verify[0]
+        )
+
+    def prices(self, rows: Seq[Row], longest: int, most: int = 0) -> Prices:
+        """Of steps in which this drafts up to ``longest`` guesses, and up to ``most`` are
+        verified."""
+        count, prices = len(rows), self._prices
+        # New texts are read for drafts alone, whatever their length.
+        reading = self.joins.seconds
+        draft = [prices.draft(self.name, count, passes) for passes in range(longest + 1)]
+        return Prices(
+            prices.curve(count, max(most, count * longest), keys_of(rows)),
+            [draft[0], *(seconds + reading for seconds in draft[1:])],
+            prices.packs,
+        )
+
+    def observe(self, report: StepReport) -> None:
+        """Learn from a step, of which ``report`` says what is this drafter's."""
+        usual = None
+        if not report.clean:
+            work = report.work
+            usual = self._prices.verify(work.tokens, work.rows, work.keys)
+            usual += self._prices.draft(self.name, work.rows, report.passes.get(self.name, 0))
+        self.acceptance.observe(report)
+        self.joins.observe(report, usual)
+
+
+def keys_of(rows: Seq[Row]) -> int:
+    """Keys that a pass reads: those of the longest row for each."""
+    return len(rows) * max((row.length for row in rows), default=0)

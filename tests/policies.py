@@ -1,0 +1,27 @@
+"""Policies for tests, on machines whose prices they know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlx_spec.config import SpeculationConfig
+from mlx_spec.control.adaptive import AdaptiveDrafts
+from mlx_spec.control.drafting import CostlyDraft
+from mlx_spec.control.shared import PairMeasurements
+from scripts.simulated.machines import DRAFTER, Machine
+
+MOST = 6  # draft tokens, where a test says nothing else
+
+
+def adaptive(
+    machine: Machine,
+    most: int = MOST,
+    *,
+    pair: PairMeasurements | None = None,
+    name: str = DRAFTER,
+    **options: Any,
+) -> AdaptiveDrafts:
+    """One that knows what steps cost, and nothing of its drafter yet."""
+    prices, pair = machine.prices(), pair or PairMeasurements()
+    config = SpeculationConfig(num_draft_tokens=most, **options)
+    return AdaptiveDrafts(config, prices, [CostlyDraft(name, most, prices, pair)])
