@@ -8,13 +8,12 @@ steps; what each has launched is waited for at the end of its turn, so that neit
 other's time. A third runs nothing but the model over mlx-lm's caches and an argmax, and waits for
 each token: what a step costs if whatever is around it costs nothing. Ratios are medians over
 rounds; above 1 ours is the faster. With ``--call`` whole calls of ``batch_generate`` are compared
-too, prompts and all. The tokens of both are compared. The last line is JSON.
+too, prompts and all. The tokens of both are compared.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +23,8 @@ import mlx_spec
 import mlx_spec.model  # the fast BLAS is loaded before mlx
 
 import mlx.core as mx  # isort: skip
-from bench_support.rounds import Series, interleave, machine, ratio, table
+from bench_support.results import add_save, finish, table
+from bench_support.rounds import Series, interleave, ratio
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.generate import batch_generate as mlx_lm_batch
 from mlx_lm.models.cache import BatchKVCache
@@ -172,6 +172,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="of one turn")
     parser.add_argument("--call", action="store_true", help="whole calls too")
     parser.add_argument("--max-tokens", type=int, default=32, help="of a row in a whole call")
+    add_save(parser)
     return parser.parse_args()
 
 
@@ -185,7 +186,7 @@ def main() -> None:
         records.append(report("a step", rows, *turns(model, tokenizer, rows, options)))
         if options.call:
             records.append(report("a call", rows, *calls(model, tokenizer, rows, options)))
-    print(json.dumps({"machine": machine(), "options": vars(options), "results": records}))
+    finish(options, records)
 
 
 if __name__ == "__main__":

@@ -68,15 +68,15 @@ def test_a_row_says_what_it_is_worth_and_what_was_said() -> None:
     arms = [
         arm("fast", 1.4, 1.5, 1.6),
         arm("slow", 0.8, 0.9, 0.7, differences=(tie,)),
-        arm("same", 1.01, 1.0, 1.02, differences=(tie, fault)),
+        arm("other", 1.01, 1.0, 1.02, differences=(tie, fault)),
         arm("mlx-lm", 1.0, 0.9, 0.9, exact=False, compared=False),
     ]
     text = shown(result(cell(1, 128, *arms)))
     assert row(text, "fast") == "fast 75.0 + 1.50 (1.40-1.60) 1.50 same"
-    assert row(text, "slow").endswith("- 0.80 (0.70-0.90) 1.50 near ties: 1")
-    assert row(text, "mlx-lm").endswith("other samples")
-    assert row(text, "same").endswith("= 1.01 (1.00-1.02) 1.50 differs: 2")
-    assert "same, 1 at a time: prompt 3 differs from plain decoding from token 8 on" in text
+    assert row(text, "slow").endswith("- 0.80 (0.70-0.90) 1.50 1 tie")
+    assert row(text, "mlx-lm").endswith("samples")
+    assert row(text, "other").endswith("= 1.01 (1.00-1.02) 1.50 2 differ")
+    assert "other, 1 at a time: prompt 3 differs from plain decoding from token 8 on" in text
     assert text.count(" differs from ") == 1
     assert "80% (1 at a time)" in text
     assert "2.0% here" in text

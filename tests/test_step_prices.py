@@ -27,10 +27,10 @@ def prices(*, packs: bool = True, first: int = 1) -> StepPrices:
 
 
 def report(
-    rows: int, tokens: int, seconds: float, passes: dict[str, int] | None = None
+    rows: int, tokens: int, seconds: float, passes: dict[str, int] | None = None, keys: int = 0
 ) -> StepReport:
-    none, made = [0] * rows, make_rows(*[9] * rows)
-    return StepReport(made, none, none, seconds, True, tokens=tokens, passes=passes or {})
+    none, made, by = [0] * rows, make_rows(*[9] * rows), passes or {}
+    return StepReport(made, none, none, seconds, True, tokens=tokens, passes=by, keys=keys)
 
 
 def test_tokens_of_a_pass() -> None:
@@ -97,6 +97,17 @@ def test_a_drafter_that_nobody_timed_is_found_out() -> None:
         made.observe(report(8, 16, 0.128 + 0.05, passes={"own": 2}))
     together = made.draft("own", 8, 2) + made.verify(16, 8)
     assert together == pytest.approx(0.178, rel=0.05)
+
+
+def test_each_token_reads_the_keys_of_its_row() -> None:
+    made, key = prices(), 4e-6  # four times what was thought
+    for _ in range(40):
+        for tokens, plain in ((8, 0.13), (32, 0.2)):
+            seconds = plain + key * tokens * 2000
+            made.observe(report(8, tokens, seconds, keys=8 * 2000))
+    assert made.verify(8, 8, 16_000) == pytest.approx(0.13 + 0.064, rel=0.05)
+    assert made.verify(16, 8, 16_000) == pytest.approx(0.128 + 0.128, rel=0.1)
+    assert made.verify(32, 8, 16_000) == pytest.approx(0.2 + 0.256, rel=0.05)
 
 
 def test_all_prices_follow_the_speed_of_the_machine() -> None:

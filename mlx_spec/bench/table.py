@@ -33,8 +33,9 @@ def print_result(console: Console, result: BenchResult) -> None:
         title = Text(f"{short(result.model)}{form}, {size / 1e6:,.0f} MB of weights", "bold")
         table = Table(box=box.SIMPLE, title=title, title_justify="left", pad_edge=False)
         for column in COLUMNS:
-            left = column in _LEFT
-            table.add_column(column, justify="left" if left else "right", no_wrap=not left)
+            table.add_column(
+                column, justify="left" if column in _LEFT else "right", no_wrap=column != "arm"
+            )
         for cell in cells:
             for row in rows_of(cell, result.noise):
                 table.add_row(*map(Text, row))
@@ -85,10 +86,13 @@ def _over(arm: ArmResult, noise: float) -> str:
 def said(arm: ArmResult) -> str:
     """What became of its texts."""
     if not arm.compared:
-        return "other samples"
+        return "samples"
     if not arm.differences:
         return "same"
-    return f"{'near ties' if arm.same else 'differs'}: {len(arm.differences)}"
+    count = len(arm.differences)
+    if arm.same:
+        return f"{count} tie{'s' if count > 1 else ''}"
+    return f"{count} differ{'s' if count == 1 else ''}"
 
 
 def _differences(result: BenchResult) -> Iterator[str]:
@@ -131,7 +135,7 @@ def notes(result: BenchResult) -> list[str]:
         f"over plain: medians of {rounds} rounds (lowest-highest). {AGAIN} is the noise, "
         f"{result.noise:.1%} here: + is faster, - slower, = neither beyond it",
         "a pass: tokens that a row gains by a pass of the model; text: whether it is plain "
-        "decoding's, byte for byte",
+        "decoding's, byte for byte, or but for near ties that rounding may flip",
         _memory(result),
         _reading(result),
     ]
