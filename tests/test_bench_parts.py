@@ -11,10 +11,12 @@ from mlx_spec import generate
 from mlx_spec.bench.arms import PLAIN, ArmRun, OurArm, choice_of, drafting_flags
 from mlx_spec.bench.bandwidth import step_bytes
 from mlx_spec.bench.comparing import differences, look_into
+from mlx_spec.bench.contest import open_contest
 from mlx_spec.bench.options import BenchOptions
 from mlx_spec.config import CacheOptions
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.loader import load
+from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.flags import Flags
 from tests.bench_runs import with_token
 from tests.folders import write_folder
@@ -89,3 +91,16 @@ def test_bytes_of_a_step() -> None:
     assert mixed.share == 0.5
     assert mixed.step(1, 0) == mixed.weights + mixed.experts / 2
     assert mixed.step(2, 0) == mixed.weights + mixed.experts * 0.75
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """By their paths, in tables and in what is recommended."""
+    target = write_folder(tmp_path / "target")
+    drafts = [str(write_folder(tmp_path / place / "same")) for place in ("a", "b")]
+    options = BenchOptions(draft_model=(drafts[0], drafts[1]), draft=("model",))
+    opened = open_contest(options, Flags(model=str(target)), None, Models())
+    assert [one.name for one in opened.runners][2:] == ["model same", f"model {drafts[1]}"]
+    for name, choice in opened.choices.items():
+        assert choice.name == name
+        if choice.drafts:
+            assert opened.flags[name].draft_model in drafts

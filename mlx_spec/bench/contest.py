@@ -56,7 +56,7 @@ class Contest:
     @property
     def choices(self) -> dict[str, Contender]:
         """What may be recommended, by name."""
-        return {name: choice_of(flags) for name, flags in self.flags.items()}
+        return {name: replace(choice_of(flags), name=name) for name, flags in self.flags.items()}
 
     @property
     def has_draft_model(self) -> bool:
@@ -129,6 +129,8 @@ def open_contest(
     for own in drafting:
         _, draft = models.pair(own, drafting=True)
         name = choice_of(own).name
+        if name in (*known, AGAIN):  # models of one name in several places
+            name = " ".join(filter(None, (own.draft, own.draft_model)))
         known[name] = own
         runners.append(OurArm(name, own, target, draft))
         if draft is not None and own.drafter is not None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from mlx_spec.bench.arms import AGAIN, PLAIN, short
 from mlx_spec.bench.findings import Recommendation
-from mlx_spec.bench.mlx_lm_arms import NAME
 from mlx_spec.bench.results import SPEED, ArmResult, BenchResult, CellResult
 
 if TYPE_CHECKING:
@@ -34,8 +33,9 @@ def print_result(console: Console, result: BenchResult) -> None:
         title = Text(f"{short(result.model)}{form}, {size / 1e6:,.0f} MB of weights", "bold")
         table = Table(box=box.SIMPLE, title=title, title_justify="left", pad_edge=False)
         for column in COLUMNS:
-            left = column in _LEFT
-            table.add_column(column, justify="left" if left else "right", no_wrap=not left)
+            table.add_column(
+                column, justify="left" if column in _LEFT else "right", no_wrap=column != "arm"
+            )
         for cell in cells:
             for row in rows_of(cell, result.noise):
                 table.add_row(*map(Text, row))
@@ -69,7 +69,7 @@ def shown_arms(cell: CellResult) -> list[ArmResult]:
     """Its arms, but of mlx-lm's speculation only the fastest draft length for each draft."""
     best: dict[str, ArmResult] = {}
     for arm in cell.arms:
-        name = arm.name.partition(" K=")[0] if arm.name.startswith(NAME) else arm.name
+        name = arm.name if arm.exact else arm.name.partition(" K=")[0]
         if name not in best or arm.ratio > best[name].ratio:
             best[name] = arm
     return list(best.values())
@@ -86,14 +86,24 @@ def _over(arm: ArmResult, noise: float) -> str:
 def said(arm: ArmResult) -> str:
     """What became of its texts."""
     if not arm.compared:
-        return "other samples"
+        return "samples"
     if not arm.differences:
         return "same"
-    count, first = len(arm.differences), arm.differences[0]
-    where = f"{count} differ{'s' if count == 1 else ''}"
+    count = len(arm.differences)
     if arm.same:
-        return f"{where}: near ties"
-    return f"{where}, prompt {first.prompt + 1} from {first.place + 1} on"
+        return f"{count} tie{'s' if count > 1 else ''}"
+    return f"{count} differ{'s' if count == 1 else ''}"
+
+
+def _differences(result: BenchResult) -> Iterator[str]:
+    """Where texts differ, and not by near ties: the first of each arm in each cell."""
+    for cell in result.cells:
+        for arm in cell.arms:
+            for one in [one for one in arm.differences if not one.near_tie][:1]:
+                yield (
+                    f"{arm.name}, {cell.key.batch} at a time: prompt {one.prompt + 1} differs from "
+                    f"plain decoding from token {one.place + 1} on"
+                )
 
 
 def _print_kinds(console: Console, cells: list[CellResult]) -> None:
@@ -125,12 +135,13 @@ def notes(result: BenchResult) -> list[str]:
         f"over plain: medians of {rounds} rounds (lowest-highest). {AGAIN} is the noise, "
         f"{result.noise:.1%} here: + is faster, - slower, = neither beyond it",
         "a pass: tokens that a row gains by a pass of the model; text: whether it is plain "
-        "decoding's, byte for byte",
+        "decoding's, byte for byte, or but for near ties that rounding may flip",
         _memory(result),
         _reading(result),
     ]
     if result.noise > _LOUD:
         found.append("the machine was busy with other things: end them, or give --rounds more")
+    found += _differences(result)
     found += [f"{name} is left out: {why}" for name, why in result.left_out.items()]
     return found + (["interrupted: of whole rounds only"] if result.interrupted else [])
 

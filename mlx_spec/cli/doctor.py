@@ -47,7 +47,7 @@ def doctor(
     if kernels:
         from mlx_spec.cli.doctor_kernels import show_kernels
 
-        show_kernels(model, as_json)
+        show_kernels([name for name in (model, draft_model) if name is not None], as_json)
         return
     if model is not None or draft_model is not None:
         _show_models(model or "demo", draft_model, as_json)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 COLUMNS = ("operation", "shape", "dtype", "rows x new", "right?", "ours us", "mlx us", "choice")
 
 
-def show_kernels(model: str | None, as_json: bool) -> None:
-    """Show what is kept of this machine; with a model, what was found of its own shapes.
+def show_kernels(models: list[str], as_json: bool) -> None:
+    """Show what is kept of this machine; of models that are named, what was found of their shapes.
 
-    Those of a model are tried now, as loading it would, where they are not known yet.
+    Those are tried now, as loading the models would, where they are not known yet.
     """
     import metal_kernels
     from mlx_spec.model.kernel_choice import Book, decide, path_of
@@ -25,10 +25,10 @@ def show_kernels(model: str | None, as_json: bool) -> None:
         _say_none(as_json)
         return
     book = Book.open()
-    if model is None:
-        verdicts = tuple(book.verdicts.values())
-    else:
-        verdicts = decide(load(model, lazy=True, kernels="reference")[0])
+    verdicts = list(book.verdicts.values())
+    if models:
+        loaded = [load(name, lazy=True, kernels="reference")[0] for name in models]
+        verdicts = list(dict.fromkeys(known for model in loaded for known in decide(model)))
     rows = [row for known in verdicts for row in _rows(known)]
     path = str(path_of(book.machine))
     if as_json:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def decide(model: Any, seconds: float = SECONDS, attempt: Attempt | None = None)
     """
     if not metal_kernels.available():
         return ()
+    end = time.monotonic() + seconds
     try:
         sites = sites_of(model)
     except Exception:  # whatever a model's code raises: then it runs as mlx-lm wrote it
@@ -101,7 +103,7 @@ def decide(model: Any, seconds: float = SECONDS, attempt: Attempt | None = None)
     known = tuple(book.verdicts.get(site, KernelVerdict(site)) for site in sites)
     attempt = attempt or _in_a_child()
     if attempt is not None and any(each.left for each in known):
-        before, known = known, attempt(known, seconds)
+        before, known = known, attempt(known, max(0.0, end - time.monotonic()))
         _say(one for one, old in zip(known, before, strict=True) if one.broken and not old.broken)
         book.add(known)
     return known
@@ -132,11 +134,9 @@ def chosen(verdicts: Iterable[KernelVerdict]) -> dict[str, Call]:
         sites[known.site.operation].append(known)
     found: dict[str, Call] = {}
     for name, places in sites.items():
-        if not places or any(known.broken for known in places):
-            continue
-        won = frozenset.intersection(*(known.won for known in places))
-        if won:
-            found[name] = ShapedKernel(OPERATIONS[name], won)
+        won = [known.won for known in places]  # none where it is broken
+        if won and (all_won := frozenset.intersection(*won)):
+            found[name] = ShapedKernel(OPERATIONS[name], all_won)
     return found
 
 

@@ -99,6 +99,7 @@ def load(
         elif config.dtype is not None and wanted == mx.float32 and on_cpu():
             model = dequantize(model)
             _cast(model, wanted)  # some kinds of quantization come out in a type of their own
+        bind_kernels(model, config.kernels)  # tried, maybe, while the weights take no memory yet
         title = f"loading {os.path.basename(shown(path_or_repo))}"
         materialize(model, parameters=not config.lazy, title=title)
     except MlxSpecError as error:
@@ -110,7 +111,6 @@ def load(
         ) from error
     except Exception as error:  # whatever a broken file makes mlx-lm or transformers raise
         raise ModelLoadError(f"[load] {shown(path_or_repo)}: {reason(error)}") from error
-    bind_kernels(model, config.kernels)
     warn_of_unread(model, settings, stacklevel=2)
     warn_of_no_end(tokenizer, stacklevel=2)
     warn_if_slow_blas(stacklevel=2)
