@@ -25,18 +25,21 @@ class Ends:
     # How surely the row that has most steps left is the last to end: limits are not always reached,
     # and luck differs. Too sure, it is wrong too often; too unsure, it does nothing.
     SURENESS = 6.0
+    HORIZON = 256.0  # steps; of what ends later nobody knows when
 
     def __init__(self) -> None:
         self._rows: Seq[Row] = ()
-        self._newcomers = 0.0
+        self._newcomers = self._gone = 0.0  # a step
 
     def observe(self, rows: Seq[Row]) -> None:
-        """Count those who are new."""
-        new = 0
+        """Count those who are new, and those who are gone."""
+        new = gone = 0
         if rows is not self._rows and rows != self._rows:
             new = len(set(rows).difference(self._rows))
+            gone = len(self._rows) + new - len(rows)
             self._rows = rows
         self._newcomers += self.NEWEST * (new - self._newcomers)
+        self._gone += self.NEWEST * (gone - self._gone)
 
     def weights(
         self, rows: Seq[Row], pace: Seq[float], together: float, alone: float
@@ -52,12 +55,12 @@ class Ends:
         if count < 2:
             return None
         steps = [max(row.remaining, 1) / gain for row, gain in zip(rows, pace, strict=True)]
-        leaving = sum(1.0 / left for left in steps)
-        closed = 1.0 - min(1.0, self._newcomers / leaving)
+        most, sureness = max(steps), self.SURENESS
+        leaving = max(self._gone, 0.5 * count / most)
+        closed = (1.0 - min(1.0, self._newcomers / leaving)) * min(1.0, self.HORIZON / most)
         if closed <= 0.0:
             return None
         place = (together - alone) / (count - 1)
-        most, sureness = max(steps), self.SURENESS
         last = [exp(sureness * (left / most - 1.0)) for left in steps]
         saved = alone - place
         total = sum(last)
