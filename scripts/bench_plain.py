@@ -8,13 +8,12 @@ steps; what each has launched is waited for at the end of its turn, so that neit
 other's time. A third runs nothing but the model over mlx-lm's caches and an argmax, and waits for
 each token: what a step costs if whatever is around it costs nothing. Ratios are medians over
 rounds; above 1 ours is the faster. With ``--call`` whole calls of ``batch_generate`` are compared
-too, prompts and all. The tokens of both are compared. The last line is JSON.
+too, prompts and all. The tokens of both are compared.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +23,8 @@ import mlx_spec
 import mlx_spec.model  # the fast BLAS is loaded before mlx
 
 import mlx.core as mx  # isort: skip
-from bench_support.rounds import Series, interleave, machine, ratio, table
+from bench_support.results import add_save, finish, table
+from bench_support.rounds import Series, interleave, ratio
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.generate import batch_generate as mlx_lm_batch
 from mlx_lm.models.cache import BatchKVCache
@@ -38,7 +38,7 @@ TEXT = "In a village by the sea there lived an old woman who kept bees and told 
 PLAIN = SpeculationConfig(num_draft_tokens=0)
 
 Steps = Callable[[int], list[list[int]]]
-"""Takes so many steps; gives the tokens of each, in row order."""
+"""Takes so many steps of all rows; gives what each row has said so far."""
 
 
 def prompts(tokenizer: Any, rows: int) -> list[list[int]]:
@@ -53,12 +53,16 @@ def ours(model: Any, texts: list[list[int]], tokens: int) -> Steps:
         model, speculation=PLAIN, batching=BatchingConfig(batch_size=len(texts))
     )
     options = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    decoder.add([Sequence(prompt=text, sampling=options) for text in texts])
+    rows = [Sequence(prompt=text, sampling=options) for text in texts]
+    decoder.add(rows)
+    while not all(row.tokens for row in rows):
+        decoder.step()
 
     def run(steps: int) -> list[list[int]]:
-        said = [[output.tokens[0] for output in decoder.step()] for _ in range(steps)]
+        for _ in range(steps):
+            decoder.step()
         decoder.device.synchronize()
-        return said
+        return [row.tokens for row in rows]
 
     return run
 
@@ -68,16 +72,17 @@ def theirs(model: Any, texts: list[list[int]], tokens: int) -> Steps:
     generator = BatchGenerator(
         model, prefill_batch_size=len(texts), completion_batch_size=len(texts)
     )
-    order = generator.insert(texts, [tokens] * len(texts))
+    said: dict[int, list[int]] = {uid: [] for uid in generator.insert(texts, [tokens] * len(texts))}
 
     def run(steps: int) -> list[list[int]]:
-        said = []
         for _ in range(steps):
-            by_row = {answer.uid: answer.token for answer in generator.next_generated()}
-            said.append([by_row[uid] for uid in order])
+            for answer in generator.next_generated():
+                said[answer.uid].append(answer.token)
         mx.synchronize(generator.stream)
-        return said
+        return list(said.values())
 
+    while not all(said.values()):
+        run(1)
     return run
 
 
@@ -88,11 +93,10 @@ def alone(model: Any, texts: list[list[int]], tokens: int) -> Steps:
     state = [mx.argmax(model(mx.array([t[:width] for t in texts]), cache=caches)[:, -1], axis=-1)]
 
     def run(steps: int) -> list[list[int]]:
-        said = []
         for _ in range(steps):
             state[0] = mx.argmax(model(state[0][:, None], cache=caches)[:, -1], axis=-1)
-            said.append(state[0].tolist())
-        return said
+            mx.eval(state[0])
+        return []
 
     return run
 
@@ -102,15 +106,16 @@ def turns(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) ->
     texts, total = prompts(tokenizer, rows), options.steps * (options.rounds + 2) + 8
     runs = {"ours": ours, "mlx-lm": theirs, "model alone": alone}
     made = {name: make(model, texts, total) for name, make in runs.items()}
-    said: dict[str, list[list[int]]] = {name: run(4) for name, run in made.items()}
+    said = {name: run(2) for name, run in made.items()}
 
     def timed(name: str) -> dict[str, float]:
         started = time.perf_counter()
-        said[name] += made[name](options.steps)
+        said[name] = made[name](options.steps)
         return {MS: 1e3 * (time.perf_counter() - started) / options.steps}
 
     series = interleave({name: partial(timed, name) for name in made}, options.rounds)
-    return series, said["ours"] == said["mlx-lm"]
+    pairs = zip(said["ours"], said["mlx-lm"], strict=True)
+    return series, all(a == b for row in pairs for a, b in zip(*row, strict=False))
 
 
 def calls(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) -> Any:
@@ -172,6 +177,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="of one turn")
     parser.add_argument("--call", action="store_true", help="whole calls too")
     parser.add_argument("--max-tokens", type=int, default=32, help="of a row in a whole call")
+    add_save(parser)
     return parser.parse_args()
 
 
@@ -185,7 +191,7 @@ def main() -> None:
         records.append(report("a step", rows, *turns(model, tokenizer, rows, options)))
         if options.call:
             records.append(report("a call", rows, *calls(model, tokenizer, rows, options)))
-    print(json.dumps({"machine": machine(), "options": vars(options), "results": records}))
+    finish(options, records)
 
 
 if __name__ == "__main__":

@@ -65,12 +65,14 @@ class Drafting:
         wrong: rows that do not say what they say alone.
         drafted, accepted: by drafter.
         idle: rows nobody drafted for.
+        packed: whether steps were, wherever the model allows it.
     """
 
     wrong: list[int]
     drafted: Counter[str]
     accepted: Counter[str]
     idle: list[int]
+    packed: bool
 
     def rejected(self, drafter: str) -> int:
         return self.drafted[drafter] - self.accepted[drafter]
@@ -96,19 +98,26 @@ def run(family: str, draft: str) -> Drafting:
     bound = [("forced" in named and index % every == 0) for index in range(len(PROMPTS))]
     made = [request(index, one) for index, one in enumerate(bound)]
     preempt(decoder, made)
-    drafted: Counter[str] = Counter()
-    accepted: Counter[str] = Counter()
-    for row in made:
-        for name, of in row.drafters.items():
-            drafted[name] += of.drafted
-            accepted[name] += of.accepted
+    drafted, accepted = guessed(made)
     expected = [alone(family, index, one) for index, one in enumerate(bound)]
     return Drafting(
         [row.index for row, said in zip(made, expected, strict=True) if tuple(row.tokens) != said],
         drafted,
         accepted,
         [row.index for row in made if not row.drafted],
+        (decoder.meter.packed > 0) is decoder.runner.packs,
     )
+
+
+def guessed(made: list[Sequence]) -> tuple[Counter[str], Counter[str]]:
+    """Drafted and accepted tokens of all rows, by drafter."""
+    drafted: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    for row in made:
+        for name, of in row.drafters.items():
+            drafted[name] += of.drafted
+            accepted[name] += of.accepted
+    return drafted, accepted
 
 
 def random_head() -> DraftHead:

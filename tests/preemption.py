@@ -30,16 +30,25 @@ def run_with_a_preemption(
     return made
 
 
-def preempt(decoder: SpeculativeDecoder, requests: list[Sequence]) -> None:
-    """Run them as rows become free; the first row of the fifth step goes away, is saved and comes
+def serve(decoder: SpeculativeDecoder, requests: list[Sequence]) -> None:
+    """Run them, as many at once as there are rows."""
+    todo = list(requests)
+    while todo or decoder.busy:
+        joining, todo = todo[: decoder.free_rows], todo[decoder.free_rows :]
+        decoder.add(joining)
+        decoder.step()
+
+
+def preempt(decoder: SpeculativeDecoder, requests: list[Sequence], at: int = 4) -> None:
+    """Run them as rows become free; the first row of a step goes away, is saved and comes
     back."""
     todo, step = list(requests), 0
     away: Sequence | None = None
     while todo or away or decoder.busy:
-        if step == 4:
-            away = decoder.running[0]
+        if step == at:
+            away = next(row for row in decoder.running if not row.ended)
             decoder.suspend(away, save=True)
-        elif away is not None and step > 6 and decoder.free_rows:
+        elif away is not None and step > at + 2 and decoder.free_rows:
             assert decoder.saved_bytes > 0
             decoder.add([away])
             away = None

@@ -7,7 +7,6 @@ that is refused.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,9 @@ from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
+from tests.drafter_runs import guessed
 from tests.fakes import RaggedPolicy
+from tests.preemption import preempt
 from tests.test_draft_kinds import expected, model, prompt
 
 ROWS = 3
@@ -84,18 +85,7 @@ def run(kind: str, chain: Drafter, policy: Any = None) -> tuple[list[Sequence], 
     made = [
         Sequence(list(prompt(i)), SamplingParams(max_tokens=24 + 2 * i), index=i) for i in range(5)
     ]
-    todo, away, step = list(made), None, 0
-    while todo or away or decoder.busy:
-        if step == 5:
-            away = next(row for row in decoder.running if not row.ended)
-            decoder.suspend(away, save=True)
-        elif away is not None and step > 8 and decoder.free_rows:
-            decoder.add([away])
-            away = None
-        elif todo and decoder.free_rows:
-            decoder.add([todo.pop(0)])
-        decoder.step()
-        step += 1
+    preempt(decoder, made, at=5)
     return made, decoder
 
 
@@ -122,12 +112,7 @@ class NowAndThen(FindingDrafter):
 
 def counts(made: list[Sequence]) -> dict[str, tuple[int, int]]:
     """Drafted and accepted of each drafter."""
-    drafted: Counter[str] = Counter()
-    accepted: Counter[str] = Counter()
-    for row in made:
-        for source, of in row.drafters.items():
-            drafted[source] += of.drafted
-            accepted[source] += of.accepted
+    drafted, accepted = guessed(made)
     return {source: (drafted[source], accepted[source]) for source in drafted}
 
 

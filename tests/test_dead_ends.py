@@ -21,6 +21,7 @@ from mlx_spec.structured.compiler import guide_of
 from mlx_spec.structured.masks import _Walk, fill_masks
 from tests.fakes import CyclingPolicy
 from tests.models import VOCABULARY
+from tests.preemption import serve
 from tests.scenario import target
 from tests.structures import END, small_tokenizer
 
@@ -56,11 +57,7 @@ def ran(acceptance: str, drafted: int, requests: int = REQUESTS) -> list[Sequenc
         row = Sequence(list(PROMPT), sampling, stop_ids=frozenset({END}), index=seed)
         row.guide = guide_of(ASTRAY, small_tokenizer())
         made.append(row)
-    todo = list(made)
-    while todo or decoder.busy:
-        joining, todo = todo[: decoder.free_rows], todo[decoder.free_rows :]
-        decoder.add(joining)
-        decoder.step()
+    serve(decoder, made)
     return made
 
 

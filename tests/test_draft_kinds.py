@@ -25,6 +25,7 @@ from mlx_spec.sequence import Sequence
 from tests.architectures import build
 from tests.fakes import CyclingPolicy, RaggedPolicy
 from tests.models import make_model
+from tests.preemption import preempt
 from tests.scenario import mlx_lm_greedy
 
 # Window and full attention, short convolution and attention, Mamba 1, one position.
@@ -67,18 +68,7 @@ def run(target: str, draft: str, policy: Any = None, **options: Any) -> list[Seq
     made = [
         Sequence(list(prompt(i)), SamplingParams(max_tokens=24 + 2 * i), index=i) for i in range(5)
     ]
-    todo, away, step = list(made), None, 0
-    while todo or away or decoder.busy:
-        if step == 5:
-            away = decoder.running[0]
-            decoder.suspend(away, save=True)
-        elif away is not None and step > 8 and decoder.free_rows:
-            decoder.add([away])
-            away = None
-        elif todo and decoder.free_rows:
-            decoder.add([todo.pop(0)])
-        decoder.step()
-        step += 1
+    preempt(decoder, made)
     return made
 
 

@@ -6,27 +6,25 @@ are penalised, biased, constrained, or chosen and changed by users' own function
 
 from __future__ import annotations
 
-import gc
 import random
 from collections.abc import Iterator
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
+from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import SamplingParams, Structure
-from mlx_spec.sequence import Sequence
 from tests.architecture_runs import not_compiled
 from tests.drafter_runs import SAID, WORDS
 from tests.models import VOCABULARY
 from tests.scenario import Job, plain_alone, target
+from tests.soaking import soaked
 from tests.structures import small_tokenizer
 from tests.test_mixes import second_best, upside_down
 from tests.test_rough_traffic import treat_badly
-from tests.test_soak import MLX_BYTES, Soak, Witness, alive, check_outputs, make_generator
-from tests.test_soak import check_streams as check_all_streams
+from tests.test_soak import Soak, Witness, check_outputs, make_generator
 from tests.traffic import given, run_traffic
 
 SOAKED = 30
@@ -98,25 +96,16 @@ class ShapedSoak(Soak):
 def test_a_soak_leaves_nothing_behind(draft: str) -> None:
     models = target("llama"), given("llama", draft)
     more: dict[str, Any] = {"draft": draft, "draft_layers": (0,) if draft == "self" else None}
-    with make_generator(models, Witness(), small_tokenizer(), **more) as generator:
-        for options in ShapedSoak.options:  # what stays for good is made
+
+    def begun(generator: BatchedMLXGenerator) -> None:
+        for options in ShapedSoak.options:
             generator.generate([[1, 2, 3]] * 4, SamplingParams(max_tokens=4, **options))
-    gc.collect()
-    mx.clear_cache()
-    before, living = mx.get_active_memory(), alive(Sequence)
-    witness = Witness()
-    with make_generator(models, witness, small_tokenizer(), **more) as generator:
-        soak = ShapedSoak(generator, witness, seed=5, requests=SOAKED)
-        soak.run()
-        generator.drain(10)
-        stats = generator.stats()
-        assert alive(Sequence) <= living
-    check_all_streams(soak, witness)
-    assert stats.finished + stats.cancelled == SOAKED
+
+    def made(witness: Witness) -> BatchedMLXGenerator:
+        return make_generator(models, witness, small_tokenizer(), **more)
+
+    soak, stats = soaked(made, begun, ShapedSoak, SOAKED)
     for name in draft.split("+"):
         of = stats.generation.drafters[name]
         assert 0 < of.accepted < of.drafted
-    gc.collect()
-    mx.clear_cache()
-    assert mx.get_active_memory() - before <= MLX_BYTES
     check_outputs(soak, "llama", 10)

@@ -7,19 +7,16 @@ beside it.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
-import mlx.core as mx
 import pytest
 
 from mlx_spec.config import SamplingParams
-from mlx_spec.sequence import Sequence
 from tests.architecture_runs import Plan, not_compiled, run
 from tests.scenario import noisy_draft, target
+from tests.soaking import soaked
 from tests.test_rough_traffic import treat_badly
-from tests.test_soak import MLX_BYTES, Soak, Witness, alive, check_outputs, make_generator
-from tests.test_soak import check_streams as check_all_streams
+from tests.test_soak import Soak, check_outputs, make_generator
 from tests.traffic import run_traffic
 
 FAMILIES = ("gemma3", "qwen3_next")
@@ -45,26 +42,16 @@ def test_nobody_waits_and_every_row_is_free(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_soak_leaves_nothing_behind(family: str) -> None:
     models = target(family), noisy_draft(family)
-    with make_generator(models, Witness()) as generator:  # what stays for good is made
-        generator.generate([[1, 2, 3]] * 16, SamplingParams(max_tokens=4, temperature=0.8))
-    gc.collect()
-    mx.clear_cache()
-    before, living = mx.get_active_memory(), alive(Sequence)
-    witness = Witness()
-    with make_generator(models, witness) as generator:
-        soak = Soak(generator, witness, seed=5, requests=SOAKED)
-        soak.run()
-        generator.drain(10)
-        stats = generator.stats()
-        assert alive(Sequence) <= living
-    check_all_streams(soak, witness)
-    assert stats.finished + stats.cancelled == SOAKED
+    options = SamplingParams(max_tokens=4, temperature=0.8)
+    soak, stats = soaked(
+        lambda witness: make_generator(models, witness),
+        lambda generator: generator.generate([[1, 2, 3]] * 16, options),
+        Soak,
+        SOAKED,
+    )
     assert stats.preempted > 0
     assert stats.generation.accepted > 50
     assert sum(ask.stream.result(0).reused_tokens > 0 for ask in soak.all) > 3
-    gc.collect()
-    mx.clear_cache()
-    assert mx.get_active_memory() - before <= MLX_BYTES
     check_outputs(soak, family, 12)
 
 

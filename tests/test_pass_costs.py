@@ -138,6 +138,17 @@ def test_a_point_that_was_mistimed_is_mended_and_no_other(wrong: float) -> None:
         assert costs.seconds(tokens) == pytest.approx(STAIRS[tokens] / 1e3, rel=0.1), tokens
 
 
+def test_a_mistimed_point_among_others_is_not_taken_for_a_slower_machine() -> None:
+    costs = made({**STAIRS, 8: 66})
+    truth = {1: 86.0, 2: 99.0, 16: 127.0}
+    played(costs, truth, 60)
+    for _ in range(3):
+        played(costs, {8: 132.0}, 1)
+        played(costs, {1: 86.0}, 1)
+    assert costs.seconds(8) > 0.1
+    assert costs.seconds(16) == pytest.approx(0.127, rel=0.05)
+
+
 def test_what_lies_between_two_points_becomes_one() -> None:
     costs = made()
     played(costs, {1: 86, 8: 132, 16: 127}, 40)

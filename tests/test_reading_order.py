@@ -31,7 +31,7 @@ def test_only_much_longer_texts_are_passed() -> None:
     """Not what is nearly read, nor what is about as long, nor what lies behind such."""
     assert lengths(with_newcomers([row(4000)], [row(40)])) == [40, 4000]
     assert lengths(with_newcomers([row(4000)], [row(1100)])) == [4000, 1100]
-    assert lengths(with_newcomers([row(4000, seen=3600)], [row(40)])) == [4000, 40]
+    assert lengths(with_newcomers([row(4000, seen=3900)], [row(10)])) == [4000, 10]
     assert lengths(with_newcomers([row(4000), row(60)], [row(40)])) == [4000, 60, 40]
     assert lengths(with_newcomers([row(4000), row(3000)], [row(40), row(50)])) == [
         *(40, 50),

@@ -21,6 +21,7 @@ from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 from tests.fakes import RaggedPolicy
 from tests.models import make_model
+from tests.preemption import serve
 from tests.test_chain import counts
 from tests.test_rejection import REJECTION
 
@@ -56,11 +57,7 @@ def ran() -> list[Sequence]:
         Sequence(PROMPT, SamplingParams(seed=seed, temperature=HEAT, max_tokens=2), index=seed)
         for seed in range(REQUESTS)
     ]
-    todo = list(made)
-    while todo or decoder.busy:
-        joining, todo = todo[: decoder.free_rows], todo[decoder.free_rows :]
-        decoder.add(joining)
-        decoder.step()
+    serve(decoder, made)
     return made
 
 

@@ -20,8 +20,10 @@ from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
 from mlx_spec.sequence import Sequence
+from tests.drafter_runs import guessed
 from tests.fakes import RaggedPolicy
 from tests.models import make_model
+from tests.preemption import serve
 
 Patch = pytest.MonkeyPatch
 VOCABULARY, REQUESTS, ROWS, TOKENS, HEAT = 3, 400, 150, 12, 1.5
@@ -57,11 +59,7 @@ def ran(kind: str) -> list[Sequence]:
         Sequence(PROMPT, SamplingParams(seed=seed, temperature=HEAT, max_tokens=TOKENS), index=seed)
         for seed in range(REQUESTS)
     ]
-    todo = list(made)
-    while todo or decoder.busy:
-        joining, todo = todo[: decoder.free_rows], todo[decoder.free_rows :]
-        decoder.add(joining)
-        decoder.step()
+    serve(decoder, made)
     return made
 
 
@@ -88,10 +86,9 @@ def excess(made: list[Sequence]) -> float:
 def test_tokens_are_distributed_as_the_target_s(kind: str) -> None:
     made = ran(kind)
     assert excess(made) < 3.5
+    drafted, accepted = guessed(made)
     for name in kind.partition(" of ")[0].split("+"):
-        drafted = sum(row.drafters[name].drafted for row in made if name in row.drafters)
-        accepted = sum(row.drafters[name].accepted for row in made if name in row.drafters)
-        assert 50 < accepted < drafted - 50, name
+        assert 50 < accepted[name] < drafted[name] - 50, name
 
 
 def another_tokens_chance(patch: Patch) -> None:

@@ -23,6 +23,7 @@ from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 from tests.fakes import CyclingPolicy
 from tests.models import VOCABULARY
+from tests.preemption import serve
 from tests.scenario import _new, noisy_draft, plain_alone, target
 from tests.test_shared_beginnings import count_fed
 
@@ -107,11 +108,7 @@ def test_a_draft_reads_it_once_too(family: str, late: int, monkeypatch: Patch) -
     )
     rows = [Sequence(list(LONG), SamplingParams(14, 0.9, seed=seed)) for seed in range(5, 9)]
     share_prompts(rows)
-    todo = list(rows)
-    while todo or decoder.busy:
-        joining, todo = todo[: decoder.free_rows], todo[decoder.free_rows :]
-        decoder.add(joining)
-        decoder.step()
+    serve(decoder, rows)
     for row in rows:
         assert row.tokens == plain_alone(model, tuple(LONG), row.sampling)
         assert row.accepted == row.drafted > 0

@@ -16,7 +16,7 @@ from mlx_spec.decoding.fed_rows import FedRow
 from mlx_spec.model.pace import FEWEST
 
 # What is left of a text that is passed: so many times what the newcomer has, and so many tokens.
-_TIMES, _LONG = 4, 8 * FEWEST
+_TIMES, _LONG = 4, 2 * FEWEST
 
 
 def with_newcomers(rows: Seq[FedRow], newcomers: Seq[FedRow]) -> list[FedRow]:

@@ -151,6 +151,15 @@ multiple of the float32 logits.
         {"sampler": "bench_sampler.py --rows 1 8"},
     ),
     Section(
+        "Plain decoding against mlx-lm, step by step",
+        """
+Ours and mlx-lm's `BatchGenerator` side by side in one process, in the middle of the same texts,
+in turns of a few steps; what each has launched is waited for at the end of its turn. The third
+runs nothing but the model and an argmax.
+""",
+        {"plain": "bench_plain.py --model smollm2 --batch 1 2 4 8 16 --rounds 9"},
+    ),
+    Section(
         "Generation against mlx-lm",
         """
 The embedded pair, the target widened to about 80M parameters by MLP rows that change nothing

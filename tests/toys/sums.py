@@ -15,9 +15,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import KVCache
 
-from mlx_spec.model.heads.head import Choices
+from mlx_spec.model.heads.head import Choices, LastStateHead
 from mlx_spec.model.heads.parts import TargetParts
-from mlx_spec.model.hidden import HiddenLayers
 
 TOKENS = 64
 
@@ -75,9 +74,7 @@ class SumTarget(nn.Module):  # type: ignore[misc]
         return logits
 
 
-class SumHead(nn.Module):  # type: ignore[misc]
-    draft_kind = "head"
-
+class SumHead(LastStateHead):
     def __call__(
         self, embeddings: mx.array, states: mx.array, mask: Any = None, cache: Any = None
     ) -> mx.array:
@@ -89,15 +86,6 @@ class SumHead(nn.Module):  # type: ignore[misc]
 
     def check(self, parts: TargetParts) -> None:
         assert parts.width == 2 * TOKENS
-
-    def reads(self, layers: int) -> HiddenLayers:
-        return HiddenLayers()
-
-    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
-        return parts.embed(tokens)
-
-    def begin(self, hidden: mx.array) -> mx.array:
-        return hidden
 
     def own_cache(self) -> KVCache:
         return KVCache()

@@ -116,7 +116,25 @@ class HeadConfig:
         return {"model_type": MODEL_TYPE, **known}
 
 
-class DraftHead(nn.Module):  # type: ignore[misc]
+class LastStateHead(nn.Module):  # type: ignore[misc]
+    """A head that reads what the target's output head reads, beside the target's embeddings."""
+
+    draft_kind = "head"
+
+    def reads(self, layers: int) -> HiddenLayers:
+        """What the output head reads."""
+        return HiddenLayers()
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        """The target's own."""
+        return parts.embed(tokens)
+
+    def begin(self, hidden: mx.array) -> mx.array:
+        """The target's own as they are."""
+        return hidden
+
+
+class DraftHead(LastStateHead):
     """A head of our own kind, with weights of its own and the target's embedding and output head.
 
     Args:
@@ -125,8 +143,6 @@ class DraftHead(nn.Module):  # type: ignore[misc]
     Attributes:
         tokens: [draft_vocab_size] int32, ids of the tokens that it can guess, ascending.
     """
-
-    draft_kind = "head"
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -168,18 +184,6 @@ class DraftHead(nn.Module):  # type: ignore[misc]
         """The hidden states [B, N, D] that it expects next, after their norm."""
         expected: mx.array = self.norm(self.layer(self.join(embeddings, states), mask, cache))
         return expected
-
-    def reads(self, layers: int) -> HiddenLayers:
-        """What the output head reads."""
-        return HiddenLayers()
-
-    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
-        """The target's own."""
-        return parts.embed(tokens)
-
-    def begin(self, hidden: mx.array) -> mx.array:
-        """The target's own as they are."""
-        return hidden
 
     def check(self, parts: TargetParts) -> None:
         """Hidden size and vocabulary must be the target's.

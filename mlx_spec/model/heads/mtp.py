@@ -31,9 +31,8 @@ from mlx.utils import tree_map
 
 from mlx_spec.cache.layout import model_name, own_caches
 from mlx_spec.errors import ModelLoadError, UnsupportedModel
-from mlx_spec.model.heads.head import Choices
+from mlx_spec.model.heads.head import Choices, LastStateHead
 from mlx_spec.model.heads.parts import TargetParts
-from mlx_spec.model.hidden import HiddenLayers
 from mlx_spec.model.source import locate
 
 Weights = dict[str, mx.array]
@@ -103,7 +102,7 @@ LAYOUTS = (
 )
 
 
-class MTPHead(nn.Module):  # type: ignore[misc]
+class MTPHead(LastStateHead):
     """Such a head.
 
     Args:
@@ -114,8 +113,6 @@ class MTPHead(nn.Module):  # type: ignore[misc]
         layout: how it is put together.
     """
 
-    draft_kind = "head"
-
     def __init__(self, layer: Any, cache: Any, width: int, eps: float, layout: MTPLayout) -> None:
         super().__init__()
         self.layer = layer
@@ -125,10 +122,6 @@ class MTPHead(nn.Module):  # type: ignore[misc]
         self.norm = nn.RMSNorm(width, eps=eps)
         self._own_cache, self._layout, self._width = cache, layout, width
 
-    def reads(self, layers: int) -> HiddenLayers:
-        """What the output head reads."""
-        return HiddenLayers()
-
     def check(self, parts: TargetParts) -> None:
         """Its width must be the target's."""
         if self._width != parts.width:
@@ -136,14 +129,6 @@ class MTPHead(nn.Module):  # type: ignore[misc]
                 f"[MTPHead] made for a target of hidden size {self._width}; this one has "
                 f"{parts.width}"
             )
-
-    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
-        """The target's own."""
-        return parts.embed(tokens)
-
-    def begin(self, hidden: mx.array) -> mx.array:
-        """The target's own as they are."""
-        return hidden
 
     def own_cache(self) -> Any:
         """As the target makes one for such a layer."""
