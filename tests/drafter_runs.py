@@ -65,12 +65,14 @@ class Drafting:
         wrong: rows that do not say what they say alone.
         drafted, accepted: by drafter.
         idle: rows nobody drafted for.
+        packed: whether steps were, wherever the model allows it.
     """
 
     wrong: list[int]
     drafted: Counter[str]
     accepted: Counter[str]
     idle: list[int]
+    packed: bool
 
     def rejected(self, drafter: str) -> int:
         return self.drafted[drafter] - self.accepted[drafter]
@@ -103,6 +105,7 @@ def run(family: str, draft: str) -> Drafting:
         drafted,
         accepted,
         [row.index for row in made if not row.drafted],
+        (decoder.meter.packed > 0) is decoder.runner.packs,
     )
 
 

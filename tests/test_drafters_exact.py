@@ -41,6 +41,7 @@ def uncompiled() -> Iterator[None]:
 def check(draft: str, outcome: Drafting) -> None:
     """That it is exact, and that nobody was idle."""
     assert outcome.wrong == []
+    assert outcome.packed
     assert set(outcome.drafted) == set(draft.split("+"))
     for name in draft.split("+"):
         assert outcome.accepted[name] > 0

@@ -127,6 +127,8 @@ def test_it_packs_where_that_is_cheaper() -> None:
     flat = PassCosts()
     flat.put({tokens: 1e-3 + 1e-6 * tokens for tokens in (1, 8, 16, 32)})
     assert not pays(flat, 9, 32)
+    flat.put({}, key=1e-9)
+    assert pays(flat, 9, 32, 23 * 4096)  # what holes would read of long texts
     nothing_timed = PassCosts()
     assert pays(nothing_timed, 30, 32)
     assert not pays(nothing_timed, 32, 32)

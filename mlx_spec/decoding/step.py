@@ -40,9 +40,10 @@ from mlx_spec.model.runner import ModelRunner, Rows
 MARGIN = 1.03
 
 
-def packing_pays(costs: PassCosts, tokens: int, rectangle: int) -> bool:
-    """Whether a packed pass of so many tokens is cheaper than one of the whole rectangle."""
-    return costs.usual(tokens) * MARGIN < costs.usual(rectangle)
+def packing_pays(costs: PassCosts, tokens: int, rectangle: int, spared: int = 0) -> bool:
+    """Whether a packed pass of so many tokens is cheaper than one of the whole rectangle, whose
+    holes would read ``spared`` keys."""
+    return costs.usual(tokens) * MARGIN < costs.usual(rectangle) + costs.reading(spared)
 
 
 @dataclass(frozen=True)
@@ -174,18 +175,19 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
         probabilities = probabilities[:, : max(lengths)]
     by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
-    packing = packed(parts, [length + 1 for length in lengths])
+    packing = packed(parts, [length + 1 for length in lengths], plan.longest)
     return Proposal(tokens, lengths, counted, sources, probabilities, packing=packing)
 
 
-def packed(parts: StepParts, counts: list[int]) -> TokenPacking | None:
+def packed(parts: StepParts, counts: list[int], longest: int) -> TokenPacking | None:
     """The pass of rows with so many tokens each where it costs less than their rectangle.
 
     That is where some rows have fewer than others, or a number beyond all of them is cheaper.
     """
-    rectangle = len(counts) * max(counts)
-    tokens = parts.costs.width(sum(counts))
-    if tokens == rectangle or not packing_pays(parts.costs, tokens, rectangle):
+    rectangle, own = len(counts) * max(counts), sum(counts)
+    tokens = parts.costs.width(own)
+    spared = (rectangle - own) * longest
+    if tokens == rectangle or not packing_pays(parts.costs, tokens, rectangle, spared):
         return None
     return TokenPacking.of(counts, tokens) if parts.runner.packs else None
 
