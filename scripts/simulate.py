@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulated.charts import draw_rows, draw_starts
 from simulated.machines import (
     DRAFTER,
     M1_ULTRA,
@@ -36,7 +37,6 @@ TEXTS = ((0.0,), (0.3,), (0.6,), M3_ULTRA_CHANCES, (0.95,))
 SHIFTS = ((0.9, 0.2), (0.2, 0.9), (0.0, 0.8), (0.9, 0.6))
 MOST = 6
 STEPS = 300
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 # Of plain decoding: published for a fixed depth of 3.
 PUBLISHED = {1: 2.15, 2: 1.40, 4: 1.07, 6: 1.27, 8: 1.43}
 PUBLISHED |= {10: 1.00, 12: 1.26, 16: 1.34, 24: 1.03, 32: 0.82}
@@ -182,72 +182,24 @@ def categories(machine: Machine, rows: int) -> Mixed:
     return Mixed(machine.name, rows, found / base, known / base, top, fixed.index(top))
 
 
-def chart(figures: Sequence[Published], path: Path) -> None:
-    """Over plain decoding by rows: published, fixed, found."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained", facecolor="#ffffff")
-    axes = figure.subplots()
-    places = range(len(figures))
-    axes.axhline(1.0, color="#1f2430", linewidth=0.8)
-    axes.plot(places, [PUBLISHED[one.rows] for one in figures], "o:", color="#CC79A7")
-    axes.plot(places, [one.fixed for one in figures], "s--", color="#D55E00")
-    axes.plot(places, [one.found for one in figures], "D-", color="#0072B2")
-    axes.legend(
-        ["plain decoding", "published, depth 3", "depth 3, chances .87 .68 .53", "adaptive"],
-        frameon=False,
-    )
-    axes.set_xticks(list(places), [str(one.rows) for one in figures])
-    axes.set_xlabel("rows")
-    axes.set_ylabel("tokens per second over plain decoding")
-    axes.set_title("M3 Ultra, from published cycle times")
-    axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
-
-
-def chart_start(path: Path) -> None:
-    """How soon the best is found, and again after a shift."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained", facecolor="#ffffff")
-    axes = figure.subplots()
-    for machine, colour in zip(SHAPES[:5], COLOURS, strict=True):
-        runs = []
-        for seed in range(16):
-            simulation = Simulation(
-                adaptive(machine), machine, batch(4, (0.8,)), Conditions(seed=seed)
-            )
-            simulation.steps(100)
+def starts(machine: Machine) -> list[float]:
+    """Speed over that of one who knows, by five steps: easy texts, hard ones from 100, easy again."""
+    runs, phases = [], (0.8, 0.2, 0.8)
+    for seed in range(16):
+        simulation = Simulation(
+            adaptive(machine), machine, batch(4, phases[:1]), Conditions(seed=seed)
+        )
+        for chance in phases:
             for row in simulation.rows:
-                row.text = even(0.2)
+                row.text = even(chance)
             simulation.steps(100)
-            for row in simulation.rows:
-                row.text = even(0.8)
-            runs.append(simulation.steps(100))
-        goals = [best(machine, batch(4, (chance,))) for chance in (0.8, 0.2, 0.8)]
-        speeds = [
-            sum(sum(run.expected[at : at + 5]) / sum(run.seconds[at : at + 5]) for run in runs)
-            / (len(runs) * goals[at // 100])
-            for at in range(0, 300, 5)
-        ]
-        axes.plot(range(0, 300, 5), speeds, color=colour, label=machine.name)
-    for at in (100, 200):
-        axes.axvline(at, color="#1f2430", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("steps; texts turn hard at 100 (0.8 to 0.2) and easy again at 200")
-    axes.set_ylabel("speed over that of one who knows")
-    axes.set_ylim(0.4, 1.05)
-    axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
-
-
-def save(figure: object, path: Path) -> None:
-    """As SVG, the same bytes for the same figures."""
-    import matplotlib
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "mlx-spec", "svg.fonttype": "none"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})  # type: ignore[attr-defined]
+        runs.append(simulation.run)
+    goals = [best(machine, batch(4, (chance,))) for chance in phases]
+    return [
+        sum(sum(run.expected[at : at + 5]) / sum(run.seconds[at : at + 5]) for run in runs)
+        / (len(runs) * goals[at // 100])
+        for at in range(0, 300, 5)
+    ]
 
 
 PAGE = """# Draft lengths on simulated machines
@@ -367,8 +319,15 @@ def main() -> None:
         return
     options.save.mkdir(parents=True, exist_ok=True)
     (options.save / "simulation.md").write_text(text)
-    chart(m3, options.save / "charts" / "simulation-m3-ultra.svg")
-    chart_start(options.save / "charts" / "simulation-start.svg")
+    ratios = {
+        "published, depth 3": [PUBLISHED[one.rows] for one in m3],
+        "depth 3, chances .87 .68 .53": [one.fixed for one in m3],
+        "adaptive": [one.found for one in m3],
+    }
+    charts = options.save / "charts"
+    draw_rows([one.rows for one in m3], ratios, charts / "simulation-m3-ultra.svg")
+    speeds = {machine.name: starts(machine) for machine in SHAPES[:5]}
+    draw_starts(speeds, charts / "simulation-start.svg")
 
 
 if __name__ == "__main__":
