@@ -183,7 +183,7 @@ def categories(machine: Machine, rows: int) -> Mixed:
 
 
 def starts(machine: Machine) -> list[float]:
-    """Speed over that of one who knows, by five steps: easy texts, hard ones from 100, easy again."""
+    """Speed over that of one who knows, by five steps: texts are easy, hard from 100, easy again."""
     runs, phases = [], (0.8, 0.2, 0.8)
     for seed in range(16):
         simulation = Simulation(
