@@ -38,7 +38,7 @@ TEXT = "In a village by the sea there lived an old woman who kept bees and told 
 PLAIN = SpeculationConfig(num_draft_tokens=0)
 
 Steps = Callable[[int], list[list[int]]]
-"""Takes so many steps; gives the tokens of each, in row order."""
+"""Takes so many steps of all rows; gives what each row has said so far."""
 
 
 def prompts(tokenizer: Any, rows: int) -> list[list[int]]:
@@ -53,12 +53,16 @@ def ours(model: Any, texts: list[list[int]], tokens: int) -> Steps:
         model, speculation=PLAIN, batching=BatchingConfig(batch_size=len(texts))
     )
     options = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    decoder.add([Sequence(prompt=text, sampling=options) for text in texts])
+    rows = [Sequence(prompt=text, sampling=options) for text in texts]
+    decoder.add(rows)
+    while not all(row.tokens for row in rows):
+        decoder.step()
 
     def run(steps: int) -> list[list[int]]:
-        said = [[output.tokens[0] for output in decoder.step()] for _ in range(steps)]
+        for _ in range(steps):
+            decoder.step()
         decoder.device.synchronize()
-        return said
+        return [row.tokens for row in rows]
 
     return run
 
@@ -68,16 +72,17 @@ def theirs(model: Any, texts: list[list[int]], tokens: int) -> Steps:
     generator = BatchGenerator(
         model, prefill_batch_size=len(texts), completion_batch_size=len(texts)
     )
-    order = generator.insert(texts, [tokens] * len(texts))
+    said: dict[int, list[int]] = {uid: [] for uid in generator.insert(texts, [tokens] * len(texts))}
 
     def run(steps: int) -> list[list[int]]:
-        said = []
         for _ in range(steps):
-            by_row = {answer.uid: answer.token for answer in generator.next_generated()}
-            said.append([by_row[uid] for uid in order])
+            for answer in generator.next_generated():
+                said[answer.uid].append(answer.token)
         mx.synchronize(generator.stream)
-        return said
+        return list(said.values())
 
+    while not all(said.values()):
+        run(1)
     return run
 
 
@@ -88,11 +93,10 @@ def alone(model: Any, texts: list[list[int]], tokens: int) -> Steps:
     state = [mx.argmax(model(mx.array([t[:width] for t in texts]), cache=caches)[:, -1], axis=-1)]
 
     def run(steps: int) -> list[list[int]]:
-        said = []
         for _ in range(steps):
             state[0] = mx.argmax(model(state[0][:, None], cache=caches)[:, -1], axis=-1)
-            said.append(state[0].tolist())
-        return said
+            mx.eval(state[0])
+        return []
 
     return run
 
@@ -102,15 +106,16 @@ def turns(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) ->
     texts, total = prompts(tokenizer, rows), options.steps * (options.rounds + 2) + 8
     runs = {"ours": ours, "mlx-lm": theirs, "model alone": alone}
     made = {name: make(model, texts, total) for name, make in runs.items()}
-    said: dict[str, list[list[int]]] = {name: run(4) for name, run in made.items()}
+    said = {name: run(2) for name, run in made.items()}
 
     def timed(name: str) -> dict[str, float]:
         started = time.perf_counter()
-        said[name] += made[name](options.steps)
+        said[name] = made[name](options.steps)
         return {MS: 1e3 * (time.perf_counter() - started) / options.steps}
 
     series = interleave({name: partial(timed, name) for name in made}, options.rounds)
-    return series, said["ours"] == said["mlx-lm"]
+    pairs = zip(said["ours"], said["mlx-lm"], strict=True)
+    return series, all(a == b for row in pairs for a, b in zip(*row, strict=False))
 
 
 def calls(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) -> Any:

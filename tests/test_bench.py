@@ -19,6 +19,7 @@ from mlx_spec.cli.main import main
 from mlx_spec.errors import UnsupportedModel
 from tests.bench_runs import with_token
 from tests.folders import write_folder
+from tests.test_interrupts import Pressing
 
 RUN = ("--max-tokens", "6", "--rounds", "2")
 NUMBER = {"type": "number"}
@@ -213,10 +214,12 @@ def test_a_text_that_differs_once_is_found_in_any_round(
     assert ("ngram", 3) not in told
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["raised", "swallowed"])
 @pytest.mark.parametrize(("at", "cells"), [(5, [1]), (8, [1, 3])])
 def test_ctrl_c_shows_what_is_known(
     at: int,
     cells: list[int],
+    lost: bool,
     folders: dict[str, str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -228,7 +231,9 @@ def test_ctrl_c_shows_what_is_known(
         nonlocal count
         count += tokens == 6
         if count == at:
-            raise KeyboardInterrupt
+            Pressing()  # where it is swallowed
+            if not lost:
+                raise KeyboardInterrupt
         return own(self, prompts, batch, tokens)
 
     monkeypatch.setattr(OurArm, "run", interrupted)

@@ -173,6 +173,42 @@ def test_nobody_waits_for_it_any_more() -> None:
     assert made.measuring.told == ""
 
 
+def known_table(
+    monkeypatch: pytest.MonkeyPatch, target: Any, seconds: Callable[[int], float]
+) -> None:
+    """What passes of the target cost, and a hundredth of it what others' do, on a machine whose
+    steps say nothing else."""
+
+    def table(self: object, describe: Any, order: Any) -> dict[int, float]:
+        share = 1.0 if describe.func.__self__.model is target else 0.01
+        return {tokens: share * seconds(tokens) for tokens in order}
+
+    monkeypatch.setattr(prices.PassTimer, "time", table)
+    monkeypatch.setattr(prices, "kept_costs", lambda lines: None)
+    monkeypatch.setattr(prices.StepPrices, "observe", lambda self, report: None)
+
+
+def test_no_request_is_used_to_find_out_what_a_length_costs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By default, with a new pair: where each token of a pass costs as much as the first, nobody
+    drafts (but a guess at most, to see what is accepted); where the others cost nothing the first
+    step drafts."""
+    target = make_model(seed=1)
+    known_table(monkeypatch, target, lambda tokens: 1e-2 * tokens)
+    dear = SpeculativeDecoder(target, draft_model=make_model(seed=2))
+    tokens = run(dear, 24)
+    assert set(dear.meter.draft_lengths) <= {0, 1}
+    assert dear.meter.draft_lengths[1] <= 1
+
+    forget()
+    known_table(monkeypatch, target, lambda tokens: 1e-2 + 1e-6 * tokens)
+    cheap = SpeculativeDecoder(target, draft_model=make_model(seed=1))
+    assert run(cheap, 24) == tokens
+    assert cheap.meter.draft_lengths[0] <= 2  # but for a last token
+    assert sum(cheap.meter.draft_lengths.values()) < 12
+
+
 def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than a few, and nothing to draft: the widths near theirs are timed."""
     model = make_model(seed=1)

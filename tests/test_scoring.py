@@ -101,3 +101,27 @@ def test_what_prompts_begin_with_is_fed_once() -> None:
 def test_nothing_to_score_is_refused(prompts: list, labels: list) -> None:
     with pytest.raises(InvalidRequest, match="score"):
         Scorer(ModelRunner(make_model(), 2)).score(prompts, labels)
+
+
+def test_prompts_that_are_read_together_have_no_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of models that pack; and passes stay as small as they were asked to be."""
+    sizes: list[int] = []
+    forward = ModelRunner.forward
+
+    def noting(self: ModelRunner, rows: Rows) -> mx.array:
+        sizes.append(rows.tokens.size if rows.packing is None else len(rows.packing.rows))
+        return forward(self, rows)
+
+    monkeypatch.setattr(ModelRunner, "forward", noting)
+    rng = random.Random(5)
+    lengths = (3, 30, 7, 19, 28)
+    prompts = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
+    model = make_model("llama")
+    runner = ModelRunner(model, 8)
+    scores = Scorer(runner, 16).score(prompts, [[[4]]] * 5)
+    assert runner.packs
+    assert sum(sizes) == sum(lengths)  # the last tokens are a pass of their own
+    assert max(sizes) <= 16
+    assert len(sizes) <= 8
+    for prompt, (got,) in zip(prompts, scores, strict=True):
+        assert got == pytest.approx(slow_score(model, prompt, [4]), abs=1e-3)

@@ -9,7 +9,7 @@ import pytest
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.step_prices import DraftPrice, StepPrices
-from tests.hardware import make_rows
+from scripts.simulated.play import SimulatedRow
 
 TARGET = {1: 0.10, 8: 0.13, 12: 0.19, 16: 0.128, 32: 0.2}
 DRAFT = {1: 0.01, 8: 0.012, 32: 0.02}
@@ -29,7 +29,7 @@ def prices(*, packs: bool = True, first: int = 1) -> StepPrices:
 def report(
     rows: int, tokens: int, seconds: float, passes: dict[str, int] | None = None, keys: int = 0
 ) -> StepReport:
-    none, made, by = [0] * rows, make_rows(*[9] * rows), passes or {}
+    none, made, by = [0] * rows, [SimulatedRow(9)] * rows, passes or {}
     return StepReport(made, none, none, seconds, True, tokens=tokens, passes=by, keys=keys)
 
 
@@ -120,7 +120,7 @@ def test_all_prices_follow_the_speed_of_the_machine() -> None:
 
 def test_steps_that_did_other_work_say_nothing() -> None:
     made = prices()
-    rows = make_rows(9, 9)
+    rows = [SimulatedRow(9), SimulatedRow(9)]
     for _ in range(9):
         made.observe(StepReport(rows, [0, 0], [0, 0], 9.0, False, tokens=2))
     assert made.verify(8, 8) == pytest.approx(0.13)

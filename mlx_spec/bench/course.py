@@ -13,6 +13,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from mlx_spec import interrupts
 from mlx_spec.bench.arms import AGAIN, ArmRun, Runner, weight_bytes
 from mlx_spec.bench.at_hand import drafts_at_hand
 from mlx_spec.bench.bandwidth import Bandwidth, measure_bandwidth
@@ -76,6 +77,7 @@ class BenchCourse:
                 contest = self._open(weights, cells)
                 self._rounds(contest, cells)
             except KeyboardInterrupt:
+                interrupts.answered()
                 interrupted = True
             for cell in cells:
                 if cell.runs:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("rows", "prompt", "arm", "tok/s", "over plain", "a pass", "text")
 _LEFT = ("arm", "text")
+_ABOVE = (
+    "; above 100% they come from the processor's cache, or the memory was busy while it was timed"
+)
 _LOUD = 0.05  # of noise: more than a machine at rest has
 _TOO_LOUD = 0.25  # of noise: gains of drafts are seldom larger
 
@@ -155,7 +158,7 @@ def _memory(result: BenchResult) -> str:
         f"{statistics.mean(found):.0%} ({rows} at a time)" for rows, found in shares.items()
     )
     most = max((one for found in shares.values() for one in found), default=0.0)
-    cached = "; above 100% they come from the processor's cache" if most > 1 else ""
+    cached = _ABOVE if most > 1 else ""
     copied, read = result.bandwidth.copy / 1e9, result.bandwidth.read / 1e9
     return (
         f"memory: MLX reads {read:,.1f} GB/s here (matrix times vector; copying {copied:,.1f}); "

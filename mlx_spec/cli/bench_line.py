@@ -6,6 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from mlx_spec import interrupts
 from mlx_spec.cli.notes import note, status
 from mlx_spec.pipeline.progress import make_bar, say
 
@@ -60,6 +61,7 @@ class BenchLine:
 
     def ran(self, what: str, seconds: float) -> None:
         """A run more; what is left is as slow, against the plan, as what is done."""
+        interrupts.check()
         self._done += seconds
         now = time.monotonic()
         early = _TRUST * self._total

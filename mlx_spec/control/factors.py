@@ -92,9 +92,8 @@ def follow(predicted: float, seconds: float, parts: Seq[tuple[Factor, float]]) -
         everywhere, here = speed.wonder(side), point is not speed and point.wonder(side)
         if not everywhere and not here:
             return False
-        # Something has changed. Where other steps were as expected meanwhile it is this point
-        # alone; else what was least known most likely.
-        for one, _ in parts if everywhere else parts[1:]:
+        # Something has changed, what was least known most likely.
+        for one, _ in parts:
             one.variance *= by * by / variance
         variance = _variance(parts)
     speed.surprises = point.surprises = 0

@@ -199,7 +199,9 @@ class ModelRunner:
         """
         logits = self.forward(rows)
         self._pieces.start()
-        self._fed, self._seconds = rows.tokens.size, 0.0
+        packing = rows.packing
+        self._fed = rows.tokens.size if packing is None else len(packing.rows)
+        self._seconds = 0.0
         return logits
 
     def proceed(self, seconds: float | None = None) -> bool:

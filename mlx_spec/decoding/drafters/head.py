@@ -140,7 +140,9 @@ class HeadDrafter(BaseDrafter):
         return Pairs(
             mx.array([sequence.known(length - 1, length)], mx.int32),
             hidden if ready else self._nothing,
-            mx.array([max(0, length - 2)], mx.int32),
+            # One that is not there is written to where the next step's comes: not over a pair that
+            # was saved with the row.
+            mx.array([length - 2 if ready else length - 1], mx.int32),
             mx.array([int(ready)], mx.int32),
             (ready,),
             True,

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlx_spec.cache.layer import RowState
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.model.packed_feeding import feed_packed
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.model.similar_lengths import similar_lengths
 
@@ -104,9 +105,11 @@ class Scorer:
             self._feed_run([prompt[:-1] for prompt in prompts[first:end]], begin, first)
 
     def _feed_run(self, prompts: list[Tokens], begin: int, first: int) -> None:
-        """Feed rows from slot ``first`` on, padded to the longest, which is the last one."""
+        """Feed rows from slot ``first`` on, in ascending order of their lengths."""
         width = len(prompts[-1]) - begin
-        if width > 0:
+        if len(prompts[0]) < len(prompts[-1]) and self._runner.packs:
+            feed_packed(self._runner, prompts, begin, first, self._step_size)
+        elif width > 0:
             tokens = mx.array([_pad(prompt[begin:], width) for prompt in prompts], mx.int32)
             starts = mx.full(len(prompts), begin, mx.int32)
             lengths = [max(0, len(prompt) - begin) for prompt in prompts]

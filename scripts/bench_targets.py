@@ -1,0 +1,201 @@
+"""Never slower, and near the best: the adaptive draft beside fixed lengths, a hostile draft, plain.
+
+At each batch size one closed batch of real questions of all categories runs in every way, in turn,
+round after round, with the same texts; figures are decoding tokens per second, ratios are medians
+within a round. *again* is plain decoding once more: what it differs by is noise. *hostile* has the
+draft model's own costs and numbers drawn at random, so that nearly nothing it guesses is right.
+
+    python scripts/bench_targets.py --prompts question.jsonl --batch 1 2 4 8 16 32 --temp 0 0.8
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlx_spec import BatchingConfig, SpeculationConfig, batch_generate, load
+from mlx_spec.bench.comparing import common
+from mlx_spec.pipeline.prompt_file import read_prompt_file
+
+import mlx.core as mx  # isort: skip
+from bench_support.results import add_save, finish, table
+from bench_support.rounds import Figures, Series, interleave, ratio
+from mlx.utils import tree_map_with_path
+
+PLAIN, AGAIN, ADAPTIVE, HOSTILE = "plain", "again", "adaptive", "hostile"
+SPEED = "tokens per second"
+Settings = argparse.Namespace
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to decode.
+
+    Attributes:
+        draft: model, None for plain decoding.
+        length: a fixed draft length, 0 where it is adaptive.
+    """
+
+    draft: Any = None
+    length: int = 0
+
+
+class Contest:
+    """All arms on the same texts.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: Settings) -> None:
+        self.options = options
+        self.model, self.tokenizer = load(options.model)
+        draft = load(options.draft_model)
+        self.arms = {PLAIN: Arm(), ADAPTIVE: Arm(draft), HOSTILE: Arm(hostile(options.draft_model))}
+        self.arms |= {f"K={length}": Arm(draft, length) for length in options.fixed}
+        self.arms[AGAIN] = Arm()
+        self.said: dict[str, list[list[int]]] = {}
+
+    def run(self, name: str, texts: Sequence[str], temp: float) -> Figures:
+        """One batch; its tokens are kept to be compared."""
+        arm, options = self.arms[name], self.options
+        mx.clear_cache()
+        made = batch_generate(
+            self.model,
+            self.tokenizer,
+            list(texts),
+            chat=True,
+            draft_model=arm.draft,
+            speculation=SpeculationConfig(
+                enabled=arm.draft is not None,
+                draft=options.draft if arm.draft is not None else None,
+                adaptive=not arm.length,
+                num_draft_tokens=arm.length or options.num_draft_tokens,
+            ),
+            batching=BatchingConfig(batch_size=len(texts)),
+            max_tokens=options.max_tokens,
+            temperature=temp,
+            seed=1,
+        )
+        self.said[name] = [list(result.token_ids) for result in made.results]
+        stats = made.stats
+        return {
+            SPEED: stats.generation_tokens / stats.generation_time,
+            "acceptance": stats.acceptance_rate,
+            "drafted": stats.drafted,
+            "gain": stats.generation_tokens / stats.row_steps,
+        }
+
+    def same(self) -> float:
+        """The least share of tokens at which an arm says what plain decoding says."""
+        plain = self.said[PLAIN]
+        total = sum(map(len, plain))
+        return min(
+            sum(common(own, other) for own, other in zip(said, plain, strict=True)) / total
+            for said in self.said.values()
+        )
+
+
+def hostile(name: str) -> Any:
+    """The draft model with its weights drawn at random; what is no weight stays."""
+    model, tokenizer = load(name)
+    mx.random.seed(1)
+
+    def drawn(path: str, array: mx.array) -> mx.array:
+        random = array.ndim > 1 and mx.issubdtype(array.dtype, mx.floating)
+        return 0.05 * mx.random.normal(array.shape).astype(array.dtype) if random else array
+
+    model.update(tree_map_with_path(drawn, model.parameters()))
+    mx.eval(model.parameters())
+    return model, tokenizer
+
+
+def mixed(path: Path, categories: Sequence[str], longest: int, count: int) -> list[str]:
+    """Questions, one of each category in turn, the first of each dialogue."""
+    found: dict[str, list[str]] = {name: [] for name in categories}
+    for one in read_prompt_file(path, "bench_targets"):
+        if one.category in found and len(one.prompt) <= longest:
+            found[one.category].append(one.prompt)
+    columns: Iterator[tuple[str, ...]] = zip(
+        *(texts for texts in found.values() if texts), strict=False
+    )
+    return [text for column in columns for text in column][:count]
+
+
+def measure(contest: Contest, batch: int, temp: float) -> tuple[dict[str, Series], float]:
+    """One batch size; all arms, and the share of equal tokens."""
+    options = contest.options
+    texts = mixed(options.prompts, options.categories, options.longest, batch)
+    methods = {name: partial(contest.run, name, texts, temp) for name in contest.arms}
+    return interleave(methods, options.rounds), contest.same()
+
+
+def row_of(batch: int, series: dict[str, Series], same: float, fixed: Sequence[int]) -> list[str]:
+    """A line of the table."""
+    plain = series[PLAIN]
+    over = {name: ratio(one, plain, SPEED) for name, one in series.items()}
+    best = max([f"K={length}" for length in fixed] + [PLAIN], key=over.__getitem__)
+    adaptive = series[ADAPTIVE]
+    return [
+        str(batch),
+        plain.span(SPEED),
+        f"{over[ADAPTIVE]:.2f} ({adaptive.median('acceptance'):.2f}, "
+        f"{adaptive.median('gain'):.2f})",
+        f"{over[best]:.2f} ({best})",
+        f"{ratio(adaptive, series[best], SPEED):.2f}",
+        f"{over[HOSTILE]:.2f}",
+        f"{over[AGAIN]:.2f}",
+        f"{same:.3f}",
+    ]
+
+
+def parse() -> Settings:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--draft-model", default="smollm2-draft")
+    parser.add_argument("--draft", default="ngram+head")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--temp", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--fixed", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--num-draft-tokens", type=int, default=6, help="the adaptive one's most")
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--longest", type=int, default=1200, help="characters of a question")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--categories",
+        nargs="+",
+        default=["writing", "reasoning", "coding", "extraction", "summarization", "translation"],
+    )
+    add_save(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure all settings; print tables and one JSON line."""
+    options = parse()
+    contest = Contest(options)
+    records = []
+    for temp in options.temp:
+        rows = []
+        for batch in options.batch:
+            series, same = measure(contest, batch, temp)
+            rows.append(row_of(batch, series, same, options.fixed))
+            print(" | ".join(rows[-1]), flush=True)
+            rounds = {name: one.rounds for name, one in series.items()}
+            records.append({"batch": batch, "temp": temp, "same": same, "arms": rounds})
+        header = ["rows", "plain tok/s", "adaptive / plain (accepted, tokens a pass of a row)"]
+        header += ["best of fixed and plain", "adaptive / best", "hostile", "plain again"]
+        table(f"{options.draft}, T={temp}", [*header, "same tokens"], rows)
+    finish(options, records)
+
+
+if __name__ == "__main__":
+    main()
