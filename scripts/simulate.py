@@ -183,7 +183,7 @@ def categories(machine: Machine, rows: int) -> Mixed:
 
 
 def starts(machine: Machine) -> list[float]:
-    """Speed over that of one who knows, by five steps: texts are easy, hard from 100, easy again."""
+    """Speed over that of one who knows, by five steps: easy texts, hard from 100, easy again."""
     runs, phases = [], (0.8, 0.2, 0.8)
     for seed in range(16):
         simulation = Simulation(
@@ -212,9 +212,9 @@ tokens per second, than one that knows all chances and prices. `tests/test_draft
 
 ## Regret
 
-Batches of {batches}; chances that a guess stands {texts}; {steps} steps, at most {most} guesses
-a row. Percent, mean (worst). The shift: after 200 steps all texts change ({shifts}), and 300 steps
-follow. The last column is a drafter that is never right, over plain decoding, on requests of 48
+Batches of {batches}; chances that a guess stands {texts};
+{steps} steps, at most {most} guesses a row. Percent, mean (worst). The shift: after 200 steps all
+texts change ({shifts}), and 300 steps follow. The last column is a drafter that is never right, over plain decoding, on requests of 48
 tokens, the worst batch size.
 
 {regret}
@@ -241,8 +241,8 @@ the published speculation is at 0.59 to 0.70 of plain decoding. The policy parks
 
 ## Texts of all categories
 
-Requests of 40 to 200 tokens that come and go, chances of the first guesses {categories}; over
-plain decoding. *Fixed* is the best of all fixed lengths, found by trying each.
+Requests of 40 to 200 tokens that come and go, chances of the first guesses {categories};
+over plain decoding. *Fixed* is the best of all fixed lengths, found by trying each.
 
 {mixed}
 """
