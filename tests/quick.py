@@ -36,6 +36,10 @@ NOT_QUICK = (
     "test_kernels_norm_rope.py",
     "simulator/tests/test_",
     # Long runs.
+    "test_bench.py::test_a_recommended_command",
+    "test_bench.py::test_ctrl_c_shows",
+    "test_bench.py::test_drafts_that_lie_here",
+    "test_bench.py::test_weights_are_measured",
     "test_training.py::test_a_small_model",
     "test_training.py::test_it_learns",
     "test_draft_length.py::test_one_slow_step",

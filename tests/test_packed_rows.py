@@ -129,6 +129,29 @@ MODELS: dict[str, tuple[Callable[[], Any], CacheOptions]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("counts", "runs"),
+    [
+        ([7] + [1] * 15, [(0, 1, 7), (1, 16, 1)]),
+        ([1] * 5 + [4, 4, 4] + [1] * 8, [(0, 5, 1), (5, 8, 4), (8, 16, 1)]),
+        ([3, 3, 3], [(0, 3, 3)]),
+        ([2, 1, 2, 1], [(0, 4, 2)]),  # a call more costs as much as three holes
+    ],
+)
+def test_queries_are_asked_in_as_few_calls_as_pay(
+    counts: list[int], runs: list[tuple[int, int, int]]
+) -> None:
+    """Every token's answer is found where its own run has put it."""
+    packing = TokenPacking.of(counts, sum(counts) + 2)
+    assert [(run.first, run.end, run.width) for run in packing.runs] == runs
+    asked = mx.concatenate([run.index.flatten() for run in packing.runs])
+    tokens = sum(counts)
+    assert asked[packing.order].tolist() == [*range(tokens), 0, 0]
+    assert packing.index.flatten()[packing.places].tolist() == [*range(tokens), 0, 0]
+    own = [row for row, count in enumerate(counts) for _ in range(count)]
+    assert packing.rows == (*own, 0, 0)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_packed_pass_says_and_leaves_what_its_rectangle_does(name: str) -> None:
     make, options = MODELS[name]
@@ -262,7 +285,19 @@ def keys_written_in_the_packed_order(patch: Patch) -> None:
     )
 
 
+def answers_in_the_order_of_runs(patch: Patch) -> None:
+    """As if every row of a run had as many tokens as the run is wide."""
+    right = TokenPacking.of
+
+    def planted(counts: Any, tokens: int) -> TokenPacking:
+        own = right(counts, tokens)
+        return replace(own, order=mx.arange(tokens) % sum(run.index.size for run in own.runs))
+
+    patch.setattr(TokenPacking, "of", planted)
+
+
 BUGS = [
+    answers_in_the_order_of_runs,
     offset_of_another_row,
     queries_regrouped_by_the_wrong_index,
     padding_written_into_the_cache,

@@ -82,5 +82,6 @@ def test_order() -> None:
     assert order.index(12) < order.index(10) < order.index(3)
     assert order_of(EDGES, (), 5, (1, 6)) == [1, 2, 4, 3, 6]  # 6: what lies at or past the most
     assert order_of(EDGES, (1, 2, 4, 6), 5, (1, 6)) == [3]
-    assert order_of(EDGES, (1, 2, 4, 6), 224, (2, 9), sparing=True) == [8, 16, 32, 64, 128, 3]
+    assert order_of(EDGES, (1, 2, 4, 6), 224, (2, 9), sparing=True) == [8, 16, 32, 3]
+    assert order_of(EDGES, (), 224, (1, 8))[-2:] == [96, 128]  # one row waits
     assert order_of(EDGES, EDGES, 224, (1, 8)) == []

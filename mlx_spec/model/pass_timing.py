@@ -104,18 +104,18 @@ def order_of(
         timed: those that are known.
         most: tokens that a pass may take; one edge past it may be cheaper yet.
         present: fewest and most tokens of passes of the rows that wait.
-        sparing: only what is coarse, or theirs.
+        sparing: only what is coarse and not far, or theirs.
     """
     reached = [edge for edge in edges if edge <= most]
     reached += [edge for edge in edges if edge > most][:1]
     low, high = present
 
     def rank(edge: int) -> tuple[int, float]:
-        if edge in COARSE:
+        if edge in COARSE and edge <= 4 * high:
             return 0, edge
         far = 0.0 if low <= edge <= high else max(low - edge, edge - high)
-        return 1, far
+        return 1 + (edge > 4 * high), far
 
     if sparing:
-        reached = [edge for edge in reached if rank(edge)[1] == 0 or edge in COARSE]
+        reached = [edge for edge in reached if rank(edge) <= (1, 0.0)]
     return sorted((edge for edge in reached if edge not in timed), key=rank)

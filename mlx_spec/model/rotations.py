@@ -1,7 +1,7 @@
 """Rotations by angles that are made once a pass, on a CPU.
 
-MLX's CPU build takes ``mx.fast.rope`` apart into some three dozen operations, most of which make
-the same sines and cosines for the queries and the keys of every layer: half of all operations of a
+MLX's CPU build takes ``mx.fast.rope`` apart into some thirty operations, most of which make
+the same sines and cosines for the queries and the keys of every layer: nearly half of those of a
 pass, each of which costs more than the few numbers it is about. Here modules that rotate look their
 angles up in a table of the pass, and what is left is a product with each of two arrays::
 
