@@ -214,8 +214,9 @@ tokens per second, than one that knows all chances and prices. `tests/test_draft
 
 Batches of {batches}; chances that a guess stands {texts};
 {steps} steps, at most {most} guesses a row. Percent, mean (worst). The shift: after 200 steps all
-texts change ({shifts}), and 300 steps follow. The last column is a drafter that is never right, over plain decoding, on requests of 48
-tokens, the worst batch size.
+texts change ({shifts}), and 300 steps follow. The last
+column is a drafter that is never right, over plain decoding, on requests of 48 tokens, the worst
+batch size.
 
 {regret}
 
