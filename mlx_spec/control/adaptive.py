@@ -136,7 +136,7 @@ class AdaptiveDrafts:
         view = drafter.prospect(rows, self._ends)
         needed = view.plain * (self.STAY if now.passes else 1.0 + self._config.hysteresis)
         # A few rows are soon looked at, and what has begun a moment ago at once.
-        left = 0 if drafter.thin else min(len(rows) // 4, self.PERIOD, now.age)
+        left = min(len(rows) // 4, self.PERIOD, now.age)
         if view.best.guesses and view.best.speed > needed:
             reaching = [row[: view.best.passes] for row in view.reaching]
             lengths = fill(reaching, view.best, by_need(rows))
