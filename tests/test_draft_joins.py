@@ -60,16 +60,15 @@ def seconds_to_finish(policy: Any, machine: Machine, work: Workload, seed: int) 
 def test_a_closed_batch_of_easy_and_hard_texts_is_finished_in_time(machine: Machine) -> None:
     """Stops a policy that hurries those who are quick anyway: what counts is when all is done."""
     work = Workload(6, mixed, tokens=lambda rng: rng.randint(30, 120), replace=False)
-    mine = known = fixed = 0.0
+    mine = known = 0.0
+    fixed = [0.0] * (MOST + 1)
     for seed in range(6):
         mine += seconds_to_finish(adaptive(machine), machine, work, seed)
         known += seconds_to_finish(Clairvoyant(machine, MOST), machine, work, seed)
-        fixed += min(
-            seconds_to_finish(FixedDraftLength(length), machine, work, seed)
-            for length in range(MOST + 1)
-        )
+        for length in range(MOST + 1):
+            fixed[length] += seconds_to_finish(FixedDraftLength(length), machine, work, seed)
     assert mine < 1.05 * known
-    assert mine < 1.12 * fixed  # of each batch the best length, known beforehand
+    assert mine < 1.08 * min(fixed)  # the best, tried beforehand
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.8])

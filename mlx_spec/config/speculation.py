@@ -25,15 +25,15 @@ class SpeculationConfig:
         draft: where guesses come from, one of ``DRAFTERS`` or several joined with ``+``; None: the
             draft model if there is one.
         num_draft_tokens: draft length K, in tokens; the maximum when ``adaptive``.
-        adaptive: choose K step by step from measured cost and acceptance, down to 0 and back.
+        adaptive: choose each row's K step by step from measured cost and acceptance, 0 included.
         acceptance: ``"shared_noise"``: a draft token is accepted iff it is the target's own
             sample, both drawn with the same noise (exact token for token: a seed gives one text).
             ``"rejection"``: it stands with probability min(1, p / q), and the rest is drawn from
             what the target has more (exact in distribution: more guesses stand, and a seed repeats
             a text only where the same is drafted). Greedy rows are the same in both.
         probe_interval: fewest steps between trials of speculation while it is parked at K=0;
-            where a trial is dear it waits longer, up to 16 times as long.
-        hysteresis: relative gain in predicted goodput that a change of K must promise.
+            where a trial is dear it waits longer, so that trials take 1% of the time.
+        hysteresis: relative gain in predicted goodput that must be promised before drafting begins.
         draft_layers: numbers, from 0, of the target's layers that run where it drafts for itself
             (``self``); None: those that a short calibration finds.
         draft_temperature: of the guesses of models and layers for rows that sample, above 0; None

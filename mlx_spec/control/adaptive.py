@@ -21,6 +21,7 @@ from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.acceptance import AverageAcceptance
 from mlx_spec.control.allocation import Prices, fill
 from mlx_spec.control.drafting import CostlyDraft, Prospect, keys_of
+from mlx_spec.control.ends import Ends
 from mlx_spec.control.looked_up import Computed, LookedUp, by_need
 from mlx_spec.control.offers import NOBODY, Offer, Settled
 from mlx_spec.control.report import StepReport
@@ -80,6 +81,7 @@ class AdaptiveDrafts:
         self._config, self._prices, self._asks = config, prices, asks
         self._drafters = {drafter.name: drafter for drafter in costly}
         self._lookups = LookedUp(found or AverageAcceptance(), config.probe_interval)
+        self._ends = Ends()
         self._turns = Turns(list(self._drafters), config.probe_interval)
         self.costly, self.drafts = self._turns.next, False
         # Where calls before this one left off: those shorter than the time between two probes
@@ -131,7 +133,7 @@ class AdaptiveDrafts:
         if not any(room):
             self._standing = replace(now, rows=(), lengths=none, left=0)
             return
-        view = drafter.prospect(rows)
+        view = drafter.prospect(rows, self._ends)
         needed = view.plain * (self.STAY if now.passes else 1.0 + self._config.hysteresis)
         # A few rows are soon looked at, and what has begun a moment ago at once.
         left = 0 if drafter.thin else min(len(rows) // 4, self.PERIOD, now.age)
@@ -198,6 +200,7 @@ class AdaptiveDrafts:
     def observe(self, report: StepReport) -> None:
         """Learn from a step: each drafter by the rows that it guessed for."""
         self._prices.observe(report)
+        self._ends.observe(report.rows)
         if not report.sources:
             own = self._drafters.get(self.costly)
             ran = {} if own is None else {own: report}
@@ -211,4 +214,4 @@ class AdaptiveDrafts:
             }
         for drafter, part in ran.items():
             drafter.observe(part)
-        self._turns.step(lambda name: self._drafters[name].promise(report.rows))
+        self._turns.step(lambda name: self._drafters[name].promise(report.rows, self._ends))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlx_spec.control.acceptance import AcceptanceEstimate
 from mlx_spec.control.allocation import Prices, StepBudget, best_budget
+from mlx_spec.control.ends import Ends, weighed
 from mlx_spec.control.joins import JoinCost
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, room_of
@@ -19,7 +20,8 @@ class Prospect:
     """What drafting promises for the rows as they stand.
 
     Attributes:
-        reaching: for each row and guess, how likely it stands with all before it.
+        reaching: for each row and guess, how likely it stands with all before it, times what a
+            token is worth to the row.
         prices: of the steps to choose from.
         best: of these, among those that draft.
         plain: tokens per second without a draft.
@@ -59,18 +61,18 @@ class CostlyDraft:
         """Whether little was tested of it lately."""
         return self.acceptance.average.tested < self.THIN
 
-    def promise(self, rows: Seq[Row]) -> float | None:
+    def promise(self, rows: Seq[Row], ends: Ends) -> float | None:
         """The most tokens per second, None while nothing is known of it."""
         if not self.acceptance.average.known:
             return None
-        view = self.prospect(rows)
+        view = self.prospect(rows, ends)
         return max(view.best.speed, view.plain)
 
     def strangest(self, rows: Seq[Row]) -> list[int]:
         """Rows in the order of how little was tested of them lately, the least first."""
         return sorted(range(len(rows)), key=lambda row: self.acceptance.tested(rows[row]))
 
-    def prospect(self, rows: Seq[Row]) -> Prospect:
+    def prospect(self, rows: Seq[Row], ends: Ends) -> Prospect:
         """What is promised at best, and what plain decoding is."""
         room = room_of(rows)
         longest = self.longest(room)
@@ -78,6 +80,9 @@ class CostlyDraft:
         if min(room, default=0) < longest:
             reaching = [row[:most] for row, most in zip(reaching, room, strict=True)]
         prices = self.prices(rows, longest)
+        pace = [1.0 + sum(row[:3]) for row in reaching]
+        alone = self._prices.curve(1, 0, keys_of(rows[:1]))[0]
+        reaching = weighed(reaching, ends.weights(rows, pace, prices.verify[0], alone))
         return Prospect(
             reaching, prices, best_budget(reaching, prices), len(rows) / prices.verify[0]
         )
