@@ -95,6 +95,15 @@ def test_noise_pads_nothing() -> None:
     assert [flat.width(tokens) for tokens in range(1, 129)] == list(range(1, 129))
 
 
+def test_a_mistimed_point_is_run_and_mended_and_not_padded_away() -> None:
+    """Timed while another program ran: what is padded away would never be seen again."""
+    costs = made({1: 137, 2: 232, 3: 63, 4: 64, 6: 412, 8: 601, 12: 725, 15: 76, 16: 74})
+    assert [costs.width(tokens) for tokens in (1, 2, 6, 8, 12)] == [1, 2, 6, 8, 12]
+    for _ in range(20):
+        costs.note(8, 0, 0.072)
+    assert costs.seconds(8) == pytest.approx(0.072, rel=0.1)
+
+
 def test_padding_does_not_flutter_with_what_steps_say() -> None:
     costs = made()
     rng, seen = random.Random(3), set()

@@ -39,7 +39,8 @@ class CostCurve:
 
     TIMED, GUESSED = 0.05, 0.15  # how far a point may be off that was timed, or lies between two
     UNKNOWN = 1e-3  # seconds a token where nothing was timed; the speed says the rest
-    MARGIN = 1.04  # a wider pass must be cheaper by that much
+    MARGIN, BELIEVED = 1.04, 1.7  # a wider pass must be cheaper by that much, and is by no more
+    NARROW = 4  # tokens, up to which nothing is padded
     ALIKE = 0.005  # a point that has moved by less is left
 
     def __init__(self) -> None:
@@ -107,7 +108,13 @@ class CostCurve:
     def _cheapest(self, line: list[float]) -> list[int]:
         widths, best = list(range(len(line))), None
         for tokens in reversed(range(1, len(line))):
-            if best is not None and line[best] * self.MARGIN < line[tokens]:
+            # What is padded away is not seen again: a point that is much dearer was mistimed more
+            # likely than not, so it is run as it is and steps mend it.
+            if (
+                best is not None
+                and tokens > self.NARROW
+                and (self.MARGIN < line[tokens] / line[best] < self.BELIEVED)
+            ):
                 widths[tokens] = best
             if tokens in self._base and (best is None or line[tokens] <= line[best]):
                 best = tokens

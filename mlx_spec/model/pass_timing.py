@@ -22,6 +22,7 @@ import mlx.core as mx
 COARSE = (1, 2, 4, 8, 16, 32, 64, 128)
 LOOKS = 3  # at each number of tokens, where time is left
 ODD = 1.08  # a point that a wider one undercuts by that much is looked at again
+UNLIKELY = 1.6  # times a wider pass that a narrower one takes at most
 FEWEST = 2  # points that are timed whatever they take: with one nothing can be compared
 
 Describe = Callable[[int], mx.array]
@@ -55,10 +56,16 @@ class PassTimer:
             return {}
         mx.eval(describe(wanted[0]))  # the first is another: pages, caches, kernels
         self._round(describe, wanted)
-        self._round(describe, self._odd())
+        for _ in range(1, LOOKS):
+            self._round(describe, self._odd())
         for _ in range(1, LOOKS):
             self._round(describe, wanted)
-        return {tokens: min(spent) for tokens, spent in self.looked.items()}
+        seen = {tokens: min(spent) for tokens, spent in self.looked.items()}
+        if any(len(spent) < LOOKS for spent in self.looked.values()):
+            # There was no time to look again at everything, and that much cannot be.
+            least = {n: min(seen[wider] for wider in seen if wider >= n) for n in seen}
+            seen = {n: min(spent, UNLIKELY * least[n]) for n, spent in seen.items()}
+        return seen
 
     def _round(self, describe: Describe, wanted: Seq[int]) -> None:
         """One look at each, while there is time."""
