@@ -1,7 +1,7 @@
 """Never slower, and near the best: the adaptive draft beside fixed lengths, a hostile draft, plain.
 
-At each batch size one closed batch of real questions of all categories runs in every way, in turn,
-round after round, with the same texts; figures are decoding tokens per second, ratios are medians
+At each batch size the same real questions of all categories, at least one of each, run in every
+way, in turn, round after round; figures are decoding tokens per second, ratios are medians
 within a round. *again* is plain decoding once more: what it differs by is noise. *hostile* has the
 draft model's own costs and numbers drawn at random, so that nearly nothing it guesses is right.
 
@@ -60,8 +60,8 @@ class Contest:
         self.arms[AGAIN] = Arm()
         self.said: dict[str, list[list[int]]] = {}
 
-    def run(self, name: str, texts: Sequence[str], temp: float) -> Figures:
-        """One batch; its tokens are kept to be compared."""
+    def run(self, name: str, texts: Sequence[str], batch: int, temp: float) -> Figures:
+        """One call; its tokens are kept to be compared."""
         arm, options = self.arms[name], self.options
         mx.clear_cache()
         made = batch_generate(
@@ -76,7 +76,7 @@ class Contest:
                 adaptive=not arm.length,
                 num_draft_tokens=arm.length or options.num_draft_tokens,
             ),
-            batching=BatchingConfig(batch_size=len(texts)),
+            batching=BatchingConfig(batch_size=batch),
             max_tokens=options.max_tokens,
             temperature=temp,
             seed=1,
@@ -129,8 +129,9 @@ def mixed(path: Path, categories: Sequence[str], longest: int, count: int) -> li
 def measure(contest: Contest, batch: int, temp: float) -> tuple[dict[str, Series], float]:
     """One batch size; all arms, and the share of equal tokens."""
     options = contest.options
-    texts = mixed(options.prompts, options.categories, options.longest, batch)
-    methods = {name: partial(contest.run, name, texts, temp) for name in contest.arms}
+    count = max(batch, len(options.categories))
+    texts = mixed(options.prompts, options.categories, options.longest, count)
+    methods = {name: partial(contest.run, name, texts, batch, temp) for name in contest.arms}
     return interleave(methods, options.rounds), contest.same()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.terminal import ERASE, marked
@@ -40,14 +40,29 @@ def status(text: str, quiet: bool = False) -> Iterator[None]:
     It is there at once; importing what could turn a wheel beside it takes seconds of its own.
     """
     shown = not quiet and sys.stderr is not None and sys.stderr.isatty()
-    if quiet:
-        from huggingface_hub.utils.tqdm import disable_progress_bars
-
-        disable_progress_bars()  # of downloads, and of long loads
     if shown:
         print(f"{text} ...", end="", file=sys.stderr, flush=True)
+    try:
+        with _no_bars() if quiet else nullcontext():
+            yield
+    finally:
+        if shown:
+            print(ERASE, end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Downloads and long loads show none meanwhile: both are the hub's, for the whole process."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     finally:
         if shown:
-            print(ERASE, end="", file=sys.stderr, flush=True)
+            enable_progress_bars()
