@@ -53,7 +53,7 @@ def status(text: str, quiet: bool = False) -> Iterator[None]:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Downloads and long loads show none meanwhile: both are the hub's, for the whole process."""
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
