@@ -22,6 +22,8 @@ def _drafters(records: Sequence[Record]) -> list[Picture]:
     found = []
     for record in records:
         for table in record.tables:
+            if len(table.rows) <= 2:  # one category, and the median
+                continue
             batch = table.title.split(",")[0].removeprefix("B=")
             series = {name: column(table, 2 + i) for i, name in enumerate(table.header[2:])}
             title = f"Drafters over plain decoding, B = {batch}"
@@ -122,8 +124,20 @@ plain decoding says, token for token.
             "drafters-1": f"{_DRAFTERS} --batch 1 --questions 2",
             "drafters-4": f"{_DRAFTERS} --batch 4 --questions 4",
             "drafters-16": f"{_DRAFTERS} --batch 16 --questions 16",
+            "drafters-rag": f"{_DRAFTERS.replace(_CATEGORIES, 'rag').replace('1500', '3000')}"
+            " --batch 1 4 --questions 4",
         },
         _drafters,
+    ),
+    Section(
+        "Never slower, and near the best",
+        """
+The same model with n-grams and its head, on questions of six categories, at least one of each:
+the adaptive draft beside fixed lengths and plain decoding. *again* is plain decoding once more:
+what it differs by is noise. *hostile* has the head's costs and weights drawn at random, so that
+nearly nothing that it guesses is right.
+""",
+        {"targets": "bench_targets.py --prompts PROMPTS --batch 1 4 8 16 --rounds 1 --fixed 1 2"},
     ),
     Section(
         "Constraints, processors and log-probabilities",
