@@ -22,6 +22,7 @@ if threading.current_thread() is threading.main_thread():
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -104,18 +105,35 @@ def own_time(passes_cost_little: None) -> Callable[..., object]:
 def passes_cost_little() -> Iterator[None]:
     """Passes of all models cost nearly the same, however many tokens they read, as on a GPU.
 
-    Nothing is timed and nothing kept on disk: what a test does must not depend on the clock. What
-    is really timed and kept are tests of their own (``test_measuring``, ``test_cost_files``).
+    Guesses cost a fiftieth of that. Nothing is timed, nothing kept on disk, and steps are said to
+    have taken what was expected: what a test does must not depend on the clock. What is really
+    timed, kept and learned are tests of their own (``test_measuring``, ``test_cost_files``,
+    ``test_step_prices``).
     """
+    from mlx_spec.control.report import StepReport
+    from mlx_spec.control.step_prices import DraftPrice
     from mlx_spec.decoding import prices
+    from mlx_spec.decoding.flight import Flight
 
     OWN.append(prices.PassTimer.time)
+    own_report = Flight.report
+
+    class LittlePrice(DraftPrice):
+        def usual(self, rows: int, passes: int, plain: float) -> float:
+            return super().usual(rows, passes, plain) / 50
+
+    def report(flight: Flight, accepted: list[int]) -> StepReport:
+        said = own_report(flight, accepted)
+        seconds = 1e-3 + 1e-6 * said.tokens + 2e-5 * sum(said.passes.values())
+        return replace(said, seconds=seconds, reading=0.0)
 
     def table(self: object, describe: object, order: Iterable[int]) -> dict[int, float]:
         return {tokens: 1e-3 + 1e-6 * tokens for tokens in order}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prices.PassTimer, "time", table)
+        patch.setattr(prices, "DraftPrice", LittlePrice)
+        patch.setattr(Flight, "report", report)
         patch.setattr(prices, "kept_costs", lambda lines: None)
         patch.setattr(prices, "keep_costs", lambda lines, costs: None)
         patch.setattr(prices, "model_lines", lambda *models, part: ())
