@@ -3,7 +3,8 @@
 At each batch size the same real questions of all categories, at least one of each, run in every
 way, in turn, round after round; figures are decoding tokens per second, ratios are medians
 within a round. *again* is plain decoding once more: what it differs by is noise. *hostile* has the
-draft model's own costs and numbers drawn at random, so that nearly nothing it guesses is right.
+draft model's own costs and numbers drawn at random, so that nearly nothing it guesses is right;
+n-grams beside it stay what they are.
 
     python scripts/bench_targets.py --prompts question.jsonl --batch 1 2 4 8 16 32 --temp 0 0.8
 """

@@ -101,6 +101,14 @@ def own_time(passes_cost_little: None) -> Callable[..., object]:
     return OWN[0]
 
 
+@pytest.fixture
+def own_reports(passes_cost_little: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports say what steps really took."""
+    from mlx_spec.decoding.flight import Flight
+
+    monkeypatch.setattr(Flight, "report", OWN[1])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def passes_cost_little() -> Iterator[None]:
     """Passes of all models cost nearly the same, however many tokens they read, as on a GPU.
@@ -117,6 +125,7 @@ def passes_cost_little() -> Iterator[None]:
 
     OWN.append(prices.PassTimer.time)
     own_report = Flight.report
+    OWN.append(own_report)
 
     class LittlePrice(DraftPrice):
         def usual(self, rows: int, passes: int, plain: float) -> float:

@@ -286,7 +286,7 @@ def test_a_chunk_that_was_done_before_anybody_looked_times_nothing_after_it(
     assert works.wait()  # nothing to wait for: the step's own launch counts
 
 
-def test_a_step_s_seconds_hold_no_reading() -> None:
+def test_a_step_s_seconds_hold_no_reading(own_reports: None) -> None:
     """Prompts and the drafter's reading are told apart from the step: their sum is all there is."""
     reports: list[Any] = []
 

@@ -88,7 +88,8 @@ def test_ragged_steps_pack_by_themselves(host: bool) -> None:
     assert tokens == plain
     assert meter.packed > meter.steps / 2
     assert meter.accepted > 0
-    assert meter.computed < 0.8 * meter.rectangles
+    # How ragged drafts are depends on when rows meet.
+    assert meter.computed < 0.95 * meter.rectangles
     reports = decoder.policy.reports  # type: ignore[attr-defined]
     assert sum(report.tokens for report in reports) == meter.computed
     assert all(

@@ -135,7 +135,7 @@ plain decoding says, token for token.
 The same model with n-grams and its head, on questions of six categories, at least one of each:
 the adaptive draft beside fixed lengths and plain decoding. *again* is plain decoding once more:
 what it differs by is noise. *hostile* has the head's costs and weights drawn at random, so that
-nearly nothing that it guesses is right.
+nearly nothing that it guesses is right; the n-grams beside it stay.
 """,
         {"targets": "bench_targets.py --prompts PROMPTS --batch 1 4 8 16 --rounds 1 --fixed 1 2"},
     ),
