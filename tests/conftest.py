@@ -101,6 +101,15 @@ def own_time(passes_cost_little: None) -> Callable[..., object]:
     return OWN[0]
 
 
+@pytest.fixture(autouse=True)
+def nothing_known_of_pairs() -> None:
+    """What one test's steps have shown of a model is not what the next one's go by: models are
+    shared by tests, and how wide passes are padded must not depend on their order."""
+    from mlx_spec.control import shared
+
+    shared._KNOWN.clear()
+
+
 @pytest.fixture
 def own_reports(passes_cost_little: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports say what steps really took."""

@@ -80,7 +80,7 @@ def expected() -> list[tuple[int, ...]]:
 def test_ragged_steps_pack_by_themselves(host: bool) -> None:
     """Joins, leaves, greedy and sampling rows; every row's caches are looked at after each step."""
     rules = [NotTwiceOnHost()] if host else []
-    decoder = decoder_of(draft_model=noisy_draft("llama"), rules=rules, debug=True)
+    decoder = decoder_of(PassCosts(), draft_model=noisy_draft("llama"), rules=rules, debug=True)
     tokens, meter = said(decoder), decoder.meter
     plain = (
         said(decoder_of(draft_model=None, rules=[NotTwice()], policy=None)) if host else expected()
@@ -88,8 +88,7 @@ def test_ragged_steps_pack_by_themselves(host: bool) -> None:
     assert tokens == plain
     assert meter.packed > meter.steps / 2
     assert meter.accepted > 0
-    # How ragged drafts are depends on when rows meet.
-    assert meter.computed < 0.95 * meter.rectangles
+    assert meter.computed < 0.8 * meter.rectangles
     reports = decoder.policy.reports  # type: ignore[attr-defined]
     assert sum(report.tokens for report in reports) == meter.computed
     assert all(
