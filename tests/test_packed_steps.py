@@ -45,6 +45,12 @@ class NotedPolicy(RaggedPolicy):
         self.reports.append(report)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def judged_before_bugs_are_planted() -> None:
+    """Whether the model packs is asked once a process, and not while a bug hides it."""
+    assert ModelRunner(target("llama"), 1).packs
+
+
 @cache
 def jobs() -> tuple[Job, ...]:
     """Greedy rows and such of each kind of sampling in turn."""
