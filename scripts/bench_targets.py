@@ -3,8 +3,8 @@
 At each batch size the same real questions of all categories, at least one of each, run in every
 way, in turn, round after round; figures are decoding tokens per second, ratios are medians
 within a round. *again* is plain decoding once more: what it differs by is noise. *hostile* has the
-draft model's own costs and numbers drawn at random, so that nearly nothing it guesses is right;
-n-grams beside it stay what they are.
+draft model's own costs and numbers drawn at random and no n-grams beside it, so that nearly
+nothing is guessed right.
 
     python scripts/bench_targets.py --prompts question.jsonl --batch 1 2 4 8 16 32 --temp 0 0.8
 """
@@ -38,10 +38,12 @@ class Arm:
 
     Attributes:
         draft: model, None for plain decoding.
+        kinds: of drafts, as `--draft` names them.
         length: a fixed draft length, 0 where it is adaptive.
     """
 
     draft: Any = None
+    kinds: str | None = None
     length: int = 0
 
 
@@ -56,9 +58,13 @@ class Contest:
         self.options = options
         self.model, self.tokenizer = load(options.model)
         draft = load(options.draft_model)
-        self.arms = {PLAIN: Arm(), ADAPTIVE: Arm(draft), HOSTILE: Arm(hostile(options.draft_model))}
-        self.arms |= {f"K={length}": Arm(draft, length) for length in options.fixed}
-        self.arms[AGAIN] = Arm()
+        kinds = options.draft
+        self.arms = {PLAIN: Arm(), ADAPTIVE: Arm(draft, kinds)}
+        if HOSTILE not in options.without:
+            self.arms[HOSTILE] = Arm(hostile(options.draft_model), "head")
+        self.arms |= {f"K={length}": Arm(draft, kinds, length) for length in options.fixed}
+        if AGAIN not in options.without:
+            self.arms[AGAIN] = Arm()
         self.said: dict[str, list[list[int]]] = {}
 
     def run(self, name: str, texts: Sequence[str], batch: int, temp: float) -> Figures:
@@ -73,7 +79,7 @@ class Contest:
             draft_model=arm.draft,
             speculation=SpeculationConfig(
                 enabled=arm.draft is not None,
-                draft=options.draft if arm.draft is not None else None,
+                draft=arm.kinds,
                 adaptive=not arm.length,
                 num_draft_tokens=arm.length or options.num_draft_tokens,
             ),
@@ -149,8 +155,7 @@ def row_of(batch: int, series: dict[str, Series], same: float, fixed: Sequence[i
         f"{adaptive.median('gain'):.2f})",
         f"{over[best]:.2f} ({best})",
         f"{ratio(adaptive, series[best], SPEED):.2f}",
-        f"{over[HOSTILE]:.2f}",
-        f"{over[AGAIN]:.2f}",
+        *(f"{over[name]:.2f}" if name in over else "-" for name in (HOSTILE, AGAIN)),
         f"{same:.3f}",
     ]
 
@@ -171,6 +176,7 @@ def parse() -> Settings:
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--longest", type=int, default=1200, help="characters of a question")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--without", nargs="+", choices=[HOSTILE, AGAIN], default=[])
     parser.add_argument(
         "--categories",
         nargs="+",
