@@ -142,7 +142,7 @@ def look(engine: Engine) -> list[str]:
     if running > engine.limit.rows:
         findings.append(f"{running} run, {engine.limit.rows} rows")
     # What a step takes for each row is promised too.
-    held = engine.kv_usage().total + running * kv.row_bytes
+    held = engine.kv_usage().total + running * kv.token_bytes
     if held > kv.limit:
         findings.append(f"{held} bytes of K/V and of a step, {kv.limit} allowed")
     return findings

@@ -37,6 +37,7 @@ from mlx_spec.decoding.setup import (
     make_drafter,
     make_policy,
     most_draft_tokens,
+    only_given,
     used_model,
 )
 from mlx_spec.decoding.step import StepParts
@@ -107,10 +108,10 @@ class SpeculativeDecoder:
         # Of a drafter that somebody made nobody else knows anything.
         owners = (model, draft) if drafter is None else (self, None)
         self.most_draft = most_draft_tokens(self.drafter, speculation)
-        adaptive = speculation.adaptive and policy is None
-        self.measuring = Measuring(
-            self.runner, self.drafter, owners, self.most_draft, adaptive=adaptive
-        )
+        self._given = policy is None and only_given(self.drafter, speculation)
+        adaptive = speculation.adaptive and policy is None and not self._given
+        most = 0 if self._given else self.most_draft
+        self.measuring = Measuring(self.runner, self.drafter, owners, most, adaptive=adaptive)
         self.policy = policy or make_policy(
             self.drafter, speculation, owners, self.measuring.prices
         )
@@ -137,7 +138,7 @@ class SpeculativeDecoder:
             (*rules, GrammarRule()),
             (LogprobsWatcher(), *self.drafter.watchers),
             make_acceptance(speculation),
-            self.measuring.prices.target,
+            self.measuring.prices,
         )
 
     @property
@@ -169,13 +170,19 @@ class SpeculativeDecoder:
             f"{role} {words}" for role, words in zip(roles, forms, strict=True) if words
         )
 
-    @property
-    def margin(self) -> int:
+    def guesses(self, sequence: Sequence) -> int:
+        """The most guesses that a step may verify of it."""
+        return self.most_draft if sequence.guide is not None or not self._given else 0
+
+    def margin(self, guesses: int) -> int:
         """Positions past a row's end that steps may still write to.
 
         The one in which it ends, and the one that was built on that: a draft and a token each.
+
+        Args:
+            guesses: the longest draft.
         """
-        return 2 * (self.most_draft + 1) + MARGIN + self.drafter.spare
+        return 2 * (guesses + 1) + MARGIN + self.drafter.spare
 
     @property
     def cost(self) -> RowCost:

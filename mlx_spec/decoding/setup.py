@@ -10,6 +10,7 @@ from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.control.given import GivenGuesses
 from mlx_spec.control.offers import FixedSources, SourceChoice
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.shared import measurements_of
@@ -45,16 +46,22 @@ def make_drafter(parts: DraftParts) -> Drafter:
         UnsupportedModel: a model that it would run cannot.
     """
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
-    if not kinds:
+    given = parts.tokenizer is not None and parts.runner.support.verdict != "near-ties"
+    if parts.speculation.off or not (kinds or given):
         return NoDraft()
-    # What a constraint forces is drafted wherever anything is, if there can be a constraint (which
-    # needs a tokenizer): while no row has one it asks for nothing.
+    # What a constraint forces is drafted wherever there can be one (which needs a tokenizer), also
+    # where nobody asked for guesses and they are exact: while no row has a constraint nothing is.
     free_kinds = (FORCED, *kinds) if parts.tokenizer is not None else kinds
     free = [make(kind, parts) for kind in FREE if kind in free_kinds]
     costly = [make(kind, parts) for kind in kinds if kind not in FREE]
     if not free and len(costly) == 1:
         return costly[0]
     return ChainDrafter(free, costly)
+
+
+def only_given(drafter: Drafter, speculation: SpeculationConfig) -> bool:
+    """Whether nobody asked for guesses, so that only rows that bring some themselves have any."""
+    return isinstance(drafter, ChainDrafter) and drafter.name == FORCED and not speculation.named
 
 
 def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
@@ -78,6 +85,12 @@ def make_policy(
         prices: what steps cost.
     """
     most = most_draft_tokens(drafter, speculation)
+    if isinstance(drafter, ChainDrafter) and only_given(drafter, speculation):
+        free = drafter.free
+        drafter.choice = GivenGuesses(
+            most, lambda: any(each.needs_host for each in free), lambda: prices.packs
+        )
+        return drafter.choice
     config = replace(speculation, num_draft_tokens=most)
     adaptive = most > 0 and speculation.adaptive
     if isinstance(drafter, ChainDrafter):

@@ -80,6 +80,9 @@ class ForeignFunctions(LogitsRule):
         sequence, made = context.sequences[row], []
         text, count = self._texts[row], context.positions.shape[1]
         for place in range(count):
+            if sequence.length + place > len(text):  # no guess of this row stands there
+                made.append(made[-1])
+                continue
             try:
                 made.append(ask(text[: sequence.length + place], place))
             except _ForeignError as error:
