@@ -11,9 +11,8 @@ from mlx_spec.batching.messages import check_messages
 from mlx_spec.batching.prompts import encode
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.server.protocol.served import ServedModel
-from mlx_spec.server.protocol.tools import ToolUse
+from mlx_spec.server.protocol.tools import NO_TOOLS, ToolUse
 
-NO_TOOLS = ToolUse()
 TAIL = 16  # tokens of a prompt's end, in which reasoning begins
 
 

@@ -22,6 +22,7 @@ from mlx_spec.server.protocol.markers import (
     transitions_of,
 )
 from mlx_spec.server.protocol.tools import (
+    NO_TOOLS,
     ToolCall,
     ToolUse,
     listed_calls,
@@ -56,7 +57,6 @@ class Called:
     begins: bool = True
 
 
-NO_TOOLS = ToolUse()
 BLANKS = " \t\r\n"
 
 Part: TypeAlias = Said | Thought | Called

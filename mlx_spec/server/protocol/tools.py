@@ -1,4 +1,4 @@
-"""Tools that a model may call: how templates take them, parsers read calls, and grammars force them.
+"""Tools that a model may call: how templates take them, parsers read and grammars force calls.
 
 ``auto`` is what the model's own template and mlx-lm's parser for it do. Where a call is required,
 the text is a JSON document that a schema forces (the arguments of the named function, or a list of
@@ -81,6 +81,9 @@ class ToolUse:
                 for place in places
             }
         return schema
+
+
+NO_TOOLS = ToolUse()
 
 
 @dataclass(frozen=True)
