@@ -65,7 +65,9 @@ def _digest(key: bytes) -> bytes:
 
 def _of_file(path: Path) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
-    for number, line in enumerate(read_text(path, f"[serve] --api-key-file {path}").splitlines(), 1):
+    for number, line in enumerate(
+        read_text(path, f"[serve] --api-key-file {path}").splitlines(), 1
+    ):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

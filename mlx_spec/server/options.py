@@ -75,7 +75,8 @@ class ServerOptions:
         3600.0, "Longest time for a request, waiting included, in seconds.", metavar="SECONDS"
     )
     read_timeout: float = _limit(
-        30.0, "Longest wait for a request to come in, or for a reader that stands still, in s.",
+        30.0,
+        "Longest wait for a request to come in, or for a reader that stands still, in s.",
         metavar="SECONDS",
     )
     keep_alive_timeout: float = _limit(

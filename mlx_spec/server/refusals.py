@@ -7,6 +7,7 @@ path's callers read: Anthropic's under ``/v1/messages``, else OpenAI's.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -65,4 +66,9 @@ def fault_response(path: str, fault: Fault) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if fault.status in (401, 403, 408, 413):
         headers["Connection"] = "close"
-    return JSONResponse(dialect_of(path).error(fault), fault.status, headers)
+    return JSONResponse(fault_body(path, fault), fault.status, headers)
+
+
+def fault_body(path: str, fault: Fault) -> dict[str, Any]:
+    """A fault in the words of a path's API."""
+    return dialect_of(path).error(fault)

@@ -11,25 +11,26 @@ import asyncio
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
+from mlx_spec.batching.generator_stats import GeneratorStats
 from mlx_spec.batching.prompts import Prompt, encode, prompt_name
 from mlx_spec.batching.token_stream import TokenStream
-from mlx_spec.config import ChatConfig, SamplingParams
+from mlx_spec.config import ChatConfig
 from mlx_spec.errors import InvalidRequest, PromptTooLong
-from mlx_spec.server.entrance import Entrance
+from mlx_spec.server.ears import Ears
+from mlx_spec.server.metrics import Door
 from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.protocol.asked import Asked
 from mlx_spec.server.protocol.faults import Fault
 from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.refusals import refused
 from mlx_spec.server.running import Running
-from mlx_spec.server.traffic import Traffic
 
 T = TypeVar("T")
 LOG = logging.getLogger("mlx_spec.server")
@@ -47,12 +48,13 @@ class Service:
         generator: runs all requests.
         served: what is known of its model.
         options: limits.
-        traffic: listens to the generator.
-        entrance: likewise.
+        ears: they listen to the generator.
+        configured: what was asked for, as plain data.
 
     Attributes:
         draining: whether nothing new is taken: what runs is finished, then the server ends.
         refusals: requests that were not served, by reason.
+        works: what else runs while the server does; entered when it starts, left at its end.
     """
 
     def __init__(
@@ -60,13 +62,15 @@ class Service:
         generator: BatchedMLXGenerator,
         served: ServedModel,
         options: ServerOptions,
-        traffic: Traffic,
-        entrance: Entrance,
+        ears: Ears,
+        configured: Mapping[str, Any],
     ) -> None:
         self.generator, self.served, self.options = generator, served, options
-        self.traffic, self._entrance = traffic, entrance
+        self.traffic, self.configured = ears.traffic, configured
+        self._entrance, self._meters = ears.entrance, ears.meters
         self.draining = False
         self.refusals: Counter[str] = Counter()
+        self.works: list[AbstractContextManager[object]] = []
         self._numbers = itertools.count()
         self._coming = 0  # sequences whose prompts are being encoded
         self._running: list[Running] = []
@@ -76,6 +80,11 @@ class Service:
     def healthy(self) -> bool:
         """Whether there is an engine that answers."""
         return not self.generator.closed
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are taken."""
+        return self.healthy and not self.draining
 
     @property
     def outstanding(self) -> int:
@@ -99,9 +108,9 @@ class Service:
             Refused: there is no room, or the server ends.
             InvalidRequest: it can never be served.
         """
-        self._check(asked)
+        asked = self.limited(asked)
         self._admit(asked.sequences)
-        base = asked.id or f"http-{next(self._numbers)}"
+        base = f"http-{next(self._numbers)}"
         names = [f"{base}/{number}" for number in range(len(asked.prompts))]
         single = [name if asked.n == 1 else f"{name}-{k}" for name in names for k in range(asked.n)]
         expected = self._entrance.expect(single)
@@ -120,6 +129,28 @@ class Service:
             self._entrance.forget(single)
         return running
 
+    def limited(self, asked: Asked) -> Asked:
+        """A request within the limits that need no encoding; without an end of its own it gets one.
+
+        Raises:
+            InvalidRequest: a limit is passed.
+        """
+        most, sampling = self.options, asked.sampling
+        if asked.n > most.max_n:
+            raise InvalidRequest(f"n is {asked.n}, at most {most.max_n} are served (--max-n)")
+        if len(sampling.stop_texts) > MOST_STOPS:
+            raise InvalidRequest(
+                f"stop has {len(sampling.stop_texts)} texts, at most {MOST_STOPS} are looked for"
+            )
+        limit, wanted = most.max_output_tokens, sampling.max_tokens
+        if limit is None:
+            return asked
+        if wanted is not None and wanted > limit:
+            raise InvalidRequest(
+                f"max_tokens is {wanted}, at most {limit} are served (--max-output-tokens)"
+            )
+        return replace(asked, sampling=replace(sampling, max_tokens=wanted or limit))
+
     def drain(self) -> None:
         """Take nothing new from now on."""
         self.draining = True
@@ -137,7 +168,13 @@ class Service:
     def count(self, fault: Fault) -> Fault:
         """Count what a caller is told; returns it."""
         self.refusals[fault.kind] += 1
+        self._meters.refused(fault)
         return fault
+
+    def metrics(self, stats: GeneratorStats) -> bytes:
+        """What Prometheus reads."""
+        speed = self.traffic.lately().tokens_per_second
+        return self._meters.text(stats, Door(self.ready, self.options.max_queue, speed))
 
     def _admit(self, sequences: int) -> None:
         """Whether there is room now.
@@ -169,25 +206,6 @@ class Service:
         rate = self.traffic.ends_per_second()
         return min(_LATE, max(_SOON, places / rate)) if rate else _SOON
 
-    def _check(self, asked: Asked) -> None:
-        """Limits that need no encoding.
-
-        Raises:
-            InvalidRequest: one is passed.
-        """
-        most, sampling = self.options, asked.sampling
-        if asked.n > most.max_n:
-            raise InvalidRequest(f"n is {asked.n}, at most {most.max_n} are served (--max-n)")
-        if len(sampling.stop_texts) > MOST_STOPS:
-            raise InvalidRequest(
-                f"stop has {len(sampling.stop_texts)} texts, at most {MOST_STOPS} are looked for"
-            )
-        limit, wanted = most.max_output_tokens, sampling.max_tokens
-        if limit is not None and wanted is not None and wanted > limit:
-            raise InvalidRequest(
-                f"max_tokens is {wanted}, at most {limit} are served (--max-output-tokens)"
-            )
-
     @contextmanager
     def _reserved(self, sequences: int) -> Iterator[None]:
         self._coming += sequences
@@ -198,7 +216,7 @@ class Service:
 
     def _start(self, asked: Asked, names: list[str]) -> list[TokenStream]:
         """In a thread: encode and submit all prompts; streams that nobody takes are cancelled."""
-        sampling, chat = self._limited(asked.sampling), asked.chat or ChatConfig(texts=False)
+        chat = asked.chat or ChatConfig(texts=False)
         extra = {} if asked.prediction is None else {"prediction": asked.prediction}
         encoded = [
             self._encode(prompt, prompt_name(number, len(names)), chat)
@@ -208,16 +226,10 @@ class Service:
         for ids, name in zip(encoded, names, strict=True):
             several = {} if asked.n == 1 else {"n": asked.n}
             made: Any = self.generator.submit(  # type: ignore[call-overload]
-                ids, sampling, priority=asked.priority, request_id=name, **several, **extra
+                ids, asked.sampling, priority=asked.priority, request_id=name, **several, **extra
             )
             streams += [made] if asked.n == 1 else made
         return streams
-
-    def _limited(self, sampling: SamplingParams) -> SamplingParams:
-        """Without an end of its own a text goes on as far as the server lets it."""
-        if sampling.max_tokens is not None or self.options.max_output_tokens is None:
-            return sampling
-        return replace(sampling, max_tokens=self.options.max_output_tokens)
 
     def _encode(self, prompt: Prompt, where: str, chat: ChatConfig) -> list[int]:
         ids = encode(self.served.tokenizer, prompt, where, chat)

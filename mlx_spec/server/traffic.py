@@ -85,7 +85,7 @@ class Traffic:
             elif isinstance(event, RequestPreempted):
                 self.preempted += 1
             elif isinstance(event, EngineStarted):
-                self.batch_size = event.options["batching"]["batch_size"]
+                self.batch_size = event.config["batching"]["batch_size"]
 
     def ttft_ms(self) -> dict[str, float | None]:
         """Percentiles of the time to first token, in ms."""
