@@ -22,12 +22,13 @@ def test_help_has_mlx_lms_names_and_all_of_generates(capsys: pytest.CaptureFixtu
     for one in options_of(ServerOptions).values():
         assert one.flag in shown
         assert one.group in shown
-    for flag in (
+    flags = (
         "--model --draft-model --adapter-path --host --port --allowed-origins --temp --top-p "
         "--top-k --min-p --max-tokens --chat-template-config --prefill-step-size --kv-bits "
         "--num-draft-tokens --trust-remote-code --log-level --batch-size --memory-limit "
         "--prefix-cache-bytes --draft --no-speculative"
-    ).split():
+    )
+    for flag in flags.split():
         assert flag in shown, flag
 
 
