@@ -206,27 +206,16 @@ def _said(text: str) -> list[Part]:
     return [Said(text)] if text else []
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A whole text, in its parts.
-
-    Attributes:
-        text: the answer.
-        reasoning: what was thought before it.
-        calls: of tools.
-    """
-
-    text: str
-    reasoning: str
-    calls: tuple[ToolCall, ...]
-
-
-def answer_of(how: Reading, result: GenerationResult, index: int) -> Answer:
-    """The parts of a whole text, as a stream of it would have them."""
+def blocks_of(how: Reading, result: GenerationResult, index: int) -> list[Part]:
+    """A whole text in its parts, in their order; what a stream of it would have piece by piece."""
     reader = how.reader(index)
-    parts = [*reader.add(result.text), *reader.finish(ended_itself(result.finish_reason))]
-    return Answer(
-        "".join(part.text for part in parts if isinstance(part, Said)),
-        "".join(part.text for part in parts if isinstance(part, Thought)),
-        tuple(part.call for part in parts if isinstance(part, Called)),
-    )
+    blocks: list[Part] = []
+    for part in [*reader.add(result.text), *reader.finish(ended_itself(result.finish_reason))]:
+        last = blocks[-1] if blocks else None
+        if isinstance(part, Said) and isinstance(last, Said):
+            blocks[-1] = Said(last.text + part.text)
+        elif isinstance(part, Thought) and isinstance(last, Thought):
+            blocks[-1] = Thought(last.text + part.text)
+        else:
+            blocks.append(part)
+    return blocks
