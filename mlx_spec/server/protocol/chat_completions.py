@@ -180,7 +180,7 @@ class ChatCompletions:
             "model": served.name,
             "system_fingerprint": FINGERPRINT,
             "choices": choices,
-            "usage": TokenCounts.of(asked, results).openai(),
+            "usage": TokenCounts.of(asked, results, served.tokenizer).openai(),
         }
 
     def writer(self, asked: Asked, served: ServedModel) -> StreamWriter:

@@ -68,13 +68,12 @@ class Completions:
         prompts = body.prompts
         if not prompts:
             raise InvalidRequest("prompt is empty")
-        names = [
-            f"prompt.{place}" if len(prompts) > 1 else "prompt" for place in range(len(prompts))
-        ]
         return Asked(
             prompts=tuple(
-                encode(served.tokenizer, prompt, name)
-                for prompt, name in zip(prompts, names, strict=True)
+                encode(
+                    served.tokenizer, prompt, f"prompt.{place}" if len(prompts) > 1 else "prompt"
+                )
+                for place, prompt in enumerate(prompts)
             ),
             sampling=self._sampling(body, served),
             n=body.n or 1,
@@ -96,7 +95,7 @@ class Completions:
             own |= {"logprobs": True, "top_logprobs": max(likeliest, 0)}
             if body.echo and body.stream:
                 raise InvalidRequest(
-                    "echo with logprobs is not streamed: a prompt's come at the end"
+                    "echo with logprobs cannot be streamed: the prompt's come last"
                 )
             own["prompt_logprobs"] = bool(body.echo)
         if body.only_echo:
@@ -110,7 +109,7 @@ class Completions:
     ) -> dict[str, Any]:
         """The answer at once."""
         body: CompletionBody = asked.body
-        counts = TokenCounts.of(asked, results)
+        counts = TokenCounts.of(asked, results, served.tokenizer)
         return {
             "id": f"cmpl-{asked.request_id}",
             "object": "text_completion",

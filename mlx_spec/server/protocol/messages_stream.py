@@ -52,7 +52,7 @@ class MessageWords:
 
     def usage(self, results: Seq[GenerationResult]) -> dict[str, Any]:
         """What it took. Tokens that were not read again are counted apart here."""
-        counts = TokenCounts.of(self.asked, results)
+        counts = TokenCounts.of(self.asked, results, self.served.tokenizer)
         return {
             "input_tokens": counts.prompt - counts.reused,
             "cache_creation_input_tokens": 0,
