@@ -94,9 +94,7 @@ class Completions:
             likeliest = body.top_logprobs or 0 if wanted is True else wanted
             own |= {"logprobs": True, "top_logprobs": max(likeliest, 0)}
             if body.echo and body.stream:
-                raise InvalidRequest(
-                    "echo with logprobs cannot be streamed: the prompt's come last"
-                )
+                raise InvalidRequest("echo with logprobs is not streamed: the prompt's come last")
             own["prompt_logprobs"] = bool(body.echo)
         if body.only_echo:
             if body.stream:
@@ -154,6 +152,10 @@ class Completions:
     def error(self, fault: Fault) -> dict[str, Any]:
         """As OpenAI's APIs write it."""
         return openai_error(fault)
+
+
+def _name(place: int, count: int) -> str:
+    return "prompt" if count == 1 else f"prompt.{place}"
 
 
 def echoed(asked: Asked, index: int, served: ServedModel) -> str:
