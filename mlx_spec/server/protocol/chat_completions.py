@@ -25,6 +25,7 @@ from mlx_spec.server.protocol.faults import Fault, openai_error
 from mlx_spec.server.protocol.fields import (
     Body,
     OpenAIFields,
+    by_format,
     predicted,
     sampling_of,
     structure_of,
@@ -143,7 +144,7 @@ class ChatCompletions:
         )
 
     def _sampling(self, body: ChatBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = structure_of(body)
+        structure = structure_of(body, response_format=by_format(body.response_format))
         if structure is not None and tools.forced:
             raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
         own: dict[str, Any] = {"structure": structure or tools.structure()}

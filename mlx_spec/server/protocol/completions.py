@@ -25,6 +25,7 @@ from mlx_spec.server.protocol.ends import said_logprob, said_logprobs
 from mlx_spec.server.protocol.faults import Fault, openai_error
 from mlx_spec.server.protocol.fields import (
     OpenAIFields,
+    by_format,
     predicted,
     sampling_of,
     structure_of,
@@ -88,7 +89,8 @@ class Completions:
         )
 
     def _sampling(self, body: CompletionBody, served: ServedModel) -> SamplingParams:
-        own: dict[str, Any] = {"structure": structure_of(body)}
+        structure = structure_of(body, response_format=by_format(body.response_format))
+        own: dict[str, Any] = {"structure": structure}
         wanted = body.logprobs
         if wanted is not None and wanted is not False:
             likeliest = body.top_logprobs or 0 if wanted is True else wanted

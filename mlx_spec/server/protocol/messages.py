@@ -21,7 +21,14 @@ from mlx_spec.server.protocol.conversations import Conversation, templated
 from mlx_spec.server.protocol.dialect import StreamWriter
 from mlx_spec.server.protocol.ends import matched_stop
 from mlx_spec.server.protocol.faults import Fault, anthropic_error
-from mlx_spec.server.protocol.fields import Body, Extension, SamplingFields, sampling_of, stops_of
+from mlx_spec.server.protocol.fields import (
+    Body,
+    Extension,
+    ShapeFields,
+    sampling_of,
+    stops_of,
+    structure_of,
+)
 from mlx_spec.server.protocol.messages_input import chat_messages, tools_used
 from mlx_spec.server.protocol.messages_stream import MessageStream, MessageWords
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Thought, blocks_of
@@ -51,7 +58,7 @@ class ThinkingChoice(Body):
     budget_tokens: int | None = Field(None, description="not held: reasoning counts as output")
 
 
-class MessagesBody(SamplingFields):
+class MessagesBody(ShapeFields):
     """The body of ``/v1/messages``."""
 
     messages: list[MessageTurn]
@@ -92,7 +99,7 @@ class Messages:
         )
 
     def _sampling(self, body: MessagesBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = _structure(body)
+        structure = structure_of(body, output_format=_format(body))
         if structure is not None and tools.forced:
             raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
         own: dict[str, Any] = {"structure": structure or tools.structure()}
@@ -200,7 +207,7 @@ def _stop(asked: Asked, result: GenerationResult, served: ServedModel) -> str | 
     return stop if stop in own else None
 
 
-def _structure(body: MessagesBody) -> Structure | None:
+def _format(body: MessagesBody) -> Structure | None:
     form = body.output_format or (body.output_config or {}).get("format")
     if form is None:
         return None

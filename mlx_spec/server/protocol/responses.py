@@ -22,9 +22,10 @@ from mlx_spec.server.protocol.ends import said_logprobs
 from mlx_spec.server.protocol.faults import Fault, openai_error
 from mlx_spec.server.protocol.fields import (
     Extension,
-    SamplingFields,
+    ShapeFields,
     predicted,
     sampling_of,
+    structure_of,
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Reading, Said, blocks_of
@@ -37,7 +38,7 @@ from mlx_spec.server.protocol.tools import ToolUse
 LOGPROBS = "message.output_text.logprobs"
 
 
-class ResponsesBody(SamplingFields):
+class ResponsesBody(ShapeFields):
     """The body of ``/v1/responses``."""
 
     input: str | list[dict[str, Any]]
@@ -91,7 +92,7 @@ class Responses:
         )
 
     def _sampling(self, body: ResponsesBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = _structure(body)
+        structure = structure_of(body, text_format=_format(body))
         if structure is not None and tools.forced:
             raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
         own: dict[str, Any] = {"structure": structure or tools.structure()}
@@ -151,7 +152,7 @@ def _keywords(body: ResponsesBody) -> dict[str, Any]:
     return keywords | (body.chat_template_kwargs or {})
 
 
-def _structure(body: ResponsesBody) -> Structure | None:
+def _format(body: ResponsesBody) -> Structure | None:
     """What the text must be; the schema stands right in its format here."""
     form = (body.text or {}).get("format")
     if form is None:
