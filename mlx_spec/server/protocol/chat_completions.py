@@ -126,7 +126,8 @@ class ChatCompletions:
         sampling = self._sampling(body, tools, served)
         messages = [one.model_dump(exclude_none=True) for one in body.messages]
         goes_on = bool(body.continue_final_message)
-        talk = Conversation(messages, tools, keywords_of(body), goes_on)
+        shaped = sampling.structure is not None
+        talk = Conversation(messages, tools, keywords_of(body), goes_on, shaped)
         ids, thinking = templated(talk, served)
         return Asked(
             prompts=(ids,),

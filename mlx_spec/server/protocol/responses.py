@@ -76,7 +76,9 @@ class Responses:
         tools = tools_of(body, served)
         sampling = self._sampling(body, tools, served)
         messages = chat_messages_of(body.instructions, body.input)
-        ids, thinking = templated(Conversation(messages, tools, _keywords(body)), served)
+        shaped = sampling.structure is not None
+        talk = Conversation(messages, tools, _keywords(body), shaped=shaped)
+        ids, thinking = templated(talk, served)
         return Asked(
             prompts=(ids,),
             sampling=sampling,
