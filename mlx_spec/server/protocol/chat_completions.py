@@ -33,6 +33,7 @@ from mlx_spec.server.protocol.fields import (
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought, blocks_of
 from mlx_spec.server.protocol.served import ServedModel
+from mlx_spec.server.protocol.shapes import reasoned_first
 from mlx_spec.server.protocol.tools import ToolCall, ToolUse, tool_use
 from mlx_spec.server.protocol.usage import TokenCounts
 
@@ -108,10 +109,7 @@ def reading_of(asked: Asked, served: ServedModel) -> Reading:
     body: ChatBody = asked.body
     tools = tools_of(body, served.tokenizer)
     split = body.reasoning_format != "none"
-    shaped = asked.sampling.structure is not None
-    # What a constraint shapes is the answer from its first token on.
-    thinking = asked.thinking and split and not shaped
-    return Reading(served.tokenizer, tools, thinking, split, asked.request_id)
+    return Reading(served.tokenizer, tools, asked.thinking and split, split, asked.request_id)
 
 
 class ChatCompletions:
@@ -128,7 +126,8 @@ class ChatCompletions:
         goes_on = bool(body.continue_final_message)
         shaped = sampling.structure is not None
         talk = Conversation(messages, tools, keywords_of(body), goes_on, shaped)
-        ids, thinking = templated(talk, served)
+        ids, thinks = templated(talk, served)
+        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
         return Asked(
             prompts=(ids,),
             sampling=sampling,

@@ -33,6 +33,7 @@ from mlx_spec.server.protocol.messages_input import chat_messages, tools_used
 from mlx_spec.server.protocol.messages_stream import MessageStream, MessageWords
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Thought, blocks_of
 from mlx_spec.server.protocol.served import ServedModel
+from mlx_spec.server.protocol.shapes import reasoned_first
 from mlx_spec.server.protocol.tools import ToolUse
 
 
@@ -84,10 +85,12 @@ class Messages:
     def read(self, body: MessagesBody, served: ServedModel) -> Asked:
         """What a body asks for."""
         tools = tools_of(body, served)
-        ids, thinking = prompt_of(body, tools, served)
+        ids, thinks = prompt_of(body, tools, served)
+        sampling = self._sampling(body, tools, served)
+        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
         return Asked(
             prompts=(ids,),
-            sampling=self._sampling(body, tools, served),
+            sampling=sampling,
             stream=bool(body.stream),
             include_usage=True,
             priority=body.priority or 0,
@@ -195,8 +198,7 @@ def _input(arguments: str) -> dict[str, Any]:
 
 def _reading(asked: Asked, served: ServedModel) -> Reading:
     tools = tools_of(asked.body, served)
-    thinking = asked.thinking and asked.sampling.structure is None
-    return Reading(served.tokenizer, tools, thinking, request_id=asked.request_id)
+    return Reading(served.tokenizer, tools, asked.thinking, request_id=asked.request_id)
 
 
 def _stop(asked: Asked, result: GenerationResult, served: ServedModel) -> str | None:

@@ -18,7 +18,7 @@ from mlx_spec.results import GenerationResult
 from mlx_spec.server.protocol.asked import Asked
 from mlx_spec.server.protocol.conversations import Conversation, templated
 from mlx_spec.server.protocol.dialect import StreamWriter
-from mlx_spec.server.protocol.ends import said_logprobs
+from mlx_spec.server.protocol.ends import ended_itself, said_logprobs
 from mlx_spec.server.protocol.faults import Fault, openai_error
 from mlx_spec.server.protocol.fields import (
     Extension,
@@ -31,8 +31,9 @@ from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Reading, Said, blocks_of
 from mlx_spec.server.protocol.responses_input import chat_messages_of, function_tools
 from mlx_spec.server.protocol.responses_stream import ResponseStream
-from mlx_spec.server.protocol.responses_words import ResponseWords
+from mlx_spec.server.protocol.responses_words import COMPLETED, INCOMPLETE, ResponseWords
 from mlx_spec.server.protocol.served import ServedModel
+from mlx_spec.server.protocol.shapes import reasoned_first
 from mlx_spec.server.protocol.tools import ToolUse
 
 LOGPROBS = "message.output_text.logprobs"
@@ -78,7 +79,8 @@ class Responses:
         messages = chat_messages_of(body.instructions, body.input)
         shaped = sampling.structure is not None
         talk = Conversation(messages, tools, _keywords(body), shaped=shaped)
-        ids, thinking = templated(talk, served)
+        ids, thinks = templated(talk, served)
+        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
         return Asked(
             prompts=(ids,),
             sampling=sampling,
@@ -113,9 +115,12 @@ class Responses:
         words, spelled = ResponseWords(asked, served), LogprobWriter(served.tokenizer)
         found = [spelled.chat(one) for one in said_logprobs(result, served.tokenizer) or ()]
         output = []
-        for place, part in enumerate(blocks_of(_reading(asked, served), result, 0)):
+        blocks = blocks_of(_reading(asked, served), result, 0)
+        for place, part in enumerate(blocks):
             taken, found = (found, []) if isinstance(part, Said) else ([], found)
-            output.append(words.item(place, part, logprobs=taken))
+            whole = ended_itself(result.finish_reason) or place < len(blocks) - 1
+            status = COMPLETED if whole else INCOMPLETE
+            output.append(words.item(place, part, status, logprobs=taken))
         return words.ended(results, output)
 
     def writer(self, asked: Asked, served: ServedModel) -> StreamWriter:
@@ -139,8 +144,7 @@ def tools_of(body: ResponsesBody, served: ServedModel) -> ToolUse:
 
 def _reading(asked: Asked, served: ServedModel) -> Reading:
     tools = tools_of(asked.body, served)
-    thinking = asked.thinking and asked.sampling.structure is None
-    return Reading(served.tokenizer, tools, thinking, request_id=asked.request_id)
+    return Reading(served.tokenizer, tools, asked.thinking, request_id=asked.request_id)
 
 
 def _keywords(body: ResponsesBody) -> dict[str, Any]:

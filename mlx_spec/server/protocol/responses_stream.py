@@ -15,6 +15,7 @@ from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought
 from mlx_spec.server.protocol.responses_words import (
     COMPLETED,
     IN_PROGRESS,
+    INCOMPLETE,
     ResponseWords,
     content_part,
 )
@@ -62,7 +63,7 @@ class ResponseStream:
         if fault is not None:
             return self.fault(fault)
         complete = ended_itself(results[0].finish_reason)
-        events = self._close(COMPLETED if complete else "incomplete")
+        events = self._close(COMPLETED if complete else INCOMPLETE)
         response = self._words.ended(results, self._output)
         return [*events, self._event(f"response.{response['status']}", response=response)]
 

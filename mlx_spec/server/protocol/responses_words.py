@@ -14,7 +14,7 @@ from mlx_spec.server.protocol.parts import Called, Part, Thought
 from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.protocol.usage import TokenCounts
 
-COMPLETED, IN_PROGRESS = "completed", "in_progress"
+COMPLETED, INCOMPLETE, IN_PROGRESS = "completed", "incomplete", "in_progress"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ResponseWords:
         if ended_itself(results[0].finish_reason):
             return self.response(COMPLETED, output, usage=usage)
         why = {"reason": "max_output_tokens"}
-        return self.response("incomplete", output, usage=usage, incomplete_details=why)
+        return self.response(INCOMPLETE, output, usage=usage, incomplete_details=why)
 
     def failed(self, fault: Fault, output: Seq[dict[str, Any]]) -> dict[str, Any]:
         """The response where it failed."""
