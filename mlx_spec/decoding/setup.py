@@ -19,7 +19,7 @@ from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.drafters.registry import FORCED, FREE, DraftParts, kind_of, make
+from mlx_spec.decoding.drafters.registry import FREE, GIVEN, DraftParts, kind_of, make
 from mlx_spec.decoding.rejection import RejectionSampling
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
@@ -49,9 +49,9 @@ def make_drafter(parts: DraftParts) -> Drafter:
     given = parts.tokenizer is not None and parts.runner.support.verdict != "near-ties"
     if parts.speculation.off or not (kinds or given):
         return NoDraft()
-    # What a constraint forces is drafted wherever there can be one (which needs a tokenizer), also
-    # where nobody asked for guesses and they are exact: while no row has a constraint nothing is.
-    free_kinds = (FORCED, *kinds) if parts.tokenizer is not None else kinds
+    # What a constraint forces or a caller predicts is drafted wherever there can be such (which
+    # needs a tokenizer), also where nobody asked for guesses: while no row has any, nothing is.
+    free_kinds = (*GIVEN, *kinds) if parts.tokenizer is not None else kinds
     free = [make(kind, parts) for kind in FREE if kind in free_kinds]
     costly = [make(kind, parts) for kind in kinds if kind not in FREE]
     if not free and len(costly) == 1:
@@ -61,7 +61,8 @@ def make_drafter(parts: DraftParts) -> Drafter:
 
 def only_given(drafter: Drafter, speculation: SpeculationConfig) -> bool:
     """Whether nobody asked for guesses, so that only rows that bring some themselves have any."""
-    return isinstance(drafter, ChainDrafter) and drafter.name == FORCED and not speculation.named
+    names = {each.name for each in drafter.members} if isinstance(drafter, ChainDrafter) else {""}
+    return names <= set(GIVEN) and not speculation.named
 
 
 def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
