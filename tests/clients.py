@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,13 +13,22 @@ import anthropic
 import openai
 
 from tests.api_support import TEMPLATE, model, tokenizer
-from tests.chat_words import VOCABULARY, thinking_tokenizer
+from tests.chat_words import MARKS, VOCABULARY, thinking_tokenizer
 from tests.models import make_model
 from tests.servers import SAFETY, Live, running_server
 
 # What rows draft by: n-grams and predictions, always, so that there is something to see.
-DRAFTING: dict[str, Any] = {"draft": "ngram", "adaptive": False, "num_draft_tokens": 4}
+DRAFTING: dict[str, Any] = {"adaptive": False, "num_draft_tokens": 4}
+CALM = {"chat_template_kwargs": {"enable_thinking": False}}
 HI: list[Any] = [{"role": "user", "content": "def read_"}]
+
+
+def only(text: str) -> dict[str, Any]:
+    """A constraint that leaves one text, its marks as the tokens that they are."""
+    ids = dict(zip(MARKS, range(2048, VOCABULARY), strict=True))
+    parts = re.split(f"({'|'.join(MARKS)})", text)
+    said = [f"<[{ids[part]}]>" if part in ids else json.dumps(part) for part in parts if part]
+    return {"grammar": f"start: {' '.join(said)}", **CALM}
 
 
 @cache
@@ -34,9 +45,9 @@ def thinking_server() -> Iterator[Live]:
 
 
 @contextmanager
-def plain_server() -> Iterator[Live]:
+def plain_server(**flags: Any) -> Iterator[Live]:
     """A server of a tiny model that only talks."""
-    with running_server(target=(model(), tokenizer(TEMPLATE)), **DRAFTING) as live:
+    with running_server(target=(model(), tokenizer(TEMPLATE)), **DRAFTING, **flags) as live:
         yield live
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.clients import HI, anthropic_client, thinking_server
+from tests.clients import HI, anthropic_client, only, thinking_server
 from tests.servers import Live
 
 TOOLS: list[Any] = [
@@ -27,18 +27,13 @@ def live() -> Iterator[Live]:
         yield server
 
 
-def only(text: str) -> dict[str, Any]:
-    """A constraint that leaves one text."""
-    return {"guided_choice": [text]}
-
-
 def asked(**more: Any) -> dict[str, Any]:
     return {"model": "x", "max_tokens": 99, "messages": HI, **more}
 
 
 def test_a_message_and_its_stream(live: Live) -> None:
     client = anthropic_client(live)
-    options = asked(system="Be.", temperature=0.9, extra_body={"seed": 4})
+    options = asked(system="Be.", extra_body={"seed": 4, "temperature": 0.9})
     made = client.messages.create(**{**options, "max_tokens": 12})
     assert made.role == "assistant"
     assert made.stop_reason in ("max_tokens", "end_turn")
@@ -112,7 +107,7 @@ def test_mistakes_are_errors_of_the_client(live: Live) -> None:
     client = anthropic_client(live)
     image = {"type": "base64", "media_type": "image/png", "data": "aaaa"}
     wrong: list[dict[str, Any]] = [
-        {"temperature": -1},
+        {"extra_body": {"temperature": -1}},
         {"messages": []},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": image}]}]},
         {"tools": [{"type": "bash_20250124", "name": "bash"}]},

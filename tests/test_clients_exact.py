@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from mlx_spec import SpeculationConfig, generate
-from tests.api_support import TEMPLATE, model, tokenizer
+from tests.api_support import TEMPLATE, draft_model, model, tokenizer
 from tests.clients import (
     SAFETY,
     async_anthropic_client,
@@ -26,7 +26,7 @@ Said = Coroutine[Any, Any, str]
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    with plain_server() as server:
+    with plain_server(draft=draft_model()) as server:
         yield server
 
 
@@ -40,6 +40,11 @@ def truth(prompt: str, seed: int, chat: bool) -> str:
 
 def turns(prompt: str) -> list[Any]:
     return [{"role": "user", "content": prompt}]
+
+
+def more(seed: int) -> dict[str, Any]:
+    """What clients have no argument for."""
+    return {"seed": seed, "temperature": SAMPLING["temperature"]}
 
 
 def askers(live: Live) -> dict[str, Callable[[str, int], Said]]:
@@ -71,20 +76,21 @@ def askers(live: Live) -> dict[str, Callable[[str, int], Said]]:
         return made.output_text
 
     async def response_streamed(prompt: str, seed: int) -> str:
-        async with ours.responses.stream(
-            model="any", input=prompt, extra_body={**SAMPLING, "seed": seed}
-        ) as stream:
-            return (await stream.get_final_response()).output_text
+        stream = await ours.responses.create(
+            model="any", input=prompt, stream=True, extra_body={**SAMPLING, "seed": seed}
+        )
+        deltas = [one async for one in stream if one.type == "response.output_text.delta"]
+        return "".join(one.delta for one in deltas)
 
     async def message(prompt: str, seed: int) -> str:
         made = await theirs.messages.create(
-            model="any", messages=turns(prompt), extra_body={"seed": seed}, **SAMPLING
+            model="any", messages=turns(prompt), max_tokens=24, extra_body=more(seed)
         )
         return "".join(block.text for block in made.content)
 
     async def message_streamed(prompt: str, seed: int) -> str:
         async with theirs.messages.stream(
-            model="any", messages=turns(prompt), extra_body={"seed": seed}, **SAMPLING
+            model="any", messages=turns(prompt), max_tokens=24, extra_body=more(seed)
         ) as stream:
             return "".join([text async for text in stream.text_stream])
 

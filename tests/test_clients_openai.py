@@ -12,10 +12,9 @@ from pydantic import BaseModel
 
 from mlx_spec import generate
 from tests.api_support import TEMPLATE, model, tokenizer
-from tests.clients import HI, openai_client, plain_server, thinking_server
+from tests.clients import HI, only, openai_client, plain_server, thinking_server
 from tests.servers import Live
 
-CALM = {"chat_template_kwargs": {"enable_thinking": False}}
 LOOK: dict[str, Any] = {
     "name": "look",
     "description": "Looks.",
@@ -36,11 +35,6 @@ class Fruit(BaseModel):
 
     name: Literal["apple", "pear"]
     ripe: bool
-
-
-def only(text: str) -> dict[str, Any]:
-    """A constraint that leaves one text."""
-    return {"guided_choice": [text], **CALM}
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +256,37 @@ def test_a_talk_goes_on_with_what_tools_said(thinking: Live) -> None:
     second = client.chat.completions.create(messages=talk, extra_body=only("Blue."), **options)
     assert second.choices[0].message.content == "Blue."
     assert second.choices[0].finish_reason == "stop"
+
+
+def test_a_shape_holds_behind_reasoning(thinking: Live) -> None:
+    """Where a template opens reasoning, the model may reason, and then must write JSON."""
+    client = openai_client(thinking)
+    ends = 2049  # which a random model would seldom say
+    options: dict[str, Any] = {
+        "model": "x",
+        "messages": HI,
+        "max_tokens": 99,
+        "temperature": 1,
+        "seed": 3,
+        "logit_bias": {str(ends): 5},
+    }
+    asked = {"chat_template_kwargs": {"enable_thinking": True}}
+    chat = client.chat.completions.parse(response_format=Fruit, extra_body=asked, **options)
+    message = chat.choices[0].message
+    assert message.parsed is not None
+    assert message.reasoning_content  # type: ignore[attr-defined]
+    named = {"type": "function", "function": {"name": "look"}}
+    called = client.chat.completions.create(
+        tools=TOOLS, tool_choice=named, extra_body=asked, **options
+    ).choices[0]
+    [call] = called.message.tool_calls or []
+    assert json.loads(call.function.arguments)["at"] in ("sky", "sea")  # type: ignore[union-attr]
+    assert called.message.reasoning_content  # type: ignore[attr-defined]
+    assert called.finish_reason == "tool_calls"
+    # Unless it is asked for, nothing is reasoned.
+    calm = client.chat.completions.parse(response_format=Fruit, **options).choices[0].message
+    assert calm.parsed is not None
+    assert not hasattr(calm, "reasoning_content")
 
 
 def test_mistakes_are_errors_of_the_client(plain: Live) -> None:
