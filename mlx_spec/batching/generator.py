@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, overload
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.closing import Closing
-from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
+from mlx_spec.batching.leading import make_engine
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences, repeated
 from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.batching.worker import Worker
@@ -78,7 +78,7 @@ class BatchedMLXGenerator(Closing):
             materialize(held)
         self._numbers = itertools.count()
         self._worker = Worker(
-            lambda: Engine(
+            lambda: make_engine(
                 model,
                 tokenizer,
                 draft_model=draft,

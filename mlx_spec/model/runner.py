@@ -32,6 +32,7 @@ from mlx_spec.model.pace import CPU_TOKENS, Chunk, Pieces, on_cpu
 from mlx_spec.model.packing import packs
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.passes.packed import PackedPass
+from mlx_spec.model.ranks import ranks_of
 from mlx_spec.model.reading_pace import ReadingPace, pace_of
 from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rotations import share_angles
@@ -48,6 +49,7 @@ class ModelRunner:
         options: what its caches keep.
 
     Attributes:
+        ranks: the processes that hold the model.
         hidden: of the last pass, where they are wanted (:meth:`tap`): [B, N, D], lazy.
 
     Raises:
@@ -62,7 +64,7 @@ class ModelRunner:
         options: CacheOptions = PLAIN_CACHES,
     ) -> None:
         quicken(model)
-        self.options = options
+        self.options, self.ranks = options, ranks_of(model)
         if options.late:
             bind_attention(model)
         self.support = require(model, options)
@@ -80,7 +82,8 @@ class ModelRunner:
         self.hidden: mx.array | None = None
         self._tapped: HiddenLayers | None = None
         self._attached = RowCost()
-        self._pieces = Pieces(self.pool)
+        self._pieces = Pieces(self.pool, self.ranks)
+        self._clock = self.ranks.clock(time.perf_counter)
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
     @property
@@ -145,7 +148,7 @@ class ModelRunner:
     @cached_property
     def pace(self) -> ReadingPace:
         """How fast this model reads prompts here."""
-        return pace_of(self.model, self.parameters)
+        return pace_of(self.model, self.parameters, self.ranks)
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
@@ -154,6 +157,9 @@ class ModelRunner:
         Whatever is raised on the way, the slots are then what they were.
         """
         before = self.pool.snapshot()
+        if self.ranks.several:
+            packed = 0 if rows.packing is None else len(rows.packing.rows)
+            self.ranks.note(*rows.tokens.shape, rows.first, rows.limit, packed)
         padded = rows.counts is not None and rows.tokens.shape[1] > 1
         # What folds padding into a state is told afterwards where each row ends.
         cut = padded and not self.pads and not rows.tentative
@@ -212,9 +218,9 @@ class ModelRunner:
         Returns:
             Whether all of it is done.
         """
-        started = time.perf_counter()
+        started = self._clock()
         done = self._pieces.compute(seconds)
-        self._seconds += time.perf_counter() - started
+        self._seconds += self._clock() - started
         if done and self._fed:
             self.pace.note(self._fed, self._seconds)
             self._fed = 0
