@@ -169,7 +169,7 @@ class Measuring:
         members = drafter.members if isinstance(drafter, ChainDrafter) else (drafter,)
         trials = {each.name: each.trial() for each in members}
         self._drafts = [
-            TimedPart(name, _costs_of(trial), trial, ranks=ranks)
+            TimedPart(name, _costs_of(trial, ranks), trial, ranks=ranks)
             for name, trial in trials.items()
             if trial is not None
         ]
@@ -222,10 +222,10 @@ class Measuring:
             return 0
 
 
-def _costs_of(trial: Trial) -> PassCosts:
-    """What is known of it, whoever runs it."""
+def _costs_of(trial: Trial, ranks: Ranks) -> PassCosts:
+    """What is known of it, whoever runs it: one process, or several alike."""
     model, *others = trial.models
-    return costs_of(model, others[0] if others else None, trial.part)
+    return costs_of(model, others[0] if others else None, trial.part + ranks.words)
 
 
 def _trial_of(runner: ModelRunner) -> Trial:

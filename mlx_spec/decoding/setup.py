@@ -23,7 +23,7 @@ from mlx_spec.decoding.drafters.registry import FORCED, FREE, DraftParts, kind_o
 from mlx_spec.decoding.rejection import RejectionSampling
 from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.errors import UnsupportedModel
-from mlx_spec.model.ranks import Ranks, note_ranks
+from mlx_spec.model.ranks import Ranks
 from mlx_spec.model.runner import ModelRunner
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
@@ -43,7 +43,7 @@ def make_grammar_rule(ranks: Ranks) -> GrammarRule:
 
 
 def check_ranks(runner: ModelRunner, draft_model: Any, speculation: SpeculationConfig) -> None:
-    """Before a target that several ranks hold is drafted for; the draft is theirs, too.
+    """Before a target that several ranks hold is drafted for.
 
     Raises:
         UnsupportedModel: its parts are run in different ways, or a drafter asks for all of it.
@@ -62,8 +62,6 @@ def check_ranks(runner: ModelRunner, draft_model: Any, speculation: SpeculationC
             f"[SpeculationConfig] draft={asking[0]!r} reads layers of the whole model, of which "
             f"each of {ranks.size} ranks has its own; use a draft model, ngram or lookahead"
         )
-    if draft_model is not None:
-        note_ranks(draft_model, ranks)
 
 
 def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:

@@ -281,7 +281,7 @@ _KNOWN: dict[int, tuple[weakref.ref[Any], Ranks]] = {}
 
 
 def ranks_of(model: Any) -> Ranks:
-    """The ranks that hold a model, or that run their copies of it alike."""
+    """The ranks that hold a model."""
     owner, ranks = _KNOWN.get(id(model), (None, LONE))
     return ranks if owner is not None and owner() is model else LONE
 

@@ -89,13 +89,13 @@ class ReadingPace:
         return min(max(least, int(longest / each)), most)
 
 
-_KNOWN: dict[int, tuple[weakref.ref[Any], ReadingPace]] = {}
+_KNOWN: dict[tuple[int, bool], tuple[weakref.ref[Any], ReadingPace]] = {}
 _LOCK = threading.Lock()
 
 
 def pace_of(model: Any, parameters: int, ranks: Ranks = LONE) -> ReadingPace:
     """The pace of a model, the same for all who run it while it is alive."""
-    key = id(model)  # mlx modules are dictionaries without a hash
+    key = id(model), ranks.several  # mlx modules are dictionaries without a hash
     machine = PACE
     if ranks.several:  # what else runs on one of them must not tell it apart
         parameters, speed = ranks.share((parameters, PACE.speed))

@@ -32,7 +32,7 @@ from mlx_spec.model.pace import CPU_TOKENS, Chunk, Pieces, on_cpu
 from mlx_spec.model.packing import packs
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.passes.packed import PackedPass
-from mlx_spec.model.ranks import ranks_of
+from mlx_spec.model.ranks import Ranks, ranks_of
 from mlx_spec.model.reading_pace import ReadingPace, pace_of
 from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rotations import share_angles
@@ -64,7 +64,7 @@ class ModelRunner:
         options: CacheOptions = PLAIN_CACHES,
     ) -> None:
         quicken(model)
-        self.options, self.ranks = options, ranks_of(model)
+        self.options = options
         if options.late:
             bind_attention(model)
         self.support = require(model, options)
@@ -82,9 +82,14 @@ class ModelRunner:
         self.hidden: mx.array | None = None
         self._tapped: HiddenLayers | None = None
         self._attached = RowCost()
-        self._pieces = Pieces(self.pool, self.ranks)
-        self._clock = self.ranks.clock(time.perf_counter)
+        self.run_by(ranks_of(model))
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
+
+    def run_by(self, ranks: Ranks) -> None:
+        """Have the processes that hold a target run it alike: each a draft of its own."""
+        self.ranks = ranks
+        self._pieces = Pieces(self.pool, ranks)
+        self._clock = ranks.clock(time.perf_counter)
 
     @property
     def vocabulary(self) -> int:
