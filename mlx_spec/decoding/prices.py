@@ -175,13 +175,15 @@ class Measuring:
         ]
         costs, parts = self._target.costs, self._drafts
 
-        def make() -> StepPrices:
-            drafts = {one.name: DraftPrice(one.costs, one.trial.first) for one in parts}
-            return StepPrices(costs, drafts, packs=runner.packs)
-
-        self._packs: Callable[[], bool] = lambda: runner.packs
         # Where nothing is chosen nobody asks whether the model packs, which takes a look at it.
         chosen = self._adaptive
+        packs = chosen and runner.packs
+
+        def make() -> StepPrices:
+            drafts = {one.name: DraftPrice(one.costs, one.trial.first) for one in parts}
+            return StepPrices(costs, drafts, packs=packs)
+
+        self._packs: Callable[[], bool] = lambda: runner.packs
         self.prices = prices_of(*owners, drafter.name, make) if chosen else StepPrices(costs)
 
     def before_step(self, rows: int, limit: int, stopping: Callable[[], bool]) -> None:

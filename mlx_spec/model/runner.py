@@ -82,6 +82,8 @@ class ModelRunner:
         self.hidden: mx.array | None = None
         self._tapped: HiddenLayers | None = None
         self._attached = RowCost()
+        self._packs: bool | None = None
+        self._pace: ReadingPace | None = None
         self.run_by(ranks_of(model))
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
 
@@ -101,10 +103,12 @@ class ModelRunner:
         """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
         return self.support.recurrence.pads
 
-    @cached_property
+    @property
     def packs(self) -> bool:
         """Whether a pass may be of any number of tokens of each row (``Rows.packing``)."""
-        return packs(self.model, self.options, self.support)
+        if self._packs is None:  # no ``cached_property``: ranks may wait for each other here
+            self._packs = packs(self.model, self.options, self.support)
+        return self._packs
 
     @cached_property
     def _packed(self) -> PackedPass:
@@ -150,10 +154,12 @@ class ModelRunner:
         arrays = [array for _, array in tree_flatten(self.model.parameters())]
         return sum(a.size * (8 if a.dtype == mx.uint32 else 1) for a in arrays)
 
-    @cached_property
+    @property
     def pace(self) -> ReadingPace:
         """How fast this model reads prompts here."""
-        return pace_of(self.model, self.parameters, self.ranks)
+        if self._pace is None:
+            self._pace = pace_of(self.model, self.parameters, self.ranks)
+        return self._pace
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
