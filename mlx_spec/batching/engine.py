@@ -73,11 +73,10 @@ class Engine:
         draft = used_model(draft, self.speculation)
         self.ranks = ranks_of(model)
         room = agreed_room(self.ranks, batching.memory_limit, model, draft)
-        self.batching = _with_prefix_share(batching, room, models=1 if draft is None else 2)
         # Where ranks hold layers of different kinds or numbers, what fits differs between them.
         self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
-        if not self._keeps:
-            self.batching = replace(self.batching, prefix_cache_bytes=0)
+        share = room if self._keeps else 0
+        self.batching = _with_prefix_share(batching, share, models=1 if draft is None else 2)
         self.clock = clock
         self.limit = RowLimit(self.batching.batch_size)
         self.decoder = SpeculativeDecoder(
@@ -90,11 +89,7 @@ class Engine:
             limit=self.limit,
         )
         self._tokenizer = tokenizer
-        room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
-        cost = self.ranks.share(self.decoder.cost)
-        kv = KVBudget(cost, room, self.batching.block_size, self._step_bytes)
-        owner = None if self.ranks.several else weakref.ref(self)
-        self.budget = TokenBudget(kv, self.batching.max_batch_tokens, owner)
+        self.budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,
             self.batching.batch_timeout,
@@ -110,6 +105,14 @@ class Engine:
             models = {"target": model, "draft": draft}
             kv_limit = self.budget.kv.limit
             self._reporter.started(models, self.batching, self.speculation, kv_limit)
+
+    def _budget(self, room: int) -> TokenBudget:
+        """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
+        room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
+        cost = self.ranks.share(self.decoder.cost)
+        kv = KVBudget(cost, room, self.batching.block_size, self._step_bytes)
+        owner = None if self.ranks.several else weakref.ref(self)
+        return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
     @property
     def busy(self) -> bool:

@@ -32,7 +32,6 @@ from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.prices import Measuring
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.setup import (
-    check_ranks,
     make_acceptance,
     make_drafter,
     make_grammar_rule,
@@ -102,8 +101,6 @@ class SpeculativeDecoder:
             draft_model if isinstance(draft_model, tuple) else (draft_model, None)
         )
         draft = used_model(draft, speculation)
-        if self.runner.ranks.several:
-            check_ranks(self.runner, draft, speculation)
         self.drafter = drafter or make_drafter(
             DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer)
         )

@@ -24,7 +24,6 @@ from mlx_spec.decoding.rejection import RejectionSampling
 from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.ranks import Ranks
-from mlx_spec.model.runner import ModelRunner
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
     "shared_noise": SharedNoise,
@@ -42,13 +41,15 @@ def make_grammar_rule(ranks: Ranks) -> GrammarRule:
     return GrammarRule(math.inf) if ranks.several else GrammarRule()
 
 
-def check_ranks(runner: ModelRunner, draft_model: Any, speculation: SpeculationConfig) -> None:
-    """Before a target that several ranks hold is drafted for.
+def _check_ranks(parts: DraftParts) -> None:
+    """Before a target is drafted for that several ranks may hold.
 
     Raises:
         UnsupportedModel: its parts are run in different ways, or a drafter asks for all of it.
     """
-    ranks = runner.ranks
+    runner, ranks = parts.runner, parts.runner.ranks
+    if not ranks.several:
+        return
     own = (repr(runner.support.form), repr(runner.pads), runner.pool.folds, runner.vocabulary)
     ways = ranks.gather("way of running the model", own)
     if any(way != ways[0] for way in ways):
@@ -56,7 +57,8 @@ def check_ranks(runner: ModelRunner, draft_model: Any, speculation: SpeculationC
             f"[SpeculativeDecoder] the {ranks.kind} parts of the model are run in different ways "
             f"({'; '.join(map(str, ways))}); divide it otherwise"
         )
-    asking = [k for k in speculation.kinds(kind_of(draft_model)) if k in ("self", "head")]
+    kinds = parts.speculation.kinds(kind_of(parts.draft_model))
+    asking = [kind for kind in kinds if kind in ("self", "head")]
     if asking and ranks.kind == "pipeline":
         raise UnsupportedModel(
             f"[SpeculationConfig] draft={asking[0]!r} reads layers of the whole model, of which "
@@ -76,6 +78,7 @@ def make_drafter(parts: DraftParts) -> Drafter:
         InvalidRequest: a drafter that is asked for lacks a part.
         UnsupportedModel: a model that it would run cannot.
     """
+    _check_ranks(parts)
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
     if not kinds:
         return NoDraft()

@@ -100,11 +100,8 @@ def load(
         elif config.dtype is not None and wanted == mx.float32 and on_cpu():
             model = dequantize(model)
             _cast(model, wanted)  # some kinds of quantization come out in a type of their own
-        if config.shard is not None:
-            divide(model, config.shard)
-        # Tried, maybe, while the weights take no memory yet; what another machine would find, or
-        # not, must not tell ranks apart.
-        bind_kernels(model, "reference" if config.shard else config.kernels)
+        kernels = divide(model, config.shard) or config.kernels
+        bind_kernels(model, kernels)  # tried, maybe, while the weights take no memory yet
         title = f"loading {os.path.basename(shown(path_or_repo))}"
         materialize(model, parameters=not config.lazy, title=title)
     except MlxSpecError as error:

@@ -23,18 +23,23 @@ _HEADS = ("n_heads", "n_kv_heads", "num_heads", "num_key_value_heads", "num_atte
 _MET: dict[str, tuple[Any, RankLink, RankWatch]] = {}
 
 
-def divide(model: Any, kind: str) -> None:
+def divide(model: Any, kind: str | None) -> str | None:
     """Keep this process's part; nothing of the model may be computed yet.
 
     Args:
         model: as mlx-lm loads it, whole.
-        kind: ``"tensor"`` or ``"pipeline"``.
+        kind: ``"tensor"`` or ``"pipeline"``; None leaves it whole.
+
+    Returns:
+        Which kernels a divided model takes: what one machine finds quicker another may not.
 
     Raises:
         InvalidRequest: there is one process only.
         UnsupportedModel: mlx-lm's class cannot be divided so, or not among so many.
         RankError: the processes do not find each other.
     """
+    if kind is None:
+        return None
     group, link, watch = _met(kind)
     name, size = model_name(model), group.size()
     if kind == "pipeline":
@@ -60,6 +65,7 @@ def divide(model: Any, kind: str) -> None:
                     f"{before.get(place)} heads ({place}) cannot be divided among {size} processes"
                 )
     note_ranks(model, SeveralRanks(link, kind, watch))
+    return "reference"
 
 
 def first_rank() -> bool:
