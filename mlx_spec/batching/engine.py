@@ -18,7 +18,7 @@ from zlib import crc32
 import mlx.core as mx
 
 from mlx_spec.batching.detokenizers import LateDetokenizer
-from mlx_spec.batching.memory import LEDGER, STEP_COPIES, agreed_room
+from mlx_spec.batching.memory import LEDGER, STEP_COPIES, Holder, agreed_room
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
 from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
@@ -28,6 +28,7 @@ from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import SlotSize
+from mlx_spec.cache.several import leaves
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
@@ -111,7 +112,7 @@ class Engine:
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
         cost = self.ranks.share(self.decoder.cost)
         kv = KVBudget(cost, room, self.batching.block_size, self._step_bytes)
-        owner = None if self.ranks.several else weakref.ref(self)
+        owner: weakref.ref[Holder] | None = None if self.ranks.several else weakref.ref(self)
         return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
     @property
@@ -332,8 +333,9 @@ def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
 
 def _alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
     """Whether all ranks hold as many layers of each kind."""
-    kinds = crc32(repr(sorted(one.kind for one in plan(model, batching.cache))).encode())
-    return len(set(ranks.gather("layers", kinds))) == 1
+    caches = plan(model, batching.cache)
+    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
+    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1
 
 
 def _with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:

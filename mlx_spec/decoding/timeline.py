@@ -75,7 +75,8 @@ class Timeline:
     def tell(self, took: Seq[tuple[float, bool]]) -> None:
         """Tell chunks the seconds that they took, and whether these are exact."""
         told, self.known = self.known, []
-        for chunk, (chunk.seconds, chunk.exact) in zip(told, took, strict=True):
+        for chunk, (seconds, exact) in zip(told, took, strict=True):
+            chunk.seconds, chunk.exact = seconds, exact
             chunk.done(chunk)
 
     def finish(self, launched: float) -> float:

@@ -136,13 +136,11 @@ class RankWatch:
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
             for peer in self._peers:
-                selector.register(peer, selectors.EVENT_READ)
+                selector.register(peer, selectors.EVENT_READ, peer)
             while True:
                 for key, _ in selector.select():
-                    peer = key.fileobj
-                    assert isinstance(peer, socket.socket)
-                    if not self._read(peer):
-                        self._lose(self._peers[peer])
+                    if not self._read(key.data):
+                        self._lose(self._peers[key.data])
                         return
 
     def _read(self, peer: socket.socket) -> bool:

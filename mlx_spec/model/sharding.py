@@ -43,7 +43,7 @@ def divide(model: Any, kind: str | None) -> str | None:
     group, link, watch = _met(kind)
     name, size = model_name(model), group.size()
     if kind == "pipeline":
-        inner = getattr(model, "model", None)
+        inner: Any = getattr(model, "model", None)
         if not hasattr(inner, "pipeline"):
             raise UnsupportedModel(
                 f"mlx-lm's class of this {name!r} model has no pipeline; try shard='tensor'"
