@@ -46,7 +46,7 @@ async function faultOf(response) {
   }
   const after = Number.parseFloat(response.headers.get("retry-after"));
   const { status } = response;
-  if (status === 401 || status === 403) return new Fault(status, words || "The API key is missing.");
+  if (status === 401) return new Fault(status, words || "An API key is needed.");
   if (status === 429) return new Fault(status, full(words), after || 1);
   if (status === 503) return new Fault(status, sentence("The server takes no requests now", words), after || null);
   if (status >= 500) return new Fault(status, sentence("The server failed", words || `status ${status}`));

@@ -57,7 +57,10 @@ function wireKeyDialog() {
   };
   dialog.querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (byId("key").value.trim()) use(byId("key").value.trim());
+    const value = byId("key").value.trim();
+    const odd = /[^\x21-\x7e]/.test(value) ? "A key has letters, digits and signs of ASCII alone." : "";
+    byId("key").setCustomValidity(odd);
+    if (byId("key").reportValidity() && value) use(value);
   });
   byId("key-forget").addEventListener("click", () => use(""));
   byId("key-cancel").addEventListener("click", () => dialog.close());
@@ -90,12 +93,12 @@ live.addEventListener("figures", ({ detail }) => {
   showLegend(detail.drafters);
 });
 
-const SAID = { wait: "connecting", up: "connected", busy: "not ready", locked: "needs a key", gone: "gone" };
+const SAID = { wait: "connecting", up: "connected", busy: "not ready", locked: "needs a key", refused: "refused", gone: "gone" };
 
 live.addEventListener("state", ({ detail: { state, words, before } }) => {
   byId("connection").dataset.state = state;
   byId("connection-words").textContent = SAID[state];
-  const trouble = state === "gone" || state === "busy";
+  const trouble = ["busy", "refused", "gone"].includes(state);
   byId("banner").hidden = !trouble;
   byId("banner").textContent = trouble ? shown(words) : "";
   if (state === "up") {

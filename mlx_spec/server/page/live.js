@@ -7,7 +7,8 @@ const SLOWEST = 5000;
 const PATIENCE = 10000;
 
 // Events: "figures" (detail: the statistics), "state" (detail: {state, words}); a state is one of
-// wait, up, busy (it takes no requests), locked (it wants a key), gone.
+// wait, up, busy (it takes no requests), locked (it wants a key), refused (it answers no page from
+// here), gone.
 export class Live extends EventTarget {
   state = "wait";
   #timer = 0;
@@ -51,13 +52,15 @@ export class Live extends EventTarget {
 
   #heard(figures) {
     this.#misses = 0;
-    this.#become("up", "connected");
+    if (figures.draining) this.#become("busy", "The server finishes what runs and then stops.");
+    else this.#become("up", "connected");
     this.dispatchEvent(new CustomEvent("figures", { detail: figures }));
   }
 
   #failed({ status, message }) {
     this.#misses += 1;
-    if (status === 401 || status === 403) this.#become("locked", message);
+    if (status === 401) this.#become("locked", message);
+    else if (status === 403) this.#become("refused", message);
     else if (status === 0) this.#become("gone", "The server is gone. This page looks for it every few seconds.");
     else this.#become("busy", message);
   }
