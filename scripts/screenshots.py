@@ -52,6 +52,11 @@ def own_server() -> Iterator[str]:
         process.wait()
 
 
+def ask(page: Page, prompt: str, place: int = 0) -> None:
+    """Write it in a conversation."""
+    page.locator(".pane").nth(place).get_by_label("Prompt").fill(prompt)
+
+
 def run_all(page: Page) -> None:
     """Send what is written, and wait for the figures of all answers."""
     page.keyboard.press("Control+Enter")
@@ -84,7 +89,7 @@ def keep(page: Page, name: str) -> None:
 def take(browser: Browser, url: str) -> None:
     """All pictures."""
     page = opened(browser, url, 1280, 800, color_scheme="light")
-    page.get_by_label("Prompt").fill(QUESTION)
+    ask(page, QUESTION)
     run_all(page)
     keep(page, "light")
 
@@ -92,13 +97,13 @@ def take(browser: Browser, url: str) -> None:
     for number, prompt in enumerate(SEVERAL):
         if number:
             page.get_by_role("button", name="Compare").click()
-        page.locator(".pane").nth(number).get_by_label("Prompt").fill(prompt)
+        ask(page, prompt, number)
     run_all(page)
     keep(page, "dark")
 
     phone = {"has_touch": True, "device_scale_factor": 2, "color_scheme": "light"}
     page = opened(browser, url, 360, 720, **phone)
-    page.get_by_label("Prompt").fill(SEVERAL[0])
+    ask(page, SEVERAL[0])
     run_all(page)
     keep(page, "phone")
 

@@ -58,7 +58,7 @@ function wireKeyDialog() {
   dialog.querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
     const value = byId("key").value.trim();
-    const odd = /[^\x21-\x7e]/.test(value) ? "A key has letters, digits and signs of ASCII alone." : "";
+    const odd = /[^\x20-\x7e]/.test(value) ? "A key has letters, digits and signs of ASCII alone." : "";
     byId("key").setCustomValidity(odd);
     if (byId("key").reportValidity() && value) use(value);
   });
