@@ -124,7 +124,7 @@ def _winners(fields: list[_Field], keys: Keys, rate: mx.array, vocabulary: int) 
 
 
 def _joined(parts: tuple[mx.array, ...]) -> mx.array:
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+    return parts[0] if len(parts) == 1 else mx.concatenate(list(parts))
 
 
 def _drops(values: mx.array, top: mx.array, keys: Keys, options: Options) -> mx.array:
@@ -176,7 +176,7 @@ def _leaders(
         if drop is not None:
             costs = costs + drop[part].astype(mx.float32) * _FAR
         parts.append(costs.reshape(-1, height, columns).min(axis=1) if height > 1 else costs)
-    least = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+    least = parts[0] if len(parts) == 1 else mx.concatenate(list(parts))
     best = mx.argpartition(least, LEADING - 1, axis=1)[:, None, :LEADING].astype(mx.int32)
     lines = columns * mx.arange(height, dtype=mx.int32)[:, None]
     return (best + lines).reshape(rows, -1)

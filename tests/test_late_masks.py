@@ -30,8 +30,8 @@ def watched(monkeypatch: Patch) -> list[list[int]]:
     seen: list[list[int]] = []
     right = masks._begun
 
-    def noting(walks: Any) -> Any:
-        made = right(walks)
+    def noting(walks: Any, seconds: float) -> Any:
+        made = right(walks, seconds)
         seen.append([walk.guide.waited for walk in walks])
         return made
 

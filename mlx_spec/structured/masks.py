@@ -15,6 +15,7 @@ that have none by then say nothing in this step, and come first in the next.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence as Seq
@@ -64,18 +65,23 @@ class Masks:
     late: list[int]
 
 
-def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> Masks:
+def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]], seconds: float = MOST_SECONDS) -> Masks:
     """What may stand at each position of some rows of one tokenizer.
 
     Args:
         guides: R of them, each behind its row's emitted tokens; they are left there.
         guesses: for each row, at most K; behind the last of a row nothing is forbidden.
+        seconds: after which guesses that were not looked at are none of anybody's; infinite where
+            nothing may depend on the clock.
     """
     rows, count, size = len(guides), max(map(len, guesses)), -(-guides[0].width // 32)
     words: Any = np.full((rows, count + 1, size), -1, np.int32)
     walks = [_Walk(*row) for row in zip(guides, guesses, words, strict=True)]
-    going = _begun(sorted(walks, key=lambda walk: -walk.guide.waited))
-    until = time.perf_counter() + MOST_SECONDS
+    going = _begun(
+        sorted(walks, key=lambda walk: -walk.guide.waited),
+        FIRST_SECONDS if seconds < math.inf else seconds,
+    )
+    until = time.perf_counter() + seconds
     for _ in range(count):
         going = _further(going, until)
     for walk in walks:
@@ -146,9 +152,9 @@ class _Walk:
             self.words[:] = 0
 
 
-def _begun(walks: Seq[_Walk]) -> list[_Walk]:
+def _begun(walks: Seq[_Walk], seconds: float) -> list[_Walk]:
     """The masks behind what was emitted, the first ones in any case; who has one."""
-    until = time.perf_counter() + FIRST_SECONDS
+    until = time.perf_counter() + seconds
     for first in range(0, len(walks), _AT_ONCE):
         if first and time.perf_counter() > until:
             for walk in walks[first:]:
