@@ -93,10 +93,12 @@ class StepPrices:
         """Whether passes were timed; else nothing is to be speculated on."""
         return self.target.known
 
-    @cached_property
+    @property
     def packs(self) -> bool:
         """Whether a pass may take any number of tokens from each row."""
-        return self._packs() if callable(self._packs) else self._packs
+        if callable(self._packs):
+            self._packs = self._packs()
+        return self._packs
 
     def packed(self, counts: Seq[int], longest: int = 0) -> int | None:
         """Tokens of the packed pass over rows that bring so many each, where it costs less than
