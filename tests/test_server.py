@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from mlx_spec import BatchingConfig, ChatConfig, SamplingParams, batch_generate
+from mlx_spec.pipeline.options import options_of
+from mlx_spec.server.flags import ServeFlags
 from mlx_spec.server.options import ServerOptions
+from mlx_spec.server.refusals import KINDS
 from mlx_spec.server.service import Service
 from tests import api_support
+from tests.architectures import build
 from tests.servers import CHAT, asgi_client, events_of, open_toy, said, toy
 
 CONTENTS = ["def read_", "class Stack:", "x", "import os", "for i in", "Grüße 😀"]
@@ -192,6 +198,54 @@ def test_of_a_batch_the_short_ones_leave_early(service: Service) -> None:
     assert events[0]["duration"] < events[1]["duration"]
 
 
+def test_several_texts_are_told_apart_in_one_stream(service: Service) -> None:
+    """Each chunk is of the text that it names."""
+    body = said(n=3, temperature=1.0, seed=7) | {"max_tokens": 20}
+    whole, streamed = ask_all(
+        service, ("POST", CHAT, body), ("POST", CHAT, {**body, "stream": True})
+    )
+    texts = {one["index"]: one["message"]["content"] for one in whole.json()["choices"]}
+    heard = dict.fromkeys(range(3), "")
+    for chunk in events_of(streamed.text):
+        for choice in chunk["choices"]:
+            heard[choice["index"]] += choice["delta"].get("content") or ""
+    assert heard == texts
+    expected = [truth("def read_", 20, temperature=1.0, seed=7 + k) for k in range(3)]
+    assert [texts[k] for k in range(3)] == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_only_the_engine_can_tell_is_still_a_400(service: Service, stream: bool) -> None:
+    """A stream's status is written when the engine has taken it; the good prompts are let go."""
+    body = {"prompts": ["good", [1, 99_999]], "max_tokens": 400, "stream": stream}
+    (reply,) = ask_all(service, ("POST", "/generate/batch", body))
+    assert reply.status_code == 400
+    assert "99999" in reply.json()["error"]["message"]
+    service.generator.drain(60)
+    assert service.outstanding == 0
+
+
+def test_turns_of_a_conversation_share_what_was_read_on_windows_and_states_too() -> None:
+    """With the second turn the first one's tokens are in the cache, and the text is its own."""
+    for family in ("gemma3_text", "mamba2"):
+        model = build(family, vocab_size=2048)
+        # Rows that cannot be cut are looked at behind every piece.
+        with open_toy(target=(model, toy()[1]), prefill_step_size=16) as service:
+            first, *_ = ask_all(service, ("POST", CHAT, said(content="def read_ " * 12)))
+            messages = [
+                {"role": "user", "content": "def read_ " * 12},
+                {"role": "assistant", "content": content_of(first)},
+                {"role": "user", "content": "x"},
+            ]
+            body = {"messages": messages, "max_tokens": 12}
+            second, stats = ask_all(service, ("POST", CHAT, body), ("GET", "/v1/stats", None))
+            assert stats.json()["prefix"]["reused_tokens"] > 20
+        own = {"prefix_cache_bytes": 0, "prefill_step_size": 16}
+        with open_toy(target=(model, toy()[1]), **own) as service:
+            (alone,) = ask_all(service, ("POST", CHAT, body))
+        assert content_of(second) == content_of(alone)
+
+
 def test_metrics_are_prometheus_own(service: Service) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -304,3 +358,19 @@ def test_urgent_requests_go_first_as_the_header_says() -> None:
     with open_toy(batch_size=1) as service:
         asyncio.run(ask(service))
     assert order.index("urgent") < order.index("later")
+
+
+def test_the_page_on_serving_has_the_limits_that_there_are() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    options = options_of(ServerOptions)
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    known = {one.flag for one in options.values()}
+    known |= {flag for one in options_of(ServeFlags).values() for flag in (one.flag, one.off)}
+    assert named <= known
+    assert {one.flag for one in options.values() if one.group == "Limits"} <= named
+    for kind in (*KINDS.values(), "draining", "unhealthy", "timeout", "internal"):
+        assert f"`{kind}`" in page, kind
+    rows = dict(re.findall(r"\| `(--[a-z-]+)` \| (\d+)", page))
+    for flag, number in rows.items():
+        default = options[flag.strip("-").replace("-", "_")].default
+        assert int(number) in (default, default / 2**20), flag
