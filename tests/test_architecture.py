@@ -1,6 +1,6 @@
 """The order of the layers, read from the imports: dependencies point right, never back.
 
-    cli, server -> training, bench -> pipeline, metrics -> api -> batching -> decoding -> model
+    cli -> server, training, bench -> pipeline, metrics -> api -> batching -> decoding -> model
     -> cache, control, structured, metal_kernels
 
 ``errors, config, load_config, results, sequence, events, interrupts, display, text_files,
@@ -33,8 +33,8 @@ LAYERS = [
     {"batching"},
     {"api"},
     {"pipeline", "metrics"},
-    {"bench", "training"},
-    {"cli", "server"},
+    {"bench", "server", "training"},
+    {"cli"},
     {"__main__"},
 ]
 COMMON = {

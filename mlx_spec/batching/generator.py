@@ -219,6 +219,11 @@ class BatchedMLXGenerator(Closing):
         """
         self._worker.drain(timeout)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: it was closed, or its worker has failed."""
+        return self._worker.closed
+
     def close(self) -> None:
         """Cancel what still runs and end the worker. Doing it twice does no harm."""
         self._worker.close()

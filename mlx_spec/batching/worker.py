@@ -147,6 +147,11 @@ class Worker:
                     f"[BatchedMLXGenerator.drain] {len(self._requests)} requests left"
                 )
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closing or self._error is not None
+
     def stop(self) -> None:
         """Have the thread cancel what still runs and end; does not wait for it."""
         with self._changed:
