@@ -24,7 +24,7 @@ from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import options_of
 from mlx_spec.pipeline.process import Outcome, Output, Watch
-from mlx_spec.pipeline.ray_cluster import Machines, import_ray, joined
+from mlx_spec.pipeline.ray_cluster import Machines, check_address, import_ray, joined
 from mlx_spec.pipeline.records import STDIO
 from mlx_spec.pipeline.stage import Stage
 from mlx_spec.results import GenerationStats
@@ -71,6 +71,7 @@ def process_over_ray(
     path, format = source
     if path == STDIO:
         raise InvalidRequest("[ray] --ray needs a file as input, which can be read again")
+    check_address(options.address)
     import_ray()
     from mlx_spec.pipeline.ray_source import SourceFile
     from mlx_spec.pipeline.ray_worker import RemoteWork

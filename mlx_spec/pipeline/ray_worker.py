@@ -7,6 +7,7 @@ number's seed: it is the same on every machine, and when it is made again.
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 from collections.abc import Mapping
@@ -180,5 +181,4 @@ class _TwoTries:
 def _machine() -> str:
     import ray
 
-    context = ray.get_runtime_context()
-    return f"{ray.util.get_node_ip_address()}/{context.get_actor_id() or context.get_worker_id()}"
+    return f"{ray.util.get_node_ip_address()}, process {os.getpid()}"

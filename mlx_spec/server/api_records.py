@@ -15,12 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from mlx_spec.results import GenerationResult
-from mlx_spec.server.dialects import DIALECTS
-from mlx_spec.server.protocol.asked import Asked
-from mlx_spec.server.protocol.dialect import Dialect
-from mlx_spec.server.protocol.faults import Fault, words
-from mlx_spec.server.protocol.served import ServedModel
 from pydantic import ValidationError
 
 from mlx_spec.errors import InvalidRequest
@@ -34,6 +28,12 @@ from mlx_spec.pipeline.stage import (
     Responded,
     Stage,
 )
+from mlx_spec.results import GenerationResult
+from mlx_spec.server.dialects import DIALECTS
+from mlx_spec.server.protocol.asked import Asked
+from mlx_spec.server.protocol.dialect import Dialect
+from mlx_spec.server.protocol.faults import Fault, words
+from mlx_spec.server.protocol.served import ServedModel
 
 # What a body has, where a record does not say its url.
 _TELLING = {

@@ -13,10 +13,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
-from mlx_spec.server.options import ServerOptions
-from mlx_spec.server.refusals import refused
-from mlx_spec.server.service import Service
-
 from mlx_spec.errors import MlxSpecError, OutputError
 from mlx_spec.pipeline.backend import Generation
 from mlx_spec.pipeline.stage import LoadedModel
@@ -25,6 +21,9 @@ from mlx_spec.server.batch_shelf import BatchShelf, TooManyBatches
 from mlx_spec.server.batch_work import BatchWork
 from mlx_spec.server.files import FileShelf
 from mlx_spec.server.limited_records import LimitedRecords
+from mlx_spec.server.options import ServerOptions
+from mlx_spec.server.refusals import refused
+from mlx_spec.server.service import Service
 from mlx_spec.server.store import NoSuchThing, Store, StoreFull
 
 LOG = logging.getLogger("mlx_spec.server")

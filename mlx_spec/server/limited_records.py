@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mlx_spec.server.protocol.asked import Asked
-
 from mlx_spec.server.api_records import ApiRecords
+from mlx_spec.server.protocol.asked import Asked
 
 
 def _same(asked: Asked) -> Asked:

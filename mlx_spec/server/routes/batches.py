@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from mlx_spec.server.dialects import DIALECTS
-from mlx_spec.server.options import ServerOptions
-from mlx_spec.server.service import Service
 from pydantic import BaseModel, Field
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.server.batch_api import BatchApi
 from mlx_spec.server.batch_shelf import NewBatch
+from mlx_spec.server.dialects import DIALECTS
+from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.pages import page
 from mlx_spec.server.routes import files
+from mlx_spec.server.service import Service
 
 
 class KeptFor(BaseModel):

@@ -7,12 +7,12 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
-from mlx_spec.server.options import ServerOptions
-from mlx_spec.server.service import Service
 
 from mlx_spec.server.batch_api import BatchApi
 from mlx_spec.server.files import NewFile
+from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.pages import page
+from mlx_spec.server.service import Service
 
 _BLOCK = 2**16
 STORE: dict[int | str, dict[str, Any]] = {
