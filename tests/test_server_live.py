@@ -197,12 +197,14 @@ def test_a_signal_cuts_nothing_off(number: int) -> None:
     ) as process:
         url = started(process)
         body = said(stream=True) | {"max_tokens": 120, "ignore_eos": True}
-        with httpx.Client(base_url=url, timeout=SAFETY) as client:
-            with client.stream("POST", CHAT, json=body) as reply:
-                lines = reply.iter_lines()
-                next(lines)
-                process.send_signal(number)
-                text = "\n".join(lines)
+        with (
+            httpx.Client(base_url=url, timeout=SAFETY) as client,
+            client.stream("POST", CHAT, json=body) as reply,
+        ):
+            lines = reply.iter_lines()
+            next(lines)
+            process.send_signal(number)
+            text = "\n".join(lines)
         assert process.wait(SAFETY) == 0
     assert text.endswith("data: [DONE]\n")
     (reason,) = {
@@ -220,13 +222,15 @@ def test_a_second_signal_ends_it_at_once() -> None:
     ) as process:
         url = started(process)
         body = said(stream=True) | {"max_tokens": 100_000, "ignore_eos": True}
-        with httpx.Client(base_url=url, timeout=SAFETY) as client:
-            with client.stream("POST", CHAT, json=body) as reply:
-                lines = reply.iter_lines()
-                next(lines)
-                process.send_signal(signal.SIGTERM)
-                until(lambda: httpx.get(f"{url}/ready").status_code == 503)
-                process.send_signal(signal.SIGTERM)
-                text = "\n".join(lines)
+        with (
+            httpx.Client(base_url=url, timeout=SAFETY) as client,
+            client.stream("POST", CHAT, json=body) as reply,
+        ):
+            lines = reply.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+            process.send_signal(signal.SIGTERM)
+            text = "\n".join(lines)
         assert process.wait(SAFETY) == 130
     assert '"code": "cancelled"' in text

@@ -43,7 +43,7 @@ def run_server(options: ServerOptions, flags: ServeFlags) -> int:
         app = make_app(service, options, keys)
         server = HttpServer(app, service, lambda: _say_started(service, sockets[0], bool(keys)))
         server.run(sockets)
-        return _GIVEN_UP if server.given_up else 0
+        return _GIVEN_UP if server.given_up else int(server.broken)
 
 
 def _open(flags: ServeFlags, options: ServerOptions, stack: ExitStack) -> Service:

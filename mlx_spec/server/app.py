@@ -72,7 +72,10 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
     """Every error that leaves a route is told in the format of its path's API."""
 
     async def told(request: Request, error: Exception) -> JSONResponse:
-        return fault_response(request.url.path, fault_counted(service, error))
+        response = fault_response(request.url.path, fault_counted(service, error))
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})  # which methods there are
+        return response
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

@@ -65,6 +65,12 @@ class Connection(H11Protocol):
         super().resume_writing()
         self._reader_moves()
 
+    def on_response_complete(self) -> None:
+        """An answer was written; a connection that ends with it need not be read for ever."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.loop.call_later(self.patience, self.transport.abort)
+
     @property
     def _between(self) -> bool:
         """Whether no request is being answered."""

@@ -20,6 +20,7 @@ from mlx_spec.server.connections import connection_class
 from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.service import Service
 
+LOG = logging.getLogger("mlx_spec.server")
 _LOGS = ("uvicorn.error", "uvicorn.access", "mlx_spec.server")
 
 
@@ -33,6 +34,7 @@ class HttpServer(uvicorn.Server):
 
     Attributes:
         given_up: whether it ended before what ran was finished.
+        broken: whether it ended because its engine had failed.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class HttpServer(uvicorn.Server):
         )
         self._service, self._told = service, started
         self._signals = 0
-        self.given_up = False
+        self.given_up = self.broken = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: end in order, or at once if it is not the first. Told in the main thread."""
         self._signals += 1
+        if self.should_exit:  # even what is being written to slow readers is given up
+            self.force_exit = True
 
     def drain(self) -> None:
         """As a first signal; from any thread."""
@@ -80,6 +84,10 @@ class HttpServer(uvicorn.Server):
                 self._service.cancel_all()
             if self._signals > 1 or not self._service.outstanding:
                 self.should_exit = True
+        elif not self._service.healthy:
+            # Nothing can be answered any more; whoever watches the process starts another one.
+            LOG.error("the engine has failed: %s", self._service.traffic.failure or "unknown")
+            self.broken = self.should_exit = True
         return await super().on_tick(counter)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from collections.abc import Sequence as Seq
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.results import GenerationChunk, GenerationResult
@@ -34,13 +34,19 @@ class Running:
         for stream in self._streams:
             stream.cancel()
 
-    async def results(self) -> list[GenerationResult]:
-        """Those of all sequences, in their order; who gives up waiting cancels what is left."""
+    @contextmanager
+    def unless_broken(self) -> Iterator[None]:
+        """Cancel it where the block fails."""
         try:
-            return [await stream for stream in self._streams]
+            yield
         except BaseException:
             self.cancel()
             raise
+
+    async def results(self) -> list[GenerationResult]:
+        """Those of all sequences, in their order; who gives up waiting cancels what is left."""
+        with self.unless_broken():
+            return [await stream for stream in self._streams]
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, GenerationChunk]]:
         async with aclosing(self.bursts()) as bursts:
@@ -48,7 +54,7 @@ class Running:
                 for item in burst:
                     yield item
 
-    async def bursts(self) -> AsyncIterator[Burst]:
+    async def bursts(self) -> AsyncGenerator[Burst, None]:
         """Chunks as they come, all that are there at a time, each with its sequence's number.
 
         Raises:
@@ -78,7 +84,7 @@ class Running:
             for pump in pumps:
                 pump.cancel()
 
-    async def ended(self) -> AsyncIterator[tuple[int, GenerationResult]]:
+    async def ended(self) -> AsyncGenerator[tuple[int, GenerationResult], None]:
         """Results as sequences end, each with its number."""
 
         async def wait(number: int, stream: TokenStream) -> tuple[int, GenerationResult]:

@@ -119,12 +119,9 @@ class Service:
                 streams = await self.in_thread(self._start, asked, names)
                 running = Running(streams)
                 self._running.append(running)
-            try:
+            with running.unless_broken():
                 if not await self._entrance.passed(expected, streams):
                     await asyncio.gather(*streams)  # raises what the engine said
-            except BaseException:
-                running.cancel()
-                raise
         finally:
             self._entrance.forget(single)
         return running

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from mlx_spec.events import (
     EngineStarted,
+    ErrorHappened,
     Event,
     FirstToken,
     RequestFinished,
@@ -59,6 +60,7 @@ class Traffic:
         prefix_hits: requests whose prompt's beginning was known.
         reused_tokens: tokens of those.
         preempted: times that a request lost its row.
+        failure: what went wrong last in a step, in the log's words.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -67,6 +69,7 @@ class Traffic:
         self.ends: Counter[str] = Counter()
         self.steps = self.batched_steps = self.draft_steps = self.most_rows = 0
         self.prefix_hits = self.reused_tokens = self.preempted = 0
+        self.failure = ""
         self._recent: deque[StepDone] = deque()
         self._ended_at: deque[float] = deque(maxlen=_ENDS)
         self._ttft: deque[float] = deque(maxlen=_LATELY)
@@ -84,6 +87,8 @@ class Traffic:
                 self._finished(event)
             elif isinstance(event, RequestPreempted):
                 self.preempted += 1
+            elif isinstance(event, ErrorHappened) and event.request_id is None:
+                self.failure = f"{event.where}: {event.error}"
             elif isinstance(event, EngineStarted):
                 self.batch_size = event.config["batching"]["batch_size"]
 

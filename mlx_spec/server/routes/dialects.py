@@ -21,8 +21,10 @@ from mlx_spec.server.dialects import DIALECTS
 from mlx_spec.server.event_stream import EventStream, spoken
 from mlx_spec.server.exchange import answered, fault_counted, prioritized
 from mlx_spec.server.options import ServerOptions
+from mlx_spec.server.protocol.asked import Asked
 from mlx_spec.server.protocol.dialect import Dialect
 from mlx_spec.server.protocol.faults import failed, parse
+from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.refusals import Refused
 from mlx_spec.server.service import Service
 
@@ -79,29 +81,30 @@ def routes(service: Service, options: ServerOptions) -> APIRouter:
 
 
 def _handler(service: Service, options: ServerOptions, dialect: Dialect) -> Handler:
+    served = service.served
+
     async def handle(request: Request) -> Response:
         began = time.monotonic()
 
         async def answer() -> Response:
-            asked = await service.in_thread(_read, service, dialect, await request.body())
+            asked = await service.in_thread(_read, dialect, await request.body(), served)
             asked = prioritized(asked, request)
             running = await service.submit(asked)
-            if asked.stream:
-                writer = dialect.writer(asked, service.served)
-                deadline = began + options.request_timeout
-                told = partial(fault_counted, service)
-                events = spoken(running, writer, deadline, told)
-                return EventStream(running, events)
-            results = await running.results()
-            if fault := failed(results):
-                raise Refused(fault)
-            whole = await service.in_thread(dialect.whole, asked, results, service.served)
-            return JSONResponse(whole)
+            if not asked.stream:
+                results = await running.results()
+                if fault := failed(results):
+                    raise Refused(fault)
+                return JSONResponse(await service.in_thread(dialect.whole, asked, results, served))
+            with running.unless_broken():
+                writer = dialect.writer(asked, served)
+            told = partial(fault_counted, service)
+            events = spoken(running, writer, began + options.request_timeout, told)
+            return EventStream(running, events)
 
         return await answered(service, request, answer)
 
     return handle
 
 
-def _read(service: Service, dialect: Dialect, body: bytes) -> Any:
-    return dialect.read(parse(dialect.body, body), service.served)
+def _read(dialect: Dialect, body: bytes, served: ServedModel) -> Asked:
+    return dialect.read(parse(dialect.body, body), served)
