@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlx_spec.pipeline.ray_source import SourceFile
     from mlx_spec.pipeline.ray_worker import ChunkAnswer, RemoteWork
 
-# Times that a chunk is done again because its worker was gone or its generator had failed.
+# Times that a chunk is done again because its worker was gone.
 _RETRIES = 5
 
 
@@ -141,7 +141,7 @@ def _answers(work: RemoteWork, file: SourceFile, machines: Machines) -> Iterator
     # A chunk is a block, and a block a task: they are joined to no larger ones.
     context.target_max_block_size = context.target_min_block_size = 1
     context.execution_options.preserve_order = not work.flags.unordered
-    context.actor_task_retry_on_errors = [GeneratorClosed]
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows = ray.data.read_datasource(RecordSource(file), override_num_blocks=1, num_cpus=0)
     rows = rows.map_batches(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_spec import __version__
-from mlx_spec.errors import GeneratorClosed, InvalidRequest
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.backend import Backend, Models, Pending, open_backend
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.records import Record, to_line
@@ -26,6 +26,7 @@ from mlx_spec.results import GenerationStats
 
 ANSWER = "answer"
 """The column that comes back."""
+_TRIES = 3  # of a chunk whose generator fails
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,22 @@ class RayWorker:
         """Do chunks: a column of records in, a column of answers out."""
         from mlx_spec.pipeline.ray_source import CHUNK
 
-        return {ANSWER: [pickle.dumps(self._do(pickle.loads(one))) for one in chunks[CHUNK]]}
+        return {ANSWER: [pickle.dumps(self._tried(pickle.loads(one))) for one in chunks[CHUNK]]}
 
-    def _do(self, records: list[Record]) -> ChunkAnswer:
-        backend, answer = self._backend, ChunkAnswer(self._name)
+    def _tried(self, records: list[Record]) -> ChunkAnswer:
+        """Do a chunk, and again where the generator failed under it."""
+        for left in range(_TRIES - 1, -1, -1):
+            backend = self._backend
+            try:
+                return self._do(records, backend)
+            except Exception:  # the engine's own, or that there is none any more
+                if not left:
+                    raise
+                self._replace(backend)
+        raise AssertionError
+
+    def _do(self, records: list[Record], backend: Backend) -> ChunkAnswer:
+        answer = ChunkAnswer(self._name)
         runner = StageRunner(
             self._work.stage,
             SecondTry(backend),
@@ -114,12 +127,8 @@ class RayWorker:
             look_ahead=len(records),
             ordered=not self._work.flags.unordered,
         )
-        try:
-            runner.run(records)
-            answer.stats = backend.stats()
-        except GeneratorClosed:
-            self._replace(backend)  # Ray asks again
-            raise
+        runner.run(records)
+        answer.stats = backend.stats()
         return answer
 
     def _open(self) -> Backend:

@@ -94,7 +94,7 @@ class BatchApi:
             # As many as the rows, and as many again that follow at once.
             rows=2 * service.rows,
             most=self._options.max_batch_requests,
-            leaving=lambda: service.draining,
+            leaving=lambda: service.draining or not service.healthy,
         )
 
     @contextmanager

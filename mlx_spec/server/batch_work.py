@@ -44,7 +44,8 @@ class BatchWork:
         stage: makes the stage of a job.
         rows: most records that are under way at once.
         most: records of a batch.
-        leaving: whether the server ends: what runs is given up, and goes on after a restart.
+        leaving: whether the server or its engine ends: what runs is given up, and goes on after a
+            restart.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class BatchWork:
         except NoSuchThing:
             LOG.warning("batch %s was taken out of the store while it ran", job.id)
         except Exception as error:
+            if self._ends:  # the engine has failed: the job waits for the next start
+                return
             known = isinstance(error, MlxSpecError)
             LOG.error("batch %s: %s", job.id, error, exc_info=None if known else error)
             words = str(error) if known else "an internal error; the server's log says more"
