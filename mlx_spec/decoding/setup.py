@@ -18,7 +18,7 @@ from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.drafters.registry import FORCED, FREE, DraftParts, kind_of, make
+from mlx_spec.decoding.drafters.registry import FORCED, FREE, PREDICTED, DraftParts, kind_of, make
 from mlx_spec.decoding.rejection import RejectionSampling
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
@@ -47,9 +47,9 @@ def make_drafter(parts: DraftParts) -> Drafter:
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
     if not kinds:
         return NoDraft()
-    # What a constraint forces is drafted wherever anything is, if there can be a constraint (which
-    # needs a tokenizer): while no row has one it asks for nothing.
-    free_kinds = (FORCED, *kinds) if parts.tokenizer is not None else kinds
+    # What a constraint forces or a caller predicts is drafted wherever anything is, if there can be
+    # such (which needs a tokenizer): while no row has one it asks for nothing.
+    free_kinds = (FORCED, PREDICTED, *kinds) if parts.tokenizer is not None else kinds
     free = [make(kind, parts) for kind in FREE if kind in free_kinds]
     costly = [make(kind, parts) for kind in kinds if kind not in FREE]
     if not free and len(costly) == 1:

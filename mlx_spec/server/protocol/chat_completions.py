@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -26,13 +25,15 @@ from mlx_spec.server.protocol.faults import Fault, openai_error
 from mlx_spec.server.protocol.fields import (
     Body,
     OpenAIFields,
+    by_format,
     predicted,
     sampling_of,
     structure_of,
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
-from mlx_spec.server.protocol.parts import Answer, Reading, answer_of
+from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought, blocks_of
 from mlx_spec.server.protocol.served import ServedModel
+from mlx_spec.server.protocol.shapes import reasoned_first
 from mlx_spec.server.protocol.tools import ToolCall, ToolUse, tool_use
 from mlx_spec.server.protocol.usage import TokenCounts
 
@@ -108,10 +109,7 @@ def reading_of(asked: Asked, served: ServedModel) -> Reading:
     body: ChatBody = asked.body
     tools = tools_of(body, served.tokenizer)
     split = body.reasoning_format != "none"
-    shaped = asked.sampling.structure is not None
-    # What a constraint shapes is the answer from its first token on.
-    thinking = asked.thinking and split and not shaped
-    return Reading(served.tokenizer, tools, thinking, split, asked.request_id)
+    return Reading(served.tokenizer, tools, asked.thinking and split, split, asked.request_id)
 
 
 class ChatCompletions:
@@ -126,8 +124,10 @@ class ChatCompletions:
         sampling = self._sampling(body, tools, served)
         messages = [one.model_dump(exclude_none=True) for one in body.messages]
         goes_on = bool(body.continue_final_message)
-        talk = Conversation(messages, tools, keywords_of(body), goes_on)
-        ids, thinking = templated(talk, served)
+        shaped = sampling.structure is not None
+        talk = Conversation(messages, tools, keywords_of(body), goes_on, shaped)
+        ids, thinks = templated(talk, served)
+        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
         return Asked(
             prompts=(ids,),
             sampling=sampling,
@@ -144,7 +144,7 @@ class ChatCompletions:
         )
 
     def _sampling(self, body: ChatBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = structure_of(body)
+        structure = structure_of(body, response_format=by_format(body.response_format))
         if structure is not None and tools.forced:
             raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
         own: dict[str, Any] = {"structure": structure or tools.structure()}
@@ -154,12 +154,7 @@ class ChatCompletions:
             own |= {"logprobs": True, "top_logprobs": max(body.top_logprobs or 0, 0)}
         elif body.top_logprobs is not None and body.top_logprobs > 0:
             raise InvalidRequest("top_logprobs needs logprobs: true")
-        sampling = sampling_of(body, served, **own)
-        end = getattr(served.tokenizer, "tool_call_end", None)
-        if tools.mode == "auto" and not tools.parallel and end:
-            # Behind the first call the text is over.
-            sampling = replace(sampling, stop=(*sampling.stop_texts, end))
-        return sampling
+        return tools.ending(sampling_of(body, served, **own), served.tokenizer)
 
     def whole(
         self, asked: Asked, results: Seq[GenerationResult], served: ServedModel
@@ -168,14 +163,15 @@ class ChatCompletions:
         how, spelled = reading_of(asked, served), LogprobWriter(served.tokenizer)
         choices = []
         for index, result in enumerate(results):
-            answer = answer_of(how, result, index)
+            blocks = blocks_of(how, result, index)
+            called = any(isinstance(one, Called) for one in blocks)
             logprobs = said_logprobs(result, served.tokenizer)
             choices.append(
                 {
                     "index": index,
-                    "message": message_of(answer),
+                    "message": message_of(blocks),
                     "logprobs": None if logprobs is None else _content(logprobs, spelled),
-                    "finish_reason": answer_finish(result.finish_reason, bool(answer.calls)),
+                    "finish_reason": answer_finish(result.finish_reason, called),
                 }
             )
         return {
@@ -185,7 +181,7 @@ class ChatCompletions:
             "model": served.name,
             "system_fingerprint": FINGERPRINT,
             "choices": choices,
-            "usage": TokenCounts.of(asked, results).openai(),
+            "usage": TokenCounts.of(asked, results, served.tokenizer).openai(),
         }
 
     def writer(self, asked: Asked, served: ServedModel) -> StreamWriter:
@@ -197,19 +193,21 @@ class ChatCompletions:
         return openai_error(fault)
 
 
-def message_of(answer: Answer) -> dict[str, Any]:
+def message_of(blocks: Seq[Part]) -> dict[str, Any]:
     """The assistant's message."""
-    nothing = not answer.text and answer.calls
+    text = "".join(one.text for one in blocks if isinstance(one, Said))
+    reasoning = "".join(one.text for one in blocks if isinstance(one, Thought))
+    calls = [call_object(one.call) for one in blocks if isinstance(one, Called)]
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": None if nothing else answer.text,
+        "content": None if calls and not text else text,
         "refusal": None,
     }
-    if answer.reasoning:
-        message["reasoning_content"] = answer.reasoning
-    if answer.calls:
-        message["tool_calls"] = [call_object(call) for call in answer.calls]
-    return message
+    return {
+        **message,
+        **({"reasoning_content": reasoning} if reasoning else {}),
+        **({"tool_calls": calls} if calls else {}),
+    }
 
 
 def call_object(call: ToolCall) -> dict[str, Any]:

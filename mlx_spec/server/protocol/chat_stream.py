@@ -55,7 +55,7 @@ class OpenAIStream:
         fault = failed(results)
         if fault is not None:
             return self.fault(fault)
-        usage = TokenCounts.of(self.asked, results).openai()
+        usage = TokenCounts.of(self.asked, results, self.served.tokenizer).openai()
         return [*([self.frame([], usage=usage)] if self.asked.include_usage else []), DONE]
 
     def fault(self, fault: Fault) -> list[Event]:

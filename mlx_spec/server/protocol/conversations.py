@@ -25,12 +25,15 @@ class Conversation:
         tools: what may be called.
         keywords: of the template, beside the server's own.
         goes_on: the last message is the beginning of the answer.
+        shaped: a constraint says what the answer must be: it is not thought about first, unless
+            the keywords say so.
     """
 
     messages: Seq[Mapping[str, Any]]
     tools: ToolUse = NO_TOOLS
     keywords: Mapping[str, Any] | None = None
     goes_on: bool = False
+    shaped: bool = False
 
 
 def templated(talk: Conversation, served: ServedModel) -> tuple[list[int], bool]:
@@ -52,12 +55,14 @@ def templated(talk: Conversation, served: ServedModel) -> tuple[list[int], bool]
         prefill = last.get("content")
         if last.get("role") != "assistant" or not isinstance(prefill, str) or not messages:
             raise InvalidRequest("to go on with it, the last message must be a text of 'assistant'")
+    usual = {"enable_thinking": False} if talk.shaped else {}
+    keywords = {**usual, **served.chat.chat_template_config, **(talk.keywords or {})}
     chat = replace(
         served.chat,
         texts=True,
         system_prompt=None,
         prefill_response=prefill,
-        chat_template_config={**served.chat.chat_template_config, **(talk.keywords or {})},
+        chat_template_config=keywords,
         tools=tuple(talk.tools.shown),
     )
     ids = encode(served.tokenizer, messages, "messages", chat)

@@ -104,3 +104,21 @@ def openai_error(fault: Fault) -> dict[str, Any]:
     kind = OPENAI_TYPES.get(fault.status, usual)
     error = {"message": fault.message, "type": kind, "param": None, "code": fault.kind}
     return {"error": error}
+
+
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def anthropic_error(fault: Fault) -> dict[str, Any]:
+    """A refusal or a failure, as Anthropic's API writes it."""
+    usual = "api_error" if fault.status >= 500 else "invalid_request_error"
+    kind = ANTHROPIC_TYPES.get(fault.status, usual)
+    return {"type": "error", "error": {"type": kind, "message": fault.message}}

@@ -89,19 +89,24 @@ class SamplingFields(Body):
     n_predict: int | None = Field(None, description="llama.cpp's max_tokens")
 
 
-class OpenAIFields(SamplingFields):
-    """What chat completions and completions share."""
+class ShapeFields(SamplingFields):
+    """What the text must be, in the words of other servers."""
 
-    n: int | None = Field(None, ge=1)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    response_format: dict[str, Any] | None = None
     grammar: str | None = Field(None, description="llama.cpp's: a grammar as GBNF, or Lark's")
     json_schema: dict[str, Any] | None = Field(None, description="llama.cpp's: of the whole text")
     guided_json: dict[str, Any] | str | None = Field(None, description="vLLM's")
     guided_regex: str | None = Field(None, description="vLLM's")
     guided_choice: list[str] | None = Field(None, description="vLLM's")
     guided_grammar: str | None = Field(None, description="vLLM's")
+
+
+class OpenAIFields(ShapeFields):
+    """What chat completions and completions share."""
+
+    n: int | None = Field(None, ge=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     priority: int | None = Field(None, description="higher goes first")
     mlx_spec: Extension | None = None
@@ -162,15 +167,17 @@ def stops_of(stop: str | list[str]) -> tuple[str, ...]:
     return texts
 
 
-def structure_of(body: OpenAIFields) -> Structure | None:
+def structure_of(body: ShapeFields, **own: Structure | None) -> Structure | None:
     """What the text must be; None where anything goes.
+
+    Args:
+        body: a request.
+        own: what its dialect's own fields say, by name.
 
     Raises:
         InvalidRequest: two wishes, or one that is none.
     """
-    wishes: dict[str, Structure | None] = {}
-    if body.response_format is not None:
-        wishes["response_format"] = _by_format(body.response_format)
+    wishes = dict(own)
     for name, make in (
         ("json_schema", Structure.json_schema),
         ("guided_json", Structure.json_schema),
@@ -188,7 +195,14 @@ def structure_of(body: OpenAIFields) -> Structure | None:
     return next(iter(real.values()), None)
 
 
-def _by_format(given: Mapping[str, Any]) -> Structure | None:
+def by_format(given: Mapping[str, Any] | None) -> Structure | None:
+    """What ``response_format`` says.
+
+    Raises:
+        InvalidRequest: another type, or no schema.
+    """
+    if given is None:
+        return None
     # llama.cpp lets a json_object have its schema right there.
     if given.get("type") == "json_object" and given.get("schema"):
         return Structure.json_schema(given["schema"])

@@ -36,15 +36,15 @@ class LogprobWriter:
         return list(piece if isinstance(piece, bytes) else piece.encode())
 
 
-def of_completion(found: Seq[TokenLogprob | None], start: int, spell: Any) -> dict[str, Any]:
+def of_completion(found: Seq[TokenLogprob | None], start: int, first: str) -> dict[str, Any]:
     """The ``logprobs`` of a completion's choice.
 
     Args:
         found: of each token; None for a prompt's first one.
         start: characters of the choice's text before the first token.
-        spell: the text of a token that has no log-probability, the prompt's first.
+        first: the text of a token that has no log-probability, the prompt's first.
     """
-    texts = [spell() if one is None else one.text for one in found]
+    texts = [first if one is None else one.text for one in found]
     offsets, at = [], start
     for text in texts:
         offsets.append(at)
@@ -53,7 +53,7 @@ def of_completion(found: Seq[TokenLogprob | None], start: int, spell: Any) -> di
         "tokens": texts,
         "token_logprobs": [None if one is None else one.logprob for one in found],
         "top_logprobs": [
-            None if one is None else {other.text: other.logprob for other in one.top}
+            None if one is None else {other.text: other.logprob for other in (*one.top, one)}
             for one in found
         ],
         "text_offset": offsets,

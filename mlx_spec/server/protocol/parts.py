@@ -99,6 +99,8 @@ class AnswerReader:
     def __init__(self, how: Reading, name: str) -> None:
         self._how, self._name, self.calls = how, name, 0
         edges = transitions_of(how.tokenizer, how.tools.mode == "auto") if how.split else {}
+        if how.tools.forced:  # then nothing else can stand there, and marks are in texts only
+            edges = {REASONING: edges.get(REASONING, ())}
         start = getattr(how.tokenizer, "response_initial_state", None) if how.split else None
         self._splitter = Splitter(edges, REASONING if how.thinking else start or TEXT)
         self._text = _Blanks(between=bool(edges.get(TEXT)))
@@ -108,20 +110,14 @@ class AnswerReader:
 
     def add(self, piece: str) -> list[Part]:
         """Take text; the parts that it makes certain."""
-        mode = self._how.tools.mode
-        if mode == "named":
-            return self._arguments(piece)
-        if mode == "required":
-            self._tool += piece
-            return []
         return self._taken(self._splitter.add(piece))
 
     def finish(self, complete: bool) -> list[Part]:
         """No text follows; ``complete``: the model ended it itself."""
+        parts = self._taken(self._splitter.finish())
         if self._how.tools.forced:
             calls = listed_calls(self._tool) if self._tool else []
-            return self._called(calls) if calls else _said(self._tool)
-        parts = self._taken(self._splitter.finish())
+            return [*parts, *(self._called(calls) if calls else _said(self._tool))]
         if self._tool:
             parts += self._closed(complete, "")
         return [*parts, *_said(self._text.rest())]
@@ -130,7 +126,8 @@ class AnswerReader:
         parts: list[Part] = []
         for one in stretches:
             if one.state == TEXT:
-                parts += _said(self._text.add(one.text))
+                text = self._text.add(one.text)
+                parts += self._forced(text) if self._how.tools.forced else _said(text)
             elif one.state == TOOL:
                 self._tool += one.text
             elif one.state == REASONING and (text := self._reasoning.add(one.text)):
@@ -163,8 +160,11 @@ class AnswerReader:
         ]
         return [Called(call) for call in named]
 
-    def _arguments(self, piece: str) -> list[Part]:
-        """More of the arguments of the one function that must be called."""
+    def _forced(self, piece: str) -> list[Part]:
+        """More of a text that is calls: of the arguments of the one function, or of a list."""
+        if self._how.tools.mode == "required":
+            self._tool += piece
+            return []
         if not piece:
             return []
         if not self.calls:
@@ -206,27 +206,16 @@ def _said(text: str) -> list[Part]:
     return [Said(text)] if text else []
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A whole text, in its parts.
-
-    Attributes:
-        text: the answer.
-        reasoning: what was thought before it.
-        calls: of tools.
-    """
-
-    text: str
-    reasoning: str
-    calls: tuple[ToolCall, ...]
-
-
-def answer_of(how: Reading, result: GenerationResult, index: int) -> Answer:
-    """The parts of a whole text, as a stream of it would have them."""
+def blocks_of(how: Reading, result: GenerationResult, index: int) -> list[Part]:
+    """A whole text in its parts, in their order; what a stream of it would have piece by piece."""
     reader = how.reader(index)
-    parts = [*reader.add(result.text), *reader.finish(ended_itself(result.finish_reason))]
-    return Answer(
-        "".join(part.text for part in parts if isinstance(part, Said)),
-        "".join(part.text for part in parts if isinstance(part, Thought)),
-        tuple(part.call for part in parts if isinstance(part, Called)),
-    )
+    blocks: list[Part] = []
+    for part in [*reader.add(result.text), *reader.finish(ended_itself(result.finish_reason))]:
+        last = blocks[-1] if blocks else None
+        if isinstance(part, Said) and isinstance(last, Said):
+            blocks[-1] = Said(last.text + part.text)
+        elif isinstance(part, Thought) and isinstance(last, Thought):
+            blocks[-1] = Thought(last.text + part.text)
+        else:
+            blocks.append(part)
+    return blocks

@@ -28,7 +28,6 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "mirostat": ((0,), "mirostat is not there; temperature, top_p, top_k, min_p and xtc are"),
     "modalities": ((["text"],), "only text is generated"),
     "previous_response_id": ((), "answers are not kept: send all messages"),
-    "prompt": ((), "prompts are not kept: send messages"),
     "role_mapping": ((), "roles are named by the model's chat template"),
     "suffix": (("",), "text is only generated at the end"),
     "typical_p": ((1,), "typical sampling is not there; top_p and min_p are"),

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mlx_spec.config import Structure
+from mlx_spec.config import SamplingParams, Structure
 from mlx_spec.errors import InvalidRequest
 
 MOST_CALLS = 16  # of one answer that must call
@@ -53,6 +53,13 @@ class ToolUse:
             tool = next(tool for tool in self.tools if tool["function"]["name"] == self.name)
             return Structure.json_schema(_arguments(tool))
         return Structure.json_schema(self._list_schema()) if self.mode == "required" else None
+
+    def ending(self, sampling: SamplingParams, tokenizer: Any) -> SamplingParams:
+        """The same sampling, ended behind the first call where there may be one only."""
+        end = getattr(tokenizer, "tool_call_end", None)
+        if self.mode != "auto" or self.parallel or not end:
+            return sampling
+        return replace(sampling, stop=(*sampling.stop_texts, end))
 
     def _list_schema(self) -> dict[str, Any]:
         """A list of calls, of any of the tools."""
