@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from mlx_spec import batch_generate, load
 from mlx_spec.cli.main import main
+from tests import api_support
+from tests.folders import write_folder
 
+Run = Callable[..., int]
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 
 
@@ -49,16 +54,34 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def run(source: Path | str, out: Path | str, *options: str) -> int:
-    return main(["batch", str(source), str(out), "-q", "--seed", "7", *options])
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a chat template."""
+    made = write_folder(
+        tmp_path_factory.mktemp("model") / "m", dtype=mx.float32, max_position_embeddings=256
+    )
+    (made / "chat_template.jinja").write_text(api_support.TEMPLATE)
+    return made
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    """The command, over that model."""
+    return lambda source, out, *options: command(folder, source, out, *options)
+
+
+def command(folder: Path, source: Path | str, out: Path | str, *options: str) -> int:
+    own = ("--model", str(folder), "--draft", "ngram", "--seed", "7", "-q")
+    return main(["batch", str(source), str(out), *own, *options])
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def lines(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The output of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("api")
-    assert run(write(folder / "in.jsonl", REQUESTS), folder / "out.jsonl") == 1
-    return (folder / "out.jsonl").read_bytes()
+    place = tmp_path_factory.mktemp("api")
+    source, out = write(place / "in.jsonl", REQUESTS), place / "out.jsonl"
+    assert command(folder, source, out) == 1
+    return out.read_bytes()
 
 
 def test_answers_are_openai_s(lines: bytes) -> None:
@@ -87,9 +110,9 @@ def test_what_fails_says_so_in_both_places(lines: bytes) -> None:
         assert one["response"]["body"]["error"]["message"] == one["error"]["message"]
 
 
-def test_texts_are_the_target_s_own(lines: bytes) -> None:
+def test_texts_are_the_target_s_own(lines: bytes, folder: Path) -> None:
     """Batched, drafted and by way of an API they are what the target alone says."""
-    model, tokenizer = load("demo")
+    model, tokenizer = load(str(folder))
     results = [json.loads(line) for line in lines.splitlines()]
     alone = [
         batch_generate(model, tokenizer, [prompt], max_tokens=6, **sampling).results[0].text
@@ -104,13 +127,15 @@ def test_texts_are_the_target_s_own(lines: bytes) -> None:
 
 
 @pytest.mark.parametrize("change", [["--no-speculative"], ["--no-batching"], ["--batch-size", "3"]])
-def test_two_runs_write_the_same_bytes(lines: bytes, change: list[str], tmp_path: Path) -> None:
+def test_two_runs_write_the_same_bytes(
+    lines: bytes, run: Run, change: list[str], tmp_path: Path
+) -> None:
     source, out = write(tmp_path / "in.jsonl", REQUESTS), tmp_path / "out.jsonl"
     assert run(source, out, *change) == 1
     assert out.read_bytes() == lines
 
 
-def test_a_run_goes_on_to_the_same_bytes(lines: bytes, tmp_path: Path) -> None:
+def test_a_run_goes_on_to_the_same_bytes(lines: bytes, run: Run, tmp_path: Path) -> None:
     """Cut off in the middle of a line; and what failed can be run again."""
     source, out = write(tmp_path / "in.jsonl", REQUESTS), tmp_path / "out.jsonl"
     assert run(source, out, "--limit", "4") == 0
@@ -123,7 +148,7 @@ def test_a_run_goes_on_to_the_same_bytes(lines: bytes, tmp_path: Path) -> None:
 
 
 def test_they_may_come_from_a_pipe(
-    lines: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lines: bytes, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     text = write(tmp_path / "in.jsonl", REQUESTS).read_bytes()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
@@ -131,14 +156,14 @@ def test_they_may_come_from_a_pipe(
     assert (tmp_path / "out.jsonl").read_bytes() == lines
 
 
-def test_the_run_says_what_bodies_leave_open(tmp_path: Path) -> None:
+def test_the_run_says_what_bodies_leave_open(run: Run, tmp_path: Path) -> None:
     bare = {"custom_id": "a", "body": {"prompt": "import "}}  # no url: the body tells
     source, out = write(tmp_path / "in.jsonl", [bare]), tmp_path / "out.jsonl"
     assert run(source, out, "-m", "3") == 1
     assert read(out)[0]["response"]["body"]["usage"]["completion_tokens"] == 3
 
 
-def test_other_records_are_what_they_were(tmp_path: Path) -> None:
+def test_other_records_are_what_they_were(run: Run, tmp_path: Path) -> None:
     """A prompt of their own, or a word on where it is: then it is the command's usual output."""
     both = {"prompt": "import ", "custom_id": "a", "body": {"messages": turns("x")}}
     source, out = write(tmp_path / "in.jsonl", [both]), tmp_path / "out.jsonl"
@@ -151,7 +176,9 @@ def test_other_records_are_what_they_were(tmp_path: Path) -> None:
     assert read(out)[0]["output"]
 
 
-def test_a_table_cannot_hold_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_cannot_hold_answers(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write(tmp_path / "in.jsonl", REQUESTS)
     assert run(source, tmp_path / "out.csv") == 2
     assert "whose answers are JSON lines" in capsys.readouterr().err

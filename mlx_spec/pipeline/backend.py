@@ -25,12 +25,12 @@ from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.scoring.label_scores import Scoring
 from mlx_spec.pipeline.stage import (
     Answer,
-    Completions,
     Generate,
     LoadedModel,
     Respond,
     Responded,
     Stage,
+    WantedTexts,
 )
 from mlx_spec.results import GenerationStats
 from mlx_spec.structured.compiler import guide_of
@@ -127,7 +127,7 @@ class AllTexts:
     """
 
     streams: Seq[TokenStream]
-    asked: Completions
+    asked: WantedTexts
 
     @property
     def done(self) -> bool:
@@ -142,7 +142,7 @@ class AllTexts:
 
 
 class Generation:
-    """Completions.
+    """WantedTexts.
 
     Args:
         generator: runs them; others may use it at the same time.
@@ -164,7 +164,7 @@ class Generation:
         chat = replace(self._model.chat, texts=self._model.chat.texts and not request.raw)
         return self._generator.submit(request.prompt, sampling, chat=chat, priority=self._priority)
 
-    def _start(self, asked: Completions, seed: int) -> Pending:
+    def _start(self, asked: WantedTexts, seed: int) -> Pending:
         sampling = asked.sampling
         if sampling.seed is None:
             sampling = replace(sampling, seed=seed)

@@ -6,10 +6,9 @@ worker unless told otherwise.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,20 +27,12 @@ class Machines:
 
     Attributes:
         workers: how many.
-        nodes: Ray's names of the machines, at least one.
+        cpus: that each of them takes, in Ray's count. Ray spreads workers over machines as well as
+            it can; where there is one a machine, a second one on the smallest of them has no room.
     """
 
     workers: int
-    nodes: tuple[str, ...]
-
-    def places(self) -> Callable[[], dict[str, Any]]:
-        """Gives each worker that starts its machine, in turn; another one if that is gone."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        turn = itertools.cycle(self.nodes)
-        return lambda: {
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(next(turn), soft=True)
-        }
+    cpus: int
 
 
 def check_address(address: str) -> None:
@@ -118,16 +109,14 @@ def _start(ray: Any, address: str, workers: int) -> None:
 
 
 def _machines(ray: Any, workers: int | None) -> Machines:
-    able = [
-        str(node["NodeID"])
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-    ]
+    counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    able = [count for count in counts if count >= 1]
     if not able:
         raise InvalidRequest(
             "[ray] no machine of the cluster has a CPU to give (ray start --num-cpus)"
         )
-    return Machines(workers or len(able), tuple(able))
+    alone = workers is None or workers <= len(able)
+    return Machines(workers or len(able), min(able) // 2 + 1 if alone else 1)
 
 
 def _first_line(error: BaseException) -> str:

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from mlx_spec.pipeline.ray_source import SourceFile
     from mlx_spec.pipeline.ray_worker import ChunkAnswer, RemoteWork
 
-# Times that a chunk is done again because its worker was gone.
-_RETRIES = 5
-
 
 @dataclass(frozen=True)
 class RayOptions:
@@ -134,7 +131,7 @@ def _answers(work: RemoteWork, file: SourceFile, machines: Machines) -> Iterator
     from ray.data import ActorPoolStrategy, DataContext
 
     from mlx_spec.pipeline.ray_source import RecordSource
-    from mlx_spec.pipeline.ray_worker import ANSWER, RayWorker
+    from mlx_spec.pipeline.ray_worker import ANSWER, RayWorker, Tries
 
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -146,15 +143,13 @@ def _answers(work: RemoteWork, file: SourceFile, machines: Machines) -> Iterator
     rows = ray.data.read_datasource(RecordSource(file), override_num_blocks=1, num_cpus=0)
     rows = rows.map_batches(
         RayWorker,
-        fn_constructor_args=(work,),
+        fn_constructor_args=(work, ray.remote(num_cpus=0, max_restarts=-1)(Tries).remote()),
         compute=ActorPoolStrategy(
             size=machines.workers,
             max_concurrent_calls_per_actor=work.calls,
             enable_true_multi_threading=work.calls > 1,
         ),
-        ray_remote_args_fn=machines.places(),
-        num_cpus=1,
-        max_task_retries=_RETRIES,
+        num_cpus=machines.cpus,
     )
     try:
         for batch in rows.iter_batches(batch_size=None, prefetch_batches=1):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_spec import __version__
-from mlx_spec.errors import InvalidRequest
+from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.pipeline.backend import Backend, Models, Pending, open_backend
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.records import Record, to_line
@@ -27,6 +28,7 @@ from mlx_spec.results import GenerationStats
 ANSWER = "answer"
 """The column that comes back."""
 _TRIES = 3  # of a chunk whose generator fails
+_DEATHS = 5  # of workers under one chunk
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,21 @@ class RayWorker:
 
     Args:
         work: what is to be done.
+        tries: the run's :class:`Tries`, an actor.
 
     Raises:
         InvalidRequest: this machine has another version.
         MlxSpecError: a model cannot be used here.
     """
 
-    def __init__(self, work: RemoteWork) -> None:
+    def __init__(self, work: RemoteWork, tries: Any) -> None:
         if work.version != __version__:
             raise InvalidRequest(
                 f"[ray] mlx-spec {__version__} on {_machine()}, {work.version} where the run was "
                 "started"
             )
         self._work, self._models, self._name = work, Models(), _machine()
-        self._lock = threading.Lock()
+        self._tries, self._lock = tries, threading.Lock()
         self._held: ExitStack | None = None
         self._backend = self._open()
 
@@ -105,7 +108,19 @@ class RayWorker:
         return {ANSWER: [pickle.dumps(self._tried(pickle.loads(one))) for one in chunks[CHUNK]]}
 
     def _tried(self, records: list[Record]) -> ChunkAnswer:
-        """Do a chunk, and again where the generator failed under it."""
+        """Do a chunk, and again where the generator failed under it.
+
+        Raises:
+            GeneratorClosed: its workers died of it again and again.
+        """
+        import ray
+
+        first = records[0].number
+        if ray.get(self._tries.begin.remote(first)) > _DEATHS:
+            raise GeneratorClosed(
+                f"[ray] the {len(records)} records from number {first} on: {_DEATHS} workers died "
+                "over them"
+            )
         for left in range(_TRIES - 1, -1, -1):
             backend = self._backend
             try:
@@ -142,6 +157,18 @@ class RayWorker:
             if self._backend is broken and self._held is not None:
                 self._held.close()
                 self._backend = self._open()
+
+
+class Tries:
+    """An actor that outlives workers: how often each chunk was begun, by its first record."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        """Count a beginning."""
+        self._counts[number] += 1
+        return self._counts[number]
 
 
 class SecondTry:

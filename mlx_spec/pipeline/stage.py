@@ -94,7 +94,7 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class Completions:
+class WantedTexts:
     """Ask for completions of some prompts, all options said.
 
     Attributes:
@@ -122,7 +122,7 @@ class Respond:
         read: called once; raises InvalidRequest where the request is wrong.
     """
 
-    read: Callable[[LoadedModel], Completions]
+    read: Callable[[LoadedModel], WantedTexts]
 
 
 @dataclass(frozen=True)

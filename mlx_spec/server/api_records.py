@@ -20,13 +20,13 @@ from pydantic import ValidationError
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.failures import ERROR, FAILED
 from mlx_spec.pipeline.stage import (
-    Completions,
     Done,
     LoadedModel,
     Request,
     Respond,
     Responded,
     Stage,
+    WantedTexts,
 )
 from mlx_spec.results import GenerationResult
 from mlx_spec.server.dialects import DIALECTS
@@ -67,7 +67,7 @@ class ApiRecords(Stage):
 
     def _read(
         self, dialect: Dialect, body: Mapping[str, Any], name: str, model: LoadedModel
-    ) -> Completions:
+    ) -> WantedTexts:
         served = ServedModel(
             name=self.model or model.name,
             tokenizer=model.tokenizer,
@@ -82,7 +82,7 @@ class ApiRecords(Stage):
             raise InvalidRequest(words(error.errors(include_url=False))) from error
         asked = dialect.read(checked, served)
         asked = self.limited(replace(asked, request_id=name, created=self.created))
-        return Completions(
+        return WantedTexts(
             prompts=asked.prompts,
             sampling=asked.sampling,
             write=lambda results: dialect.whole(asked, [_plain(one) for one in results], served),

@@ -151,13 +151,16 @@ class BatchShelf:
         """
         with self.changed:
             if self._live is not None and self._live.id == name:
-                job = self._live
-            else:
-                job = _job(self.store.about(BATCHES, name))
-            if name not in self._troubles:
-                return job
-            fault = {"code": "server_error", "line": None, "param": None}
-            return replace(job, errors=({**fault, "message": self._troubles[name]},))
+                return self._live
+            return _job(self.store.about(BATCHES, name))
+
+    def shown(self, job: BatchJob) -> dict[str, Any]:
+        """A job as callers see it, with what holds it up."""
+        words = self._troubles.get(job.id)
+        if words is not None:
+            fault = {"code": "server_error", "line": None, "message": words, "param": None}
+            job = replace(job, errors=(fault,))
+        return job.shown()
 
     def all(self) -> list[BatchJob]:
         """All of them, the latest first; damaged ones are left out."""

@@ -56,7 +56,7 @@ def routes(service: Service, options: ServerOptions) -> APIRouter:
             None if kept is None else kept.seconds,
         )
         with api.told() as shelf:
-            return shelf.create(new).shown()
+            return shelf.shown(shelf.create(new))
 
     @router.get("/v1/batches")
     def batches(
@@ -64,18 +64,18 @@ def routes(service: Service, options: ServerOptions) -> APIRouter:
     ) -> dict[str, Any]:
         """All batches, the latest first."""
         with api.told() as shelf:
-            return page([job.shown() for job in shelf.all()], after, limit)
+            return page([shelf.shown(job) for job in shelf.all()], after, limit)
 
     @router.get("/v1/batches/{name}")
     def batch(name: str) -> dict[str, Any]:
         """One batch, as far as it is."""
         with api.told() as shelf:
-            return shelf.get(name).shown()
+            return shelf.shown(shelf.get(name))
 
     @router.post("/v1/batches/{name}/cancel")
     def cancel(name: str) -> dict[str, Any]:
         """End it early; what is done stays."""
         with api.told() as shelf:
-            return shelf.cancel(name).shown()
+            return shelf.shown(shelf.cancel(name))
 
     return router
