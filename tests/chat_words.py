@@ -12,20 +12,22 @@ from typing import Any
 from mlx_lm.utils import load_tokenizer
 
 from mlx_spec import GenerationChunk, GenerationResult, SamplingParams, TokenLogprob
+from mlx_spec.batching.detokenizers import make_detokenizer
 from mlx_spec.server.protocol.served import ServedModel
 from tests.api_support import FOLDER
 
 MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 VOCABULARY = 2048 + len(MARKS)
 TEMPLATE = (
-    "{% for t in tools or [] %}<tool>{{ t.function.name }}\n{% endfor %}"
+    "{% set nl = '\\n' %}"
+    "{% for t in tools or [] %}<tool>{{ t.function.name }}{{ nl }}{% endfor %}"
     "{% for m in messages %}[{{ m.role }}] "
     "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
     "{{ m.content }}"
     "{% for c in m.tool_calls or [] %}"
     "<tool_call>{{ c.function.name }} {{ c.function.arguments | tojson }}</tool_call>"
-    "{% endfor %}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% if enable_thinking %}<think>\n{% endif %}"
+    "{% endfor %}{{ nl }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% if enable_thinking %}<think>{{ nl }}{% endif %}"
     "{% endif %}"
 )
 
@@ -62,7 +64,8 @@ def spoken(
     """A text as a model would say it: token by token, with what is needed of its figures."""
     words = thinking_tokenizer()
     ids = words.encode(text, add_special_tokens=False)
-    texts = [words.decode([one]) for one in ids]
+    detokenizer = make_detokenizer(words, [])
+    texts = [detokenizer.add(one) for one in ids]
     if reason == "stop":
         ids, texts = [*ids, 0], [*texts, ""]
     scores = [TokenLogprob(one, -0.5, words.decode([one])) for one in ids] if logprobs else None

@@ -10,7 +10,6 @@ import pytest
 
 from mlx_spec import BatchedMLXGenerator, BatchingConfig, GenerationResult, SpeculationConfig
 from mlx_spec.decoding.drafters.predicted import PredictedDrafter, PredictedRow, PredictedText
-from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.sequence import Sequence
 from tests.api_support import PROMPTS, draft_model, model, tokenizer
@@ -162,8 +161,7 @@ def never_asked(patch: Patch) -> None:
 
 def never_believed(patch: Patch) -> None:
     """Its guesses are only looked at."""
-    patch.setattr(Confirmation, "BEGIN", 0.0)
-    patch.setattr(Confirmation, "NEEDED", 10**6)
+    patch.setattr(PredictedRow, "promise", lambda row, most: 0.0)
 
 
 @pytest.mark.parametrize("plant", [everybody_sees_it, never_asked, never_believed])

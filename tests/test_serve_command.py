@@ -68,7 +68,7 @@ def test_what_guesses_by_default(given: dict[str, Any], kinds: tuple[str, ...]) 
         (["--port", "70000"], "expected 0..65535"),
         (["--max-queue", "-1"], "expected an integer >= 0"),
         (["--request-timeout", "0"], "expected a number in (0, 1e9]"),
-        (["--host", "no such host"], "no such address"),
+        (["--host", "no such host", "--insecure"], "no such address"),
         (["--log-level", "loud"], "expected one of"),
     ],
 )

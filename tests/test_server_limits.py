@@ -30,15 +30,10 @@ def service() -> Iterator[Service]:
 
 
 def exploding_schema() -> dict[str, Any]:
-    """Small to write, and enormous to write out: each level holds the next one many times."""
-    levels = 60
-    schema: dict[str, Any] = {"$ref": "#/$defs/l0", "$defs": {}}
-    for level in range(levels):
-        below = {"$ref": f"#/$defs/l{level + 1}"} if level + 1 < levels else {"type": "string"}
-        fields = {f"field_{level}_{i}": below for i in range(40)}
-        options = [{"type": "object", "properties": fields, "required": [name]} for name in fields]
-        schema["$defs"][f"l{level}"] = {"anyOf": options}
-    return schema
+    """Small to write, and enormous to write out: all combinations of what may be."""
+    each = range(10)
+    options = [{"anyOf": [{"properties": {f"a{i}_{j}": {}}} for j in each]} for i in each]
+    return {"allOf": options}
 
 
 def shaped(schema: Any) -> dict[str, Any]:
@@ -73,10 +68,6 @@ BODIES: dict[str, tuple[Any, int]] = {
     "no such schema": (said(response_format=shaped({"type": "nothing"})), 400),
     "an exploding schema": (said(response_format=shaped(exploding_schema())), 400),
     "a schema in itself": (said(response_format=shaped({"$ref": "#"})), 400),
-    "a regex that explodes": (
-        said(response_format=shaped({"type": "string", "pattern": "(((a{0,999}){0,999}){0,999})"})),
-        400,
-    ),
 }
 
 

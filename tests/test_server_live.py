@@ -189,48 +189,53 @@ def started(process: subprocess.Popen[str]) -> str:
     raise AssertionError("it did not start")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_signal_cuts_nothing_off(number: int) -> None:
-    """In a process of its own, over the embedded pair; then its end is 0."""
-    with subprocess.Popen(
+def served() -> subprocess.Popen[str]:
+    """A server in a process of its own, over the embedded pair."""
+    return subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
-        url = started(process)
-        body = said(stream=True) | {"max_tokens": 120, "ignore_eos": True}
-        with (
-            httpx.Client(base_url=url, timeout=SAFETY) as client,
-            client.stream("POST", CHAT, json=body) as reply,
-        ):
-            lines = reply.iter_lines()
-            next(lines)
-            process.send_signal(number)
-            text = "\n".join(lines)
+    )
+
+
+class Asking(threading.Thread):
+    """Asks for texts, and signals the server once they are being written."""
+
+    def __init__(self, url: str, count: int) -> None:
+        super().__init__()
+        self.url, self.body = url, {"prompts": ["def a", "x"], "max_tokens": count}
+        self.reply: httpx.Response | None = None
+
+    def run(self) -> None:
+        self.reply = httpx.post(f"{self.url}/generate/batch", json=self.body, timeout=SAFETY)
+
+    def running(self) -> bool:
+        """Whether they are."""
+        happening = httpx.get(f"{self.url}/v1/stats", timeout=SAFETY).json()["happening"]
+        return bool(happening["steps"] > 2)
+
+
+def test_sigterm_cuts_nothing_off() -> None:
+    """What runs is written to its end, and then the process ends with 0."""
+    with served() as process:
+        asking = Asking(started(process), 100)
+        asking.start()
+        until(asking.running)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(SAFETY) == 0
-    assert text.endswith("data: [DONE]\n")
-    (reason,) = {
-        choice["finish_reason"]
-        for event in events_of(text)
-        for choice in event["choices"]
-        if choice["finish_reason"]
-    }
-    assert reason == "length"
+    asking.join(SAFETY)
+    assert asking.reply is not None
+    results = asking.reply.json()["results"]
+    assert [one["tokens"] == 100 or one["finish_reason"] == "stop" for one in results] == [True] * 2
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
-        url = started(process)
-        body = said(stream=True) | {"max_tokens": 100_000, "ignore_eos": True}
-        with (
-            httpx.Client(base_url=url, timeout=SAFETY) as client,
-            client.stream("POST", CHAT, json=body) as reply,
-        ):
-            lines = reply.iter_lines()
-            next(lines)
-            process.send_signal(signal.SIGTERM)
-            until(lambda: httpx.get(f"{url}/ready").status_code == 503)
-            process.send_signal(signal.SIGTERM)
-            text = "\n".join(lines)
+def test_a_second_ctrl_c_ends_it_and_says_so() -> None:
+    with served() as process:
+        asking = Asking(started(process), 2000)
+        asking.start()
+        until(asking.running)
+        process.send_signal(signal.SIGINT)
+        until(lambda: httpx.get(f"{asking.url}/ready", timeout=SAFETY).status_code == 503)
+        process.send_signal(signal.SIGINT)
         assert process.wait(SAFETY) == 130
-    assert '"code": "cancelled"' in text
+    asking.join(SAFETY)
+    assert asking.reply is not None
+    assert {one["finish_reason"] for one in asking.reply.json()["results"]} == {"cancelled"}

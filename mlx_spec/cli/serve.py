@@ -9,8 +9,8 @@ from mlx_spec.server.flags import ServeFlags
 from mlx_spec.server.options import ServerOptions
 
 # Of single texts or of files; or told by each request.
-_NOT_HERE = ("unordered", "prefill_response", "prompt_logprobs", "json_schema", "regex")
-_NOT_HERE += ("choices", "grammar", "logprobs", "top_logprobs")
+_NOT_HERE = {"unordered", "prefill_response", "prompt_logprobs", "json_schema", "regex"}
+_NOT_HERE |= {"choices", "grammar", "logprobs", "top_logprobs"}
 
 
 @takes("options", ServerOptions)

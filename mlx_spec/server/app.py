@@ -72,6 +72,8 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
     """Every error that leaves a route is told in the format of its path's API."""
 
     async def told(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            error.detail = f"there is nothing at {request.method} {request.url.path}"
         response = fault_response(request.url.path, fault_counted(service, error))
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})  # which methods there are

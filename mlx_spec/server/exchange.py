@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -82,20 +83,18 @@ async def _unless_gone(request: Request, answer: Awaitable[Response], timeout: f
         ClientDisconnect: nobody waits.
         TimeoutError: it took too long.
     """
-    work: asyncio.Future[Response] = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_gone(request))
+    work = asyncio.ensure_future(answer)
+    both: set[asyncio.Future[Any]] = {work, asyncio.ensure_future(_gone(request))}
     try:
-        done, _ = await asyncio.wait(
-            {work, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, _ = await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if work in done:
             return work.result()
         raise ClientDisconnect if done else TimeoutError
     finally:
-        for one in (work, gone):
+        for one in both:
             one.cancel()
         # Cancelled, it has let go of its rows before the caller's connection is forgotten.
-        await asyncio.wait({work, gone})
+        await asyncio.wait(both)
 
 
 async def _gone(request: Request) -> None:

@@ -72,11 +72,12 @@ def _of_file(path: Path) -> dict[str, int | None]:
         if not words or words[0].startswith("#"):
             continue
         try:
-            (priority,) = [int(word) for word in words[1:]] or [None]
+            key, *numbers = words
+            (priority,) = map(int, numbers) if numbers else (None,)
         except ValueError:
             raise InvalidRequest(
                 f"[serve] --api-key-file {path}, line {number}: expected a key, and perhaps a "
                 "whole number after it"
             ) from None
-        found[words[0]] = priority
+        found[key] = priority
     return found

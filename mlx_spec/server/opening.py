@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
+from mlx_spec.config import SamplingParams
 from mlx_spec.events import Listener
 from mlx_spec.model.context import context_length
 from mlx_spec.pipeline.flags import Flags
@@ -46,7 +47,7 @@ def open_service(
         tokenizer=tokenizer,
         context=min((limit for limit in limits if limit is not None), default=None),
         created=int(time.time()),
-        defaults=flags.sampling_for(tokenizer),
+        defaults=_within(flags.sampling_for(tokenizer), options.max_output_tokens),
         chat=flags.chat(tokenizer),
     )
     ears = Ears()
@@ -65,3 +66,10 @@ def open_service(
             yield service
         finally:
             service.close()
+
+
+def _within(sampling: SamplingParams, limit: int | None) -> SamplingParams:
+    """What requests get that do not say, within what they may ask for."""
+    if limit is None:
+        return sampling
+    return replace(sampling, max_tokens=min(sampling.max_tokens or limit, limit))

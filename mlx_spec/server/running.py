@@ -73,11 +73,11 @@ class Running:
             left = len(pumps)
             while left:
                 burst: Burst = []
-                for number, chunks in await _all(arrivals):
-                    if isinstance(chunks, Exception):
-                        raise chunks
-                    left -= not chunks
-                    burst += [(number, chunk) for chunk in chunks]
+                for number, arrived in await _all(arrivals):
+                    if isinstance(arrived, Exception):
+                        raise arrived
+                    left -= not arrived
+                    burst += [(number, chunk) for chunk in arrived]
                 if burst:
                     yield burst
         finally:

@@ -101,7 +101,7 @@ class PredictedRow:
         """Tokens that the next step is likely to gain."""
         if not self.confirmation.verified:
             return 0.0
-        return sum(accumulate((chance for _, chance in self.guesses(most)), mul))
+        return float(sum(accumulate((chance for _, chance in self.guesses(most)), mul)))
 
     def _follow(self, token: int, last: Seq[int]) -> None:
         expected = self._expected()

@@ -47,8 +47,7 @@ class OpenAIStream:
         """Who guessed a token, where that is asked for."""
         if not self.asked.show_drafts:
             return {}
-        name = getattr(chunk, "drafter", None)
-        return {"mlx_spec": {"drafter": name or ("draft" if chunk.from_draft else None)}}
+        return {"mlx_spec": {"drafter": chunk.drafter}}
 
     def end(self, results: Seq[GenerationResult]) -> list[Event]:
         """The usage, if it is asked for."""

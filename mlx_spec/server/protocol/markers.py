@@ -23,7 +23,7 @@ Transitions: TypeAlias = Mapping[str, Seq[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class MarkedText:
     """Text of one state.
 
     Attributes:
@@ -72,10 +72,10 @@ class Splitter:
     def __init__(self, transitions: Transitions, state: str = TEXT) -> None:
         self._edges, self.state, self._held = transitions, state, ""
 
-    def add(self, piece: str) -> list[Stretch]:
+    def add(self, piece: str) -> list[MarkedText]:
         """Take text; what it makes certain."""
         self._held += piece
-        found: list[Stretch] = []
+        found: list[MarkedText] = []
         while True:
             edges = self._edges.get(self.state, ())
             first = min(
@@ -90,15 +90,15 @@ class Splitter:
                 keep = max((_overlap(self._held, marker) for marker, _ in edges), default=0)
                 sure = self._held[: len(self._held) - keep]
                 self._held = self._held[len(sure) :]
-                return [*found, Stretch(self.state, sure)] if sure else found
+                return [*found, MarkedText(self.state, sure)] if sure else found
             place, size, state = first
-            found.append(Stretch(self.state, self._held[:place], ended=True))
+            found.append(MarkedText(self.state, self._held[:place], ended=True))
             self._held, self.state = self._held[place - size :], state
 
-    def finish(self) -> list[Stretch]:
+    def finish(self) -> list[MarkedText]:
         """No text follows: what was held back is no control text."""
         held, self._held = self._held, ""
-        return [Stretch(self.state, held)] if held else []
+        return [MarkedText(self.state, held)] if held else []
 
 
 def _overlap(text: str, marker: str) -> int:

@@ -17,8 +17,8 @@ from mlx_spec.server.protocol.markers import (
     REASONING,
     TEXT,
     TOOL,
+    MarkedText,
     Splitter,
-    Stretch,
     transitions_of,
 )
 from mlx_spec.server.protocol.tools import (
@@ -122,7 +122,7 @@ class AnswerReader:
             parts += self._closed(complete, "")
         return [*parts, *_said(self._text.rest())]
 
-    def _taken(self, stretches: Seq[Stretch]) -> list[Part]:
+    def _taken(self, stretches: Seq[MarkedText]) -> list[Part]:
         parts: list[Part] = []
         for one in stretches:
             if one.state == TEXT:

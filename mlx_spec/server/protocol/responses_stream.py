@@ -54,7 +54,7 @@ class ResponseStream:
             parts += self._reader.finish(ended_itself(chunk.finish_reason))
         more: dict[str, Any] = {}
         if self._words.asked.show_drafts:
-            more["mlx_spec"] = {"drafter": getattr(chunk, "drafter", None)}
+            more["mlx_spec"] = {"drafter": chunk.drafter}
         return [event for part in parts for event in self._part(part, more)]
 
     def end(self, results: Seq[GenerationResult]) -> list[Event]:
