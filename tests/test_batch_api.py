@@ -246,16 +246,16 @@ def process(store: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def url_of(running: subprocess.Popen[str]) -> str:
     assert running.stderr is not None
     for line in running.stderr:
-        if "http://" in line:
+        if " at http://" in line:
             threading.Thread(target=running.stderr.read, daemon=True).start()
-            return "http://" + line.split("http://")[1].split()[0].rstrip("/,;.")
+            return line.split(" at ")[1].split("/v1")[0]
     raise AssertionError("it ended")
 
 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_batch(tmp_path: Path) -> None:
     """Twice, wherever it is; then each record is there once, as in an undisturbed run."""
-    data = batch_file(40, PLAIN, max_tokens=40, temperature=0.9, seed=3)
+    data = batch_file(24, PLAIN, max_tokens=24, temperature=0.9, seed=3)
     with process(tmp_path / "s") as (_, url), client_of(url) as client:
         file = client.files.create(file=data, purpose="batch")
         name = client.batches.create(
@@ -263,7 +263,7 @@ def test_kill_9_in_the_middle_of_a_batch(tmp_path: Path) -> None:
         ).id
         reach(client, name, 5)
     with process(tmp_path / "s") as (_, url), client_of(url) as client:
-        reach(client, name, 15)
+        reach(client, name, 12)
     with process(tmp_path / "s") as (_, url), client_of(url) as client:
         batch = finished(client, name)
         lines = client.files.content(batch.output_file_id).text.splitlines()
@@ -272,7 +272,7 @@ def test_kill_9_in_the_middle_of_a_batch(tmp_path: Path) -> None:
         ).id
         whole = client.files.content(finished(client, again).output_file_id).text.splitlines()
     assert batch.status == "completed"
-    assert [json.loads(line)["custom_id"] for line in lines] == [f"r{i}" for i in range(40)]
+    assert [json.loads(line)["custom_id"] for line in lines] == [f"r{i}" for i in range(24)]
     assert texts(lines) == texts(whole)
 
 
@@ -282,11 +282,11 @@ def texts(lines: list[str]) -> list[str]:
 
 def reach(client: OpenAI, name: str, records: int) -> None:
     """Wait until so many records are done."""
-    for _ in range(int(SAFETY / 0.01)):
+    for _ in range(int(SAFETY / 0.05)):
         batch = client.batches.retrieve(name)
         if batch.request_counts is not None and batch.request_counts.completed >= records:
             return
-        threading.Event().wait(0.01)
+        threading.Event().wait(0.05)
     raise AssertionError(batch)
 
 
