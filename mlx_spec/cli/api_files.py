@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.notes import note
 from mlx_spec.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from mlx_spec.cli.stage_run import StageRun
     from mlx_spec.pipeline.records import Record
+    from mlx_spec.pipeline.stage import Stage
 
 
-def recognised(run: StageRun, found: Iterator[Record]) -> tuple[StageRun, Iterator[Record]]:
-    """The run with the stage that its records need, and the records.
+def recognised(
+    stage: Stage, found: Iterator[Record], format: str, quiet: bool
+) -> tuple[Stage, Iterator[Record]]:
+    """The stage that the records need, and the records.
+
+    Args:
+        stage: what was asked for.
+        found: the records.
+        format: of the output.
+        quiet: say nothing.
 
     Raises:
         InvalidRequest: they are of that format, and what is needed for it is not there, or the
@@ -28,18 +35,17 @@ def recognised(run: StageRun, found: Iterator[Record]) -> tuple[StageRun, Iterat
     """
     from mlx_spec.pipeline.stages.generate import GenerateText
 
-    stage = run.stage
     if not isinstance(stage, GenerateText) or stage != GenerateText():
-        return run, found
+        return stage, found
     first = next(found, None)
     if first is None:
-        return run, found
+        return stage, found
     found = itertools.chain([first], found)
     named = isinstance(first.fields.get("custom_id"), str)
     if not named or not isinstance(first.fields.get("body"), dict):
-        return run, found
+        return stage, found
     if {"prompt", "text", "messages"} & first.fields.keys():
-        return run, found
+        return stage, found
     try:
         from mlx_spec.server.api_records import ApiRecords
     except ImportError as error:
@@ -47,11 +53,11 @@ def recognised(run: StageRun, found: Iterator[Record]) -> tuple[StageRun, Iterat
             "[batch] the records are requests of OpenAI's API (custom_id, body), which need "
             "pip install 'mlx-spec[server]'"
         ) from error
-    if run.formats[1] != "jsonl":
+    if format != "jsonl":
         raise InvalidRequest(
-            f"[batch] the records are requests of OpenAI's API, whose answers are JSON lines; "
-            f"{run.out} is {run.formats[1]}"
+            "[batch] the records are requests of OpenAI's API, whose answers are JSON lines; OUT "
+            f"is {format}"
         )
-    if not run.files.quiet:
+    if not quiet:
         note("the records are requests of OpenAI's API (custom_id, body), and so are the answers")
-    return replace(run, stage=ApiRecords()), found
+    return ApiRecords(), found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +70,9 @@ def run_stage(run: StageRun) -> int:
     if "parquet" in formats:
         records.import_parquet()
     digest, total = _look(run)
-    run, found = recognised(run, records.read_records(run.source, formats[0]))
+    found = records.read_records(run.source, formats[0])
+    stage, found = recognised(run.stage, found, formats[1], run.files.quiet)
+    run = replace(run, stage=stage)
     output = _open(run, digest)
     if total is not None:
         total = min(total, run.files.limit or sys.maxsize)

@@ -47,11 +47,11 @@ class SourceFile:
         return (one for one in records if one.number >= len(done) or not done[one.number])
 
 
-class RecordSource(Datasource):  # type: ignore[misc]
+class RecordSource(Datasource):
     """Reads one file in one task, which Ray holds back while its chunks are not taken."""
 
     def __init__(self, file: SourceFile) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._file = file
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:

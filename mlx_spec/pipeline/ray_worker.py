@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -215,6 +216,4 @@ class _TwoTries:
 
 
 def _machine() -> str:
-    import ray
-
-    return f"{ray.util.get_node_ip_address()}, process {os.getpid()}"
+    return f"{socket.gethostname()}, process {os.getpid()}"

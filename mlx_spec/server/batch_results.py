@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def make_results(files: FileShelf, job: BatchJob, folder: Path, output: str) -> 
         ids.append(own if count else None)
         if count:
             new = NewFile(f"{job.id}_{name}.jsonl", MADE, job.result_seconds, own)
-            files.keep(new, lambda place, part=part: os.replace(part, place))
+            files.keep(new, partial(os.replace, part))
         else:
             part.unlink()
     return {

@@ -216,8 +216,9 @@ class BatchShelf:
         stays what it is."""
         with self.changed:
             if job is not None and self._live is not None and self._live.id == job.id:
-                counts = {"completed": job.completed, "failed": job.failed, "total": job.total}
-                job = replace(self._live, **counts)
+                job = replace(
+                    self._live, completed=job.completed, failed=job.failed, total=job.total
+                )
             self._live = job
 
     def folder(self, name: str) -> Path:

@@ -27,7 +27,20 @@ STORE: dict[int | str, dict[str, Any]] = {
 def routes(service: Service, options: ServerOptions, api: BatchApi) -> APIRouter:
     """Upload, list, look at, read and delete."""
     router = APIRouter(tags=["batches"], responses=STORE)
+    _add_upload(router, api)
+    _add_reading(router, api)
 
+    @router.delete("/v1/files/{name}")
+    def delete(name: str) -> dict[str, Any]:
+        """Take it away; a batch that reads it goes on."""
+        with api.told() as shelf:
+            shelf.files.delete(name)
+        return {"id": name, "object": "file", "deleted": True}
+
+    return router
+
+
+def _add_upload(router: APIRouter, api: BatchApi) -> None:
     @router.post("/v1/files")
     def upload(
         file: Annotated[UploadFile, File()],
@@ -40,6 +53,8 @@ def routes(service: Service, options: ServerOptions, api: BatchApi) -> APIRouter
             new = NewFile(file.filename or "file", purpose, seconds)
             return shelf.files.upload(new, file.file)
 
+
+def _add_reading(router: APIRouter, api: BatchApi) -> None:
     @router.get("/v1/files")
     def files(
         purpose: str | None = None,
@@ -70,15 +85,6 @@ def routes(service: Service, options: ServerOptions, api: BatchApi) -> APIRouter
             "X-Content-Type-Options": "nosniff",
         }
         return StreamingResponse(_blocks(file), 200, headers, "application/jsonl")
-
-    @router.delete("/v1/files/{name}")
-    def delete(name: str) -> dict[str, Any]:
-        """Take it away; a batch that reads it goes on."""
-        with api.told() as shelf:
-            shelf.files.delete(name)
-        return {"id": name, "object": "file", "deleted": True}
-
-    return router
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
