@@ -20,6 +20,7 @@ from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.drafters.registry import FORCED, FREE, DraftParts, kind_of, make
 from mlx_spec.decoding.rejection import RejectionSampling
+from mlx_spec.model.pace import on_cpu
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
     "shared_noise": SharedNoise,
@@ -108,4 +109,7 @@ def _chosen(
     def asks() -> bool:
         return any(each.needs_host for each in free)
 
-    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks)
+    # Rejection sampling would be biased by it: guesses that were thought likely would stand oftener
+    # than they may (``rejection``). On a GPU it would wait while the verify pass is described.
+    reads = on_cpu() and config.acceptance != "rejection"
+    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks, reads=reads)

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
 from mlx_spec.control.offers import NOBODY, FixedSources, Offer, Settled, SourceChoice
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Drafter
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Drafter, GuessNotes
 from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.decoding.sampler import one_hot
 from mlx_spec.decoding.watching import Watcher
@@ -69,6 +69,7 @@ class ChainDrafter(BaseDrafter):
             (choice.free and self.asks)
             or (using is not None and using.needs_host)
             or choice.turning
+            or choice.picks
         )
 
     @property
@@ -129,6 +130,8 @@ class ChainDrafter(BaseDrafter):
                 each.skip(1 + max(settled.lengths))
         else:
             made = self._computed(using, context, settled, count)
+            if made.sure is not None:
+                settled = self._picked(rows, settled, made)
         draft = self._joined(settled, [offer.source for offer in offers], drafts, made)
         if made is None or made.probabilities is None:
             return draft
@@ -168,7 +171,16 @@ class ChainDrafter(BaseDrafter):
                 each.skip(1 + max(settled.lengths))
         if any(taken):
             context = replace(context, taken=taken)
+        if settled.reads and context.known is not None:
+            context = replace(context, sure=GuessNotes())
         return _asked(using, context, min(count, max(asked)))
+
+    def _picked(self, rows: Seq[Sequence], settled: Settled, made: Draft) -> Settled:
+        """What is verified of it, now that the costly drafter has said how sure it is."""
+        mx.eval(made.tokens, made.sure)
+        assert made.sure is not None
+        lengths = self.choice.pick(rows, cast("list[list[float]]", made.sure.tolist()))
+        return replace(settled, lengths=lengths)
 
     def _joined(
         self, settled: Settled, names: Seq[str], drafts: Seq[Draft], made: Draft | None
@@ -190,13 +202,21 @@ class ChainDrafter(BaseDrafter):
             "" if not n else costly if pick == NOBODY else names[pick]
             for n, pick in zip(lengths, picks, strict=True)
         ]
+        passes = None
+        if made is not None and made.sure is not None:
+            passes = {
+                by: max(own for own, who in zip(lengths, sources, strict=True) if who == by)
+                for by in set(sources) - {""}
+            }
+            passes[costly] = made.tokens.shape[1]
         if tokens is None or not width:
-            return Draft(mx.zeros((len(picks), 0), mx.int32), lengths=lengths, sources=sources)
+            none = mx.zeros((len(picks), 0), mx.int32)
+            return Draft(none, lengths=lengths, sources=sources, passes=passes)
         counts = None if made is None else made.counts
         if counts is not None:
             taken = mx.array([pick != NOBODY for pick in picks])
             counts = mx.where(taken, width, counts)
-        return Draft(_wide(tokens, width), counts, lengths, sources)
+        return Draft(_wide(tokens, width), counts, lengths, sources, passes=passes)
 
     def verified(self, step: Verified) -> None:
         for each in self.members:

@@ -161,7 +161,7 @@ class ModelDrafter(BaseDrafter):
             draft.append(self._guessing.choose(context, self._forward(rows), draft))
         for layer, arrays in known:
             layer.arrays = arrays
-        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
+        return context.draft(draft)
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""

@@ -94,7 +94,7 @@ class SelfDrafter(BaseDrafter):
             draft.append(token)
         for layer, arrays in states:
             layer.arrays = arrays
-        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
+        return context.draft(draft)
 
 
 def _rows(context: DraftContext, token: mx.array, step: int) -> Rows:
