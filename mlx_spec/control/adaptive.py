@@ -153,7 +153,7 @@ class AdaptiveDrafts:
         if view.best.guesses and view.best.speed > needed:
             reaching = [row[: view.best.passes] for row in view.reaching]
             if view.picked:
-                lengths = [min(most, view.best.passes) for most in room]
+                lengths = cap(room, drafter.longest(room))
             else:
                 lengths = fill(reaching, view.best, by_need(rows))
             age = now.age + 1 if now.passes else 0
@@ -192,7 +192,10 @@ class AdaptiveDrafts:
             settled = Settled([NOBODY] * len(planned), planned, costly=any(planned))
             return self._to_pick(rows, settled, [()] * len(planned), covered)
         found = self._lookups.weigh(rows, offers)
-        computed = self._computed(rows, max(planned), covered)
+        view, passes = self._view, max(planned)
+        if view is not None and view.picked:  # it will seldom go as far as it may
+            passes = min(passes, view.best.passes)
+        computed = self._computed(rows, passes, covered)
         guesses = sum(map(len, found.reaching)) + sum(map(len, computed.reaching))
         width = max(map(len, (*found.reaching, *computed.reaching)))
         most = guesses if self._prices.packs else len(rows) * width
@@ -204,29 +207,21 @@ class AdaptiveDrafts:
     ) -> Settled:
         """The same, with all that is to be known when it is known how sure the drafter is; rows
         that it guesses for may then be given as many as any."""
-        view, passes = self._view, self._standing.passes
-        self._settling = None
+        view, self._settling = self._view, None
         if view is None or not (self.picks and settled.costly):
             return settled
-        lengths, verify = settled.lengths, view.prices.verify
-        if view.picked and passes:
-            room = zip(settled.picks, lengths, room_of(rows), covered, strict=True)
-            lengths = [
-                n if pick != NOBODY else min(most, passes) if own else 0
-                for pick, n, most, own in room
-            ]
-            most = sum(lengths) + sum(map(len, found))
-            verify = self._drafters[self.costly].prices(rows, passes, most).verify
-        self._settling = Settling(
-            settled.picks,
-            lengths,
-            found,
-            verify,
-            max(view.best.speed, view.plain),
-            view.weights if len(rows) == len(view.reaching) else None,
-            view.picked,
-        )
+        lengths = settled.lengths
+        if view.picked:
+            asked = zip(settled.picks, lengths, self._standing.lengths, covered, strict=True)
+            lengths = [n if pick != NOBODY else most if own else 0 for pick, n, most, own in asked]
+        weights = view.weights if len(rows) == len(view.reaching) else None
+        self._settling = Settling(settled.picks, lengths, found, view, weights)
         return replace(settled, lengths=lengths, reads=True)
+
+    def enough(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> bool:
+        """By what the next guess is likely to bring, at the price of time."""
+        assert self._settling is not None
+        return self._drafters[self.costly].surest.enough(rows, sure, self._settling)
 
     def pick(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> list[int]:
         """Those that are likeliest to stand, as many as are worth their verification."""

@@ -70,6 +70,14 @@ class Confidence:
             found.append(list(accumulate(chances, mul)))
         return found
 
+    def following(self, guess: int) -> float:
+        """How likely the guess at that place stands, 0 the first, if those before it do: as it was
+        where somebody went so far."""
+        found = [self.chance(said[guess]) for said in tuple(self._recent) if len(said) > guess]
+        if found:
+            return sum(found) / len(found)
+        return self.FALL * self.following(guess - 1) if guess else 0.0
+
     def say(self, said: Seq[Seq[float]]) -> None:
         """Note what was said of rows, whether verified or not."""
         with self._lock:

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 
 from mlx_spec.control.acceptance import AcceptanceEstimate
-from mlx_spec.control.allocation import Prices, StepBudget, best_budget
+from mlx_spec.control.allocation import Prices, best_budget
 from mlx_spec.control.ends import Ends, weighed
 from mlx_spec.control.joins import JoinCost
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, room_of
 from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.control.step_prices import StepPrices
+from mlx_spec.control.surest import Prospect as Prospect
 from mlx_spec.control.surest import Surest
-
-
-@dataclass(frozen=True)
-class Prospect:
-    """What drafting promises for the rows as they stand.
-
-    Attributes:
-        reaching: for each row and guess, how likely it stands with all before it, times what a
-            token is worth to the row.
-        prices: of the steps to choose from.
-        best: of these, among those that draft.
-        plain: tokens per second without a draft.
-        weights: what a token is worth to each row; None where all are worth the same.
-        picked: whether ``best`` asks all rows for guesses, which are picked once they are seen.
-    """
-
-    reaching: list[Seq[float]]
-    prices: Prices
-    best: StepBudget
-    plain: float
-    weights: Seq[float] | None = None
-    picked: bool = False
 
 
 class CostlyDraft:

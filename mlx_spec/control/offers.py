@@ -82,6 +82,10 @@ class SourceChoice(DraftLengthPolicy, Protocol):
         """See above."""
         ...
 
+    def enough(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> bool:
+        """Whether one guess more of each row is not worth its time; arguments as for ``pick``."""
+        ...
+
     def pick(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> list[int]:
         """Guesses of each row that are verified, of those that were settled on.
 
@@ -113,8 +117,12 @@ class FixedSources(FixedDraftLength):
         self.costly = costly[0] if costly else ""
         self.drafts = bool(self.costly)
 
-    def pick(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> list[int]:
+    def enough(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> bool:
         """Nobody is asked how sure he is."""
+        return False
+
+    def pick(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> list[int]:
+        """Nobody is."""
         raise NotImplementedError("[FixedSources.pick] all that was settled on is verified")
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:

@@ -109,7 +109,14 @@ def _chosen(
     def asks() -> bool:
         return any(each.needs_host for each in free)
 
-    # Rejection sampling would be biased by it: guesses that were thought likely would stand oftener
-    # than they may (``rejection``). On a GPU it would wait while the verify pass is described.
-    reads = on_cpu() and config.acceptance != "rejection"
+    reads = reads_confidence(config)
     return AdaptiveDrafts(config, prices, costly, found.acceptance, asks, reads=reads)
+
+
+def reads_confidence(config: SpeculationConfig) -> bool:
+    """Whether guesses are picked once it is known how sure the drafter is of them.
+
+    Rejection sampling would be biased by it: guesses that were thought likely would stand oftener
+    than they may (``rejection``). And a GPU would wait while the verify pass is described.
+    """
+    return on_cpu() and config.acceptance != "rejection"

@@ -36,6 +36,11 @@ class GuessNotes:
         """That of the next guesses, [B, n] or [B, n, V]."""
         self._parts.append(notes)
 
+    @property
+    def enough(self) -> bool:
+        """Whether no further guess is wanted."""
+        return False
+
     def take(self) -> mx.array | None:
         """[B, K] or [B, K, V] of all; None where nothing was noted. It begins anew."""
         parts, self._parts = self._parts, []
@@ -64,7 +69,8 @@ class DraftContext:
             they gain is known when the host has read the step; empty where there are none.
         drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
             them as they are drawn; else None.
-        sure: where it is asked how sure the drafter is (``Draft.sure``), takes that; else None.
+        sure: where it is asked how sure the drafter is, takes [B, 1] float32 for each guess, how
+            probable it thinks it; else None.
     """
 
     sequences: Seq[Sequence]
@@ -81,14 +87,15 @@ class DraftContext:
     drawn: GuessNotes | None = None
     sure: GuessNotes | None = None
 
+    @property
+    def enough(self) -> bool:
+        """Whether no further guess is wanted, after those that were noted: the drafter may end."""
+        return self.sure is not None and self.sure.enough
+
     def draft(self, guesses: Seq[mx.array]) -> Draft:
-        """Guesses [B, 1] each, with all that was noted of them since this was asked before."""
-        drawn, sure = self.drawn, self.sure
-        return Draft(
-            mx.concatenate(list(guesses), axis=1),
-            probabilities=None if drawn is None else drawn.take(),
-            sure=None if sure is None else sure.take(),
-        )
+        """Guesses [B, 1] each, with what they were drawn from since this was asked before."""
+        drawn = None if self.drawn is None else self.drawn.take()
+        return Draft(mx.concatenate(list(guesses), axis=1), probabilities=drawn)
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,6 @@ class Draft:
         probabilities: [B, K, V] float32, the distribution that each was drawn from, from a drafter
             that draws, where the context wants them; lazily. Without them a guess counts as sure
             of itself, which it must be: told by what is known, and not drawn.
-        sure: [B, K] float32, how probable the drafter thinks each guess, where the context wants
-            it; lazily.
         passes: guesses one after the other that each drafter computed, by name; None: as many as
             the longest of its rows has.
     """
@@ -121,7 +126,6 @@ class Draft:
     sources: Seq[str] | None = None
     chances: Seq[Seq[float]] | None = None
     probabilities: mx.array | None = None
-    sure: mx.array | None = None
     passes: Mapping[str, int] | None = None
 
 

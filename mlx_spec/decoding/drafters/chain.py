@@ -16,8 +16,10 @@ nobody looks up anything, steps are built ahead as if the costly one were alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
@@ -129,9 +131,10 @@ class ChainDrafter(BaseDrafter):
             for each in self.costly:
                 each.skip(1 + max(settled.lengths))
         else:
-            made = self._computed(using, context, settled, count)
-            if made.sure is not None:
-                settled = self._picked(rows, settled, made)
+            hearing = Hearing(partial(self.choice.enough, rows)) if settled.reads else None
+            made = self._computed(using, replace(context, sure=hearing), settled, count)
+            if hearing is not None and hearing.said:  # some drafters do not say
+                settled = replace(settled, lengths=self.choice.pick(rows, hearing.said))
         draft = self._joined(settled, [offer.source for offer in offers], drafts, made)
         if made is None or made.probabilities is None:
             return draft
@@ -171,16 +174,7 @@ class ChainDrafter(BaseDrafter):
                 each.skip(1 + max(settled.lengths))
         if any(taken):
             context = replace(context, taken=taken)
-        if settled.reads and context.known is not None:
-            context = replace(context, sure=GuessNotes())
         return _asked(using, context, min(count, max(asked)))
-
-    def _picked(self, rows: Seq[Sequence], settled: Settled, made: Draft) -> Settled:
-        """What is verified of it, now that the costly drafter has said how sure it is."""
-        mx.eval(made.tokens, made.sure)
-        assert made.sure is not None
-        lengths = self.choice.pick(rows, cast("list[list[float]]", made.sure.tolist()))
-        return replace(settled, lengths=lengths)
 
     def _joined(
         self, settled: Settled, names: Seq[str], drafts: Seq[Draft], made: Draft | None
@@ -203,7 +197,7 @@ class ChainDrafter(BaseDrafter):
             for n, pick in zip(lengths, picks, strict=True)
         ]
         passes = None
-        if made is not None and made.sure is not None:
+        if made is not None and settled.reads:
             passes = {
                 by: max(own for own, who in zip(lengths, sources, strict=True) if who == by)
                 for by in set(sources) - {""}
@@ -241,6 +235,33 @@ class ChainDrafter(BaseDrafter):
     def restore(self, snapshot: Any) -> None:
         for each, own in zip(self.members, snapshot, strict=True):
             each.restore(own)
+
+
+class Hearing(GuessNotes):
+    """How sure a drafter is of its guesses, read after each of them.
+
+    Args:
+        enough: whether, of that by row, no further guess is wanted.
+
+    Attributes:
+        said: by row.
+    """
+
+    def __init__(self, enough: Callable[[list[list[float]]], bool]) -> None:
+        super().__init__()
+        self._judge = enough
+        self.said: list[list[float]] = []
+
+    def add(self, notes: mx.array) -> None:
+        """Read what is noted; the guess itself is computed by then."""
+        more = cast("list[list[float]]", notes.tolist())
+        before = self.said or [[] for _ in more]
+        self.said = [old + new for old, new in zip(before, more, strict=True)]
+
+    @property
+    def enough(self) -> bool:
+        """By what was heard."""
+        return self._judge(self.said)
 
 
 def _asked(drafter: Drafter, context: DraftContext, count: int) -> Draft:

@@ -196,6 +196,8 @@ class HeadDrafter(BaseDrafter):
             states = self._slots.read(rows, context.longest + step)
             token = self._choose(context, self._slots.logits(states), draft)
             draft.append(token)
+            if context.enough:
+                break
         return context.draft(draft)
 
     def _choose(self, context: DraftContext, logits: mx.array, draft: list[mx.array]) -> mx.array:

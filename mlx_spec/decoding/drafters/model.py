@@ -155,6 +155,8 @@ class ModelDrafter(BaseDrafter):
         own = None if all(covered) else mx.array(covered, mx.int32)
         draft = [self._guessing.choose(context, logits, [])]
         for step in range(1, count):
+            if context.enough:
+                break
             starts, at = context.lengths + (step - 1), known_at(context, step - 1)
             limit, since = context.longest + step, context.shortest + step - 1
             rows = Rows(draft[-1], starts, limit, counts=own, at=at, since=since)

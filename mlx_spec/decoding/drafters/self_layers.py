@@ -92,6 +92,8 @@ class SelfDrafter(BaseDrafter):
             logits, *_ = self._passes.forward(_rows(context, token, step))
             token = self._guessing.choose(context, logits, draft)
             draft.append(token)
+            if context.enough:
+                break
         for layer, arrays in states:
             layer.arrays = arrays
         return context.draft(draft)
