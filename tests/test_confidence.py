@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from itertools import accumulate
 from operator import mul
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from mlx_spec.control.offers import NOBODY
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.control.surest import Prospect, Settling, Surest
+from mlx_spec.decoding.setup import may_be_read
+from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.ranks import LONE
 from scripts.simulated.machines import COMPUTE, DRAFTER, FLAT, SHAPES, TILES_5, Machine
 from scripts.simulated.play import SimulatedRow
 from tests.policies import adaptive
@@ -184,10 +188,10 @@ def test_picking_is_never_much_worse_than_planning_or_not_drafting(
     assert picked > 0.98 * batch / machine.seconds(batch, batch, 0)
 
 
-def test_rejection_never_picks() -> None:
-    """It would be biased: what was thought likely would stand oftener than it may."""
-    from mlx_spec.decoding.setup import reads_confidence
-    from mlx_spec.model.pace import on_cpu
-
-    assert reads_confidence(SpeculationConfig()) == on_cpu()
-    assert not reads_confidence(SpeculationConfig(acceptance="rejection"))
+def test_where_it_would_be_wrong_or_slow_nobody_is_asked() -> None:
+    """Rejection sampling would be biased by it: what was thought likely would stand oftener than it
+    may; several ranks would have to agree on it."""
+    several = SimpleNamespace(several=True)
+    assert may_be_read(SpeculationConfig(), LONE) == on_cpu()
+    assert not may_be_read(SpeculationConfig(acceptance="rejection"), LONE)
+    assert not may_be_read(SpeculationConfig(), several)  # type: ignore[arg-type]

@@ -64,6 +64,7 @@ class Flight:
         computed: guesses one after the other that each drafter computed, by name; None: as many as
             the longest of its rows has.
         tokens: that the target's pass computes, padding included.
+        first: what is launched before all else.
         keys: that its rows have, each as many as the longest: what one token a row reads.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
@@ -84,6 +85,7 @@ class Flight:
     sources: list[str] = field(default_factory=list)
     computed: Mapping[str, int] | None = None
     tokens: int = 0
+    first: list[mx.array] = field(default_factory=list)
     keys: int = 0
     results: list[list[int]] = field(default_factory=list)
     outputs: list[StepOutput | None] = field(default_factory=list)
