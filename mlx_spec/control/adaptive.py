@@ -153,7 +153,7 @@ class AdaptiveDrafts:
         if view.best.guesses and view.best.speed > needed:
             reaching = [row[: view.best.passes] for row in view.reaching]
             if view.picked:
-                lengths = cap(room, drafter.longest(room))
+                lengths = cap(list(room), drafter.longest(room))
             else:
                 lengths = fill(reaching, view.best, by_need(rows))
             age = now.age + 1 if now.passes else 0
