@@ -14,7 +14,7 @@ import pytest
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
 from mlx_spec.pipeline.checkpoint import Checkpoint
 from mlx_spec.pipeline.stage import Respond
-from mlx_spec.server.batch_job import ENDED
+from mlx_spec.server.batch_job import ENDED, BatchJob
 from mlx_spec.server.batch_shelf import BatchShelf
 from tests.batch_support import (
     SAFETY,
