@@ -18,7 +18,7 @@ from mlx_spec.cli.talk.conversation import Conversation
 from mlx_spec.cli.talk.flags import ChatFlags
 from mlx_spec.cli.talk.lines import PipedLines
 from mlx_spec.cli.talk.loop import Talk
-from mlx_spec.cli.talk.slash import COMMANDS
+from mlx_spec.cli.talk.slash import COMMANDS, obey
 from mlx_spec.cli.talk.speaker import Speaker
 from tests.chatting import write_talker
 

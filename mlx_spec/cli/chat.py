@@ -15,7 +15,7 @@ from mlx_spec.cli.talk.conversation import Conversation
 from mlx_spec.cli.talk.flags import ChatFlags
 from mlx_spec.cli.talk.lines import open_lines
 from mlx_spec.cli.talk.loop import Talk
-from mlx_spec.cli.talk.slash import COMMANDS
+from mlx_spec.cli.talk.slash import COMMANDS, obey
 from mlx_spec.pipeline.progress import say
 
 # Of one who talks, and of nobody else: rows, and what only machines read.
@@ -93,7 +93,7 @@ def chat(
     typed = sys.stdin is not None and sys.stdin.isatty()
     with closing(Speaker(flags, quiet)) as speaker:
         paint = DraftPaint(sys.stdout, show_drafts)
-        talk = Talk(speaker, conversation, say, paint, drop_old=drop_old, goes_on=typed)
+        talk = Talk(speaker, conversation, say, paint, do=obey, drop_old=drop_old, goes_on=typed)
         lines = open_lines([f"/{name}" for name in COMMANDS], history)
         if typed and not quiet:
             say(f"{flags.target}, drafts: {speaker.drafting}; /help lists commands, Ctrl-D leaves")

@@ -147,15 +147,8 @@ def generate(
             f"[generate] --save-messages with --num-samples {num_samples}: a conversation goes on "
             "with one answer"
         )
-    if compare and not flags.drafting and len(prompts.prompts) * num_samples == 1:
-        raise InvalidRequest(
-            "[generate] --compare needs a --draft-model, a --draft, or several prompts"
-        )
-    if compare and flags.temp and flags.acceptance != "shared_noise":
-        raise InvalidRequest(
-            f"[generate] --compare with --acceptance {flags.acceptance}: texts are the target's in "
-            "distribution, and not the same token for token"
-        )
+    if compare:
+        _check_compared(flags, len(prompts.prompts) * num_samples)
     repeated = [one for one in prompts.prompts for _ in range(num_samples)]
     run = GenerateRun(
         prompts=repeated,
@@ -173,6 +166,23 @@ def generate(
         prompt_cache_file=prompt_cache_file,
     )
     raise typer.Exit(run_generate(run))
+
+
+def _check_compared(flags: Flags, texts: int) -> None:
+    """Refuse a comparison of what is the same, or need not be.
+
+    Raises:
+        InvalidRequest: which.
+    """
+    if not flags.drafting and texts == 1:
+        raise InvalidRequest(
+            "[generate] --compare needs a --draft-model, a --draft, or several prompts"
+        )
+    if flags.temp and flags.acceptance != "shared_noise":
+        raise InvalidRequest(
+            f"[generate] --compare with --acceptance {flags.acceptance}: texts are the target's in "
+            "distribution, and not the same token for token"
+        )
 
 
 def _behind(flags: Flags, cache_file: Path, messages: Path | None) -> Flags:

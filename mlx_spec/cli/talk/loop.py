@@ -15,7 +15,6 @@ from mlx_spec.cli.draft_colors import DraftPaint
 from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.cli.talk.conversation import Conversation
 from mlx_spec.cli.talk.lines import Lines
-from mlx_spec.cli.talk.slash import COMMANDS, parse
 from mlx_spec.errors import GeneratorClosed, MlxSpecError, PromptTooLong
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ class Talk:
         conversation: to begin with.
         tell: hears in lines what is no answer.
         paint: colours drafted tokens.
+        do: does what a line commands (``slash``); whether it was a command.
         drop_old: where the context is full, forget the oldest exchanges without being told to.
         goes_on: after Ctrl-C, which else ends the program.
 
@@ -52,6 +52,7 @@ class Talk:
         tell: Callable[[str], None],
         paint: DraftPaint,
         *,
+        do: Callable[[Talk, str], bool],
         drop_old: bool = False,
         goes_on: bool = True,
     ) -> None:
@@ -60,6 +61,7 @@ class Talk:
         self.file: Path | None = None
         self.over = self.failed = False
         self._paint, self._drop_old, self._goes_on = paint, drop_old, goes_on
+        self._do = do
         self._last: GenerationResult | None = None
 
     def run(self, lines: Lines) -> None:
@@ -100,11 +102,7 @@ class Talk:
         Raises:
             MlxSpecError: it cannot be done.
         """
-        command = parse(text)
-        if command is not None:
-            name, argument = command
-            COMMANDS[name].run(self, argument)
-        elif text.strip():
+        if not self._do(self, text) and text.strip():
             self.answer(text)
 
     def answer(self, text: str) -> None:

@@ -36,22 +36,24 @@ class Command:
     about: str
 
 
-def parse(text: str) -> tuple[str, str] | None:
-    """Name and argument of a command; None for what is said to the model.
+def obey(talk: Talk, text: str) -> bool:
+    """Do what a line commands; False for what is said to the model.
 
     Raises:
         InvalidRequest: there is no such command.
+        MlxSpecError: it cannot be done.
     """
     found = _COMMAND.fullmatch(text)
     if found is None:  # also a path: /usr/bin
-        return None
+        return False
     name, argument = found[1], (found[2] or "").strip()
     name = ALIASES.get(name, name)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean /{near[0]}?" if near else "/help lists them"
         raise InvalidRequest(f"no command /{name}; {hint} (a blank before it sends it as text)")
-    return name, argument
+    COMMANDS[name].run(talk, argument)
+    return True
 
 
 def _system(talk: Talk, text: str) -> None:
