@@ -46,7 +46,9 @@ class Heard:
         options.setdefault("draft_model", str(folder))
         self.speaker = Speaker(ChatFlags(**options), quiet=True)
         paint = DraftPaint(io.StringIO())
-        self.talk = Talk(self.speaker, Conversation(), self.told.append, paint, drop_old=drop_old)
+        self.talk = Talk(
+            self.speaker, Conversation(), self.told.append, paint, do=obey, drop_old=drop_old
+        )
 
     def say(self, *lines: str) -> None:
         self.talk.run(PipedLines([f"{line}\n" for line in lines]))

@@ -63,6 +63,7 @@ class BatchStream(Iterator[GenerationChunk], Closing):
             self._chunks.close()
             for request in self._requests:
                 self._engine.cancel(request)
+            self._engine.settle()
 
     def remember(self, tokens: Seq[int], layers: Seq[KeysAndValues]) -> int:
         """Before the first chunk: keys and values of what prompts begin with, read elsewhere.

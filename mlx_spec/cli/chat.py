@@ -11,6 +11,7 @@ import typer
 
 from mlx_spec.cli.draft_colors import DraftPaint
 from mlx_spec.cli.parameters import takes
+from mlx_spec.cli.sharded import follow_where_told
 from mlx_spec.cli.talk.conversation import Conversation
 from mlx_spec.cli.talk.flags import ChatFlags
 from mlx_spec.cli.talk.lines import open_lines
@@ -84,6 +85,7 @@ def chat(
     /help lists the commands inside. Ctrl-C stops an answer, Ctrl-D leaves. What is piped in is
     taken line by line, a message each. Without --model it is SmolLM2, with drafts.
     """
+    follow_where_told(flags)
     conversation = Conversation(system=flags.system_prompt)
     if messages is not None:
         conversation.load(messages)

@@ -18,6 +18,7 @@ from mlx_spec.cli.given import read_all
 from mlx_spec.cli.notes import note, say_models
 from mlx_spec.cli.parameters import takes, truth
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT
+from mlx_spec.cli.sharded import follow_where_told
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.flags import Flags
@@ -130,6 +131,7 @@ def generate(
     With a draft model the text is the same, token for token, and comes sooner. Without --model
     the embedded toys write something like Python.
     """
+    follow_where_told(flags)
     if num_samples > 1 and not flags.temp:
         raise InvalidRequest(
             f"[generate] --num-samples {num_samples} of a greedy text are all the same; give --temp"
@@ -196,6 +198,8 @@ def _behind(flags: Flags, cache_file: Path, messages: Path | None) -> Flags:
             "[generate] --messages with --prompt-cache-file: a conversation cannot go on in the "
             "middle of a prompt; give --prompt"
         )
+    if flags.shard is not None:
+        raise InvalidRequest("[generate] --prompt-cache-file with --shard: one process reads it")
     if flags.model is not None:
         return flags
     from mlx_spec.cli.prompt_cache_model import model_of

@@ -26,6 +26,7 @@ from mlx_spec.cli.models import models
 from mlx_spec.cli.notes import note
 from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.report import report
+from mlx_spec.cli.serve import serve
 from mlx_spec.cli.stages import KINDS, StageCommand
 from mlx_spec.cli.terminal import RED, marked, open_standard_files, take_every_letter
 from mlx_spec.cli.train_draft import train_draft
@@ -45,6 +46,7 @@ app.command(cls=GroupedCommand)(generate)
 app.command("cache-prompt", cls=GroupedCommand)(cache_prompt)
 app.command("train-draft", cls=GroupedCommand)(train_draft)
 app.command(cls=GroupedCommand)(bench)
+app.command(cls=GroupedCommand)(serve)
 app.add_typer(pipeline, name="pipeline")
 for command in (models, report, doctor):
     app.command()(command)

@@ -14,6 +14,7 @@ from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.parameters import takes
+from mlx_spec.cli.sharded import follow_chain
 from mlx_spec.cli.stage_run import closing_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.flags import Flags
@@ -73,6 +74,7 @@ def run(
     checked = read_config(config, given)
     part = _part(checked, only, begin_at)
     running = checked.stages if part is None else checked.stages[part.start : part.stop]
+    follow_chain(running)
     if not files.quiet:
         for unused in dict.fromkeys(entry.flags.unused for entry in running):
             if unused is not None:
