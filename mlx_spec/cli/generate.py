@@ -132,10 +132,8 @@ def generate(
     the embedded toys write something like Python.
     """
     follow_where_told(flags)
-    if num_samples > 1 and not flags.temp:
-        raise InvalidRequest(
-            f"[generate] --num-samples {num_samples} of a greedy text are all the same; give --temp"
-        )
+    if num_samples > 1:
+        _check_samples(flags, num_samples, save_messages)
     shown = truth(verbose) and not quiet
     if prompt_cache_file is not None:
         flags = _behind(flags, prompt_cache_file, messages)
@@ -144,11 +142,6 @@ def generate(
         _say_defaults(flags, bool(prompts.prompts))
     if not prompts.prompts:
         prompts = replace(prompts, prompts=[_default_prompt(flags)])
-    if save_messages is not None and num_samples > 1:
-        raise InvalidRequest(
-            f"[generate] --save-messages with --num-samples {num_samples}: a conversation goes on "
-            "with one answer"
-        )
     if compare:
         _check_compared(flags, len(prompts.prompts) * num_samples)
     repeated = [one for one in prompts.prompts for _ in range(num_samples)]
@@ -168,6 +161,23 @@ def generate(
         prompt_cache_file=prompt_cache_file,
     )
     raise typer.Exit(run_generate(run))
+
+
+def _check_samples(flags: Flags, samples: int, save_messages: Path | None) -> None:
+    """Refuse several texts where there is one.
+
+    Raises:
+        InvalidRequest: of a greedy prompt, or of a conversation that is to be saved.
+    """
+    if not flags.temp:
+        raise InvalidRequest(
+            f"[generate] --num-samples {samples} of a greedy text are all the same; give --temp"
+        )
+    if save_messages is not None:
+        raise InvalidRequest(
+            f"[generate] --save-messages with --num-samples {samples}: a conversation goes on "
+            "with one answer"
+        )
 
 
 def _check_compared(flags: Flags, texts: int) -> None:
