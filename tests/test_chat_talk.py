@@ -14,7 +14,7 @@ import pytest
 from mlx_spec import generate, load
 from mlx_spec.cli.draft_colors import DraftPaint
 from mlx_spec.cli.main import main
-from mlx_spec.cli.talk.conversation import Conversation
+from mlx_spec.cli.talk.dialogue import Dialogue
 from mlx_spec.cli.talk.flags import ChatFlags
 from mlx_spec.cli.talk.lines import PipedLines
 from mlx_spec.cli.talk.loop import Talk
@@ -47,7 +47,7 @@ class Heard:
         self.speaker = Speaker(ChatFlags(**options), quiet=True)
         paint = DraftPaint(io.StringIO())
         self.talk = Talk(
-            self.speaker, Conversation(), self.told.append, paint, do=obey, drop_old=drop_old
+            self.speaker, Dialogue(), self.told.append, paint, do=obey, drop_old=drop_old
         )
 
     def say(self, *lines: str) -> None:

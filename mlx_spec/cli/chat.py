@@ -12,7 +12,7 @@ import typer
 from mlx_spec.cli.draft_colors import DraftPaint
 from mlx_spec.cli.parameters import takes
 from mlx_spec.cli.sharded import follow_where_told
-from mlx_spec.cli.talk.conversation import Conversation
+from mlx_spec.cli.talk.dialogue import Dialogue
 from mlx_spec.cli.talk.flags import ChatFlags
 from mlx_spec.cli.talk.lines import open_lines
 from mlx_spec.cli.talk.loop import Talk
@@ -86,7 +86,7 @@ def chat(
     taken line by line, a message each. Without --model it is SmolLM2, with drafts.
     """
     follow_where_told(flags)
-    conversation = Conversation(system=flags.system_prompt)
+    conversation = Dialogue(system=flags.system_prompt)
     if messages is not None:
         conversation.load(messages)
         conversation.system = flags.system_prompt or conversation.system

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlx_spec import interrupts
 from mlx_spec.cli.draft_colors import DraftPaint
 from mlx_spec.cli.statistics import statistics_lines
-from mlx_spec.cli.talk.conversation import Conversation
+from mlx_spec.cli.talk.dialogue import Dialogue
 from mlx_spec.cli.talk.lines import Lines
 from mlx_spec.errors import GeneratorClosed, MlxSpecError, PromptTooLong
 
@@ -48,7 +48,7 @@ class Talk:
     def __init__(
         self,
         speaker: Speaker,
-        conversation: Conversation,
+        conversation: Dialogue,
         tell: Callable[[str], None],
         paint: DraftPaint,
         *,

@@ -1,4 +1,4 @@
-"""``Conversation``: what was said in a chat, and its file: a JSON list of messages."""
+"""``Dialogue``: what was said in a chat, and its file: a JSON list of messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Message = Mapping[str, Any]
 
 
 @dataclass
-class Conversation:
+class Dialogue:
     """What was said.
 
     Attributes:
