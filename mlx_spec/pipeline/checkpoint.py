@@ -281,6 +281,15 @@ class Checkpoint:
         os.replace(partial, self._sidecar)
 
 
+def kept_seed(out: Path) -> int | None:
+    """The seed that an earlier run of an output had; None where there was none."""
+    try:
+        seed = json.loads(out.with_name(f"{out.name}.run.json").read_text(encoding="utf-8"))["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return seed if isinstance(seed, int) else None
+
+
 def _difference(name: str, was: Any, now: Any) -> str:
     """How an option changed, in words."""
     if name == "input":  # hashes say nothing to a person
