@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, overload
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.closing import Closing
-from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
+from mlx_spec.batching.leading import make_engine
 from mlx_spec.batching.predictions import Prediction, Predictions
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences, repeated
 from mlx_spec.batching.token_stream import TokenStream, deadline
@@ -81,7 +81,7 @@ class BatchedMLXGenerator(Closing):
         speculation = speculation or SpeculationConfig()
         self._predictions = Predictions(tokenizer, draft, speculation)
         self._worker = Worker(
-            lambda: Engine(
+            lambda: make_engine(
                 model,
                 tokenizer,
                 draft_model=draft,

@@ -25,6 +25,7 @@ from itertools import takewhile
 import mlx.core as mx
 
 from mlx_spec.cache.pool import schedule
+from mlx_spec.cache.prefix import RowSource
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.chunk_size import DRAFT_SHARE, ChunkSize
 from mlx_spec.decoding.cuts import Cuts
@@ -77,7 +78,7 @@ class Feeder:
         self._cuts = Cuts(self.size, branches=runner.branches and ride == 1)
         self._runner, self._ride = runner, ride
         self._meter = meter or PromptMeter()
-        self._clock = clock
+        self._clock = runner.ranks.clock(clock)
         self._shared = SharedPrefixes(runner.pool, batching, self.size)
         self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
         self._rows: dict[Sequence, FedRow] = {}
@@ -177,6 +178,10 @@ class Feeder:
         """Copy what a row that decodes begins with, ``seen`` tokens, into the prefix cache."""
         self._shared.keep(sequence, slot, min(seen, self._cuts.read(sequence)))
 
+    def remember(self, sequence: Sequence, source: RowSource) -> int:
+        """Put what somebody else has read of a text into the prefix cache; how many tokens."""
+        return self._shared.remember(sequence, source)
+
     def publish(self) -> None:
         """At a boundary, first of all: keep what rows begin with that were read since."""
         self._shared.publish()
@@ -204,6 +209,8 @@ class Feeder:
             rows = self._read(part, slots)
             self._note(part, rows, slots, self._runner.forward(rows))
             built += part.tokens
+            if self._runner.ranks.kind == "pipeline":
+                break  # what is received for one pass must not be taken for another
         self._finish(slots)
         self._shared.settle()
         if not built:

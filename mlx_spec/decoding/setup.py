@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,10 @@ from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.drafters.registry import FORCED, FREE, PREDICTED, DraftParts, kind_of, make
 from mlx_spec.decoding.rejection import RejectionSampling
+from mlx_spec.decoding.rules.grammar import GrammarRule
+from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.pace import on_cpu
+from mlx_spec.model.ranks import Ranks
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
     "shared_noise": SharedNoise,
@@ -30,6 +35,36 @@ _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
 def make_acceptance(speculation: SpeculationConfig) -> AcceptanceRule:
     """What says which draft tokens stand."""
     return _ACCEPTANCE[speculation.acceptance]()
+
+
+def make_grammar_rule(ranks: Ranks) -> GrammarRule:
+    """What masks logits; several ranks look at every guess, since they know no time alike."""
+    return GrammarRule(math.inf) if ranks.several else GrammarRule()
+
+
+def _check_ranks(parts: DraftParts) -> None:
+    """Before a target is drafted for that several ranks may hold.
+
+    Raises:
+        UnsupportedModel: its parts are run in different ways, or a drafter asks for all of it.
+    """
+    runner, ranks = parts.runner, parts.runner.ranks
+    if not ranks.several:
+        return
+    own = (repr(runner.support.form), repr(runner.pads), runner.pool.folds, runner.vocabulary)
+    ways = ranks.gather("way of running the model", own)
+    if any(way != ways[0] for way in ways):
+        raise UnsupportedModel(
+            f"[SpeculativeDecoder] the {ranks.kind} parts of the model are run in different ways "
+            f"({'; '.join(map(str, ways))}); divide it otherwise"
+        )
+    kinds = parts.speculation.kinds(kind_of(parts.draft_model))
+    asking = [kind for kind in kinds if kind in ("self", "head")]
+    if asking and ranks.kind == "pipeline":
+        raise UnsupportedModel(
+            f"[SpeculationConfig] draft={asking[0]!r} reads layers of the whole model, of which "
+            f"each of {ranks.size} ranks has its own; use a draft model, ngram or lookahead"
+        )
 
 
 def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:
@@ -44,6 +79,7 @@ def make_drafter(parts: DraftParts) -> Drafter:
         InvalidRequest: a drafter that is asked for lacks a part.
         UnsupportedModel: a model that it would run cannot.
     """
+    _check_ranks(parts)
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
     if not kinds:
         return NoDraft()
@@ -68,6 +104,8 @@ def make_policy(
     speculation: SpeculationConfig,
     owners: tuple[Any, Any],
     prices: StepPrices,
+    *,
+    reads: bool = False,
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do.
 
@@ -76,13 +114,14 @@ def make_policy(
         speculation: how far to guess.
         owners: the models, of whose pair measurements are shared.
         prices: what steps cost.
+        reads: whether the members of a chain may be asked how sure they are (``may_be_read``).
     """
     most = most_draft_tokens(drafter, speculation)
     config = replace(speculation, num_draft_tokens=most)
     adaptive = most > 0 and speculation.adaptive
     if isinstance(drafter, ChainDrafter):
         if adaptive:
-            drafter.choice = _chosen(drafter, config, owners, prices)
+            drafter.choice = _chosen(drafter, config, owners, prices, reads)
         else:
             drafter.choice = FixedSources(most, [each.name for each in drafter.costly])
         return drafter.choice
@@ -93,7 +132,11 @@ def make_policy(
 
 
 def _chosen(
-    chain: ChainDrafter, config: SpeculationConfig, owners: tuple[Any, Any], prices: StepPrices
+    chain: ChainDrafter,
+    config: SpeculationConfig,
+    owners: tuple[Any, Any],
+    prices: StepPrices,
+    reads: bool,
 ) -> SourceChoice:
     """What chooses among the members of a chain."""
     costly = [
@@ -108,4 +151,14 @@ def _chosen(
     def asks() -> bool:
         return any(each.needs_host for each in free)
 
-    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks)
+    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks, reads=reads)
+
+
+def may_be_read(config: SpeculationConfig, ranks: Ranks) -> bool:
+    """Whether guesses may be picked once it is known how sure the drafter is of them.
+
+    Rejection sampling would be biased by it: guesses that were thought likely would stand oftener
+    than they may (``rejection``). A GPU would wait while the verify pass is described. And several
+    ranks would have to share what each has read.
+    """
+    return on_cpu() and config.acceptance != "rejection" and not ranks.several

@@ -6,6 +6,7 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +22,7 @@ from mlx_spec.decoding.acceptance import (
     refuse_negative,
 )
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
+from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, GuessNotes
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
 from mlx_spec.decoding.rules import (
@@ -33,6 +34,7 @@ from mlx_spec.decoding.rules import (
 )
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
+from mlx_spec.model.ranks import Ranks
 from mlx_spec.model.runner import ModelRunner, Rows
 
 # A packed pass must be cheaper by that much: spreading tokens over their rectangle and taking
@@ -87,6 +89,8 @@ class Proposal:
         sources: who guessed for each row, by name; "" where nobody did.
         probabilities: [B, K, V] that they were drawn from, where the drafter tells.
         tested: [B] int32, how many the target judges; None for those that count.
+        passes: guesses one after the other that each drafter computed, by name; None: as many as
+            the longest of its rows has.
         packing: which tokens of [pending, draft] the target's pass is given; None for all.
     """
 
@@ -96,6 +100,7 @@ class Proposal:
     sources: list[str]
     probabilities: mx.array | None = None
     tested: mx.array | None = None
+    passes: Mapping[str, int] | None = None
     packing: TokenPacking | None = None
 
     @property
@@ -153,15 +158,16 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
         begins=plan.begins,
-        drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
+        drawn=GuessNotes() if parts.acceptance.needs_probabilities else None,
     )
     return _proposal(parts.drafter.propose(context, count), plan, parts)
 
 
 def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
     """A draft, cut to what is planned for each row and to what the host knows of it."""
-    tokens, lengths, rows = draft.tokens, plan.lengths, len(plan.rows)
-    width = tokens.shape[1]
+    lengths, rows = plan.lengths, len(plan.rows)
+    draft = _of_ranks(draft, parts.runner.ranks)
+    tokens, width = draft.tokens, draft.tokens.shape[1]
     if draft.lengths is not None or width < max(lengths):
         known = [width] * rows if draft.lengths is None else draft.lengths
         lengths = [min(planned, own) for planned, own in zip(lengths, known, strict=True)]
@@ -176,7 +182,19 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
     by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
     packing = packed(parts, [length + 1 for length in lengths], plan.longest)
-    return Proposal(tokens, lengths, counted, sources, probabilities, packing=packing)
+    return Proposal(
+        tokens, lengths, counted, sources, probabilities, passes=draft.passes, packing=packing
+    )
+
+
+def _of_ranks(draft: Draft, ranks: Ranks) -> Draft:
+    """Rank 0's draft: devices of two kinds may guess differently."""
+    if not ranks.several or not draft.tokens.shape[1]:
+        return draft
+    if draft.counts is None:
+        return replace(draft, tokens=ranks.chosen(draft.tokens))
+    both = ranks.chosen(mx.concatenate([draft.counts[:, None], draft.tokens], axis=1))
+    return replace(draft, tokens=both[:, 1:], counts=both[:, 0])
 
 
 def packed(parts: StepParts, counts: list[int], longest: int) -> TokenPacking | None:
@@ -248,6 +266,9 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     accepted = refuse_nan(accepted, tops)
     if picked is not tokens:
         accepted, samples = refuse_negative(accepted, samples)
+    if (ranks := parts.runner.ranks).several:
+        both = ranks.chosen(mx.concatenate([accepted[:, None], samples], axis=1))
+        accepted, samples = both[:, 0], both[:, 1:]
     chosen = Chosen(state.sequences, whole, positions, draft.tokens, samples, accepted)
     return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
@@ -281,6 +302,9 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         plan.reading,
         extras=choice.extras,
         sources=draft.sources,
+        computed=draft.passes,
         tokens=draft.computed,
+        # A part of a model that begins with what another sends does not depend on the draft.
+        first=[draft.tokens] if parts.runner.ranks.kind == "pipeline" else [],
         keys=len(plan.rows) * plan.longest,
     )

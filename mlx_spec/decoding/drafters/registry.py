@@ -82,6 +82,7 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
             runner = MappedRunner(model, slots, pairing.to_draft, vocabulary, cache)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"draft model: {error}") from error
+    runner.run_by(parts.runner.ranks)
     if pairing is not None and pairing.through_text:
         return TextDrafter(runner, parts.tokenizer, parts.draft_tokenizer, batching)
     replay = Replay(runner) if replay_pays() else None
