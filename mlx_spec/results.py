@@ -1,4 +1,4 @@
-"""What generation hands back: chunks while it runs, results and statistics when it is done.
+"""What generation hands back when it is done: results and statistics (``chunks`` while it runs).
 
 Plain records without behaviour beyond derived figures and what they say of themselves; ``display``
 turns that into HTML and tables. This module imports nothing heavy and may be imported by all.
@@ -11,66 +11,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlx_spec import display
+from mlx_spec.chunks import FinishReason as FinishReason
+from mlx_spec.chunks import GenerationChunk as GenerationChunk
+from mlx_spec.chunks import TokenLogprob as TokenLogprob
 from mlx_spec.display import Displayable, Summary, seconds
 from mlx_spec.drafting import DrafterStats
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
-
 # Of a batch: what is shown of each request; and characters of its prompt.
 _COLUMNS = ("", "prompt", "text", "tokens", "finish", "time to first token")
 _PROMPT_WIDTH = 60
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """How likely a token was: by the target's logits after biases, penalties and masks, before
-    temperature and filters.
-
-    Attributes:
-        token: the token id.
-        logprob: its log-probability, <= 0.
-        text: it alone, as text; empty without a tokenizer.
-        top: the likeliest tokens there, best first, as many as ``top_logprobs`` asks for.
-    """
-
-    token: int
-    logprob: float
-    text: str = ""
-    top: tuple[TokenLogprob, ...] = ()
-
-    def fields(self) -> dict[str, Any]:
-        """As JSON has it."""
-        own = {"token": self.token, "text": self.text, "logprob": self.logprob}
-        return own | ({"top_logprobs": [one.fields() for one in self.top]} if self.top else {})
-
-
-@dataclass(frozen=True)
-class GenerationChunk:
-    """One emitted token of one request.
-
-    Attributes:
-        index: the request's place in the list of prompts (0 for a single prompt).
-        text: new text, possibly empty while a character or a stop text is incomplete.
-        token: the token id.
-        from_draft: whether the drafter proposed it (the target would have chosen it anyway).
-        finish_reason: set on the request's last chunk, else None; a request that is cancelled or
-            ends with an error has no last chunk.
-        prompt_tokens: tokens of the prompt.
-        generation_tokens: tokens emitted so far, this one included.
-        logprob: how likely it was; None unless asked for (``SamplingParams.logprobs``).
-    """
-
-    index: int
-    text: str
-    token: int
-    from_draft: bool
-    finish_reason: FinishReason | None
-    prompt_tokens: int
-    generation_tokens: int
-    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)

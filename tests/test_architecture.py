@@ -3,7 +3,7 @@
     cli, server -> training, bench -> pipeline, metrics -> api -> batching -> decoding -> model
     -> cache, control, structured, metal_kernels
 
-``errors, config, load_config, results, sequence, events, interrupts, display, text_files,
+``errors, config, load_config, chunks, results, sequence, events, interrupts, display, text_files,
 kept_file, platform, blas`` import none of the folders and may be imported by all. Imports for types
 count, and no module imports itself by way of others.
 """
@@ -40,6 +40,7 @@ LAYERS = [
 COMMON = {
     "blas",
     "block_keys",
+    "chunks",
     "config",
     "display",
     "drafting",

@@ -25,6 +25,7 @@ def make_chunks(output: StepOutput) -> list[GenerationChunk]:
                 prompt_tokens=len(request.prompt),
                 generation_tokens=before + place + 1,
                 logprob=request.logprobs[before + place] if request.logprobs else None,
+                drafter=output.source if place < output.accepted else None,
             )
         )
     return chunks
