@@ -20,9 +20,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 ROWS, GUESSES = 3, 3
 PROMPTS = (
     "What is 2 + 2?",
-    "Name three rivers.",
-    "Say it twice: a cat sat on a mat.",
-    "Is the sky blue?",
+    "What is a tuple in Python?",
+    "Repeat this text: The library opens at nine.",
+    "Why is the sky blue?",
 )
 # Pixels: of labels, a pass, a token, a row, and above the rows; passes that have room.
 LABEL, PASS, TOKEN, ROW, TOP, MOST = 132, 84, 19, 88, 84, 9
@@ -143,7 +143,7 @@ def _pass(tokens: list[dict[str, str]], left: int, top: int) -> Iterator[str]:
             f'<rect class="{token["by"]}" x="{left}" y="{y}" width="{PASS - 8}" '
             f'height="{TOKEN - 2}" rx="4"/>'
         )
-        yield _text(left + 6, y + 13, token["text"].strip() or "end")
+        yield _text(left + 6, y + 13, token["text"].strip() or ("␣" if token["text"] else "end"))
 
 
 def _left(number: int) -> int:

@@ -18,7 +18,14 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 # Pages that the navigation has beside those in docs/; links lead to all others.
-BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "examples/README.md", "tests/simulator/README.md")
+BESIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "examples/README.md",
+    "mlx_spec/demo_models/README.md",
+    "mlx_spec/demo_models/smollm2_draft/README.md",
+    "tests/simulator/README.md",
+)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|[#/])([^)\s#]+)")
 
 

@@ -1,8 +1,8 @@
 """What documents show, as code: blocks of a page, python as one script, commands as a shell's.
 
-Every name of a model means a toy here: the embedded target with a small chat template, or the
-embedded draft where the name is of a draft. So all that is shown runs, except what would take
-minutes or wait for somebody; of that the options are parsed.
+Every name of a model means a toy here, targets and drafts alike: the smaller one of the embedded
+models, with a chat template. So all that is shown runs, except what would take minutes or wait for
+somebody; of that the options are parsed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import asyncio
 import inspect
 import io
 import json
-import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -30,13 +30,13 @@ from markdown_it import MarkdownIt
 from mlx_spec.cli.main import app, main
 
 ROOT = Path(__file__).parent.parent
-DRAFTS = ("draft", "0.6B", "smaller")
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 # Minutes, a conversation, or another machine: their options are parsed.
 NOT_RUN = {"bench", "chat", "doctor", "models", "serve", "train-draft"}
+OVER_FILES = {"align", "batch", "classify", "filter", "pipeline", "structure"}
 # What a toy leaves empty is a record that failed.
 MAY_FAIL = {"structure", "pipeline"}
 SHELL = {"cat", "cp", "echo", "mkdir", "printf"}
@@ -98,7 +98,7 @@ class Page:
     parsed: int = 0
 
     def __post_init__(self) -> None:
-        self.names: dict[str, Any] = {"__name__": "__page__", **self.given}
+        self.names: dict[str, Any] = {"__name__": "__main__", **self.given}
         self.loop = asyncio.new_event_loop()
 
     def run(self) -> None:
@@ -183,10 +183,14 @@ class Page:
             parse(words)
             self.parsed += 1
             return ""
+        parse(words)
         words = [word.replace("+head", "+model") for word in words]
-        if command in ("generate", "batch") and "report" not in words:
-            parse(words)
-            words = [*words, "--max-tokens", "8"]
+        if command in ("generate", "batch"):
+            words += ["--max-tokens", "8"]
+        if command in OVER_FILES and "stages" not in words:
+            words += ["--limit", "3"]
+            goes_on = {"--resume", "--retry-failed", "--overwrite"} & set(words)
+            words += [] if goes_on else ["--overwrite"]
         out = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
             patch.setattr("sys.stdin", io.StringIO(stdin))
@@ -197,17 +201,11 @@ class Page:
         return out.getvalue()
 
 
-def toy_folders(folder: Path) -> dict[bool, Path]:
-    """The embedded models with a chat template; by whether a draft is wanted."""
-    made = {}
-    for is_draft, name in ((False, "target"), (True, "draft")):
-        source = ROOT / "mlx_spec" / "demo_models" / name
-        made[is_draft] = folder / name
-        made[is_draft].mkdir()
-        for path in source.iterdir():
-            os.symlink(path, made[is_draft] / path.name)
-        settings = made[is_draft] / "tokenizer_config.json"
-        words = json.loads(settings.read_text(encoding="utf-8")) | {"chat_template": TEMPLATE}
-        settings.unlink()
-        settings.write_text(json.dumps(words), encoding="utf-8")
-    return made
+def toy_folder(folder: Path) -> Path:
+    """The smaller one of the embedded models, with a chat template."""
+    source = ROOT / "mlx_spec" / "demo_models" / "draft"
+    shutil.copytree(source, folder)
+    settings = folder / "tokenizer_config.json"
+    words = json.loads(settings.read_text(encoding="utf-8")) | {"chat_template": TEMPLATE}
+    settings.write_text(json.dumps(words), encoding="utf-8")
+    return folder

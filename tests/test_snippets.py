@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 import mlx_spec
 from mlx_spec.model import loader
-from tests.snippets import DRAFTS, ROOT, Page, blocks, commands, parse, toy_folders
+from tests.snippets import ROOT, Page, blocks, commands, parse, toy_folder
 
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 PAGES = [
@@ -45,21 +46,19 @@ GIVEN = {"api": ("model", "tokenizer", "schema")}
 
 
 @pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    return toy_folders(tmp_path_factory.mktemp("toys"))
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_folder(tmp_path_factory.mktemp("toys") / "toy")
 
 
 @pytest.fixture
-def place(tmp_path: Path, toys: dict[bool, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files, where every name of a model is a toy's."""
-
-    def toy(name: str | os.PathLike[str], revision: str | None = None) -> Path:
-        return toys[any(word in str(name) for word in DRAFTS)]
-
-    monkeypatch.setattr(loader, "locate", toy)
+def place(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files, where every name of a model is the toy's."""
+    monkeypatch.setattr(loader, "locate", lambda name, revision=None: toy)
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
+    messages = [[{"role": "user", "content": "def f("}]]
+    pyarrow.parquet.write_table(pyarrow.table({"messages": messages}), "chats.parquet")
     shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("out"))
     return tmp_path
 
