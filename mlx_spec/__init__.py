@@ -41,6 +41,7 @@ _EXPORTS = {
     "OutputError": "errors",
     "PerformanceLog": "metrics",
     "PromptTooLong": "errors",
+    "RankError": "errors",
     "SamplingParams": "config",
     "SpeculationConfig": "config",
     "SpeculativeDecoder": "decoding.decoder",
@@ -51,6 +52,7 @@ _EXPORTS = {
     "UnsupportedModel": "errors",
     "WeightQuantization": "load_config",
     "batch_generate": "api",
+    "follow": "batching.following",
     "generate": "api",
     "load": "model.loader",
     "make_draft_model": "model.heads.mtp",
@@ -83,6 +85,7 @@ __all__ = [
     "OutputError",
     "PerformanceLog",
     "PromptTooLong",
+    "RankError",
     "SamplingParams",
     "SpeculationConfig",
     "SpeculativeDecoder",
@@ -93,6 +96,7 @@ __all__ = [
     "UnsupportedModel",
     "WeightQuantization",
     "batch_generate",
+    "follow",
     "generate",
     "load",
     "make_draft_model",
@@ -102,6 +106,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mlx_spec.api import batch_generate, generate, stream_batch_generate, stream_generate
+    from mlx_spec.batching.following import follow
     from mlx_spec.batching.generator import BatchedMLXGenerator
     from mlx_spec.batching.generator_stats import GeneratorStats
     from mlx_spec.batching.stream import BatchStream
@@ -125,6 +130,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         OutputError,
         PromptTooLong,
+        RankError,
         TokenizerMismatch,
         UnsupportedModel,
     )

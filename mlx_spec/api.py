@@ -18,7 +18,7 @@ from collections.abc import Sequence as Seq
 from typing import TYPE_CHECKING, Any, overload
 
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
-from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.leading import make_engine
 from mlx_spec.batching.prompts import (
     DraftModel,
     Prompt,
@@ -96,7 +96,7 @@ def stream_batch_generate(
         batching.max_seq_len,
         ChatConfig.of(chat),
     )
-    engine = Engine(
+    engine = make_engine(
         model,
         tokenizer,
         draft_model=drafting_model(draft_model, tokenizer),

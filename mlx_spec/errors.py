@@ -9,6 +9,7 @@
     +-- CapacityError         slots or memory asked for that do not exist
     +-- OutputError           an output that exists, belongs to another run, or takes no more
     +-- GeneratorClosed       the generator was closed or its worker has failed
+    +-- RankError             a process that holds a part of the model is gone, or disagrees
     +-- InvariantError        a state check failed: a bug in mlx-spec, please report
         +-- IllegalTransition a step that a request's state does not allow
 
@@ -54,6 +55,10 @@ class OutputError(MlxSpecError):
 
 class GeneratorClosed(MlxSpecError):
     """The generator was closed, or its worker has failed."""
+
+
+class RankError(MlxSpecError):
+    """Another process that holds a part of the model is gone, or has decided otherwise."""
 
 
 class InvariantError(MlxSpecError):

@@ -20,6 +20,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 
@@ -76,6 +77,23 @@ def listening() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = before
         _Presses.unanswered = False
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """While it lasts Ctrl-C waits, in the main thread: it is answered behind the block."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    presses: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: presses.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    for press in presses[:1]:
+        before(*press)
 
 
 def _press(_number: int, _frame: Any) -> None:

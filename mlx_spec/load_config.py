@@ -23,6 +23,8 @@ from mlx_spec.errors import InvalidRequest
 DTYPES = ("float32", "float16", "bfloat16")
 # What of a GGUF file has no exact place among MLX's kinds of quantization may become.
 GGUF_REQUANTIZE = ("auto", "8bit", "4bit", "float16")
+# How processes divide a model.
+SHARDS = ("tensor", "pipeline")
 # What mlx-lm's and transformers' users write.
 _HINTS = {
     "model_config": "it is called config_overrides",
@@ -119,6 +121,9 @@ class LoadConfig:
         gguf_requantize: what becomes of a GGUF file's weights of kinds that MLX has not:
             ``"8bit"``, ``"4bit"`` (groups of 32) or ``"float16"``. ``"auto"`` is 8bit where
             weights stay quantized; where they come out plain their values stay as they are.
+        shard: ``"tensor"`` (each process a part of every matrix) or ``"pipeline"`` (each some of
+            the layers): the processes that ``mlx.launch`` has started hold the model together.
+            None: each process all of it.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -134,6 +139,7 @@ class LoadConfig:
     lazy: bool = False
     kernels: str = "auto"
     gguf_requantize: str = "auto"
+    shard: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dtype, (str, int, float)) and self.dtype not in DTYPES:
@@ -152,6 +158,19 @@ class LoadConfig:
             raise InvalidRequest(
                 f"[LoadConfig] gguf_requantize={self.gguf_requantize!r}, expected one of "
                 f"{', '.join(GGUF_REQUANTIZE)}"
+            )
+        if self.shard is not None:
+            self._check_shard()
+
+    def _check_shard(self) -> None:
+        if self.shard not in SHARDS:
+            raise InvalidRequest(
+                f"[LoadConfig] shard={self.shard!r}, expected one of {', '.join(SHARDS)}"
+            )
+        if self.kernels == "metal":
+            raise InvalidRequest(
+                f"[LoadConfig] shard={self.shard!r} runs without our kernels on all machines "
+                "alike; leave kernels='metal' out"
             )
 
     @property
@@ -220,6 +239,7 @@ class LoadOptions(TypedDict, total=False):
     lazy: bool
     kernels: str
     gguf_requantize: str
+    shard: str | None
 
 
 def with_load_options(config: LoadConfig | None, options: Mapping[str, Any]) -> LoadConfig:

@@ -105,6 +105,8 @@ class Sequence(LifeCycle):
         sink: takes its chunks; None where nobody does.
         guide: how far its text has come in its constraint (``structured.guide.Guide``, which this
             module must not know); None without one.
+        prediction: what its text is likely to be (``decoding.drafters.predicted.PredictedText``,
+            likewise); None where nobody said.
         doomed: why no token can follow, where a rule has found that: the row then fails.
         dead_end: where its guesses would lead it astray, known for one step; None elsewhere.
         spell: the text of one token alone; None where a decoder is used alone.
@@ -130,6 +132,7 @@ class Sequence(LifeCycle):
     text: Text | None = field(default=None, kw_only=True, repr=False)
     sink: Sink | None = field(default=None, kw_only=True, repr=False)
     guide: Any = field(default=None, kw_only=True, repr=False)
+    prediction: Any = field(default=None, kw_only=True, repr=False)
     doomed: str | None = field(default=None, init=False, repr=False)
     dead_end: DeadEnd | None = field(default=None, init=False, repr=False)
     spell: Callable[[int], str] | None = field(default=None, kw_only=True, repr=False)

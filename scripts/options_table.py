@@ -12,6 +12,8 @@ from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import Option, options_of
 from mlx_spec.pipeline.stages import STAGES
+from mlx_spec.server.flags import ServeFlags
+from mlx_spec.server.options import ServerOptions
 from mlx_spec.training.recipe import Recipe
 
 HEAD = """\
@@ -55,6 +57,14 @@ def _rows(record: type[Any]) -> list[str]:
     return [STAGE_COLUMNS, *(f"| {' | '.join(row)} |" for row in cells), ""]
 
 
+def _served() -> str:
+    """Which defaults are others for a server."""
+    usual = options_of(Flags)
+    own = [one for name, one in options_of(ServeFlags).items() if one != usual[name]]
+    told = ", ".join(f"{_code(one.flag)} {_default(one)}" for one in own)
+    return f"Of the options of all commands, these have other defaults here: {told}."
+
+
 def document() -> str:
     """The whole page."""
     parts = [HEAD]
@@ -69,6 +79,7 @@ def document() -> str:
     parts += ["## Of runs over files\n", "Not keys of a config.\n", *_rows(FileOptions)]
     parts += ["## Of `train-draft`\n", "Not keys of a config.\n", *_rows(Recipe)]
     parts += ["## Of `bench`\n", "Not keys of a config.\n", *_rows(BenchOptions)]
+    parts += ["## Of `serve`\n", f"Not keys of a config. {_served()}\n", *_rows(ServerOptions)]
     for kind, stage in STAGES.items():
         about = f"{stage.about[0].upper()}{stage.about[1:]}.\n"
         parts += [f"## Of the stage `{kind}`\n", about, *_rows(stage)]

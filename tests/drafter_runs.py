@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig, Structure
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.drafters.predicted import PredictedText
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
 from mlx_spec.sequence import Sequence
 from tests.fakes import RaggedPolicy
@@ -97,9 +98,12 @@ def run(family: str, draft: str) -> Drafting:
     every = 1 if draft == "forced" else 2
     bound = [("forced" in named and index % every == 0) for index in range(len(PROMPTS))]
     made = [request(index, one) for index, one in enumerate(bound)]
+    expected = [alone(family, index, one) for index, one in enumerate(bound)]
+    if "predicted" in named:
+        for row, said in list(zip(made, expected, strict=True))[:: len(named)]:
+            row.prediction = PredictedText(edited(said))
     preempt(decoder, made)
     drafted, accepted = guessed(made)
-    expected = [alone(family, index, one) for index, one in enumerate(bound)]
     return Drafting(
         [row.index for row, said in zip(made, expected, strict=True) if tuple(row.tokens) != said],
         drafted,
@@ -107,6 +111,12 @@ def run(family: str, draft: str) -> Drafting:
         [row.index for row in made if not row.drafted],
         (decoder.meter.packed > 0) is decoder.runner.packs,
     )
+
+
+def edited(said: tuple[int, ...]) -> list[int]:
+    """Nearly what a row says: some tokens are others, one is missing, one is there twice."""
+    changed = [token + 1 if place % 9 == 5 else token for place, token in enumerate(said)]
+    return [*changed[:7], *changed[8:15], *changed[14:]]
 
 
 def guessed(made: list[Sequence]) -> tuple[Counter[str], Counter[str]]:

@@ -40,12 +40,14 @@ def write_folder(
     dtype: mx.Dtype = mx.float16,
     **changes: Any,
 ) -> Path:
-    """A whole model folder: config with ``changes``, weights, tokenizer."""
+    """A whole model folder: config with ``changes`` (``family``: of which class), weights,
+    tokenizer."""
     folder.mkdir(parents=True)
+    family = changes.pop("family", "llama")
     settings = {**_CONFIG, **changes}
-    config = {"model_type": "llama", "eos_token_id": 256, **settings}
+    config = {"model_type": family, "eos_token_id": 256, **settings}
     (folder / "config.json").write_text(json.dumps(config))
-    model = make_model("llama", **settings)
+    model = make_model(family, **settings)
     model.set_dtype(dtype)
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})

@@ -19,6 +19,8 @@ NOT_QUICK = (
     "test_generator.py::test_a_process",
     "test_performance_log.py::test_a_kill",
     "test_pipeline_live.py",
+    "test_server_live.py::test_a_second_ctrl_c",
+    "test_server_live.py::test_sigterm",
     "test_pipeline_chain.py::test_a_chain_cut",
     "test_pipeline_chain.py::test_a_chain_drops",
     "test_package.py::test_wheel",

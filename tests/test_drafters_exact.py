@@ -26,7 +26,9 @@ DRAFTERS = (
     "model",
     "head",
     "forced",
+    "predicted",
     "ngram+model",
+    "predicted+ngram+model",
     "forced+ngram+model",
 )
 LOOKED_UP = {"ngram", "lookahead"}  # find nothing in some texts

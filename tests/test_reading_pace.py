@@ -124,7 +124,7 @@ def test_a_model_has_one_pace_while_it_is_alive() -> None:
     pace = pace_of(model, 10)
     assert pace_of(model, 10) is pace
     assert pace_of(other, 10) is not pace
-    known, key = len(reading_pace._KNOWN), id(model)
+    known, key = len(reading_pace._KNOWN), (id(model), False)
     del model
     gc.collect()
     assert key not in reading_pace._KNOWN

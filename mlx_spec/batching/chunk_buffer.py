@@ -111,6 +111,17 @@ class ChunkBuffer:
                 raise self.error
             return None
 
+    def take_all(self) -> list[GenerationChunk]:
+        """All chunks that are there, as :meth:`take` has them; empty where there is none."""
+        with self._changed:
+            if self._chunks:
+                chunks = list(self._chunks)
+                self._chunks.clear()
+                return chunks
+            if self.error is not None:
+                raise self.error
+            return []
+
     def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
         """Hold this thread up until ``ready``; False where ``timeout`` seconds passed first."""
         with self._changed:

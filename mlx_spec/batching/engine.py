@@ -13,11 +13,12 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import mlx.core as mx
 
 from mlx_spec.batching.detokenizers import LateDetokenizer
-from mlx_spec.batching.memory import LEDGER, STEP_COPIES, memory_room
+from mlx_spec.batching.memory import LEDGER, STEP_COPIES, Holder, agreed_room
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
 from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
@@ -25,13 +26,16 @@ from mlx_spec.batching.reservations import Reservations
 from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import SlotSize
+from mlx_spec.cache.several import leaves
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.setup import used_model
 from mlx_spec.events import Listener
+from mlx_spec.model.ranks import Ranks, ranks_of
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
@@ -68,8 +72,12 @@ class Engine:
         batching = batching or BatchingConfig()
         draft = draft_model[0] if isinstance(draft_model, tuple) else draft_model
         draft = used_model(draft, self.speculation)
-        room = memory_room(batching.memory_limit, model, draft)
-        self.batching = _with_prefix_share(batching, room, models=1 if draft is None else 2)
+        self.ranks = ranks_of(model)
+        room = agreed_room(self.ranks, batching.memory_limit, model, draft)
+        # Where ranks hold layers of different kinds or numbers, what fits differs between them.
+        self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
+        share = room if self._keeps else 0
+        self.batching = _with_prefix_share(batching, share, models=1 if draft is None else 2)
         self.clock = clock
         self.limit = RowLimit(self.batching.batch_size)
         self.decoder = SpeculativeDecoder(
@@ -82,9 +90,7 @@ class Engine:
             limit=self.limit,
         )
         self._tokenizer = tokenizer
-        room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
-        kv = KVBudget(self.decoder.cost, room, self.batching.block_size, self._step_bytes)
-        self.budget = TokenBudget(kv, self.batching.max_batch_tokens, weakref.ref(self))
+        self.budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,
             self.batching.batch_timeout,
@@ -101,10 +107,29 @@ class Engine:
             kv_limit = self.budget.kv.limit
             self._reporter.started(models, self.batching, self.speculation, kv_limit)
 
+    def _budget(self, room: int) -> TokenBudget:
+        """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
+        room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
+        cost = self.ranks.share(self.decoder.cost)
+        kv = KVBudget(cost, room, self.batching.block_size, self._step_bytes)
+        owner: weakref.ref[Holder] | None = None if self.ranks.several else weakref.ref(self)
+        return TokenBudget(kv, self.batching.max_batch_tokens, owner)
+
     @property
     def busy(self) -> bool:
         """Whether any request waits or runs."""
         return bool(self.scheduler.backlog or self.scheduler.active)
+
+    def now(self) -> float:
+        """The time by which it is decided who runs."""
+        return self.clock()
+
+    def stop_when(self, stopping: Callable[[], bool]) -> None:
+        """Ask between the layers of a prompt's pass whether all requests are about to go."""
+        self.decoder.stop_when(stopping)
+
+    def settle(self) -> None:
+        """What was cancelled is to be gone, for everybody who takes part."""
 
     def submit(self, *requests: Sequence) -> None:
         """Queue requests, all or none.
@@ -113,6 +138,11 @@ class Engine:
             InvalidRequest: one can never fit, or holds a token outside the vocabulary.
             IllegalTransition: one was submitted before.
         """
+        self.check(requests)
+        self.queue(requests, self.clock())
+
+    def check(self, requests: Seq[Sequence]) -> None:
+        """Refuse requests of which one can never be served; ``submit`` says how."""
         for request in requests:
             request.request_id = request.request_id or f"prompt-{request.index}"
             try:
@@ -121,8 +151,11 @@ class Engine:
             except Exception as error:
                 self._reporter.failed("submit", repr(error), request.request_id)
                 raise
+
+    def queue(self, requests: Seq[Sequence], now: float) -> None:
+        """Take in requests that were checked, and that came at a time of the clock."""
         for request in requests:
-            request.submit(self.clock(), self._reservations.first(request))
+            request.submit(now, self._reservations.first(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
             request.spell = partial(spell, self._tokenizer)
@@ -211,13 +244,13 @@ class Engine:
 
     def _admit(self, hurry: bool) -> None:
         self._grow()
-        plan = self.scheduler.plan(self.clock(), hurry=hurry)
+        plan = self.scheduler.plan(self.now(), hurry=hurry)
         if not (plan.preempt or plan.admit):
             return
         if self._reporter:
             self._reporter.moved(plan.preempt, plan.admit)
         for request in plan.preempt:
-            self.decoder.suspend(request, save=True)
+            self.decoder.suspend(request, save=self._keeps)
         self._drop_saved()
         self._size_slots()
         self.decoder.add(plan.admit)
@@ -229,7 +262,7 @@ class Engine:
             more = self._reservations.next(request)
             if more is None or not request.holds_row:
                 continue
-            preempted = self.scheduler.grow(request, more, self.clock())
+            preempted = self.scheduler.grow(request, more, self.now())
             if preempted is None:
                 self._reservations.close(request)
                 continue
@@ -237,7 +270,7 @@ class Engine:
             if preempted and self._reporter:
                 self._reporter.moved(preempted, [])
             for victim in preempted:
-                self.decoder.suspend(victim, save=True)
+                self.decoder.suspend(victim, save=self._keeps)
         if grown:
             self._drop_saved()
             self._size_slots()
@@ -296,6 +329,13 @@ def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
     """The one way out: what a request gained, and its result if it has ended."""
     if request.sink is not None:
         request.sink.put(chunks, make_result(request) if request.ended else None)
+
+
+def _alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
+    """Whether all ranks hold as many layers of each kind."""
+    caches = plan(model, batching.cache)
+    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
+    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1
 
 
 def _with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:

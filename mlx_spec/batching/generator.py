@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, overload
 from mlx_spec.batching.arguments import SamplingOptions, check_models, with_options
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.closing import Closing
-from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats as GeneratorStats
+from mlx_spec.batching.leading import make_engine
+from mlx_spec.batching.predictions import Prediction, Predictions
 from mlx_spec.batching.prompts import DraftModel, Prompt, drafting_model, make_sequences, repeated
 from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.batching.worker import Worker
@@ -77,12 +78,14 @@ class BatchedMLXGenerator(Closing):
         for held in (model, draft[0] if isinstance(draft, tuple) else draft):
             materialize(held)
         self._numbers = itertools.count()
+        speculation = speculation or SpeculationConfig()
+        self._predictions = Predictions(tokenizer, draft, speculation)
         self._worker = Worker(
-            lambda: Engine(
+            lambda: make_engine(
                 model,
                 tokenizer,
                 draft_model=draft,
-                speculation=speculation or SpeculationConfig(),
+                speculation=speculation,
                 batching=batching,
                 listeners=listeners,
             )
@@ -100,6 +103,7 @@ class BatchedMLXGenerator(Closing):
         chat: bool | ChatConfig = ...,
         priority: int = ...,
         request_id: str | None = ...,
+        prediction: Prediction | None = ...,
         **options: Unpack[SamplingOptions],
     ) -> TokenStream: ...
     @overload
@@ -112,6 +116,7 @@ class BatchedMLXGenerator(Closing):
         chat: bool | ChatConfig = ...,
         priority: int = ...,
         request_id: str | None = ...,
+        prediction: Prediction | None = ...,
         **options: Unpack[SamplingOptions],
     ) -> list[TokenStream]: ...
     def submit(
@@ -123,6 +128,7 @@ class BatchedMLXGenerator(Closing):
         chat: bool | ChatConfig = False,
         priority: int = 0,
         request_id: str | None = None,
+        prediction: Prediction | None = None,
         **options: Unpack[SamplingOptions],
     ) -> TokenStream | list[TokenStream]:
         """Queue one request; returns at once. Hold the stream: dropped, its request is cancelled.
@@ -135,10 +141,13 @@ class BatchedMLXGenerator(Closing):
             chat: True makes a text a message of the user; ``ChatConfig`` says more.
             priority: higher goes first.
             request_id: a name for errors and logs; of several ``NAME-0``, ``NAME-1``, ...
+            prediction: what the text is likely to be, as text or token ids: a draft for this
+                request alone, which never becomes its text (an edited file is mostly the old one).
             options: fields of ``SamplingParams``, in the place of those of ``sampling``.
 
         Raises:
-            InvalidRequest: a bad prompt, or a ``request_id`` that is in use.
+            InvalidRequest: a bad prompt, a prediction where nothing is drafted, or a
+                ``request_id`` that is in use.
             GeneratorClosed: the generator was closed, or its worker has failed.
         """
         made = with_options(sampling, options, "BatchedMLXGenerator.submit")
@@ -149,6 +158,9 @@ class BatchedMLXGenerator(Closing):
             self._batching.max_seq_len,
             ChatConfig.of(chat),
         )
+        predicted = self._predictions.of(prediction)
+        for sequence in sequences:
+            sequence.prediction = predicted
         streams = self._start(sequences, priority, request_id)
         return streams[0] if n is None else streams
 
@@ -218,6 +230,11 @@ class BatchedMLXGenerator(Closing):
             TimeoutError: some had not, after ``timeout`` seconds.
         """
         self._worker.drain(timeout)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: it was closed, or its worker has failed."""
+        return self._worker.closed
 
     def close(self) -> None:
         """Cancel what still runs and end the worker. Doing it twice does no harm."""

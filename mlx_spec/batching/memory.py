@@ -22,6 +22,7 @@ from mlx.utils import tree_flatten
 
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.errors import CapacityError
+from mlx_spec.model.ranks import Ranks
 from mlx_spec.platform import recommended_memory
 
 DEFAULT_MEMORY_SHARE = 0.9
@@ -142,6 +143,27 @@ def memory_room(memory_limit: int | float | None, *models: Any) -> int:
             "so none are left for K/V"
         )
     return limit - taken
+
+
+def agreed_room(ranks: Ranks, memory_limit: int | float | None, *models: Any) -> int:
+    """The least room that any of the ranks has.
+
+    Raises:
+        CapacityError: one has none.
+    """
+    try:
+        room, refused = memory_room(memory_limit, *models), None
+    except CapacityError as error:
+        room, refused = 0, error
+    rooms = ranks.gather("memory", room)
+    if refused is not None:
+        raise refused
+    if not all(rooms):
+        raise CapacityError(
+            f"[Engine] the models take all of rank {rooms.index(0)}'s memory, "
+            "so none is left for K/V"
+        )
+    return min(rooms)
 
 
 class _Wired:

@@ -62,6 +62,7 @@ class BatchStream(Iterator[GenerationChunk], Closing):
             self._chunks.close()
             for request in self._requests:
                 self._engine.cancel(request)
+            self._engine.settle()
 
     def result(self) -> BatchResult:
         """The requests as they stand, in the caller's order, and the statistics."""

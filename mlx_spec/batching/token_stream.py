@@ -87,6 +87,15 @@ class TokenStream(Iterator[GenerationChunk], AsyncIterator[GenerationChunk], Clo
                 raise StopAsyncIteration
             # Another reader was faster.
 
+    async def fresh(self) -> list[GenerationChunk]:
+        """All chunks that have come and were not read; waits for one, and is empty at the end."""
+        while True:
+            await self._buffer.until(lambda: self._buffer.readable)
+            done = self._buffer.done
+            chunks = self._buffer.take_all()
+            if chunks or done:
+                return chunks
+
     def result(self, timeout: float | None = None) -> GenerationResult:
         """Wait for the end of the request.
 

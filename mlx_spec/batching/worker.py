@@ -20,7 +20,7 @@ from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats, generator_stats
 from mlx_spec.batching.memory import wired_memory
-from mlx_spec.errors import GeneratorClosed, InvalidRequest
+from mlx_spec.errors import GeneratorClosed, InvalidRequest, RankError
 from mlx_spec.sequence import Sequence
 
 Command: TypeAlias = Callable[[Engine], object]
@@ -44,7 +44,7 @@ class Worker:
         self._changed = threading.Condition()
         self._requests: dict[str, Sequence] = {}  # by request_id, those that have not ended
         self._closing = False
-        self._gone = False
+        self._gone = self._lost = False
         self._error: BaseException | None = None
         self._engine: Engine | None = None
         self._stats: GeneratorStats | None = None
@@ -147,6 +147,11 @@ class Worker:
                     f"[BatchedMLXGenerator.drain] {len(self._requests)} requests left"
                 )
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closing or self._error is not None
+
     def stop(self) -> None:
         """Have the thread cancel what still runs and end; does not wait for it."""
         with self._changed:
@@ -156,7 +161,7 @@ class Worker:
     def close(self) -> None:
         """The same, and wait until it has ended. Doing it twice does no harm."""
         self.stop()
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread and not self._lost:
             self._thread.join()
 
     @contextmanager
@@ -178,7 +183,8 @@ class Worker:
         engine: Engine | None = None
         try:
             self._engine = engine = make_engine()
-            engine.decoder.stop_when(lambda: self._closing)
+            engine.stop_when(lambda: self._closing)
+            engine.ranks.when_lost(_unless_gone(self))
             self._stats = generator_stats(engine)
             self._started.set()
             with wired_memory(engine.decoder.device.synchronize):
@@ -187,6 +193,7 @@ class Worker:
             for request in list(self._requests.values()):
                 if request.submitted:  # else it is still in the inbox: ``_leave`` sees to it
                     engine.cancel(request)
+            engine.settle()
         except BaseException as error:
             self._error = error
         finally:
@@ -228,6 +235,17 @@ class Worker:
             if request.sink is not None:
                 request.sink.fail(error)
 
+    def lose(self, words: str) -> None:
+        """A part of the model is gone, which the thread may wait for without end; nobody else
+        must."""
+        with self._changed:
+            self._error = self._error or RankError(f"[BatchedMLXGenerator] {words}")
+            self._closing = self._gone = self._lost = True
+            left = list(self._requests.values())
+            self._requests.clear()
+            self._changed.notify_all()
+        self._fail(left, self._error)
+
     def _drop(self, requests: Iterable[Sequence]) -> None:
         """Forget requests that have ended, and tell who waits for that."""
         ended = list(requests)
@@ -263,6 +281,18 @@ class Worker:
             self._changed.notify_all()
         self._fail(left, error)
         self._started.set()
+
+
+def _unless_gone(worker: Worker) -> Callable[[str], None]:
+    """Tells a worker that a rank is lost, if there is that worker by then."""
+    known = weakref.ref(worker)
+
+    def tell(words: str) -> None:
+        found = known()
+        if found is not None:
+            found.lose(words)
+
+    return tell
 
 
 # Those that were never closed must be, before the interpreter shuts down under their threads.

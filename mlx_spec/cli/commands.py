@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 ORDER = (
     "generate",
+    "serve",
     "batch",
     "filter",
     "structure",

@@ -17,6 +17,7 @@ from mlx_spec.cli.generate_run import GenerateRun, run_generate
 from mlx_spec.cli.notes import note, say_models
 from mlx_spec.cli.parameters import takes, truth
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
+from mlx_spec.cli.sharded import follow_where_told
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.flags import Flags
@@ -93,6 +94,7 @@ def generate(
     With a draft model the text is the same, token for token, and comes sooner. Without --model
     the embedded toys write something like Python.
     """
+    follow_where_told(flags)
     if num_samples > 1 and not flags.temp:
         raise InvalidRequest(
             f"[generate] --num-samples {num_samples} of a greedy text are all the same; give --temp"

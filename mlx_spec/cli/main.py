@@ -23,6 +23,7 @@ from mlx_spec.cli.generate import generate
 from mlx_spec.cli.notes import note
 from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.report import report
+from mlx_spec.cli.serve import serve
 from mlx_spec.cli.stages import KINDS, StageCommand
 from mlx_spec.cli.terminal import RED, marked, open_standard_files, take_every_letter
 from mlx_spec.cli.train_draft import train_draft
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command(cls=GroupedCommand)(generate)
 app.command("train-draft", cls=GroupedCommand)(train_draft)
 app.command(cls=GroupedCommand)(bench)
+app.command(cls=GroupedCommand)(serve)
 app.add_typer(pipeline, name="pipeline")
 for command in (report, doctor):
     app.command()(command)

@@ -13,6 +13,7 @@ from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.parameters import takes
+from mlx_spec.cli.sharded import follow_chain
 from mlx_spec.cli.stage_run import closing_lines
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.progress import Progress, say
@@ -41,6 +42,7 @@ def run(config: Config, *, given: dict[str, Any], files: FileOptions) -> None:
     from mlx_spec.pipeline.config_file import read_config
 
     checked = read_config(config, given)
+    follow_chain(checked.stages)
     if not files.quiet:
         for unused in dict.fromkeys(entry.flags.unused for entry in checked.stages):
             if unused is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, say_models, saying, status
+from mlx_spec.cli.sharded import follow_where_told
 from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.progress import Progress, figures, say
@@ -59,6 +60,7 @@ class StageRun:
 
 def run_stage(run: StageRun) -> int:
     """Check, run, report; returns the exit code."""
+    follow_where_told(run.flags, generates=run.stage.uses == "generate")
     formats = run.formats
     if not run.files.quiet:
         say_models(run.flags)

@@ -9,7 +9,7 @@ from mlx_spec.errors import InvalidRequest
 
 ACCEPTANCE_RULES = ("shared_noise", "rejection")
 # Where guesses may come from; what makes them is in decoding/drafters/registry.py.
-DRAFTERS = ("forced", "head", "lookahead", "model", "ngram", "self")
+DRAFTERS = ("forced", "head", "lookahead", "model", "ngram", "predicted", "self")
 # Those that a draft model is.
 DRAFT_MODELS = ("head", "model")
 WITHOUT_A_MODEL = "ngram"

@@ -31,10 +31,10 @@ from mlx_spec.decoding.members import MARGIN, Members
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.decoding.prices import Measuring
 from mlx_spec.decoding.rules import LogitsRule
-from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.decoding.setup import (
     make_acceptance,
     make_drafter,
+    make_grammar_rule,
     make_policy,
     most_draft_tokens,
     used_model,
@@ -134,7 +134,7 @@ class SpeculativeDecoder:
             self.runner,
             self.drafter,
             self._state,
-            (*rules, GrammarRule()),
+            (*rules, make_grammar_rule(self.runner.ranks)),
             (LogprobsWatcher(), *self.drafter.watchers),
             make_acceptance(speculation),
             self.measuring.prices.target,
@@ -292,6 +292,11 @@ class SpeculativeDecoder:
             Whether there was something to give up.
         """
         return self._members.forget(sequence)
+
+    def meet(self) -> None:
+        """After a step that read nothing: have what ranks tell each other once a step."""
+        with self.device.work():
+            self._stepper.meet(None)
 
     def step(self) -> list[StepOutput]:
         """Feed a chunk of waiting prompts, then advance every decoding row by one verify pass.

@@ -77,7 +77,7 @@ class Feeder:
         self._cuts = Cuts(self.size, branches=runner.branches and ride == 1)
         self._runner, self._ride = runner, ride
         self._meter = meter or PromptMeter()
-        self._clock = clock
+        self._clock = runner.ranks.clock(clock)
         self._shared = SharedPrefixes(runner.pool, batching, self.size)
         self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
         self._rows: dict[Sequence, FedRow] = {}
@@ -204,6 +204,8 @@ class Feeder:
             rows = self._read(part, slots)
             self._note(part, rows, slots, self._runner.forward(rows))
             built += part.tokens
+            if self._runner.ranks.kind == "pipeline":
+                break  # what is received for one pass must not be taken for another
         self._finish(slots)
         self._shared.settle()
         if not built:

@@ -61,6 +61,7 @@ class Flight:
         extras: what else is read of it, together with ``packed``.
         sources: who guessed for each row, by name; "" where nobody did.
         tokens: that the target's pass computes, padding included.
+        first: what is launched before all else.
         keys: that its rows have, each as many as the longest: what one token a row reads.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
@@ -80,6 +81,7 @@ class Flight:
     extras: list[Extra] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     tokens: int = 0
+    first: list[mx.array] = field(default_factory=list)
     keys: int = 0
     results: list[list[int]] = field(default_factory=list)
     outputs: list[StepOutput | None] = field(default_factory=list)

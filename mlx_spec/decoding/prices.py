@@ -26,6 +26,7 @@ from mlx_spec.model.cost_files import (
     model_lines,
 )
 from mlx_spec.model.pass_timing import COARSE, PassTimer, order_of
+from mlx_spec.model.ranks import LONE, Ranks
 from mlx_spec.model.runner import ModelRunner
 
 # Seconds: for a model of which nothing is known, for what is lacking, for second looks.
@@ -65,30 +66,35 @@ class TimedPart:
         costs: what is known of it.
         trial: how it is run.
         widths: tokens a row of its passes.
+        ranks: that run it, by rank 0's clock; what is kept is rank 0's.
     """
 
     name: str
     costs: PassCosts
     trial: Trial
     widths: tuple[int, ...] = (1,)
+    ranks: Ranks = LONE
 
     def time(self, wanted: Wanted) -> int:
         """Time what is not known of it, here or on disk; how many kinds of passes these were."""
-        lines = model_lines(*self.trial.models, part=self.trial.part)
+        lines = model_lines(*self.trial.models, part=self.trial.part + self.ranks.words)
+        clock = self.ranks.clock(time.perf_counter)
         fetched = not self.costs.known and self._fetch(lines)
         seconds = (MORE if self._much else FIRST) * wanted.share
-        timer = PassTimer(time.perf_counter() + seconds, wanted.stopping)
+        timer = PassTimer(clock() + seconds, wanted.stopping, clock)
         timed = sum(self._time(width, wanted, timer) for width in self.widths)
         if not timed and fetched and self.costs.looks < LOOKS:
             # Another process may have been disturbed: a short look at what matters now.
-            timer.until = time.perf_counter() + AGAIN * wanted.share
+            timer.until = clock() + AGAIN * wanted.share
             for width in self.widths:
                 self._time(width, wanted, timer, again=True)
         elif not timed:
             return 0
         self.costs.looks += fetched or not self.costs.looks
-        self.costs.put({}, key=self.trial.key_share * self.costs.usual(1))
-        keep_costs(lines, self.costs)
+        share = self.ranks.share(self.trial.key_share)
+        self.costs.put({}, key=share * self.costs.usual(1))
+        if self.ranks.rank == 0:
+            keep_costs(lines, self.costs)
         return timed
 
     def _time(self, width: int, wanted: Wanted, timer: PassTimer, *, again: bool = False) -> int:
@@ -118,7 +124,10 @@ class TimedPart:
 
     def _fetch(self, lines: tuple[str, ...]) -> bool:
         """Take over what another process has timed; whether there was anything."""
-        kept = kept_costs(lines)
+        kept = kept_costs(lines) if self.ranks.rank == 0 else None
+        if self.ranks.several:
+            record = self.ranks.share(None if kept is None else kept.to_dict())
+            kept = None if record is None else PassCosts.from_dict(record)
         if kept is None:
             return False
         for width, points in kept.points.items():
@@ -152,26 +161,29 @@ class Measuring:
         adaptive: bool,
     ) -> None:
         self._most, self._adaptive = most, adaptive and most > 0
-        self._done, self.told = not measuring(), ""
+        ranks = runner.ranks
+        self._done, self.told = not ranks.share(measuring()), ""
         self._seen = FEW  # tokens of steps, where nothing is chosen, that are seen to
         widths = WIDTHS if runner.pool.folds else (1,)
-        self._target = TimedPart("target", costs_of(runner.model), _trial_of(runner), widths)
+        self._target = TimedPart("target", costs_of(runner.model), _trial_of(runner), widths, ranks)
         members = drafter.members if isinstance(drafter, ChainDrafter) else (drafter,)
         trials = {each.name: each.trial() for each in members}
         self._drafts = [
-            TimedPart(name, _costs_of(trial), trial)
+            TimedPart(name, _costs_of(trial, ranks), trial, ranks=ranks)
             for name, trial in trials.items()
             if trial is not None
         ]
         costs, parts = self._target.costs, self._drafts
 
-        def make() -> StepPrices:
-            drafts = {one.name: DraftPrice(one.costs, one.trial.first) for one in parts}
-            return StepPrices(costs, drafts, packs=runner.packs)
-
-        self._packs: Callable[[], bool] = lambda: runner.packs
         # Where nothing is chosen nobody asks whether the model packs, which takes a look at it.
         chosen = self._adaptive
+        packs = chosen and runner.packs
+
+        def make() -> StepPrices:
+            drafts = {one.name: DraftPrice(one.costs, one.trial.first) for one in parts}
+            return StepPrices(costs, drafts, packs=packs)
+
+        self._packs: Callable[[], bool] = lambda: runner.packs
         self.prices = prices_of(*owners, drafter.name, make) if chosen else StepPrices(costs)
 
     def before_step(self, rows: int, limit: int, stopping: Callable[[], bool]) -> None:
@@ -212,10 +224,10 @@ class Measuring:
             return 0
 
 
-def _costs_of(trial: Trial) -> PassCosts:
-    """What is known of it, whoever runs it."""
+def _costs_of(trial: Trial, ranks: Ranks) -> PassCosts:
+    """What is known of it, whoever runs it: one process, or several alike."""
     model, *others = trial.models
-    return costs_of(model, others[0] if others else None, trial.part)
+    return costs_of(model, others[0] if others else None, trial.part + ranks.words)
 
 
 def _trial_of(runner: ModelRunner) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,11 @@ from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.drafters.registry import FORCED, FREE, DraftParts, kind_of, make
+from mlx_spec.decoding.drafters.registry import FORCED, FREE, PREDICTED, DraftParts, kind_of, make
 from mlx_spec.decoding.rejection import RejectionSampling
+from mlx_spec.decoding.rules.grammar import GrammarRule
+from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.ranks import Ranks
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
     "shared_noise": SharedNoise,
@@ -30,6 +34,36 @@ _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
 def make_acceptance(speculation: SpeculationConfig) -> AcceptanceRule:
     """What says which draft tokens stand."""
     return _ACCEPTANCE[speculation.acceptance]()
+
+
+def make_grammar_rule(ranks: Ranks) -> GrammarRule:
+    """What masks logits; several ranks look at every guess, since they know no time alike."""
+    return GrammarRule(math.inf) if ranks.several else GrammarRule()
+
+
+def _check_ranks(parts: DraftParts) -> None:
+    """Before a target is drafted for that several ranks may hold.
+
+    Raises:
+        UnsupportedModel: its parts are run in different ways, or a drafter asks for all of it.
+    """
+    runner, ranks = parts.runner, parts.runner.ranks
+    if not ranks.several:
+        return
+    own = (repr(runner.support.form), repr(runner.pads), runner.pool.folds, runner.vocabulary)
+    ways = ranks.gather("way of running the model", own)
+    if any(way != ways[0] for way in ways):
+        raise UnsupportedModel(
+            f"[SpeculativeDecoder] the {ranks.kind} parts of the model are run in different ways "
+            f"({'; '.join(map(str, ways))}); divide it otherwise"
+        )
+    kinds = parts.speculation.kinds(kind_of(parts.draft_model))
+    asking = [kind for kind in kinds if kind in ("self", "head")]
+    if asking and ranks.kind == "pipeline":
+        raise UnsupportedModel(
+            f"[SpeculationConfig] draft={asking[0]!r} reads layers of the whole model, of which "
+            f"each of {ranks.size} ranks has its own; use a draft model, ngram or lookahead"
+        )
 
 
 def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:
@@ -44,12 +78,13 @@ def make_drafter(parts: DraftParts) -> Drafter:
         InvalidRequest: a drafter that is asked for lacks a part.
         UnsupportedModel: a model that it would run cannot.
     """
+    _check_ranks(parts)
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
     if not kinds:
         return NoDraft()
-    # What a constraint forces is drafted wherever anything is, if there can be a constraint (which
-    # needs a tokenizer): while no row has one it asks for nothing.
-    free_kinds = (FORCED, *kinds) if parts.tokenizer is not None else kinds
+    # What a constraint forces or a caller predicts is drafted wherever anything is, if there can be
+    # such (which needs a tokenizer): while no row has one it asks for nothing.
+    free_kinds = (FORCED, PREDICTED, *kinds) if parts.tokenizer is not None else kinds
     free = [make(kind, parts) for kind in FREE if kind in free_kinds]
     costly = [make(kind, parts) for kind in kinds if kind not in FREE]
     if not free and len(costly) == 1:

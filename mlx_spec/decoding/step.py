@@ -33,6 +33,7 @@ from mlx_spec.decoding.rules import (
 )
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
+from mlx_spec.model.ranks import Ranks
 from mlx_spec.model.runner import ModelRunner, Rows
 
 # A packed pass must be cheaper by that much: spreading tokens over their rectangle and taking
@@ -160,8 +161,9 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
 
 def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
     """A draft, cut to what is planned for each row and to what the host knows of it."""
-    tokens, lengths, rows = draft.tokens, plan.lengths, len(plan.rows)
-    width = tokens.shape[1]
+    lengths, rows = plan.lengths, len(plan.rows)
+    draft = _of_ranks(draft, parts.runner.ranks)
+    tokens, width = draft.tokens, draft.tokens.shape[1]
     if draft.lengths is not None or width < max(lengths):
         known = [width] * rows if draft.lengths is None else draft.lengths
         lengths = [min(planned, own) for planned, own in zip(lengths, known, strict=True)]
@@ -177,6 +179,16 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
     packing = packed(parts, [length + 1 for length in lengths], plan.longest)
     return Proposal(tokens, lengths, counted, sources, probabilities, packing=packing)
+
+
+def _of_ranks(draft: Draft, ranks: Ranks) -> Draft:
+    """Rank 0's draft: devices of two kinds may guess differently."""
+    if not ranks.several or not draft.tokens.shape[1]:
+        return draft
+    if draft.counts is None:
+        return replace(draft, tokens=ranks.chosen(draft.tokens))
+    both = ranks.chosen(mx.concatenate([draft.counts[:, None], draft.tokens], axis=1))
+    return replace(draft, tokens=both[:, 1:], counts=both[:, 0])
 
 
 def packed(parts: StepParts, counts: list[int], longest: int) -> TokenPacking | None:
@@ -248,6 +260,9 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     accepted = refuse_nan(accepted, tops)
     if picked is not tokens:
         accepted, samples = refuse_negative(accepted, samples)
+    if (ranks := parts.runner.ranks).several:
+        both = ranks.chosen(mx.concatenate([accepted[:, None], samples], axis=1))
+        accepted, samples = both[:, 0], both[:, 1:]
     chosen = Chosen(state.sequences, whole, positions, draft.tokens, samples, accepted)
     return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
@@ -282,5 +297,7 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         extras=choice.extras,
         sources=draft.sources,
         tokens=draft.computed,
+        # A part of a model that begins with what another sends does not depend on the draft.
+        first=[draft.tokens] if parts.runner.ranks.kind == "pipeline" else [],
         keys=len(plan.rows) * plan.longest,
     )

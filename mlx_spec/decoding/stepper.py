@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 
@@ -25,6 +25,8 @@ from mlx_spec.decoding.suspects import Suspects
 from mlx_spec.decoding.timeline import Timeline
 from mlx_spec.model.pace import Chunk, on_cpu
 from mlx_spec.sequence import Sequence
+
+T = TypeVar("T")
 
 
 def rows_cost() -> bool:
@@ -63,7 +65,8 @@ class Stepper:
         self.suspects = Suspects()
         self.draft_length = 0
         self.debug = False
-        self._timeline = Timeline(clock)
+        self.ranks = parts.runner.ranks
+        self._timeline = Timeline(clock, at_once=not self.ranks.several)
         self._described: list[Chunk] = []  # chunks that are not launched yet, in their order
         # Whether chunks were launched for the next step; and already for one that was dropped.
         self._sent = self._fed = False
@@ -186,6 +189,8 @@ class Stepper:
             The draft, less what they say is none; and when it was launched.
         """
         begun = self.clock()
+        if self.ranks.kind == "pipeline":  # as for ``Flight.first``
+            mx.async_eval(draft.tokens)  # type: ignore[no-untyped-call]
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
         seeing = [rule for rule in self.parts.concerned if rule.needs_host]
         if seeing:
@@ -200,6 +205,8 @@ class Stepper:
         flight.launched = self.clock() if begun is None else begun
         flight.waited = 0.0 if begun is None else begun - self._described_from
         parts = self.parts
+        if flight.first:
+            mx.async_eval(flight.first)  # type: ignore[no-untyped-call]
         # The drafter's caches too: nothing that a step emits may depend on what it has read.
         mx.async_eval(  # type: ignore[no-untyped-call]
             flight.wanted, parts.state.lengths, parts.state.seen, parts.state.tokens, self._pools()
@@ -214,14 +221,17 @@ class Stepper:
 
     def read(self, flight: Flight) -> None:
         """Wait for a step, and see who ends in it."""
-        self._build_seconds = self.clock() - self._planned
+        building = self.clock() - self._planned
         # The one place where the host waits for the device: for what was launched before, too.
         flight.clean = self._timeline.wait()
         if flight.extras:
             mx.eval(flight.wanted)
         flight.results = cast("list[list[int]]", flight.packed.tolist())
         self.flight = None
-        flight.seconds = self._step_seconds = self._timeline.finish(flight.launched)
+        seconds = self._timeline.finish(flight.launched)
+        told = self.meet((building, seconds, flight.waited, flight.clean))
+        self._build_seconds, flight.seconds, flight.waited, flight.clean = told
+        self._step_seconds = flight.seconds
         for sequence, (count, _, *samples) in zip(flight.rows, flight.results, strict=True):
             if sequence in flight.gone:
                 continue
@@ -229,6 +239,13 @@ class Stepper:
                 flight.gone.add(sequence)  # for this once
             elif sequence.finish_reason or sequence.ends(samples[: count + 1]):
                 self.members.leave(sequence)
+
+    def meet(self, told: T) -> T:
+        """Once a step, where nothing is in the air: what was measured is rank 0's."""
+        known = [(chunk.seconds, chunk.exact) for chunk in self._timeline.known]
+        told, known = self.ranks.meet((told, known))
+        self._timeline.tell(known)
+        return told
 
     def holds(self, following: Flight) -> bool:
         """Whether a step that was built ahead is worth launching, now that the last one is read.

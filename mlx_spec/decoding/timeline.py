@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 import mlx.core as mx
 
@@ -30,14 +31,17 @@ class Timeline:
 
     Args:
         clock: seconds.
+        at_once: whether chunks are told what they took as soon as it is known, or by ``tell``.
 
     Attributes:
         end: when the last work that was waited for was done.
+        known: chunks that are still to be told what they took.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, at_once: bool = True) -> None:
         self.end = 0.0
-        self._clock = clock
+        self.known: list[Chunk] = []
+        self._clock, self._at_once = clock, at_once
         self._chunks: deque[tuple[Chunk, float]] = deque()
 
     def add(self, chunk: Chunk, launched: float) -> None:
@@ -63,8 +67,17 @@ class Timeline:
             mx.eval(chunk.marker)
             chunk.seconds = self.finish(launched)
             seen = chunk.exact = on_cpu() or self.end - asked > NO_WAIT
-            chunk.done(chunk)
+            self.known.append(chunk)
+        if self._at_once:
+            self.tell([(chunk.seconds, chunk.exact) for chunk in self.known])
         return seen
+
+    def tell(self, took: Seq[tuple[float, bool]]) -> None:
+        """Tell chunks the seconds that they took, and whether these are exact."""
+        told, self.known = self.known, []
+        for chunk, (seconds, exact) in zip(told, took, strict=True):
+            chunk.seconds, chunk.exact = seconds, exact
+            chunk.done(chunk)
 
     def finish(self, launched: float) -> float:
         """A work is done now; the seconds that it took."""

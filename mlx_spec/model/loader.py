@@ -34,6 +34,7 @@ from mlx_spec.model.materialize import materialize
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.quantized import dequantize, quantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
+from mlx_spec.model.sharding import divide
 from mlx_spec.model.source import is_gguf, locate, shown
 from mlx_spec.model.unread import check_overrides, warn_of_unread
 from mlx_spec.platform import warn_if_slow_blas
@@ -60,7 +61,7 @@ def load(
             replace, kernels.
         options: fields of ``LoadConfig``: ``dtype``, ``quantize``, ``adapter_path``, ``revision``,
             ``config_overrides``, ``trust_remote_code``, ``tokenizer_config``, ``lazy``,
-            ``kernels``, ``gguf_requantize``.
+            ``kernels``, ``gguf_requantize``, ``shard``.
 
     Returns:
         The mlx-lm model and its ``TokenizerWrapper``; of a draft head's folder the head, for
@@ -99,7 +100,8 @@ def load(
         elif config.dtype is not None and wanted == mx.float32 and on_cpu():
             model = dequantize(model)
             _cast(model, wanted)  # some kinds of quantization come out in a type of their own
-        bind_kernels(model, config.kernels)  # tried, maybe, while the weights take no memory yet
+        kernels = divide(model, config.shard) or config.kernels
+        bind_kernels(model, kernels)  # tried, maybe, while the weights take no memory yet
         title = f"loading {os.path.basename(shown(path_or_repo))}"
         materialize(model, parameters=not config.lazy, title=title)
     except MlxSpecError as error:

@@ -18,6 +18,7 @@ from collections.abc import Sequence as Seq
 import mlx.core as mx
 
 from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.model.ranks import LONE, Ranks
 from mlx_spec.platform import ensure_blas
 
 AIM = 1.0  # seconds; the longest that others wait for a pass where no time is named
@@ -50,17 +51,18 @@ class Pace:
 
     def seconds(self, parameters: int) -> float:
         """Of a token of a model of so many ``parameters``."""
-        return 2 * parameters / self._speed
+        return 2 * parameters / self.speed
 
     def note(self, parameters: int, tokens: int, seconds: float) -> None:
         """Learn from a pass; a quick one says only what is possible at least."""
         speed = 2 * parameters * tokens / max(seconds, 1e-6)
-        if speed > self._speed or seconds > AIM / 4:
-            low, high = _LEAST_CHANGE * self._speed, _MOST_CHANGE * self._speed
+        if speed > self.speed or seconds > AIM / 4:
+            low, high = _LEAST_CHANGE * self.speed, _MOST_CHANGE * self.speed
             self._operations = min(max(speed, low), high)
 
     @property
-    def _speed(self) -> float:
+    def speed(self) -> float:
+        """Multiplications and additions a second."""
         if self._operations is None:
             kind = "gpu" if not on_cpu() else "fast" if ensure_blas().fast else "slow"
             self._operations = _GUESS[kind]
@@ -68,10 +70,18 @@ class Pace:
 
 
 class Pieces:
-    """Computes what a pass left lazy in a pool's layers, a few of them at a time."""
+    """Computes what a pass left lazy in a pool's layers, a few of them at a time.
 
-    def __init__(self, pool: KVCachePool) -> None:
+    Args:
+        pool: its slots.
+        ranks: those that hold the model.
+    """
+
+    def __init__(self, pool: KVCachePool, ranks: Ranks = LONE) -> None:
         self._pool = pool
+        self._clock = ranks.clock(time.perf_counter)
+        # One's first layer waits for another's last: a part of either would wait for ever.
+        self._whole = ranks.kind == "pipeline"
         self._next = len(pool.layers)
         self._at_once = 1
 
@@ -91,12 +101,14 @@ class Pieces:
 
     def compute(self, seconds: float | None) -> bool:
         """Go on, for about so many seconds (None: to the end); whether all of it is done."""
-        begun = started = time.perf_counter()
+        begun = started = self._clock()
         while self._next < len(self._pool.layers):
+            if self._whole:
+                self._at_once = len(self._pool.layers)
             layers = self._pool.layers[self._next : self._next + self._at_once]
             mx.eval([layer.arrays for layer in layers])
             self._next += len(layers)
-            now = time.perf_counter()
+            now = self._clock()
             fitting = int(self._at_once * PIECE / max(now - started, 1e-6))
             self._at_once = max(1, min(fitting, 4 * self._at_once, len(self._pool.layers)))
             if seconds is not None and now - begun >= seconds:

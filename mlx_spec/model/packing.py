@@ -29,6 +29,7 @@ from mlx_spec.model.attention import bind_attention, unbind_attention
 from mlx_spec.model.passes.form import WHOLE, ModelPass, PassForm
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.passes.packed import PackedPass
+from mlx_spec.model.ranks import ranks_of
 from mlx_spec.model.rows import Rows
 from mlx_spec.model.support import Support
 
@@ -90,10 +91,11 @@ def _examine(model: Any, options: CacheOptions, support: Support) -> bool:
         kinds.append(replace(options, quantized_kv_start=1))
     try:
         fits = all(_fits(model, own, support, case) for own in kinds for case in _CASES)
-        if fits and _alike(model, support):
-            return True
+        right = fits and _alike(model, support)
     except Exception:  # whatever the code of a model raises
-        pass
+        right = False
+    if all(ranks_of(model).gather("packing", right)):
+        return True
     unbind_attention(bound)
     return False
 
@@ -138,8 +140,12 @@ def _alike(model: Any, support: Support) -> bool:
     same code, and would hide small differences."""
     ours, pool = _passed(model, PLAIN_CACHES, support, _COMPARED)
     theirs, other = _passed(model, PLAIN_CACHES, support, _COMPARED, packed=False)
-    held = zip(_written(model, pool), _written(model, other), strict=True)
-    pairs = list(held)
+    pairs: list[tuple[mx.array, mx.array]] = []
+    if ranks_of(model).several:  # passes that are computed together would mix what is sent
+        mx.eval(ours)
+        mx.eval(theirs)
+    else:
+        pairs += zip(_written(model, pool), _written(model, other), strict=True)
     if not pairs:  # some kind of layer writes nothing that shows it
         packing = TokenPacking.of(_COMPARED.counts, _COMPARED.tokens)
         pairs = [

@@ -32,6 +32,7 @@ from mlx_spec.model.pace import CPU_TOKENS, Chunk, Pieces, on_cpu
 from mlx_spec.model.packing import packs
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.passes.packed import PackedPass
+from mlx_spec.model.ranks import Ranks, ranks_of
 from mlx_spec.model.reading_pace import ReadingPace, pace_of
 from mlx_spec.model.recurrence.binding import bind_recurrence
 from mlx_spec.model.rotations import share_angles
@@ -48,6 +49,7 @@ class ModelRunner:
         options: what its caches keep.
 
     Attributes:
+        ranks: the processes that hold the model.
         hidden: of the last pass, where they are wanted (:meth:`tap`): [B, N, D], lazy.
 
     Raises:
@@ -80,8 +82,16 @@ class ModelRunner:
         self.hidden: mx.array | None = None
         self._tapped: HiddenLayers | None = None
         self._attached = RowCost()
-        self._pieces = Pieces(self.pool)
+        self._packs: bool | None = None
+        self._pace: ReadingPace | None = None
+        self.run_by(ranks_of(model))
         self._fed, self._seconds = 0, 0.0  # tokens and time of the pass that is being computed
+
+    def run_by(self, ranks: Ranks) -> None:
+        """Have the processes that hold a target run it alike: each a draft of its own."""
+        self.ranks = ranks
+        self._pieces = Pieces(self.pool, ranks)
+        self._clock = ranks.clock(time.perf_counter)
 
     @property
     def vocabulary(self) -> int:
@@ -93,10 +103,12 @@ class ModelRunner:
         """Whether rows of different width may share a pass (``Rows.counts``) at no cost."""
         return self.support.recurrence.pads
 
-    @cached_property
+    @property
     def packs(self) -> bool:
         """Whether a pass may be of any number of tokens of each row (``Rows.packing``)."""
-        return packs(self.model, self.options, self.support)
+        if self._packs is None:  # no ``cached_property``: ranks may wait for each other here
+            self._packs = packs(self.model, self.options, self.support)
+        return self._packs
 
     @cached_property
     def _packed(self) -> PackedPass:
@@ -142,10 +154,12 @@ class ModelRunner:
         arrays = [array for _, array in tree_flatten(self.model.parameters())]
         return sum(a.size * (8 if a.dtype == mx.uint32 else 1) for a in arrays)
 
-    @cached_property
+    @property
     def pace(self) -> ReadingPace:
         """How fast this model reads prompts here."""
-        return pace_of(self.model, self.parameters)
+        if self._pace is None:
+            self._pace = pace_of(self.model, self.parameters, self.ranks)
+        return self._pace
 
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
@@ -154,6 +168,9 @@ class ModelRunner:
         Whatever is raised on the way, the slots are then what they were.
         """
         before = self.pool.snapshot()
+        if self.ranks.several:
+            packed = 0 if rows.packing is None else len(rows.packing.rows)
+            self.ranks.note(*rows.tokens.shape, rows.first, rows.limit, packed)
         padded = rows.counts is not None and rows.tokens.shape[1] > 1
         # What folds padding into a state is told afterwards where each row ends.
         cut = padded and not self.pads and not rows.tentative
@@ -212,9 +229,9 @@ class ModelRunner:
         Returns:
             Whether all of it is done.
         """
-        started = time.perf_counter()
+        started = self._clock()
         done = self._pieces.compute(seconds)
-        self._seconds += time.perf_counter() - started
+        self._seconds += self._clock() - started
         if done and self._fed:
             self.pace.note(self._fed, self._seconds)
             self._fed = 0

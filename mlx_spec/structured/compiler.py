@@ -22,7 +22,7 @@ from mlx_spec.structured.vocabulary import library, vocabulary_of
 MOST_KEPT = 64
 # As json.dumps writes: models have read much of it, nothing can be padded with blanks for ever, and
 # what stands between values is forced.
-_WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # For one mask some 14 and 3 ms of work, for one row some 100 MB: a constraint that needs more ends
 # its row there. (llguidance's own limits, but for the states: 250,000.)
 _LIMITS = {"step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 100_000}
@@ -88,7 +88,7 @@ def _written(structure: Structure, where: str) -> str:
         schema = json.loads(text)
         if isinstance(schema, bool):  # options need an object
             schema = {"anyOf": [schema]}
-        return str(matcher.grammar_from_json_schema(schema, defaults=_WRITTEN))
+        return str(matcher.grammar_from_json_schema(schema, defaults=WRITTEN))
     if structure.kind == "regex":
         # \d is 0 to 9: among all digits of Unicode a model finds odd ones.
         return str(matcher.grammar_from_regex(library().regex_to_lark(text, "d")))

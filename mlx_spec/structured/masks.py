@@ -61,19 +61,20 @@ class Masks:
     ends: list[DeadEnd | None]
 
 
-def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]]) -> Masks:
+def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]], seconds: float = MOST_SECONDS) -> Masks:
     """What may stand at each position of some rows of one tokenizer.
 
     Args:
         guides: R of them, each behind its row's emitted tokens; they are left there.
         guesses: K tokens for each row.
+        seconds: after which guesses that were not looked at are none of anybody's.
     """
     rows, count, size = len(guides), len(guesses[0]), -(-guides[0].width // 32)
     words: Any = np.full((rows, count + 1, size), -1, np.int32)
     walks = [_Walk(*row) for row in zip(guides, guesses, words, strict=True)]
     for first in range(0, rows, _AT_ONCE):
         _fill(walks[first : first + _AT_ONCE])
-    until, going = time.perf_counter() + MOST_SECONDS, walks
+    until, going = time.perf_counter() + seconds, walks
     for _ in range(count):
         going = _further(going, until)
     for walk in walks:

@@ -69,10 +69,11 @@ def chosen_layers(runner: ModelRunner, tokenizer: Any = None) -> LayerChoice:
     if known is not None and known[0]() is model:
         return known[1]
     skipping, name = skipping_of(runner), fingerprint(model)
-    choice = kept_choice(name, len(skipping.outputs))
+    choice = runner.ranks.share(kept_choice(name, len(skipping.outputs)))
     if choice is None:
         choice = _Search(runner, skipping, _prompts(runner, tokenizer)).best()
-        keep_choice(name, choice)
+        if runner.ranks.rank == 0:
+            keep_choice(name, choice)
     _KNOWN[key] = (weakref.ref(model, lambda _: _KNOWN.pop(key, None)), choice)
     return choice
 
@@ -153,7 +154,8 @@ class _Search:
         kept |= self._skipping.needed
         if kept not in self._tried:
             cost = self._rest_cost + sum(self._layer_cost[place] for place in kept)
-            self._tried[kept] = LayerChoice(tuple(sorted(kept)), self._agreement(kept), cost)
+            agreement = self._runner.ranks.share(self._agreement(kept))
+            self._tried[kept] = LayerChoice(tuple(sorted(kept)), agreement, cost)
         return self._tried[kept]
 
     def _agreement(self, kept: frozenset[int]) -> float:
@@ -176,15 +178,16 @@ class _Search:
         first = [frozenset(range(max(1, count * part // 8))) for part in (1, 2, 4)]
         tried += [self._try(kept) for kept in first]
         best = max(tried, key=_worth)
-        until = time.perf_counter() + SECONDS
+        clock = self._runner.ranks.clock(time.perf_counter)
+        until = clock() + SECONDS
         better = best.promise > 1  # else single layers do not make it pay
-        while better and time.perf_counter() < until:
+        while better and clock() < until:
             better = False
             for kept in self._near(frozenset(best.layers)):
                 if _worth(self._try(kept)) > _worth(best):
                     best, better = self._try(kept), True
                     break
-                if time.perf_counter() > until:
+                if clock() > until:
                     break
         return best
 

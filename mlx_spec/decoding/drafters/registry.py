@@ -17,6 +17,7 @@ from mlx_spec.decoding.drafters.head import HeadDrafter
 from mlx_spec.decoding.drafters.lookahead import LookaheadDrafter
 from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
+from mlx_spec.decoding.drafters.predicted import PredictedDrafter
 from mlx_spec.decoding.drafters.self_layers import make_self_drafter
 from mlx_spec.decoding.drafters.text_model import TextDrafter
 from mlx_spec.errors import InvalidRequest, UnsupportedModel
@@ -81,6 +82,7 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
             runner = MappedRunner(model, slots, pairing.to_draft, vocabulary, cache)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"draft model: {error}") from error
+    runner.run_by(parts.runner.ranks)
     if pairing is not None and pairing.through_text:
         return TextDrafter(runner, parts.tokenizer, parts.draft_tokenizer, batching)
     replay = Replay(runner) if replay_pays() else None
@@ -89,8 +91,8 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
 
 # Those that look up what they guess, the surest first: a step waits for them on the host, and they
 # know how far they go.
-FORCED = "forced"
-FREE = (FORCED, "ngram", "lookahead")
+FORCED, PREDICTED = "forced", "predicted"
+FREE = (FORCED, PREDICTED, "ngram", "lookahead")
 
 
 def make_ngram_drafter(parts: DraftParts) -> Drafter:
@@ -122,6 +124,7 @@ MAKERS: Mapping[str, Maker] = {
     "model": make_model_drafter,
     "self": lambda parts: make_self_drafter(parts.runner, parts.speculation, parts.tokenizer),
     "ngram": make_ngram_drafter,
+    PREDICTED: lambda parts: PredictedDrafter(parts.speculation.num_draft_tokens),
 }
 
 

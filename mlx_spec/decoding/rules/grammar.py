@@ -14,17 +14,22 @@ import mlx.core as mx
 
 from mlx_spec.decoding.rules.base import Judged, LogitsRule, RuleContext
 from mlx_spec.sequence import Sequence
-from mlx_spec.structured.masks import fill_masks
+from mlx_spec.structured.masks import MOST_SECONDS, fill_masks
 
 _FORBIDDEN = 0xFF800000  # -inf as the bits of a float32; less the highest bit it is +inf
 
 
 class GrammarRule(LogitsRule):
-    """Masks the logits of rows with a ``guide``; the last of all rules."""
+    """Masks the logits of rows with a ``guide``; the last of all rules.
+
+    Args:
+        seconds: of a step, for what stands behind guesses.
+    """
 
     needs_host = True
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = MOST_SECONDS) -> None:
+        self._seconds = seconds
         self._guided: list[bool] = []
         self._words = mx.zeros((0, 0, 0), mx.uint32)
 
@@ -39,7 +44,7 @@ class GrammarRule(LogitsRule):
         for _, sequence in own:
             sequence.guide.follow(sequence.tokens)
         guides = [sequence.guide for _, sequence in own]
-        masks = fill_masks(guides, [draft[row] for row, _ in own])
+        masks = fill_masks(guides, [draft[row] for row, _ in own], self._seconds)
         self._words = mx.array(masks.words).view(mx.uint32)
         counted, tested = ([len(guesses) for guesses in draft] for _ in range(2))
         for place, (row, sequence) in enumerate(own):

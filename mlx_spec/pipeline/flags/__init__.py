@@ -8,4 +8,5 @@ objects: whose defaults and checks are theirs, and are not repeated. No mlx.
 from mlx_spec.pipeline.flags.batching import ACCUMULATION as ACCUMULATION
 from mlx_spec.pipeline.flags.batching import PREFIX_CACHE_BYTES as PREFIX_CACHE_BYTES
 from mlx_spec.pipeline.flags.batching import QUANTIZED_KV_START as QUANTIZED_KV_START
+from mlx_spec.pipeline.flags.record import HEADS as HEADS
 from mlx_spec.pipeline.flags.record import Flags as Flags

@@ -65,6 +65,13 @@ class ModelFlags:
         "What weights of a .gguf become that MLX has no kind for: auto, 8bit, 4bit or float16.",
         metavar="WHAT",
     )
+    shard: str | None = _loading(
+        "shard",
+        "The processes that mlx.launch has started hold the model together: tensor (each a part of "
+        "every matrix) or pipeline (each some layers).",
+        metavar="HOW",
+        changes_text=False,
+    )
     trust_remote_code: bool = _loading(
         "trust_remote_code", "Run Python code that the model brings."
     )

@@ -104,7 +104,12 @@ class Flags(
     def draft_loading(self) -> LoadConfig:
         """How the draft model is loaded: what is the target's own left out."""
         return replace(
-            self.loading, adapter_path=None, revision=None, quantize=None, config_overrides={}
+            self.loading,
+            adapter_path=None,
+            revision=None,
+            quantize=None,
+            config_overrides={},
+            shard=None,
         )
 
     def _made(self, config: type[T]) -> T:

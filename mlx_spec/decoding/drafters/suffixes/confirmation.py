@@ -23,6 +23,9 @@ WORTH = 0.1
 class Confirmation:
     """What one row's lookups have earned.
 
+    Args:
+        verified: whether they are believed to begin with.
+
     Attributes:
         verified: whether its guesses are to be verified; else they are only looked up.
     """
@@ -33,11 +36,12 @@ class Confirmation:
     WRONG, NOTHING = 0.5, 0.15
     NEWEST = 0.125  # share of the newest token in what a row promises
 
-    def __init__(self) -> None:
-        self.verified = False
+    def __init__(self, verified: bool = False) -> None:
+        self.verified = verified
         self._needed = self.NEEDED
         self._run = 0
-        self._credit = self._earned = self._rate = 0.0
+        self._credit = self.BEGIN if verified else 0.0
+        self._earned = self._rate = 0.0
 
     @property
     def promise(self) -> float:

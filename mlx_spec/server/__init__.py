@@ -1,0 +1,1 @@
+"""``mlx-spec serve``: HTTP in front of one ``BatchedMLXGenerator``."""

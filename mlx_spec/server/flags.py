@@ -1,0 +1,39 @@
+"""``ServeFlags``: the options that all commands take, with the defaults that a server needs."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from mlx_spec.pipeline.flags import HEADS, Flags
+
+
+def _as_of(name: str, default: Any) -> Any:
+    """An option of ``Flags`` with another default."""
+    known = {one.name: one for one in fields(Flags)}
+    assert known[name].default is not MISSING
+    return field(default=default, metadata=known[name].metadata)
+
+
+@dataclass(frozen=True)
+class ServeFlags(Flags):
+    """As ``Flags``, but that it drafts unless told otherwise, and starts each request at once.
+
+    Without a draft model guesses are n-grams of the text, and the head that belongs to the model
+    where one is embedded; the adaptive length parks what does not pay.
+    """
+
+    # As mlx-lm's server.
+    max_tokens: int | None = _as_of("max_tokens", 512)
+    enable_speculative: bool | None = _as_of("enable_speculative", True)
+    # Requests join at any step: nobody gains by waiting for company.
+    batch_timeout: float = _as_of("batch_timeout", 0.0)
+    # Turns of conversations: some thousands of tokens of a model of 8B. The engine keeps it within
+    # a quarter of what the models leave, so that a Mac of 16 GB has room for rows.
+    prefix_cache_bytes: int = _as_of("prefix_cache_bytes", 2**30)
+
+    def __post_init__(self) -> None:
+        undecided = self.draft is None and self.draft_model is None
+        if undecided and self.enable_speculative and self.model in HEADS:
+            object.__setattr__(self, "draft", "ngram+head")
+        super().__post_init__()

@@ -1,0 +1,49 @@
+"""Fields that clients may send and that cannot be done here: refused in words, never passed over.
+
+Only where they would change what comes out. What a client sends by default (a neutral value) is no
+wish, and what changes speed or bookkeeping alone is ignored, like any field that nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_spec.errors import InvalidRequest
+
+# Field -> the values that ask for nothing, and what to say to others.
+NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "adapters": ((), "adapters are loaded with the model, not per request"),
+    "audio": ((), "only text is generated"),
+    "background": ((False,), "answers are not kept: stream, or use /v1/batches"),
+    "best_of": ((1,), "texts are not ranked: ask for n and choose"),
+    "container": ((), "there are no containers"),
+    "context_management": ((), "conversations are not edited: send what is to be read"),
+    "conversation": ((), "conversations are not kept: send all messages"),
+    "dry_multiplier": ((0,), "DRY is not there; repetition_penalty is"),
+    "dynatemp_range": ((0,), "the temperature is the same at each token"),
+    "function_call": (("none",), "it is called tool_choice now"),
+    "functions": (([],), "they are called tools now"),
+    "mcp_servers": (([],), "tools of other servers are not called from here"),
+    "mirostat": ((0,), "mirostat is not there; temperature, top_p, top_k, min_p and xtc are"),
+    "modalities": ((["text"],), "only text is generated"),
+    "previous_response_id": ((), "answers are not kept: send all messages"),
+    "role_mapping": ((), "roles are named by the model's chat template"),
+    "suffix": (("",), "text is only generated at the end"),
+    "typical_p": ((1,), "typical sampling is not there; top_p and min_p are"),
+    "use_beam_search": ((False,), "beam search is not there"),
+    "web_search_options": ((), "the web is not searched"),
+}
+
+
+def refuse(extra: Mapping[str, Any] | None, known: frozenset[str] = frozenset()) -> None:
+    """Refuse what cannot be done, of the fields that a dialect does not know itself.
+
+    Raises:
+        InvalidRequest: the first of them, with what to do instead.
+    """
+    for name, value in (extra or {}).items():
+        if name in NEUTRAL and name not in known and value is not None:
+            neutral, instead = NEUTRAL[name]
+            if value not in neutral:
+                raise InvalidRequest(f"{name} cannot be used here: {instead}")

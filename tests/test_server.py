@@ -1,0 +1,306 @@
+"""The server's routes: every answer is the engine's own, and what is counted has happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from mlx_spec import BatchingConfig, ChatConfig, SamplingParams, batch_generate
+from mlx_spec.server.options import ServerOptions
+from mlx_spec.server.service import Service
+from tests import api_support
+from tests.servers import CHAT, asgi_client, events_of, open_toy, said, toy
+
+CONTENTS = ["def read_", "class Stack:", "x", "import os", "for i in", "Grüße 😀"]
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with open_toy() as made:
+        yield made
+
+
+def truth(content: str, count: int, **options: Any) -> str:
+    """What the model says alone, without a draft."""
+    model, tokenizer = toy()
+    sampling = SamplingParams(max_tokens=count, **options)
+    (result,) = batch_generate(
+        model,
+        tokenizer,
+        [content],
+        sampling=sampling,
+        chat=ChatConfig(),
+        speculation=api_support.OFF,
+        batching=BatchingConfig(batch_size=1),
+    ).results
+    return result.text
+
+
+def content_of(reply: httpx.Response) -> str:
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_are_what_the_model_says_alone_in_any_company(
+    service: Service, stream: bool
+) -> None:
+    """More requests than rows, greedy and sampled, drafted by default."""
+    options = [{}, {"temperature": 0.9, "seed": 5}]
+    asked = [(text, 16 + i % 7, options[i % 2]) for i, text in enumerate(CONTENTS)]
+
+    async def ask() -> list[httpx.Response]:
+        async with asgi_client(service) as client:
+            bodies = [
+                said(content=text, stream=stream, **own) | {"max_tokens": count}
+                for text, count, own in asked
+            ]
+            return await asyncio.gather(*(client.post(CHAT, json=body) for body in bodies))
+
+    for reply, (text, count, own) in zip(asyncio.run(ask()), asked, strict=True):
+        expected = truth(text, count, **own)
+        if stream:
+            chunks = [chunk["choices"][0]["delta"] for chunk in events_of(reply.text)]
+            assert "".join(chunk.get("content") or "" for chunk in chunks) == expected
+            assert reply.headers["content-type"].startswith("text/event-stream")
+            assert reply.text.endswith("data: [DONE]\n\n")
+        else:
+            assert content_of(reply) == expected
+
+
+def ask_all(service: Service, *requests: tuple[str, str, Any], **headers: str) -> list[Any]:
+    """(method, path, JSON) one after the other."""
+
+    async def ask() -> list[Any]:
+        async with asgi_client(service, **headers) as client:
+            return [await client.request(way, path, json=body) for way, path, body in requests]
+
+    return asyncio.run(ask())
+
+
+def test_under_default_options_drafts_are_drafted_and_rows_batched() -> None:
+    """Stops "configured, but not happening", this field's commonest fault."""
+    repeated = [said(content=f"{text} = {text} = {text} = ") for text in ("a", "b", "c", "d")]
+
+    async def ask(service: Service) -> dict[str, Any]:
+        async with asgi_client(service) as client:
+            body = {"max_tokens": 64}
+            await asyncio.gather(*(client.post(CHAT, json=one | body) for one in repeated))
+            await client.post(CHAT, json=repeated[0] | body)
+            return dict((await client.get("/v1/stats")).json())
+
+    with open_toy() as service:
+        stats = asyncio.run(ask(service))
+    happening = stats["happening"]
+    assert happening["drafters"] == ["ngram"]
+    assert happening["steps_with_a_draft"] > 0
+    assert happening["steps_with_several_rows"] > 0
+    assert happening["most_rows"] == 4
+    assert happening["requests_with_a_known_prefix"] >= 1
+    assert stats["drafters"]["ngram"]["drafted"] > 0
+    assert stats["prefix"]["reused_tokens"] > 0
+
+
+def test_statistics_keep_their_contract(service: Service) -> None:
+    """What the page draws; the names are promised."""
+    _, reply = ask_all(service, ("POST", CHAT, said()), ("GET", "/v1/stats", None))
+    stats = reply.json()
+    assert stats["model"] == "toy"
+    assert stats["rows"] == {"running": 0, "size": 4}
+    assert stats["queue"] == {"waiting": 0, "limit": ServerOptions().max_queue}
+    for name in ("throughput_tps", "acceptance_rate", "draft_tokens_per_step", "uptime_s"):
+        assert isinstance(stats[name], float), name
+    assert set(stats["kv"]) >= {"bytes", "bytes_limit"}
+    assert stats["ttft_ms"]["p50"] > 0
+    assert stats["itl_ms"]["p95"] > 0
+    assert stats["requests"]["finished"] >= 1
+    assert set(stats["requests"]) == {"finished", "cancelled", "failed", "refused"}
+    assert stats["configured"]["BatchingConfig"]["batch_size"] == 4
+    assert stats["configured"]["SpeculationConfig"]["enabled"] is True
+    assert stats["throughput_tps"] > 0
+
+
+def test_models_are_told_to_both_kinds_of_clients(service: Service) -> None:
+    listed, one, none = ask_all(
+        service,
+        ("GET", "/v1/models", None),
+        ("GET", "/v1/models/toy", None),
+        ("GET", "/v1/models/other/name", None),
+    )
+    assert listed.json()["data"] == [one.json()]
+    assert one.json()["id"] == one.json()["display_name"] == "toy"
+    assert (one.json()["object"], one.json()["type"]) == ("model", "model")
+    assert none.status_code == 404
+    assert "'toy' is served" in none.json()["error"]["message"]
+
+
+def test_what_is_not_here_is_said_in_the_format_of_the_api(service: Service) -> None:
+    replies = ask_all(
+        service,
+        ("GET", "/nowhere", None),
+        ("GET", CHAT, None),
+        ("POST", "/v1/embeddings", {"input": "a", "model": "b"}),
+        ("GET", "/v1/messages/nowhere", None),
+    )
+    assert [reply.status_code for reply in replies] == [404, 405, 501, 404]
+    for reply in replies:
+        assert reply.json()["error"]["message"]
+    assert "makes no embeddings" in replies[2].json()["error"]["message"]
+    assert replies[1].headers["allow"] == "POST"
+
+
+def test_a_batch_is_answered_text_by_text(service: Service) -> None:
+    body = {"prompts": [*CONTENTS, [5, 6, 7]], "max_tokens": 12, "seed": 3}
+    model, tokenizer = toy()
+    expected = batch_generate(
+        model, tokenizer, body["prompts"], sampling=SamplingParams(max_tokens=12)
+    )
+    whole, streamed = ask_all(
+        service,
+        ("POST", "/generate/batch", body),
+        ("POST", "/generate/batch", {**body, "stream": True}),
+    )
+    results = whole.json()["results"]
+    assert [one["index"] for one in results] == list(range(7))
+    for told, result in zip(results, expected.results, strict=True):
+        assert told["text"] == result.text
+        assert told["token_ids"] == result.token_ids
+        assert told["tokens"] == result.generation_tokens
+        assert told["finish_reason"] == result.finish_reason
+        assert told["ttft"] > 0
+        assert 0 <= told["acceptance_rate"] <= 1
+    *events, last = events_of(streamed.text)
+    assert last == {"done": True}
+    by_index = sorted(events, key=lambda one: one["index"])
+    assert [one["token_ids"] for one in by_index] == [one["token_ids"] for one in results]
+
+
+def test_of_a_batch_the_short_ones_leave_early(service: Service) -> None:
+    """A result is told, and its row another's, while the long ones go on."""
+    free = {"prompts": ["x", [5, 6, 7]], "max_tokens": 200}
+    (first,) = ask_all(service, ("POST", "/generate/batch", free))
+    end = first.json()["results"][1]["text"][:12]
+    body = {**free, "stop": end, "stream": True}
+    (reply,) = ask_all(service, ("POST", "/generate/batch", body))
+    *events, _ = events_of(reply.text)
+    assert [one["index"] for one in events] == [1, 0]
+    assert events[0]["finish_reason"] == "stop"
+    assert events[0]["duration"] < events[1]["duration"]
+
+
+def test_metrics_are_prometheus_own(service: Service) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    ask_all(service, ("POST", CHAT, said()), ("POST", CHAT, {"messages": 5}))
+    (reply,) = ask_all(service, ("GET", "/metrics", None))
+    found = {one.name: one for one in text_string_to_metric_families(reply.text)}
+    for name in (
+        "requests",
+        "refusals",
+        "generated_tokens",
+        "ttft_seconds",
+        "itl_seconds",
+        "draft_length",
+        "rows_running",
+        "queue_waiting",
+        "tokens_per_second",
+        "kv_bytes",
+        "prefix_hits",
+    ):
+        assert f"mlx_spec_{name}" in found, name
+    ends = {one.labels["reason"]: one.value for one in found["mlx_spec_requests"].samples}
+    assert ends["length"] >= 1
+    refusals = {one.labels.get("reason") for one in found["mlx_spec_refusals"].samples}
+    assert "invalid_request" in refusals
+    first = [one for one in found["mlx_spec_ttft_seconds"].samples if one.name.endswith("_count")]
+    assert first[0].value >= 1
+
+
+def test_a_full_queue_is_429_with_a_time(service: Service) -> None:
+    """And nobody who was taken notices."""
+    options = ServerOptions(port=0, max_queue=1)
+
+    async def ask(service: Service) -> list[httpx.Response]:
+        async with asgi_client(service) as client:
+            bodies = [said(content=text) | {"max_tokens": 300} for text in CONTENTS]
+            return await asyncio.gather(*(client.post(CHAT, json=body) for body in bodies))
+
+    with open_toy(options, batch_size=2) as small:
+        replies = asyncio.run(ask(small))
+        assert small.refusals["queue_full"] == 3
+    statuses = [reply.status_code for reply in replies]
+    assert statuses == [200, 200, 200, 429, 429, 429]
+    assert int(replies[3].headers["retry-after"]) >= 1
+    assert replies[3].json()["error"]["code"] == "queue_full"
+    assert content_of(replies[0]) == truth(CONTENTS[0], 300)
+
+
+def test_what_can_never_be_taken_is_not_told_to_try_again() -> None:
+    with open_toy(ServerOptions(port=0, max_queue=1), batch_size=2) as small:
+        body = {"prompts": ["a", "b", "c", "d"]}
+        (reply,) = ask_all(small, ("POST", "/generate/batch", body))
+    assert reply.status_code == 400
+    assert "4 texts; at most 3" in reply.json()["error"]["message"]
+
+
+def test_a_draining_server_takes_nothing_new() -> None:
+    with open_toy() as service:
+        service.drain()
+        reply, ready, health = ask_all(
+            service, ("POST", CHAT, said()), ("GET", "/ready", None), ("GET", "/health", None)
+        )
+    assert reply.status_code == ready.status_code == 503
+    assert reply.headers["retry-after"] == "1"
+    assert reply.json()["error"]["code"] == "draining"
+    assert health.status_code == 200
+
+
+def test_an_engine_that_has_failed_is_told_and_seen() -> None:
+    def explode(engine: Any) -> None:
+        raise RuntimeError("planted secret")
+
+    with open_toy() as service:
+        service.generator._worker.post(explode)
+        service.generator._worker._thread.join(60)
+        reply, health = ask_all(service, ("POST", CHAT, said()), ("GET", "/health", None))
+    assert reply.status_code == health.status_code == 503
+    assert "secret" not in reply.text
+
+
+def test_what_nobody_foresaw_is_told_without_its_inside(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("planted secret")
+
+    monkeypatch.setattr(service, "limited", fail)
+    (reply,) = ask_all(service, ("POST", CHAT, said()))
+    assert reply.status_code == 500
+    assert "secret" not in reply.text
+    assert "Traceback" not in reply.text
+    assert "planted secret" in caplog.text
+
+
+def test_urgent_requests_go_first_as_the_header_says() -> None:
+    """One row: of those that wait, the one that came last."""
+    order: list[str] = []
+
+    async def ask(service: Service) -> None:
+        async with asgi_client(service) as client:
+
+            async def one(name: str, priority: str) -> None:
+                headers = {"X-Priority": priority}
+                await client.post(CHAT, json=said(content=name), headers=headers)
+                order.append(name)
+
+            await asyncio.gather(one("first", "0"), one("later", "-5"), one("urgent", "9"))
+            bad = await client.post(CHAT, json=said(), headers={"X-Priority": "high"})
+            assert bad.status_code == 400
+
+    with open_toy(batch_size=1) as service:
+        asyncio.run(ask(service))
+    assert order.index("urgent") < order.index("later")
