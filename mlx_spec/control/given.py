@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
-from mlx_spec.control.fixed import FixedDraftLength
-from mlx_spec.control.offers import NOBODY, Offer, Settled, first_offers
+from mlx_spec.control.offers import NOBODY, FixedSources, Offer, Settled
 from mlx_spec.control.row import Row
 
 
-class GivenGuesses(FixedDraftLength):
+class GivenGuesses(FixedSources):
     """Takes what those say that look up, who are asked only while they have something to say.
 
     Args:
@@ -23,8 +22,6 @@ class GivenGuesses(FixedDraftLength):
         asks: whether somebody who looks up has something to say of the next step.
         packs: whether a pass may take any number of tokens from each row; asked where it matters.
     """
-
-    free, turning, costly, drafts = True, False, "", False
 
     def __init__(self, length: int, asks: Callable[[], bool], packs: Callable[[], bool]) -> None:
         super().__init__(length)
@@ -36,9 +33,9 @@ class GivenGuesses(FixedDraftLength):
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
         """What each row is offered, or as much of it as all of them are."""
-        picks = first_offers(len(rows), offers)
-        lengths = [0 if pick == NOBODY else offers[pick].lengths[i] for i, pick in enumerate(picks)]
-        if min(lengths) < max(lengths) and not self._packs():
-            lengths = [min(lengths)] * len(rows)
-            picks = [pick if lengths[0] else NOBODY for pick in picks]
-        return Settled(picks, lengths, costly=False)
+        settled = super().settle(rows, offers, covered)
+        least = min(settled.lengths)
+        if least == max(settled.lengths) or self._packs():
+            return settled
+        picks = settled.picks if least else [NOBODY] * len(rows)
+        return Settled(picks, [least] * len(rows), costly=False)
