@@ -115,8 +115,7 @@ class SpeculativeDecoder:
         most = 0 if self._given else self.most_draft  # nothing is timed for what is given
         adaptive = speculation.adaptive and policy is None
         self.measuring = Measuring(self.runner, self.drafter, owners, most, adaptive=adaptive)
-        reads = may_be_read(speculation, self.runner.ranks)
-        prices = self.measuring.prices
+        reads, prices = may_be_read(speculation, self.runner.ranks), self.measuring.prices
         self.policy = policy or make_policy(self.drafter, speculation, owners, prices, reads=reads)
         self.meter = StepMeter()
         self.clock = clock
