@@ -100,12 +100,12 @@ class FixedSources(FixedDraftLength):
         picks = first_offers(len(rows), offers)
         lengths = [0 if pick == NOBODY else offers[pick].lengths[i] for i, pick in enumerate(picks)]
         lacking = [
-            pick == NOBODY and known and bool(room)
+            room if pick == NOBODY and known else 0
             for pick, known, room in zip(picks, covered, room_of(rows), strict=True)
         ]
         if not self.drafts or not any(lacking):
             return Settled(picks, lengths, costly=False)
-        lengths = [self.length if lack else n for lack, n in zip(lacking, lengths, strict=True)]
+        lengths = [min(self.length, r) if r else n for r, n in zip(lacking, lengths, strict=True)]
         return Settled(picks, lengths, costly=True)
 
 
