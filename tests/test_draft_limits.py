@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.control.report import StepReport
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.predicted import PredictedText
 from mlx_spec.errors import InvalidRequest
@@ -30,7 +31,9 @@ GIVEN: dict[str, Any] = {"model": lambda: noisy_draft("llama", 0.3), "head": ran
         *((draft, adaptive) for draft in CHAINS for adaptive in (False, True)),
     ],
 )
-def test_a_row_has_no_more_guesses_than_it_wants(draft: str, adaptive: bool) -> None:
+def test_a_row_has_no_more_guesses_than_it_wants(
+    draft: str, adaptive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five requests in three slots, one preempted, each with a limit of its own."""
     made = [GIVEN[name]() for name in draft.split("+") if name in GIVEN]
     config = SpeculationConfig(
@@ -50,12 +53,17 @@ def test_a_row_has_no_more_guesses_than_it_wants(draft: str, adaptive: bool) -> 
         object.__setattr__(row.sampling, "num_draft_tokens", limit)
         if "predicted" in draft:
             row.prediction = PredictedText(list(alone("llama", row.index, False)))
+    seen: list[StepReport] = []
+    observe = decoder.policy.observe
+    monkeypatch.setattr(decoder.policy, "observe", lambda r: (seen.append(r), observe(r)))
     preempt(decoder, rows)
     assert [tuple(row.tokens) for row in rows] == [alone("llama", n, False) for n in range(5)]
     assert [row.drafted for row in rows if row.sampling.num_draft_tokens == 0] == [0, 0]
     assert sum(row.drafted for row in rows) > 0
-    for row, limit in zip(rows, LIMITS, strict=True):
-        assert row.drafted <= row.steps * (MOST if limit is None else limit)
+    for report in seen:
+        for row, guesses in zip(report.rows, report.lengths, strict=True):
+            limit = LIMITS[rows.index(row)]
+            assert guesses <= (MOST if limit is None else limit)
     if draft in ("model", "head", "self"):
         assert rows[1].drafted > 2 * rows[1].steps  # more than its neighbours may have
 
