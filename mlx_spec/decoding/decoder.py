@@ -36,6 +36,7 @@ from mlx_spec.decoding.setup import (
     make_drafter,
     make_grammar_rule,
     make_policy,
+    may_be_read,
     most_draft_tokens,
     used_model,
 )
@@ -111,9 +112,9 @@ class SpeculativeDecoder:
         self.measuring = Measuring(
             self.runner, self.drafter, owners, self.most_draft, adaptive=adaptive
         )
-        self.policy = policy or make_policy(
-            self.drafter, speculation, owners, self.measuring.prices
-        )
+        reads = may_be_read(speculation, self.runner.ranks)
+        prices = self.measuring.prices
+        self.policy = policy or make_policy(self.drafter, speculation, owners, prices, reads=reads)
         self.meter = StepMeter()
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)

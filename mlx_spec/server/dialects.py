@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mlx_spec.server.protocol.chat_completions import ChatCompletions
+from mlx_spec.server.protocol.completions import Completions
 from mlx_spec.server.protocol.dialect import Dialect
+from mlx_spec.server.protocol.messages import Messages
+from mlx_spec.server.protocol.responses import Responses
 
 DIALECTS: Mapping[str, Dialect] = {
     "/v1/chat/completions": ChatCompletions(),
+    "/v1/completions": Completions(),
+    "/v1/responses": Responses(),
+    "/v1/messages": Messages(),
 }
 """Path -> dialect; the first one's format is that of errors where no dialect is spoken."""
 

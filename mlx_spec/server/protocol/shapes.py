@@ -27,10 +27,16 @@ def reasoned_first(
     structure = sampling.structure
     if structure is None or not thinking:
         return sampling, thinking
-    if structure.kind != "json_schema" or _is_special(tokenizer.think_end, tokenizer):
+    if structure.kind != "json_schema":
         return sampling, False
-    grammar = _behind(tokenizer.think_end, json.loads(structure.text))
+    grammar = _behind(_mark(tokenizer), json.loads(structure.text))
     return replace(sampling, structure=grammar), True
+
+
+def _mark(tokenizer: Any) -> str:
+    """What ends reasoning, in a grammar's words: a token where it is one, else its text."""
+    ids = tuple(getattr(tokenizer, "think_end_tokens", None) or ())
+    return f"<[{ids[0]}]>" if len(ids) == 1 else json.dumps(tokenizer.think_end)
 
 
 def _behind(mark: str, schema: Any) -> Structure:
@@ -38,13 +44,8 @@ def _behind(mark: str, schema: Any) -> Structure:
     given = schema if isinstance(schema, dict) else {"anyOf": [schema]}
     written = json.dumps({**given, "x-guidance": WRITTEN}, ensure_ascii=False)
     return Structure.grammar(
-        "start: thoughts blanks answer\n"
-        f"thoughts[suffix={json.dumps(mark)}]: /(.|\\n)*/\n"
+        f"start: thoughts {mark} blanks answer\n"
+        "thoughts: /(.|\\n)*/\n"
         "blanks: /\\n{0,2}/\n"
         f"answer: %json {written}\n"
     )
-
-
-def _is_special(mark: str, tokenizer: Any) -> bool:
-    """Whether a mark is a token that stands for no bytes, which a grammar of text cannot name."""
-    return mark in getattr(tokenizer, "all_special_tokens", ())
