@@ -11,6 +11,8 @@ asks at its edges whether one is still unanswered (``check``)::
                                    noted ......................| answered() by who ends the run
 
 The first press is raised where it falls, as ever. From the second on one more ends the process.
+Where a press ends a piece of work and not the program, as an answer in a chat, who ends that says
+``go_on()``: the next press is a first one again.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ class _Presses:
     Attributes:
         count: how many there were.
         unanswered: whether one was raised of which nobody has said that it was heard.
+        listening: whether they come here.
     """
 
     count = 0
     unanswered = False
+    listening = False
 
 
 def check() -> None:
@@ -49,6 +53,13 @@ def check() -> None:
 def answered() -> None:
     """A press was heard: what runs is being ended in order."""
     _Presses.unanswered = False
+
+
+def go_on() -> None:
+    """A press was heard and has ended a piece of work; the program goes on."""
+    _Presses.count, _Presses.unanswered = 0, False
+    if _Presses.listening:
+        signal.signal(signal.SIGINT, _press)
 
 
 @contextmanager
@@ -68,7 +79,7 @@ def listening() -> Iterator[None]:
         if not issubclass(found.exc_type, KeyboardInterrupt):  # that one is raised again
             before(found)
 
-    _Presses.count, _Presses.unanswered = 0, False
+    _Presses.count, _Presses.unanswered, _Presses.listening = 0, False, True
     sys.unraisablehook = unraisable
     signal.signal(signal.SIGINT, _press)
     try:
@@ -76,7 +87,7 @@ def listening() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = before
-        _Presses.unanswered = False
+        _Presses.unanswered = _Presses.listening = False
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import threading
 os.environ["MLX_SPEC_BLAS"] = "off"
 # Of commands that tests start; they time their passes once for all.
 os.environ["MLX_SPEC_COSTS"] = tempfile.mkdtemp(prefix="mlx-spec-costs-")
+# Where servers keep files of callers unless told otherwise.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="mlx-spec-data-")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -19,9 +19,11 @@ def adaptive(
     *,
     pair: PairMeasurements | None = None,
     name: str = DRAFTER,
+    reads: bool = False,
     **options: Any,
 ) -> AdaptiveDrafts:
-    """One that knows what steps cost, and nothing of its drafter yet."""
+    """One that knows what steps cost, and nothing of its drafter yet; ``reads``: it may ask how
+    sure the drafter is."""
     prices, pair = machine.prices(), pair or PairMeasurements()
     config = SpeculationConfig(num_draft_tokens=most, **options)
-    return AdaptiveDrafts(config, prices, [CostlyDraft(name, most, prices, pair)])
+    return AdaptiveDrafts(config, prices, [CostlyDraft(name, most, prices, pair)], reads=reads)

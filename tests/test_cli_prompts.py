@@ -156,7 +156,7 @@ def test_completion_and_help_as_a_command() -> None:
     runner = CliRunner()
     shown = runner.invoke(app, ["help"]).output
     assert "--install-completion" in shown
-    names = re.findall(r"^  ([a-z-]+)  +[A-Z]", shown.split("Commands:")[1], re.MULTILINE)
+    names = re.findall(r"^  ([a-z-]+)  +[A-Z]", shown.split("Start here:")[1], re.MULTILINE)
     assert names == list(ORDER)
     assert runner.invoke(app, ["help", "batch"]).output.startswith("Usage: ")
     assert runner.invoke(app, ["-V"]).output == f"mlx-spec {mlx_spec.__version__}\n"

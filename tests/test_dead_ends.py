@@ -40,7 +40,7 @@ class ByLot(BaseDrafter):
         draft: list[mx.array] = []
         for _ in range(count):
             draft.append(Guessing().choose(context, even, draft))
-        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
+        return context.draft(draft)
 
 
 def ran(acceptance: str, drafted: int, requests: int = REQUESTS) -> list[Sequence]:

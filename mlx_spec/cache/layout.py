@@ -11,6 +11,7 @@ in the table below registers itself::
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from typing import Any
@@ -110,6 +111,27 @@ def own_caches(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[Any]:
             f"is what that changes; its caches: {found}"
         )
     return [make() if type(own) is KVCache else own for own in caches]
+
+
+def caches_in_words(model: Any) -> str:
+    """What a model's layers keep: ``22 window of 512, 4 full``.
+
+    Raises:
+        UnsupportedModel: it makes no cache.
+    """
+    counts = Counter(map(_in_words, own_caches(model)))
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+
+
+def _in_words(own: Any) -> str:
+    if type(own) is CacheList:
+        return f"({' + '.join(map(_in_words, own.caches))})"
+    if isinstance(own, RotatingKVCache):
+        return f"window of {own.max_size:,}"
+    if isinstance(own, ChunkedKVCache):
+        return f"chunk of {own.chunk_size:,}"
+    words = {KVCache: "full", QuantizedKVCache: "full, quantized", ArraysCache: "state"}
+    return words.get(type(own), type(own).__name__)
 
 
 def full_attention_cache() -> Any:

@@ -1,29 +1,34 @@
-"""How the commands show themselves: options in groups, and a word for a mistyped command.
+"""How the commands show themselves: in groups, their options too, and a word for a mistyped one.
 
-Plain text on purpose: rich's panels alone take longer than all the rest of ``--help``.
+Plain text with bold names, where there is a terminal, on purpose: rich's panels alone take longer
+than all the rest of ``--help``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
-ORDER = (
-    "generate",
-    "serve",
-    "batch",
-    "filter",
-    "structure",
-    "classify",
-    "align",
-    "pipeline",
-    "train-draft",
-    "bench",
-    "report",
-    "doctor",
-)
+from mlx_spec.cli.terminal import marked
+
+GROUPS = {
+    "Start here": ("chat", "generate", "serve"),
+    "Over files": ("batch", "filter", "structure", "classify", "align", "pipeline"),
+    "Models and speed": ("models", "bench", "train-draft", "report", "cache-prompt"),
+    "This machine": ("doctor",),
+}
+ORDER = tuple(name for names in GROUPS.values() for name in names)
+# What is shown to who types nothing: the first steps, as far as they are there.
+FIRST_STEPS = {
+    "chat": ("mlx-spec chat", "talk to a small real model, fetched on first use"),
+    "generate": ('mlx-spec generate -p "..." -p "..."', "answer prompts, several together"),
+    "serve": ("mlx-spec serve --model NAME", "answer programs, as OpenAI's API does"),
+    "batch": ("mlx-spec batch IN OUT", "answer a file of prompts"),
+}
+_STEPS = 3
 
 
 class GroupedCommand(TyperCommand):
@@ -41,8 +46,13 @@ class GroupedCommand(TyperCommand):
                 groups.setdefault(name, []).append(record)
         last = groups.pop("Other options", None)
         for name, records in [*groups.items(), *([("Other options", last)] if last else [])]:
-            with formatter.section(name):
-                formatter.write_dl(records)
+            with formatter.section(_bold(name)):
+                formatter.write_dl([(_bold(first), words) for first, words in records])
+
+
+def _bold(text: str) -> str:
+    """For a help text, which goes to stdout."""
+    return marked(text, sys.stdout)
 
 
 class Commands(TyperGroup):
@@ -63,6 +73,35 @@ class Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names in the order in which a user meets them; those not foreseen at the end."""
         return sorted(self.commands, key=lambda name: (*ORDER, name).index(name))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands in their groups."""
+        left = self.list_commands(ctx)
+        groups = [(title, [n for n in names if n in left]) for title, names in GROUPS.items()]
+        groups.append(("Others", [name for name in left if name not in ORDER]))
+        width = max(map(len, left))
+        for title, names in groups:
+            found = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [(_bold(f"{name:{width}}"), c.get_short_help_str(70)) for name, c in found if c]
+            if rows:
+                with formatter.section(_bold(title)):
+                    formatter.write_dl(rows)
+
+    def welcome(self, version: str) -> str:
+        """What somebody reads who typed the name alone."""
+        steps = [step for name, step in FIRST_STEPS.items() if name in self.commands][:_STEPS]
+        width = max(len(line) for line, _ in steps)
+        lines = [f"  {_bold(f'{line:{width}}')}   {about}" for line, about in steps]
+        return "\n".join(
+            [
+                f"mlx-spec {version}: many prompts at once, drafts guessed ahead, and the text is",
+                "token for token the model's own.",
+                "",
+                *lines,
+                "",
+                "`mlx-spec --help` lists all commands, `mlx-spec models` what is at hand.",
+            ]
+        )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is meant; for a name that begins several or one, they are named."""

@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 
 from mlx_spec.cli.generate_run import GenerateRun, run_generate
+from mlx_spec.cli.given import read_all
 from mlx_spec.cli.notes import note, say_models
 from mlx_spec.cli.parameters import takes, truth
-from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT, read_prompts
+from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT
 from mlx_spec.cli.sharded import follow_where_told
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
@@ -40,6 +41,38 @@ Prompt = Annotated[
 PromptFile = Annotated[
     Path | None,
     _in_prompt("--prompt-file", help="One prompt a line; blank lines are skipped."),
+]
+Messages = Annotated[
+    Path | None,
+    _in_prompt(
+        "--messages",
+        metavar="FILE",
+        help="A conversation as JSON messages, several in a list or one a line; - is stdin.",
+    ),
+]
+PromptCacheFile = Annotated[
+    Path | None,
+    _in_prompt(
+        "--prompt-cache-file",
+        metavar="FILE",
+        help="A prompt read before, by `mlx-spec cache-prompt` or mlx_lm.cache_prompt; each "
+        "--prompt goes on behind it.",
+    ),
+]
+SaveMessages = Annotated[
+    Path | None,
+    _in_output(
+        "--save-messages",
+        metavar="FILE",
+        help="Write the conversations there, each with its answer appended.",
+    ),
+]
+ShowDrafts = Annotated[
+    bool,
+    _in_output(
+        "--show-drafts",
+        help="Accepted draft tokens in the colour of their drafter, on a terminal.",
+    ),
 ]
 NumSamples = Annotated[
     int,
@@ -81,9 +114,13 @@ def generate(
     *,
     prompt: Prompt = None,
     prompt_file: PromptFile = None,
+    messages: Messages = None,
+    prompt_cache_file: PromptCacheFile = None,
     flags: Flags,
     num_samples: NumSamples = 1,
     compare: Compare = False,
+    show_drafts: ShowDrafts = False,
+    save_messages: SaveMessages = None,
     verbose: Verbose = "True",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -95,25 +132,19 @@ def generate(
     the embedded toys write something like Python.
     """
     follow_where_told(flags)
-    if num_samples > 1 and not flags.temp:
-        raise InvalidRequest(
-            f"[generate] --num-samples {num_samples} of a greedy text are all the same; give --temp"
-        )
+    if num_samples > 1:
+        _check_samples(flags, num_samples, save_messages)
     shown = truth(verbose) and not quiet
-    prompts = read_prompts(prompt or [], prompt_file)
+    if prompt_cache_file is not None:
+        flags = _behind(flags, prompt_cache_file, messages)
+    prompts = read_all(prompt or [], prompt_file, messages)
     if not quiet:
-        _say_defaults(flags, bool(prompts))
-    prompts = prompts or [_default_prompt(flags)]
-    if compare and not flags.drafting and len(prompts) * num_samples == 1:
-        raise InvalidRequest(
-            "[generate] --compare needs a --draft-model, a --draft, or several prompts"
-        )
-    if compare and flags.temp and flags.acceptance != "shared_noise":
-        raise InvalidRequest(
-            f"[generate] --compare with --acceptance {flags.acceptance}: texts are the target's in "
-            "distribution, and not the same token for token"
-        )
-    repeated = [text for text in prompts for _ in range(num_samples)]
+        _say_defaults(flags, bool(prompts.prompts))
+    if not prompts.prompts:
+        prompts = replace(prompts, prompts=[_default_prompt(flags)])
+    if compare:
+        _check_compared(flags, len(prompts.prompts) * num_samples)
+    repeated = [one for one in prompts.prompts for _ in range(num_samples)]
     run = GenerateRun(
         prompts=repeated,
         samples=num_samples,
@@ -124,8 +155,66 @@ def generate(
         compare=compare,
         as_json=as_json,
         performance_log=performance_log,
+        show_drafts=show_drafts,
+        given=prompts,
+        save_messages=save_messages,
+        prompt_cache_file=prompt_cache_file,
     )
     raise typer.Exit(run_generate(run))
+
+
+def _check_samples(flags: Flags, samples: int, save_messages: Path | None) -> None:
+    """Refuse several texts where there is one.
+
+    Raises:
+        InvalidRequest: of a greedy prompt, or of a conversation that is to be saved.
+    """
+    if not flags.temp:
+        raise InvalidRequest(
+            f"[generate] --num-samples {samples} of a greedy text are all the same; give --temp"
+        )
+    if save_messages is not None:
+        raise InvalidRequest(
+            f"[generate] --save-messages with --num-samples {samples}: a conversation goes on "
+            "with one answer"
+        )
+
+
+def _check_compared(flags: Flags, texts: int) -> None:
+    """Refuse a comparison of what is the same, or need not be.
+
+    Raises:
+        InvalidRequest: which.
+    """
+    if not flags.drafting and texts == 1:
+        raise InvalidRequest(
+            "[generate] --compare needs a --draft-model, a --draft, or several prompts"
+        )
+    if flags.temp and flags.acceptance != "shared_noise":
+        raise InvalidRequest(
+            f"[generate] --compare with --acceptance {flags.acceptance}: texts are the target's in "
+            "distribution, and not the same token for token"
+        )
+
+
+def _behind(flags: Flags, cache_file: Path, messages: Path | None) -> Flags:
+    """The same with the file's model where none was named, as mlx-lm does.
+
+    Raises:
+        InvalidRequest: conversations, which begin by themselves.
+    """
+    if messages is not None:
+        raise InvalidRequest(
+            "[generate] --messages with --prompt-cache-file: a conversation cannot go on in the "
+            "middle of a prompt; give --prompt"
+        )
+    if flags.shard is not None:
+        raise InvalidRequest("[generate] --prompt-cache-file with --shard: one process reads it")
+    if flags.model is not None:
+        return flags
+    from mlx_spec.cli.prompt_cache_model import model_of
+
+    return replace(flags, model=model_of(cache_file))
 
 
 def _default_prompt(flags: Flags) -> str:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec import interrupts
+from mlx_spec.cli.draft_colors import DraftPaint
+from mlx_spec.cli.given import Given, GivenPrompts
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.reading import PromptLine
 from mlx_spec.cli.statistics import comparison_lines, statistics_lines
 from mlx_spec.cli.streaming import OrderedPrinter
-from mlx_spec.config import SamplingParams
+from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.results import BatchResult
 
 if TYPE_CHECKING:
+    from mlx_spec.batching.prompts import Prompt
     from mlx_spec.batching.stream import BatchStream
+    from mlx_spec.model.prompt_cache import PromptCache
     from mlx_spec.pipeline.backend import Loaded
 
 # Drawn seeds shown; --json shows all.
@@ -32,7 +38,7 @@ class GenerateRun:
     """One run of the command, its options checked.
 
     Attributes:
-        prompts: texts, none empty; each as often as texts of it are wanted.
+        prompts: texts and conversations, none empty; each as often as texts of it are wanted.
         samples: texts for each prompt.
         flags: models and options, as all commands take them.
         sampling: one for each of ``prompts``.
@@ -41,9 +47,14 @@ class GenerateRun:
         compare: run again without speculation, or one at a time where there is none.
         as_json: objects on stdout instead of text.
         performance_log: folder for figures of the run, or None.
+        show_drafts: colour accepted draft tokens.
+        given: the prompts as they were given, each once.
+        save_messages: where conversations go with their answers, or None.
+        prompt_cache_file: a prompt that was read before, which all others follow, or None.
+        fed: what the engine gets in the place of ``prompts``, where that is something else.
     """
 
-    prompts: list[str]
+    prompts: list[Given]
     samples: int
     flags: Flags
     sampling: list[SamplingParams]
@@ -52,6 +63,15 @@ class GenerateRun:
     compare: bool
     as_json: bool
     performance_log: str | None
+    show_drafts: bool
+    given: GivenPrompts
+    save_messages: Path | None
+    prompt_cache_file: Path | None = None
+    fed: Sequence[Prompt] | None = None
+
+    def chat(self, tokenizer: Any) -> ChatConfig:
+        """How prompts are templated."""
+        return replace(self.flags.chat(tokenizer), tools=self.given.tools)
 
 
 def run_generate(run: GenerateRun) -> int:
@@ -60,8 +80,13 @@ def run_generate(run: GenerateRun) -> int:
     run = replace(run, sampling=_stopping(run, target[1]))
     if not run.quiet:
         _warn(run, target[1])
-    result, interrupted = _decode(run, target, draft)
-    _show_results(run, result)
+    paint = DraftPaint(sys.stdout, run.show_drafts)
+    cache = None
+    if run.prompt_cache_file is not None:
+        run, cache = _behind(run, run.prompt_cache_file, target)
+    result, interrupted = _decode(run, target, draft, paint, cache)
+    _show_results(run, result, paint)
+    _save(run, result)
     if interrupted:
         return 130
     failed = [(index, one.error) for index, one in enumerate(result.results) if one.error]
@@ -79,6 +104,7 @@ def _load_models(run: GenerateRun) -> tuple[Loaded, Loaded | None]:
         from mlx_spec.model.pairing import check_pair  # which itself takes seconds
         from mlx_spec.pipeline.backend import Models
 
+        _check_messages(run)
     models = Models(lambda text: status(text, run.quiet), saying(run.quiet))
     target, draft = models.pair(flags, drafting=True)
     if draft is None:
@@ -90,6 +116,27 @@ def _load_models(run: GenerateRun) -> tuple[Loaded, Loaded | None]:
     return target, draft
 
 
+def _behind(run: GenerateRun, path: Path, target: Loaded) -> tuple[GenerateRun, PromptCache]:
+    """The same run behind a prompt that was read before, and that prompt.
+
+    Raises:
+        InvalidRequest: the file is none, or another model's.
+    """
+    from mlx_spec.batching.prompts import prompt_name
+    from mlx_spec.batching.read_prompt import following_ids
+    from mlx_spec.model.prompt_cache import read_prompt_cache
+
+    cache = read_prompt_cache(path, target[0], run.flags.target)
+    chat, tokenizer = run.flags.chat(target[1]), target[1]
+    fed = []
+    for place, text in enumerate(run.prompts):
+        where = f"[generate] {prompt_name(place, len(run.prompts))}"
+        fed.append([*cache.tokens, *following_ids(tokenizer, str(text), chat, where)])
+    kept = max(run.flags.prefix_cache_bytes, 2 * cache.nbytes)
+    flags = replace(run.flags, prefix_cache_bytes=kept)
+    return replace(run, fed=fed, flags=flags), cache
+
+
 def _stopping(run: GenerateRun, tokenizer: Any) -> list[SamplingParams]:
     """The options with the ids of ``--extra-eos-token``, which only the tokenizer knows."""
     ids = run.flags.sampling_for(tokenizer).stop_ids
@@ -98,15 +145,38 @@ def _stopping(run: GenerateRun, tokenizer: Any) -> list[SamplingParams]:
 
 def _titles(run: GenerateRun) -> list[str]:
     """What each text is shown under, where there are several."""
+    from mlx_spec.batching.prompts import prompt_label
+
+    titles = [prompt_label(prompt) for prompt in run.prompts]
     if run.samples == 1:
-        return run.prompts
+        return titles
     return [
-        f"(seed {options.seed}) {prompt}"
-        for options, prompt in zip(run.sampling, run.prompts, strict=True)
+        f"(seed {options.seed}) {title}"
+        for options, title in zip(run.sampling, titles, strict=True)
     ]
 
 
-def _decode(run: GenerateRun, target: Loaded, draft: Loaded | None) -> tuple[BatchResult, bool]:
+def _check_messages(run: GenerateRun) -> None:
+    """Refuse malformed messages before a model is loaded.
+
+    Raises:
+        InvalidRequest: with the number of the message.
+    """
+    from mlx_spec.batching.messages import check_messages
+    from mlx_spec.batching.prompts import prompt_name
+
+    for index, prompt in enumerate(run.given.prompts):
+        if not isinstance(prompt, str):
+            check_messages(prompt, f"[generate] {prompt_name(index, len(run.given.prompts))}")
+
+
+def _decode(
+    run: GenerateRun,
+    target: Loaded,
+    draft: Loaded | None,
+    paint: DraftPaint,
+    cache: PromptCache | None = None,
+) -> tuple[BatchResult, bool]:
     """Decode while showing the text; what there is, and whether Ctrl-C cut it short."""
     from mlx_spec.api import stream_batch_generate
 
@@ -117,16 +187,20 @@ def _decode(run: GenerateRun, target: Loaded, draft: Loaded | None) -> tuple[Bat
         stream: BatchStream = stack.enter_context(
             stream_batch_generate(
                 *target,
-                run.prompts,
+                run.fed or run.prompts,
                 draft_model=draft,
                 sampling=run.sampling,
-                chat=run.flags.chat(target[1]),
+                chat=run.chat(target[1]),
                 speculation=run.flags.speculation,
                 batching=run.flags.batches,
                 listeners=[reading, *listeners(run.performance_log, run.flags, stack)],
             )
         )
-        printer = None if run.as_json else OrderedPrinter(_titles(run), sys.stdout, run.verbose)
+        if cache is not None:
+            stream.remember(cache.tokens, cache.layers)
+        printer = None
+        if not run.as_json:
+            printer = OrderedPrinter(_titles(run), sys.stdout, run.verbose, paint)
         try:
             for chunk in stream:
                 reading.end()
@@ -141,7 +215,22 @@ def _decode(run: GenerateRun, target: Loaded, draft: Loaded | None) -> tuple[Bat
     return result, interrupted
 
 
-def _show_results(run: GenerateRun, result: BatchResult) -> None:
+def _save(run: GenerateRun, result: BatchResult) -> None:
+    """Write the conversations with their answers, where that was asked for.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if run.save_messages is None:
+        return
+    begins = run.flags.prefill_response or ""
+    answers = [f"{begins}{text}" for text in result.texts]
+    run.given.as_chats(run.flags.system_prompt).answered(run.save_messages, answers)
+    if not run.quiet:
+        note(f"wrote {run.save_messages}")
+
+
+def _show_results(run: GenerateRun, result: BatchResult, paint: DraftPaint) -> None:
     """Statistics after the text, or the JSON objects in its place."""
     if run.as_json:
         for index, one in enumerate(result.results):
@@ -153,6 +242,8 @@ def _show_results(run: GenerateRun, result: BatchResult) -> None:
             }
             print(json.dumps(record, ensure_ascii=False))
     elif run.verbose:
+        if (legend := paint.legend()) is not None:
+            print(legend)
         for line in statistics_lines(result.stats, run.flags.drafting):
             print(line)
         if run.flags.temp and run.flags.seed is None:
@@ -171,9 +262,9 @@ def _compare(run: GenerateRun, target: Loaded, result: BatchResult) -> int:
     with status(f"the same {'without speculation' if drafted else 'one at a time'}", run.quiet):
         plain = batch_generate(
             *target,
-            run.prompts,
+            run.fed or run.prompts,
             sampling=run.sampling,
-            chat=run.flags.chat(target[1]),
+            chat=run.chat(target[1]),
             speculation=replace(run.flags.speculation, enabled=False),
             batching=batches,
         )
@@ -192,6 +283,8 @@ def _warn(run: GenerateRun, tokenizer: Any) -> None:
     """What a user should know before the run, on stderr."""
     from mlx_spec.platform import BLAS_VARIABLE, blas_advice, ensure_blas
 
+    if run.given.chats is not None and run.flags.system_prompt is not None:
+        note("--system-prompt is not for --messages, which bring their own")
     if not run.flags.chat(tokenizer).texts:
         for name in ("system_prompt", "prefill_response", "chat_template_config"):
             if getattr(run.flags, name) is not None:

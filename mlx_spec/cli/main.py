@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from mlx_spec import __version__, interrupts
 from mlx_spec.cli.bench import bench
+from mlx_spec.cli.cache_prompt import cache_prompt
+from mlx_spec.cli.chat import chat
 from mlx_spec.cli.commands import Commands, GroupedCommand
 from mlx_spec.cli.doctor import doctor
 from mlx_spec.cli.generate import generate
+from mlx_spec.cli.models import models
 from mlx_spec.cli.notes import note
 from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.report import report
@@ -32,19 +35,20 @@ from mlx_spec.errors import MlxSpecError
 app = typer.Typer(
     name="mlx-spec",
     help="Lossless batched speculative decoding for any MLX model.",
-    no_args_is_help=True,
     cls=Commands.including(StageCommand(name) for name in KINDS),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     # As wide as the terminal, up to what is read well.
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.command(cls=GroupedCommand)(chat)
 app.command(cls=GroupedCommand)(generate)
+app.command("cache-prompt", cls=GroupedCommand)(cache_prompt)
 app.command("train-draft", cls=GroupedCommand)(train_draft)
 app.command(cls=GroupedCommand)(bench)
 app.command(cls=GroupedCommand)(serve)
 app.add_typer(pipeline, name="pipeline")
-for command in (report, doctor):
+for command in (models, report, doctor):
     app.command()(command)
 
 
@@ -54,8 +58,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -64,6 +69,8 @@ def _root(
     ] = False,
 ) -> None:
     """Lossless batched speculative decoding for any MLX model."""
+    if context.invoked_subcommand is None:
+        print(cast("Commands", context.command).welcome(__version__))
 
 
 def main(arguments: list[str] | None = None) -> int:

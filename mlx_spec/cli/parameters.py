@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mlx_spec.cli.completion import OF_OPTIONS, one_of
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.options import Option, options_of
 
@@ -51,7 +52,8 @@ def takes(
         only_given: as above.
         group: heading in help of options that have none.
     """
-    own = inspect.get_annotations(record)
+    inherited = {name for base in record.__mro__[1:] for name in inspect.get_annotations(base)}
+    own = inspect.get_annotations(record).keys() - inherited
     known = options_of(record)
     options = [known[name] for name in sorted(known, key=lambda name: name not in own)]
     options = [one for one in options if one.name not in without]
@@ -91,6 +93,7 @@ def _parameter(one: Option, group: str, only_given: bool) -> inspect.Parameter:
         metavar=_metavar(one),
         show_default=shown,
         rich_help_panel=one.group or group or None,
+        autocompletion=OF_OPTIONS.get(one.name) or (one_of(one.choices) if one.choices else None),
     )
     hint: Any = kind if default is not None else kind | None
     return inspect.Parameter(

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlx_spec.cli.commands import GroupedCommand
+from mlx_spec.cli.completion import stage_names
 from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.parameters import takes
 from mlx_spec.cli.sharded import follow_chain
 from mlx_spec.cli.stage_run import closing_lines
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.flags import Flags
-from mlx_spec.pipeline.progress import Progress, say
+from mlx_spec.pipeline.progress import say
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.config_file import PipelineConfig, StageConfig
+    from mlx_spec.pipeline.config_file import PipelineConfig
     from mlx_spec.pipeline.process import Outcome
 
 pipeline = typer.Typer(
@@ -28,10 +30,37 @@ pipeline = typer.Typer(
 Config = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Input, output and stages.")]
 
 
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--only",
+        metavar="STAGE",
+        help="Run this stage alone, by name, number or kind, on what those before it gave.",
+        autocompletion=stage_names,
+    ),
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STAGE",
+        help="Run this stage and those behind it again.",
+        autocompletion=stage_names,
+    ),
+]
+
+
 @pipeline.command(cls=GroupedCommand)
 @takes("files", FileOptions, without=("retry_failed", "format"))
 @takes("given", Flags, without=("unordered",), only_given=True)
-def run(config: Config, *, given: dict[str, Any], files: FileOptions) -> None:
+def run(
+    config: Config,
+    *,
+    only: Only = None,
+    begin_at: From = None,
+    given: dict[str, Any],
+    files: FileOptions,
+) -> None:
     """Run the stages of a config one after another.
 
     What is given here goes before what the config says, for every stage. Every stage's output
@@ -39,34 +68,55 @@ def run(config: Config, *, given: dict[str, Any], files: FileOptions) -> None:
     """
     from mlx_spec.pipeline.backend import Models
     from mlx_spec.pipeline.chain import Chain
+    from mlx_spec.pipeline.chain_progress import ChainProgress
     from mlx_spec.pipeline.config_file import read_config
 
     checked = read_config(config, given)
-    follow_chain(checked.stages)
+    part = _part(checked, only, begin_at)
+    running = checked.stages if part is None else checked.stages[part.start : part.stop]
+    follow_chain(running)
     if not files.quiet:
-        for unused in dict.fromkeys(entry.flags.unused for entry in checked.stages):
+        for unused in dict.fromkeys(entry.flags.unused for entry in running):
             if unused is not None:
                 note(unused)
-    chain = Chain(checked, resume=files.resume, overwrite=files.overwrite)
-    shown: list[Progress] = []
+    chain = Chain(checked, resume=files.resume, overwrite=files.overwrite, part=part)
     with ExitStack() as stack:
+        names = [entry.stage.kind for entry in checked.stages]
+        progress = stack.enter_context(ChainProgress(names, files.quiet))
+        for place in range(len(names)):
+            if part is not None and place not in part:
+                progress.skip(place, "done before" if place < part.start else "not asked for")
 
-        def begin(entry: StageConfig, total: int | None) -> Progress:
-            for bar in shown:
-                bar.close()
-            place = f"stage {len(shown) + 1} of {len(checked.stages)}, {entry.stage.kind}"
-            shown.append(stack.enter_context(Progress(place, total, files.quiet)))
-            return shown[-1]
+        def loading(text: str) -> AbstractContextManager[None]:
+            return progress.loading(text, lambda text: status(text, files.quiet))
 
-        models = Models(lambda text: status(text, files.quiet), saying(files.quiet))
+        models = Models(loading, saying(files.quiet))
         log = listeners(files.performance_log, None, stack)
-        outcomes = chain.run(models, begin, limit=files.limit, listeners=log)
-    raise typer.Exit(_report(checked, outcomes, files.quiet))
+        outcomes = chain.run(models, progress.begin, limit=files.limit, listeners=log)
+    raise typer.Exit(_report(checked, part, outcomes, files.quiet))
 
 
-def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int:
+def _part(config: PipelineConfig, only: str | None, begin_at: str | None) -> range | None:
+    """Which stages run; None for all.
+
+    Raises:
+        InvalidRequest: both options, or a stage that is none.
+    """
+    if only is not None and begin_at is not None:
+        raise InvalidRequest("[pipeline] --only and --from: give one of them")
+    if only is not None:
+        place = config.find(only)
+        return range(place, place + 1)
+    return None if begin_at is None else range(config.find(begin_at), len(config.stages))
+
+
+def _report(
+    config: PipelineConfig, part: range | None, outcomes: list[Outcome], quiet: bool
+) -> int:
     """Each stage's statistics, and where the output is; returns the exit code."""
-    for entry, outcome in zip(config.stages, outcomes, strict=False):
+    part = part or range(len(config.stages))
+    stages = config.stages[part.start : part.stop]
+    for entry, outcome in zip(stages, outcomes, strict=False):
         if not quiet:
             say(f"[{entry.name}]")
             for line in closing_lines(outcome, entry.flags.drafting):
@@ -75,10 +125,13 @@ def _report(config: PipelineConfig, outcomes: list[Outcome], quiet: bool) -> int
             note(f"warning: {entry.name}: {outcome.warning}")
     last = outcomes[-1]
     if last.interrupted:
-        name = config.stages[len(outcomes) - 1].name
+        name = stages[len(outcomes) - 1].name
         note(f"interrupted in {name}; go on with --resume: {config.work} keeps what is done")
         return 130
-    if not quiet:
+    if not quiet and part.stop < len(config.stages):
+        later = config.stages[part.stop].name
+        note(f"{stages[-1].name} is done, in {config.work}; --from {later} goes on behind it")
+    elif not quiet:
         note(f"output in {config.output}; each stage's, with what it dropped, in {config.work}")
     return 1 if last.failed else 0
 

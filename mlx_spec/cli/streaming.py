@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from mlx_spec.cli.draft_colors import DraftPaint
 from mlx_spec.cli.terminal import marked
 from mlx_spec.results import GenerationChunk
 
@@ -24,21 +25,30 @@ class OrderedPrinter:
         out: where to write.
         framed: mlx-lm's frame around each text, and a title where there are several; without it
             each text is followed by a line break and nothing else.
+        paint: shows each token.
     """
 
-    def __init__(self, prompts: Sequence[str], out: TextIO, framed: bool = True) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        out: TextIO,
+        framed: bool = True,
+        paint: DraftPaint | None = None,
+    ) -> None:
         self._prompts = prompts
         self._out = out
         self._framed = framed
-        self._texts = [""] * len(prompts)
+        self._paint = paint or DraftPaint(out, wanted=False)
+        self._texts = [""] * len(prompts)  # what has come
+        self._waiting: list[list[str]] = [[] for _ in prompts]  # of it, as it will be shown
         self._finished = [False] * len(prompts)
         self._current = 0
-        self._shown = 0  # characters of the current text
         self._open()
 
     def add(self, chunk: GenerationChunk) -> None:
         """Take one chunk; show what can be shown."""
         self._texts[chunk.index] += chunk.text
+        self._waiting[chunk.index].append(self._paint.of(chunk))
         self._finished[chunk.index] = chunk.finish_reason is not None
         if chunk.index == self._current:
             self._show()
@@ -47,16 +57,17 @@ class OrderedPrinter:
 
     def finish(self, texts: Sequence[str]) -> None:
         """Show everything that was not shown: ``texts`` are the whole texts, as they stand."""
+        for place, text in enumerate(texts):
+            self._waiting[place].append(text[len(self._texts[place]) :])
         self._texts = list(texts)
         while self._current < len(self._prompts):
             self._show()
             self._next()
 
     def _show(self) -> None:
-        text = self._texts[self._current]
-        self._out.write(text[self._shown :])
+        self._out.write("".join(self._waiting[self._current]))
         self._out.flush()
-        self._shown = len(text)
+        self._waiting[self._current].clear()
 
     def _next(self) -> None:
         """Close the current text and begin the next one with what there is of it."""
@@ -64,7 +75,6 @@ class OrderedPrinter:
             self._out.write("No text generated for this prompt")
         self._out.write(f"\n{FRAME}\n" if self._framed else "\n")
         self._current += 1
-        self._shown = 0
         if self._current < len(self._prompts):
             self._title()
             self._show()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 from typing import TextIO
 
@@ -16,6 +17,8 @@ ERASE = "\r\x1b[2K"
 BOLD, RED = 1, 31
 
 _SUBSTITUTE = "mlx_spec.escape"
+# All but line feeds and tabs; a terminal takes the second range for the same as escape sequences.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def take_every_letter() -> None:
@@ -42,9 +45,17 @@ def open_standard_files() -> None:
 
 def marked(text: str, out: TextIO | None, code: int = BOLD) -> str:
     """``text`` in bold, or under another code of ECMA-48, where ``out`` is a terminal."""
-    if out is None or not out.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return f"\x1b[{code}m{text}\x1b[0m"
+    return f"\x1b[{code}m{text}\x1b[0m" if takes_marks(out) else text
+
+
+def takes_marks(out: TextIO | None) -> bool:
+    """Whether ``out`` is a terminal whose user lets programs colour it."""
+    return out is not None and out.isatty() and not os.environ.get("NO_COLOR")
+
+
+def harmless(text: str) -> str:
+    """A text that somebody else wrote, for a terminal: its control codes are shown, not obeyed."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

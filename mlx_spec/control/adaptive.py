@@ -27,6 +27,7 @@ from mlx_spec.control.offers import NOBODY, Offer, Settled
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, cap, room_of
 from mlx_spec.control.step_prices import StepPrices
+from mlx_spec.control.surest import Settling
 from mlx_spec.control.turns import Turns
 
 
@@ -60,6 +61,7 @@ class AdaptiveDrafts:
         costly: what is known of each drafter that computes.
         found: usual acceptance of what is looked up.
         asks: whether somebody who looks up has something to say of the next step.
+        reads: whether it costs next to nothing to read, within a step, how sure a drafter is.
 
     Attributes:
         costly, drafts: as ``SourceChoice`` has them.
@@ -77,11 +79,16 @@ class AdaptiveDrafts:
         costly: Seq[CostlyDraft] = (),
         found: AverageAcceptance | None = None,
         asks: Callable[[], bool] = lambda: False,
+        *,
+        reads: bool = False,
     ) -> None:
         self._config, self._prices, self._asks = config, prices, asks
         self._drafters = {drafter.name: drafter for drafter in costly}
         self._lookups = LookedUp(found or AverageAcceptance(), config.probe_interval)
         self._ends = Ends()
+        self._reads = reads and prices.packs
+        self._view: Prospect | None = None  # of the standing decision
+        self._settling: Settling | None = None
         self._turns = Turns(list(self._drafters), config.probe_interval)
         self.costly, self.drafts = self._turns.next, False
         # Where calls before this one left off: those shorter than the time between two probes
@@ -98,6 +105,12 @@ class AdaptiveDrafts:
     def turning(self) -> bool:
         """Whether another costly drafter is to be used from the next step on."""
         return self._turns.next != self.costly
+
+    @property
+    def picks(self) -> bool:
+        """Whether guesses of the next step are picked once they are seen: where drafting goes on,
+        and reading them costs nothing."""
+        return self._reads and self.drafts
 
     def choose(self, rows: Seq[Row]) -> list[int]:
         """What the costly drafter may guess; while others look up, as much as rows have room for:
@@ -133,13 +146,16 @@ class AdaptiveDrafts:
         if not any(room):
             self._standing = replace(now, rows=(), lengths=none, left=0)
             return
-        view = drafter.prospect(rows, self._ends)
+        view = self._view = drafter.prospect(rows, self._ends, picks=self.picks)
         needed = view.plain * (self.STAY if now.passes else 1.0 + self._config.hysteresis)
         # A few rows are soon looked at, and what has begun a moment ago at once.
         left = min(len(rows) // 4, self.PERIOD, now.age)
         if view.best.guesses and view.best.speed > needed:
             reaching = [row[: view.best.passes] for row in view.reaching]
-            lengths = fill(reaching, view.best, by_need(rows))
+            if view.picked:
+                lengths = cap(list(room), drafter.longest(room))
+            else:
+                lengths = fill(reaching, view.best, by_need(rows))
             age = now.age + 1 if now.passes else 0
             changed = Decision(list(rows), lengths, view.best.passes, left, 0, age)
         elif probe := self._probe(rows, view, drafter, idle):
@@ -173,13 +189,44 @@ class AdaptiveDrafts:
         lengths = self._standing.lengths if self.drafts else [0] * len(rows)
         planned = [n if known else 0 for n, known in zip(lengths, covered, strict=True)]
         if not offers:
-            return Settled([NOBODY] * len(planned), planned, costly=any(planned))
+            settled = Settled([NOBODY] * len(planned), planned, costly=any(planned))
+            return self._to_pick(rows, settled, [()] * len(planned), covered)
         found = self._lookups.weigh(rows, offers)
-        computed = self._computed(rows, max(planned), covered)
+        view, passes = self._view, max(planned)
+        if view is not None and view.picked:  # it will seldom go as far as it may
+            passes = min(passes, view.best.passes)
+        computed = self._computed(rows, passes, covered)
         guesses = sum(map(len, found.reaching)) + sum(map(len, computed.reaching))
         width = max(map(len, (*found.reaching, *computed.reaching)))
         most = guesses if self._prices.packs else len(rows) * width
-        return self._lookups.settle(rows, found, computed, self._settling(rows, computed, most))
+        settled = self._lookups.settle(rows, found, computed, self._priced(rows, computed, most))
+        return self._to_pick(rows, settled, found.reaching, covered)
+
+    def _to_pick(
+        self, rows: Seq[Row], settled: Settled, found: Seq[Seq[float]], covered: Seq[bool]
+    ) -> Settled:
+        """The same, with all that is to be known when it is known how sure the drafter is; rows
+        that it guesses for may then be given as many as any."""
+        view, self._settling = self._view, None
+        if view is None or not (self.picks and settled.costly):
+            return settled
+        lengths = settled.lengths
+        if view.picked:
+            asked = zip(settled.picks, lengths, self._standing.lengths, covered, strict=True)
+            lengths = [n if pick != NOBODY else most if own else 0 for pick, n, most, own in asked]
+        weights = view.weights if len(rows) == len(view.reaching) else None
+        self._settling = Settling(settled.picks, lengths, found, view, weights)
+        return replace(settled, lengths=lengths, reads=True)
+
+    def enough(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> bool:
+        """By what the next guess is likely to bring, at the price of time."""
+        assert self._settling is not None
+        return self._drafters[self.costly].surest.enough(rows, sure, self._settling)
+
+    def pick(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> list[int]:
+        """Those that are likeliest to stand, as many as are worth their verification."""
+        assert self._settling is not None
+        return self._drafters[self.costly].surest.pick(rows, sure, self._settling)
 
     def _computed(self, rows: Seq[Row], passes: int, covered: Seq[bool]) -> Computed:
         """What the costly drafter would guess for rows that it can guess for."""
@@ -189,7 +236,7 @@ class AdaptiveDrafts:
         room = [most if known else 0 for most, known in zip(room_of(rows), covered, strict=True)]
         return Computed([row[:most] for row, most in zip(reaching, room, strict=True)], passes)
 
-    def _settling(self, rows: Seq[Row], computed: Computed, most: int) -> Prices:
+    def _priced(self, rows: Seq[Row], computed: Computed, most: int) -> Prices:
         """Of the steps to settle on; what was looked up is paid for."""
         if computed.passes:
             return self._drafters[self.costly].prices(rows, computed.passes, most)

@@ -105,6 +105,45 @@ def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> StepBudget:
     return best
 
 
+def expected_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBudget:
+    """The step with the most expected tokens per second where guesses are picked once they are
+    seen: so many rows, each like one of those that were seen lately.
+
+    Args:
+        usual: for each of these and each guess, how likely it stands with all before it.
+        rows: in the batch.
+        prices: of steps of a model that packs.
+    """
+    share, draft = rows / len(usual), prices.draft
+    best, speed = StepBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
+    pool: list[float] = []
+    for passes in range(1, len(draft)):
+        column = [row[passes - 1] for row in usual]
+        if share * sum(column) <= speed * (draft[passes] - draft[passes - 1]):
+            break
+        pool = sorted(pool + column, reverse=True)
+        sums = list(accumulate(pool, initial=0.0))
+        for guesses in range(1, min(rows * passes + 1, len(prices.verify))):
+            tokens = rows + share * sums[int(guesses / share)]
+            seconds = prices.verify[guesses] + draft[passes]
+            if tokens > speed * seconds:
+                best = StepBudget(passes, guesses, tokens, seconds)
+                speed = best.speed
+    return best
+
+
+def worth(reaching: Seq[Seq[float]], verify: Seq[float], speed: float) -> int:
+    """How many of these guesses are verified, the likeliest first, where time is worth so many
+    tokens per second: what the step usually brings, not what this one does.
+    """
+    pool = sorted((chance for row in reaching for chance in row), reverse=True)
+    values = [
+        tokens - speed * seconds
+        for tokens, seconds in zip(accumulate(pool, initial=0.0), verify, strict=False)
+    ]
+    return values.index(max(values))
+
+
 def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:
     """The best number of a pool's guesses; it is put in order, the likeliest first."""
     pool.sort(reverse=True)

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 
 from mlx_spec.control.acceptance import AcceptanceEstimate
-from mlx_spec.control.allocation import Prices, StepBudget, best_budget
+from mlx_spec.control.allocation import Prices, best_budget
 from mlx_spec.control.ends import Ends, weighed
 from mlx_spec.control.joins import JoinCost
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, room_of
 from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.control.step_prices import StepPrices
-
-
-@dataclass(frozen=True)
-class Prospect:
-    """What drafting promises for the rows as they stand.
-
-    Attributes:
-        reaching: for each row and guess, how likely it stands with all before it, times what a
-            token is worth to the row.
-        prices: of the steps to choose from.
-        best: of these, among those that draft.
-        plain: tokens per second without a draft.
-    """
-
-    reaching: list[Seq[float]]
-    prices: Prices
-    best: StepBudget
-    plain: float
+from mlx_spec.control.surest import Prospect as Prospect
+from mlx_spec.control.surest import Surest
 
 
 class CostlyDraft:
@@ -51,6 +34,7 @@ class CostlyDraft:
         self._prices = prices
         self.acceptance = AcceptanceEstimate(pair.acceptance, name)
         self.joins = JoinCost(pair.reading, name)
+        self.surest = Surest(pair.confidence, name)
 
     def longest(self, room: Seq[int]) -> int:
         """The most guesses that any row may be given now."""
@@ -72,8 +56,14 @@ class CostlyDraft:
         """Rows in the order of how little was tested of them lately, the least first."""
         return sorted(range(len(rows)), key=lambda row: self.acceptance.tested(rows[row]))
 
-    def prospect(self, rows: Seq[Row], ends: Ends) -> Prospect:
-        """What is promised at best, and what plain decoding is."""
+    def prospect(self, rows: Seq[Row], ends: Ends, *, picks: bool = False) -> Prospect:
+        """What is promised at best, and what plain decoding is.
+
+        Args:
+            rows: the batch.
+            ends: what is known of how rows end.
+            picks: whether guesses can be picked once they are seen.
+        """
         room = room_of(rows)
         longest = self.longest(room)
         reaching: list[Seq[float]] = list(self.acceptance.reaching(rows, longest))
@@ -82,10 +72,11 @@ class CostlyDraft:
         prices = self.prices(rows, longest)
         pace = [1.0 + sum(row[:3]) for row in reaching]
         alone = self._prices.curve(1, 0, keys_of(rows[:1]))[0]
-        reaching = weighed(reaching, ends.weights(rows, pace, prices.verify[0], alone))
-        return Prospect(
-            reaching, prices, best_budget(reaching, prices), len(rows) / prices.verify[0]
-        )
+        weights = ends.weights(rows, pace, prices.verify[0], alone)
+        reaching = weighed(reaching, weights)
+        picks = picks and prices.packs and self.surest.confidence.known
+        budget = self.surest.budget(len(rows), prices) if picks else best_budget(reaching, prices)
+        return Prospect(reaching, prices, budget, len(rows) / prices.verify[0], weights, picks)
 
     def prices(self, rows: Seq[Row], longest: int, most: int = 0) -> Prices:
         """Of steps in which this drafts up to ``longest`` guesses, and up to ``most`` are
@@ -108,6 +99,7 @@ class CostlyDraft:
             usual = self._prices.verify(work.tokens, work.rows, work.keys)
             usual += self._prices.draft(self.name, work.rows, report.passes.get(self.name, 0))
         self.acceptance.observe(report)
+        self.surest.observe(report)
         self.joins.observe(report, usual)
 
 

@@ -42,11 +42,13 @@ class Settled:
         picks: which offer each row takes, or ``NOBODY``: those rows take the costly one's guess.
         lengths: guesses of each row.
         costly: whether the costly drafter is asked.
+        reads: whether it is asked how sure it is of each guess; ``SourceChoice.pick`` is told.
     """
 
     picks: list[int]
     lengths: list[int]
     costly: bool
+    reads: bool = False
 
 
 class SourceChoice(DraftLengthPolicy, Protocol):
@@ -58,6 +60,8 @@ class SourceChoice(DraftLengthPolicy, Protocol):
         drafts: whether that one is wanted in the step that was chosen last.
         turning: whether another costly one is to be used from the next step on, before which no
             step may be in flight.
+        picks: whether, of the next step, the guesses that are verified are picked when it is known
+            how sure the costly drafter is of each: then that must be read, in turn.
     """
 
     costly: str
@@ -71,6 +75,24 @@ class SourceChoice(DraftLengthPolicy, Protocol):
     @property
     def turning(self) -> bool:
         """See above."""
+        ...
+
+    @property
+    def picks(self) -> bool:
+        """See above."""
+        ...
+
+    def enough(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> bool:
+        """Whether one guess more of each row is not worth its time; arguments as for ``pick``."""
+        ...
+
+    def pick(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> list[int]:
+        """Guesses of each row that are verified, of those that were settled on.
+
+        Args:
+            rows: those of the last choice.
+            sure: how probable the costly drafter thinks each of its guesses.
+        """
         ...
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
@@ -88,12 +110,20 @@ class FixedSources(FixedDraftLength):
     """Always the same length: what was found is taken, the other rows are drafted for."""
 
     free = True
-    turning = False
+    turning = picks = False
 
     def __init__(self, length: int, costly: Seq[str] = ()) -> None:
         super().__init__(length)
         self.costly = costly[0] if costly else ""
         self.drafts = bool(self.costly)
+
+    def enough(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> bool:
+        """Nobody is asked how sure he is."""
+        return False
+
+    def pick(self, rows: Seq[Row], sure: Seq[Seq[float]]) -> list[int]:
+        """Nobody is."""
+        raise NotImplementedError("[FixedSources.pick] all that was settled on is verified")
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
         """The first offer that each row has."""

@@ -20,6 +20,8 @@ class RowEvidence:
         accepted, tested: draft tokens of the row, recent ones weighing more: accepted, and really
             looked at by the target.
         usual: the tested ones, each weighed by how often its position stands beside the first.
+        promised, kept: of verified guesses of which the drafter said how sure it was, recent ones
+            weighing more: how many were to stand by that, and how many did.
         counted: whether the rate of newcomers has the row.
         drafted: whether the row was ever drafted for, so that the drafter has read its text.
     """
@@ -27,6 +29,8 @@ class RowEvidence:
     accepted: float = 0.0
     tested: float = 0.0
     usual: float = 0.0
+    promised: float = 0.0
+    kept: float = 0.0
     counted: bool = False
     drafted: bool = False
 

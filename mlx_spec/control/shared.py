@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_spec.control.acceptance import AverageAcceptance
+from mlx_spec.control.confidence import Confidence
 from mlx_spec.control.joins import ReadingCost
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.step_prices import StepPrices
@@ -26,10 +27,12 @@ class PairMeasurements:
 
     Attributes:
         acceptance: the average over all texts.
+        confidence: what the drafter's own word for a guess is worth.
         reading: seconds that the drafter takes to read a newcomer's text.
     """
 
     acceptance: AverageAcceptance = field(default_factory=AverageAcceptance)
+    confidence: Confidence = field(default_factory=Confidence)
     reading: ReadingCost = field(default_factory=ReadingCost)
 
 

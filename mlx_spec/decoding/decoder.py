@@ -17,6 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_spec.cache.cost import RowCost
+from mlx_spec.cache.given import GivenRow, KeysAndValues, takes_given
+from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
@@ -36,6 +38,7 @@ from mlx_spec.decoding.setup import (
     make_drafter,
     make_grammar_rule,
     make_policy,
+    may_be_read,
     most_draft_tokens,
     used_model,
 )
@@ -111,9 +114,9 @@ class SpeculativeDecoder:
         self.measuring = Measuring(
             self.runner, self.drafter, owners, self.most_draft, adaptive=adaptive
         )
-        self.policy = policy or make_policy(
-            self.drafter, speculation, owners, self.measuring.prices
-        )
+        reads = may_be_read(speculation, self.runner.ranks)
+        prices = self.measuring.prices
+        self.policy = policy or make_policy(self.drafter, speculation, owners, prices, reads=reads)
         self.meter = StepMeter()
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)
@@ -284,6 +287,28 @@ class SpeculativeDecoder:
     def saved_bytes(self) -> int:
         """Bytes of K/V kept for suspended sequences, or about to be."""
         return self._members.saved_bytes
+
+    def saved(self, sequence: Sequence) -> RowState:
+        """What is kept of a suspended sequence, behind the step after that."""
+        return self._members.saved(sequence)
+
+    def remember(self, tokens: Seq[int], layers: Seq[KeysAndValues]) -> int:
+        """Keep keys and values of a text that was read elsewhere, for all that begin with it.
+
+        Returns:
+            Tokens that are kept, whole blocks.
+
+        Raises:
+            InvalidRequest: some layer of the target keeps something else.
+        """
+        own = self.runner.pool.layers
+        if not takes_given(own):
+            raise InvalidRequest(
+                "[SpeculativeDecoder.remember] some layers keep other than plain full attention"
+            )
+        with self.device.work():
+            source = GivenRow(layers, len(own) - len(layers))
+            return self._members.feeder.remember(Sequence([*tokens, 0]), source)
 
     def drop_saved(self, sequence: Sequence) -> bool:
         """Give up what is kept of a suspended sequence; it goes on from its tokens all the same.

@@ -25,6 +25,7 @@ from itertools import takewhile
 import mlx.core as mx
 
 from mlx_spec.cache.pool import schedule
+from mlx_spec.cache.prefix import RowSource
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.chunk_size import DRAFT_SHARE, ChunkSize
 from mlx_spec.decoding.cuts import Cuts
@@ -176,6 +177,10 @@ class Feeder:
     def keep(self, slot: int, sequence: Sequence, seen: int) -> None:
         """Copy what a row that decodes begins with, ``seen`` tokens, into the prefix cache."""
         self._shared.keep(sequence, slot, min(seen, self._cuts.read(sequence)))
+
+    def remember(self, sequence: Sequence, source: RowSource) -> int:
+        """Put what somebody else has read of a text into the prefix cache; how many tokens."""
+        return self._shared.remember(sequence, source)
 
     def publish(self) -> None:
         """At a boundary, first of all: keep what rows begin with that were read since."""

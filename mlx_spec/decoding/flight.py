@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -60,6 +61,8 @@ class Flight:
             nobody's.
         extras: what else is read of it, together with ``packed``.
         sources: who guessed for each row, by name; "" where nobody did.
+        computed: guesses one after the other that each drafter computed, by name; None: as many as
+            the longest of its rows has.
         tokens: that the target's pass computes, padding included.
         first: what is launched before all else.
         keys: that its rows have, each as many as the longest: what one token a row reads.
@@ -80,6 +83,7 @@ class Flight:
     gone: set[Sequence] = field(default_factory=set)
     extras: list[Extra] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    computed: Mapping[str, int] | None = None
     tokens: int = 0
     first: list[mx.array] = field(default_factory=list)
     keys: int = 0
@@ -97,6 +101,8 @@ class Flight:
     @property
     def passes(self) -> dict[str, int]:
         """Guesses one after the other of each drafter that ran, by name."""
+        if self.computed is not None:
+            return dict(self.computed)
         passes: dict[str, int] = {}
         for source, length in zip(self.sources, self.lengths, strict=True):
             if length:

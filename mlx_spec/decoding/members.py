@@ -87,6 +87,10 @@ class Members:
         self._saved.pop(sequence, None)
         return known
 
+    def saved(self, sequence: Sequence) -> RowState:
+        """What is kept of a sequence that may return."""
+        return self._saved[sequence]
+
     @property
     def kept_bytes(self) -> int:
         """Bytes of K/V saved for sequences that may return."""

@@ -23,6 +23,7 @@ from mlx_spec.decoding.drafters.registry import FORCED, FREE, PREDICTED, DraftPa
 from mlx_spec.decoding.rejection import RejectionSampling
 from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.errors import UnsupportedModel
+from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.ranks import Ranks
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
@@ -103,6 +104,8 @@ def make_policy(
     speculation: SpeculationConfig,
     owners: tuple[Any, Any],
     prices: StepPrices,
+    *,
+    reads: bool = False,
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do.
 
@@ -111,13 +114,14 @@ def make_policy(
         speculation: how far to guess.
         owners: the models, of whose pair measurements are shared.
         prices: what steps cost.
+        reads: whether the members of a chain may be asked how sure they are (``may_be_read``).
     """
     most = most_draft_tokens(drafter, speculation)
     config = replace(speculation, num_draft_tokens=most)
     adaptive = most > 0 and speculation.adaptive
     if isinstance(drafter, ChainDrafter):
         if adaptive:
-            drafter.choice = _chosen(drafter, config, owners, prices)
+            drafter.choice = _chosen(drafter, config, owners, prices, reads)
         else:
             drafter.choice = FixedSources(most, [each.name for each in drafter.costly])
         return drafter.choice
@@ -128,7 +132,11 @@ def make_policy(
 
 
 def _chosen(
-    chain: ChainDrafter, config: SpeculationConfig, owners: tuple[Any, Any], prices: StepPrices
+    chain: ChainDrafter,
+    config: SpeculationConfig,
+    owners: tuple[Any, Any],
+    prices: StepPrices,
+    reads: bool,
 ) -> SourceChoice:
     """What chooses among the members of a chain."""
     costly = [
@@ -143,4 +151,14 @@ def _chosen(
     def asks() -> bool:
         return any(each.needs_host for each in free)
 
-    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks)
+    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks, reads=reads)
+
+
+def may_be_read(config: SpeculationConfig, ranks: Ranks) -> bool:
+    """Whether guesses may be picked once it is known how sure the drafter is of them.
+
+    Rejection sampling would be biased by it: guesses that were thought likely would stand oftener
+    than they may (``rejection``). A GPU would wait while the verify pass is described. And several
+    ranks would have to share what each has read.
+    """
+    return on_cpu() and config.acceptance != "rejection" and not ranks.several

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
 from mlx_spec.cache.pool import KVCachePool
-from mlx_spec.cache.prefix import PrefixCache
+from mlx_spec.cache.prefix import PrefixCache, RowSource
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.chunk_size import ChunkSize
 from mlx_spec.model.pace import FEWEST
@@ -113,6 +113,12 @@ class SharedPrefixes:
         """Keep what a row that has gone on begins with; rows that cannot be cut are past that."""
         if self._pool.sliceable:
             self._cache.store(self._keys(sequence), seen, self._pool, slot)
+
+    def remember(self, sequence: Sequence, source: RowSource) -> int:
+        """Keep what a text begins with that somebody else has read; how many tokens of it."""
+        keys = self._keys(sequence)
+        self._cache.store(keys, sequence.length - 1, source, 0)
+        return self._cache.match(keys)
 
     def settle(self) -> None:
         """What was published is computed, or nobody waits for it."""

@@ -6,6 +6,7 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +22,7 @@ from mlx_spec.decoding.acceptance import (
     refuse_negative,
 )
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, DrawnFrom
+from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, GuessNotes
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
 from mlx_spec.decoding.rules import (
@@ -88,6 +89,8 @@ class Proposal:
         sources: who guessed for each row, by name; "" where nobody did.
         probabilities: [B, K, V] that they were drawn from, where the drafter tells.
         tested: [B] int32, how many the target judges; None for those that count.
+        passes: guesses one after the other that each drafter computed, by name; None: as many as
+            the longest of its rows has.
         packing: which tokens of [pending, draft] the target's pass is given; None for all.
     """
 
@@ -97,6 +100,7 @@ class Proposal:
     sources: list[str]
     probabilities: mx.array | None = None
     tested: mx.array | None = None
+    passes: Mapping[str, int] | None = None
     packing: TokenPacking | None = None
 
     @property
@@ -154,7 +158,7 @@ def propose(parts: StepParts, plan: StepPlan) -> Proposal:
         tuple(rule for rule in parts.concerned if not rule.needs_host),
         plan.known,
         begins=plan.begins,
-        drawn=DrawnFrom() if parts.acceptance.needs_probabilities else None,
+        drawn=GuessNotes() if parts.acceptance.needs_probabilities else None,
     )
     return _proposal(parts.drafter.propose(context, count), plan, parts)
 
@@ -178,7 +182,9 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
     by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
     packing = packed(parts, [length + 1 for length in lengths], plan.longest)
-    return Proposal(tokens, lengths, counted, sources, probabilities, packing=packing)
+    return Proposal(
+        tokens, lengths, counted, sources, probabilities, passes=draft.passes, packing=packing
+    )
 
 
 def _of_ranks(draft: Draft, ranks: Ranks) -> Draft:
@@ -296,6 +302,7 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         plan.reading,
         extras=choice.extras,
         sources=draft.sources,
+        computed=draft.passes,
         tokens=draft.computed,
         # A part of a model that begins with what another sends does not depend on the draft.
         first=[draft.tokens] if parts.runner.ranks.kind == "pipeline" else [],

@@ -8,10 +8,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_spec.model.packaged import PACKAGED, cache_folder
+
+_PART = re.compile(r"(\d{5})-of-\d{5}")
 _DEMO_MODELS = Path(__file__).parent.parent / "demo_models"
 EMBEDDED = {
     "demo": _DEMO_MODELS / "target",
@@ -49,6 +53,38 @@ def find_models() -> list[FoundModel]:
     return [model for model in [*embedded, *_here(), *cached] if model is not None]
 
 
+def find_files() -> list[FoundModel]:
+    """GGUF files: packaged ones that were fetched, in the working directory, in the hub's cache.
+
+    Of a model in several files the first; their type is not looked up.
+    """
+    packaged = [
+        FoundModel(name, "gguf", path.stat().st_size, path)
+        for name, one in PACKAGED.items()
+        if (path := cache_folder() / one.file).is_file()
+    ]
+    try:
+        here = sorted([*Path().glob("*.gguf"), *Path().glob("*/*.gguf")])
+    except OSError:
+        here = []
+    found = [(f".{os.sep}{path}", path) for path in here]
+    for name, folder in _snapshots():
+        found += [(f"{name}/{path.relative_to(folder)}", path) for path in folder.rglob("*.gguf")]
+    return [*packaged, *filter(None, (_file(name, path) for name, path in found))]
+
+
+def _file(name: str, path: Path) -> FoundModel | None:
+    """A GGUF file that is a model, or the first part of one."""
+    part = _PART.search(path.name)
+    if (part and part[1] != "00001") or "mmproj" in path.name.lower():
+        return None
+    parts = path.parent.glob(_PART.sub("*", path.name)) if part else [path]
+    try:
+        return FoundModel(name, "gguf", sum(one.stat().st_size for one in parts), path)
+    except OSError:
+        return None
+
+
 def searched() -> list[str]:
     """Where :func:`find_models` looks, in words, and what is not there."""
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -69,7 +105,16 @@ def _here() -> Iterator[FoundModel | None]:
 
 
 def _cached() -> Iterator[FoundModel]:
-    """Models of the hub's cache, in the revision that ``main`` points at if there is one."""
+    """Models of the hub's cache."""
+    for name, folder in _snapshots():
+        model = _inspect(name, folder)
+        if model is not None:
+            yield model
+
+
+def _snapshots() -> Iterator[tuple[str, Path]]:
+    """Model repositories of the hub's cache: the revision that ``main`` points at if there is
+    one."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -84,9 +129,7 @@ def _cached() -> Iterator[FoundModel]:
             repository.revisions,
             key=lambda revision: ("main" in revision.refs, revision.last_modified),
         )
-        model = _inspect(repository.repo_id, Path(newest.snapshot_path))
-        if model is not None:
-            yield model
+        yield repository.repo_id, Path(newest.snapshot_path)
 
 
 def _inspect(name: str, folder: Path) -> FoundModel | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -56,13 +56,22 @@ class ModelInspection:
     advice: str | None
 
 
+class Looked(NamedTuple):
+    """A model with its weights unread, its tokenizer (None of a head), and what of its config it
+    passes by."""
+
+    model: Any
+    tokenizer: Any
+    unread: str
+
+
 def inspect_model(name: str | os.PathLike[str], **options: Any) -> ModelInspection:
     """Look at a model; ``options`` are those of ``load``.
 
     Raises:
         ModelLoadError: there is no model, or it cannot be read.
     """
-    return _inspection(name, *_look(name, **options))
+    return inspection_of(name, look(name, **options))
 
 
 def inspect_pair(
@@ -74,26 +83,26 @@ def inspect_pair(
         ModelLoadError: one of them is no model, or cannot be read.
         TokenizerMismatch: they have too few tokens in common.
     """
-    target, drafter = (_look(each, **options) for each in (name, draft))
-    if drafter[1] is None:  # a head: whether it fits is asked of it
-        drafter[0].check(TargetParts(target[0]))
-    pairing = check_pair(target[1], drafter[1])
-    return _inspection(name, *target), _inspection(draft, *drafter), pairing
+    target, drafter = (look(each, **options) for each in (name, draft))
+    if drafter.tokenizer is None:  # a head: whether it fits is asked of it
+        drafter.model.check(TargetParts(target.model))
+    pairing = check_pair(target.tokenizer, drafter.tokenizer)
+    return inspection_of(name, target), inspection_of(draft, drafter), pairing
 
 
-def _look(name: str | os.PathLike[str], **options: Any) -> tuple[Any, Any, str]:
-    """A model with its weights unread, its tokenizer, and what of its config it passes by."""
+def look(name: str | os.PathLike[str], **options: Any) -> Looked:
+    """Open a model without reading it; arguments and errors as of :func:`inspect_model`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         options = {"kernels": "reference", **options}  # what is only looked at tries no kernel
         model, tokenizer = load(name, lazy=True, **options)
     said = [str(one.message) for one in caught if "does not read" in str(one.message)]
-    return model, tokenizer, "; ".join(said)
+    return Looked(model, tokenizer, "; ".join(said))
 
 
-def _inspection(
-    name: str | os.PathLike[str], model: Any, tokenizer: Any, unread: str
-) -> ModelInspection:
+def inspection_of(name: str | os.PathLike[str], looked: Looked) -> ModelInspection:
+    """What was found of an opened model."""
+    model, tokenizer, unread = looked
     weights = [value for _, value in tree_flatten(model.parameters())]
     if tokenizer is None:
         return _head_inspection(name, weights)

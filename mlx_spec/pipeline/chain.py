@@ -17,15 +17,16 @@ from mlx_spec.errors import InvalidRequest, OutputError
 from mlx_spec.events import Listener
 from mlx_spec.pipeline import records
 from mlx_spec.pipeline.backend import Models
-from mlx_spec.pipeline.checkpoint import Checkpoint, StoredRecords
+from mlx_spec.pipeline.checkpoint import Checkpoint, StoredRecords, kept_seed
 from mlx_spec.pipeline.config_file import PipelineConfig, StageConfig
 from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.failures import ERROR, FAILED, NUMBER
 from mlx_spec.pipeline.process import Outcome, Watch, identity, process
 from mlx_spec.pipeline.records import Record
 
-Begin = Callable[[StageConfig, int | None], Watch]
-"""Called at each stage's start, with the number of its records if known; gives its watcher."""
+Begin = Callable[[int, int | None], Watch]
+"""Called at each stage's start, with its place, from 0, and the number of its records if known;
+gives its watcher."""
 
 
 class Chain:
@@ -34,14 +35,24 @@ class Chain:
     Args:
         config: the stages, input and output.
         resume, overwrite: as for ``Checkpoint``.
+        part: which stages run; None for all. What those before them gave is taken from the work
+            folder, and what they gave before themselves is made anew, unless ``resume``.
 
     Raises:
         InvalidRequest: an input that cannot be read.
         OutputError: an output that exists, or is another run's.
     """
 
-    def __init__(self, config: PipelineConfig, *, resume: bool, overwrite: bool) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        *,
+        resume: bool,
+        overwrite: bool,
+        part: range | None = None,
+    ) -> None:
         self._config = config
+        self._part = range(len(config.stages)) if part is None else part
         self._format = records.format_of(config.input, None)
         self._out_format = records.format_of(config.output, None)
         if config.input.resolve() == config.output.resolve():
@@ -51,7 +62,7 @@ class Chain:
         digest = records.fingerprint(config.input)
         self._total = records.count(config.input, self._format)
         begun = self._path(config.stages[0]).exists()
-        if config.output.exists() and not overwrite and not (resume and begun):
+        if part is None and config.output.exists() and not overwrite and not (resume and begun):
             hint = "" if begun else f" (nothing in {config.work} goes on with it)"
             raise OutputError(
                 f"[pipeline] {config.output} exists{hint}; --resume goes on, "
@@ -59,22 +70,37 @@ class Chain:
             )
         self._outputs = []
         before: list[dict[str, Any]] = []
-        for entry in config.stages:
+        for number, entry in enumerate(config.stages[: self._part.stop]):
             # Records are independent, so a stage's output follows from the first input and the
             # options of all stages up to it.
             source = {"file": digest, "stages_before": _digest(before)}
             mark = identity(entry.stage, entry.flags, source)
             before.append(mark | {"seed": entry.flags.seed})
             self._outputs.append(
-                Checkpoint(
-                    self._path(entry),
-                    "jsonl",
-                    mark,
-                    entry.flags.seed,
-                    resume=resume,
-                    overwrite=overwrite,
-                )
+                self._open(number, entry, mark, resume, overwrite or part is not None)
             )
+
+    def _open(
+        self, number: int, entry: StageConfig, mark: dict[str, Any], resume: bool, anew: bool
+    ) -> Checkpoint:
+        """A stage's output; of one that does not run, what is there.
+
+        Raises:
+            OutputError: nothing is, or it is another run's.
+        """
+        path, seed = self._path(entry), entry.flags.seed
+        if number not in self._part:
+            if not path.exists():
+                raise OutputError(
+                    f"[pipeline] {entry.name} has not run yet: {path} is not there; "
+                    f"--from {entry.name} runs it"
+                )
+            return Checkpoint(path, "jsonl", mark, seed, resume=True)
+        # With its seed a stage that is run again says the same, and later ones still fit.
+        seed = (
+            kept_seed(path) if seed is None and len(self._part) < len(self._config.stages) else seed
+        )
+        return Checkpoint(path, "jsonl", mark, seed, resume=resume, overwrite=anew and not resume)
 
     def run(
         self,
@@ -84,29 +110,37 @@ class Chain:
         limit: int | None = None,
         listeners: Seq[Listener] = (),
     ) -> list[Outcome]:
-        """Run every stage; ends early where one was interrupted."""
+        """Run the stages; ends early where one was interrupted.
+
+        Raises:
+            OutputError: a stage that does not run has not done all its records.
+        """
         outcomes: list[Outcome] = []
         source: Iterator[Record] = records.read_records(self._config.input, self._format)
-        total: int | None = self._total if limit is None else min(limit, self._total)
-        for entry, output in zip(self._config.stages, self._outputs, strict=True):
-            watch = begin(entry, total)
-            outcomes.append(
-                process(
-                    entry.stage,
-                    entry.flags,
-                    source,
-                    output,
-                    models,
-                    limit=limit if not outcomes else None,
-                    watch=watch,
-                    listeners=listeners,
+        total = self._total if limit is None else min(limit, self._total)
+        for number, output in enumerate(self._outputs):
+            entry = self._config.stages[number]
+            if number not in self._part:
+                _check_done(entry, output, total)
+            else:
+                outcomes.append(
+                    process(
+                        entry.stage,
+                        entry.flags,
+                        source,
+                        output,
+                        models,
+                        limit=limit if number == 0 else None,
+                        watch=begin(number, total),
+                        listeners=listeners,
+                    )
                 )
-            )
-            if outcomes[-1].interrupted:
-                return outcomes
+                if outcomes[-1].interrupted:
+                    return outcomes
             source = _kept(output.work)
-            total = len(output)
-        self._export(self._outputs[-1].work)
+            total = sum(1 for _ in _kept(output.work))
+        if self._part.stop == len(self._config.stages):
+            self._export(self._outputs[-1].work)
         return outcomes
 
     def _export(self, last: Path) -> None:
@@ -122,6 +156,15 @@ class Chain:
 
     def _path(self, entry: StageConfig) -> Path:
         return self._config.work / f"{entry.name}.jsonl"
+
+
+def _check_done(entry: StageConfig, output: Checkpoint, total: int) -> None:
+    """Refuse to go on behind a stage that has not done its records."""
+    if len(output) < total:
+        raise OutputError(
+            f"[pipeline] {entry.name} has {len(output)} of {total} records done; "
+            f"--from {entry.name} --resume goes on with it"
+        )
 
 
 def _kept(path: Path) -> Iterator[Record]:

@@ -102,6 +102,11 @@ class Checkpoint:
         """Records that are done."""
         return sum(self._done)
 
+    @property
+    def done(self) -> bytes:
+        """For each record's number 1 if it is done; of a table that is complete nothing."""
+        return bytes(self._done)
+
     def __contains__(self, number: int) -> bool:
         return self.complete or (number < len(self._done) and bool(self._done[number]))
 
@@ -274,6 +279,15 @@ class Checkpoint:
         }
         partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, self._sidecar)
+
+
+def kept_seed(out: Path) -> int | None:
+    """The seed that an earlier run of an output had; None where there was none."""
+    try:
+        seed = json.loads(out.with_name(f"{out.name}.run.json").read_text(encoding="utf-8"))["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return seed if isinstance(seed, int) else None
 
 
 def _difference(name: str, was: Any, now: Any) -> str:

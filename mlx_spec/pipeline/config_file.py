@@ -71,6 +71,23 @@ class PipelineConfig:
     work: Path
     stages: tuple[StageConfig, ...]
 
+    def find(self, name: str) -> int:
+        """The place, from 0, of a stage by its name (``2-classify``), number or kind.
+
+        Raises:
+            InvalidRequest: none is meant, or several are.
+        """
+        names = [one.name for one in self.stages]
+        found = [
+            place
+            for place, one in enumerate(self.stages)
+            if name in (one.name, str(place + 1), one.stage.kind)
+        ]
+        if len(found) != 1:
+            what = "means several stages" if found else "is no stage"
+            raise InvalidRequest(f"[config] {name!r} {what}; the stages are {', '.join(names)}")
+        return found[0]
+
 
 def read_config(path: Path, given: Mapping[str, Any] | None = None) -> PipelineConfig:
     """Read and check a config.
@@ -179,6 +196,8 @@ def _make(record: type[T], values: Mapping[str, Any], place: str) -> T:
         return record(**made)
     except InvalidRequest as error:
         raise InvalidRequest(f"{place}: {error}") from error
+    except TypeError as error:  # a user's class that lacks a method, or a value for a field
+        raise InvalidRequest(f"{place}: the stage cannot be made: {error}") from error
 
 
 def _check_table(record: type[Any], values: Mapping[str, Any], place: str) -> None:

@@ -40,14 +40,17 @@ class Progress(AbstractContextManager["Progress"]):
         title: what runs.
         total: records, or None where nobody knows (stdin).
         quiet: show nothing.
+        bar: what shows it; None: what suits the place.
     """
 
-    def __init__(self, title: str, total: int | None, quiet: bool = False) -> None:
+    def __init__(
+        self, title: str, total: int | None, quiet: bool = False, *, bar: Any = None
+    ) -> None:
         self._title, self._total, self._quiet = title, total, quiet
         self._started: float | None = None
         self._shown = time.perf_counter()
         self._last: tuple[Tally, Callable[[], GenerationStats]] | None = None
-        self._bar = None if quiet else make_bar()
+        self._bar = bar or (None if quiet else make_bar())
         self._every = _LOG if self._bar is None else _SCREEN
 
     def __exit__(self, *_: object) -> None:

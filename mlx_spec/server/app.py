@@ -25,10 +25,18 @@ from mlx_spec.server.keys import ApiKeys
 from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.protocol.faults import Fault, words
 from mlx_spec.server.refusals import fault_response
-from mlx_spec.server.routes import absent, batch, count_tokens, dialects, health, models
+from mlx_spec.server.routes import (
+    absent,
+    batch,
+    batches,
+    count_tokens,
+    dialects,
+    health,
+    models,
+)
 from mlx_spec.server.service import Service
 
-FAMILIES = (dialects, count_tokens, batch, models, health, absent)
+FAMILIES = (dialects, count_tokens, batch, batches, models, health, absent)
 _NO_KEYS = ApiKeys()
 
 

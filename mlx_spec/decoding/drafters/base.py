@@ -5,12 +5,12 @@ has no ``if draft``. It may propose anything: the output never depends on it, on
 
 A new drafter derives from ``BaseDrafter`` and defines ``propose``; one that keeps something for
 each row hears of every join and leave, and one that must see tokens on the host says so by
-``needs_host`` (``docs/architecture.md`` has an example).
+``needs_host`` (``docs/drafters.md`` has an example).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,18 +26,23 @@ from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 
 
-class DrawnFrom:
-    """The distributions of one draft's guesses, in their order."""
+class GuessNotes:
+    """What is asked of one draft's guesses beside their tokens, in their order."""
 
     def __init__(self) -> None:
         self._parts: list[mx.array] = []
 
-    def add(self, probabilities: mx.array) -> None:
-        """Those of the next guesses, [B, n, V]."""
-        self._parts.append(probabilities)
+    def add(self, notes: mx.array) -> None:
+        """That of the next guesses, [B, n] or [B, n, V]."""
+        self._parts.append(notes)
+
+    @property
+    def enough(self) -> bool:
+        """Whether no further guess is wanted."""
+        return False
 
     def take(self) -> mx.array | None:
-        """[B, K, V] of all, None where nothing was drawn; the next drafter's come anew."""
+        """[B, K] or [B, K, V] of all; None where nothing was noted. It begins anew."""
         parts, self._parts = self._parts, []
         if not parts:
             return None
@@ -64,6 +69,8 @@ class DraftContext:
             they gain is known when the host has read the step; empty where there are none.
         drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
             them as they are drawn; else None.
+        sure: where it is asked how sure the drafter is, takes [B, 1] float32 for each guess, how
+            probable it thinks it; else None.
     """
 
     sequences: Seq[Sequence]
@@ -77,11 +84,18 @@ class DraftContext:
     known: tuple[int, ...] | None = None
     begins: tuple[bool, ...] = ()
     taken: tuple[bool, ...] = ()
-    drawn: DrawnFrom | None = None
+    drawn: GuessNotes | None = None
+    sure: GuessNotes | None = None
 
-    def told(self) -> mx.array | None:
-        """[B, K, V] of what was drawn since this was asked before; None where nobody wants it."""
-        return None if self.drawn is None else self.drawn.take()
+    @property
+    def enough(self) -> bool:
+        """Whether no further guess is wanted, after those that were noted: the drafter may end."""
+        return self.sure is not None and self.sure.enough
+
+    def draft(self, guesses: Seq[mx.array]) -> Draft:
+        """Guesses [B, 1] each, with what they were drawn from since this was asked before."""
+        drawn = None if self.drawn is None else self.drawn.take()
+        return Draft(mx.concatenate(list(guesses), axis=1), probabilities=drawn)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,8 @@ class Draft:
         probabilities: [B, K, V] float32, the distribution that each was drawn from, from a drafter
             that draws, where the context wants them; lazily. Without them a guess counts as sure
             of itself, which it must be: told by what is known, and not drawn.
+        passes: guesses one after the other that each drafter computed, by name; None: as many as
+            the longest of its rows has.
     """
 
     tokens: mx.array
@@ -110,6 +126,7 @@ class Draft:
     sources: Seq[str] | None = None
     chances: Seq[Seq[float]] | None = None
     probabilities: mx.array | None = None
+    passes: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)

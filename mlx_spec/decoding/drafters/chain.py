@@ -16,14 +16,16 @@ nobody looks up anything, steps are built ahead as if the costly one were alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import mlx.core as mx
 
 from mlx_spec.control.offers import NOBODY, FixedSources, Offer, Settled, SourceChoice
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Drafter
+from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Drafter, GuessNotes
 from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.decoding.sampler import one_hot
 from mlx_spec.decoding.watching import Watcher
@@ -69,6 +71,7 @@ class ChainDrafter(BaseDrafter):
             (choice.free and self.asks)
             or (using is not None and using.needs_host)
             or choice.turning
+            or choice.picks
         )
 
     @property
@@ -128,7 +131,10 @@ class ChainDrafter(BaseDrafter):
             for each in self.costly:
                 each.skip(1 + max(settled.lengths))
         else:
-            made = self._computed(using, context, settled, count)
+            hearing = Hearing(partial(self.choice.enough, rows)) if settled.reads else None
+            made = self._computed(using, replace(context, sure=hearing), settled, count)
+            if hearing is not None and hearing.said:  # some drafters do not say
+                settled = replace(settled, lengths=self.choice.pick(rows, hearing.said))
         draft = self._joined(settled, [offer.source for offer in offers], drafts, made)
         if made is None or made.probabilities is None:
             return draft
@@ -190,13 +196,21 @@ class ChainDrafter(BaseDrafter):
             "" if not n else costly if pick == NOBODY else names[pick]
             for n, pick in zip(lengths, picks, strict=True)
         ]
+        passes = None
+        if made is not None and settled.reads:
+            passes = {
+                by: max(own for own, who in zip(lengths, sources, strict=True) if who == by)
+                for by in set(sources) - {""}
+            }
+            passes[costly] = made.tokens.shape[1]
         if tokens is None or not width:
-            return Draft(mx.zeros((len(picks), 0), mx.int32), lengths=lengths, sources=sources)
+            none = mx.zeros((len(picks), 0), mx.int32)
+            return Draft(none, lengths=lengths, sources=sources, passes=passes)
         counts = None if made is None else made.counts
         if counts is not None:
             taken = mx.array([pick != NOBODY for pick in picks])
             counts = mx.where(taken, width, counts)
-        return Draft(_wide(tokens, width), counts, lengths, sources)
+        return Draft(_wide(tokens, width), counts, lengths, sources, passes=passes)
 
     def verified(self, step: Verified) -> None:
         for each in self.members:
@@ -221,6 +235,33 @@ class ChainDrafter(BaseDrafter):
     def restore(self, snapshot: Any) -> None:
         for each, own in zip(self.members, snapshot, strict=True):
             each.restore(own)
+
+
+class Hearing(GuessNotes):
+    """How sure a drafter is of its guesses, read after each of them.
+
+    Args:
+        enough: whether, of that by row, no further guess is wanted.
+
+    Attributes:
+        said: by row.
+    """
+
+    def __init__(self, enough: Callable[[list[list[float]]], bool]) -> None:
+        super().__init__()
+        self._judge = enough
+        self.said: list[list[float]] = []
+
+    def add(self, notes: mx.array) -> None:
+        """Read what is noted; the guess itself is computed by then."""
+        more = cast("list[list[float]]", notes.tolist())
+        before = self.said or [[] for _ in more]
+        self.said = [old + new for old, new in zip(before, more, strict=True)]
+
+    @property
+    def enough(self) -> bool:
+        """By what was heard."""
+        return self._judge(self.said)
 
 
 def _asked(drafter: Drafter, context: DraftContext, count: int) -> Draft:

@@ -45,7 +45,16 @@ class Guessing:
             sampling = sampling.tempered(self.temperature)
         if context.drawn is not None:
             context.drawn.add(sampling.probabilities(logits, positions))
-        return sampling.choose(logits, positions)
+        tokens = sampling.choose(logits, positions)
+        if context.sure is not None:
+            context.sure.add(probable(logits, tokens))
+        return tokens
+
+
+def probable(logits: mx.array, tokens: mx.array) -> mx.array:
+    """[B, N] float32: the probabilities of tokens [B, N] by logits [B, N, V], unfiltered."""
+    own = mx.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return mx.exp((own - mx.logsumexp(logits, axis=-1)).astype(mx.float32))
 
 
 def known_at(context: DraftContext, beyond: int) -> tuple[int, ...] | None:

@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 import mlx.core as mx
 
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
-from mlx_spec.decoding.drafters.choosing import Guessing
+from mlx_spec.decoding.drafters.choosing import Guessing, probable
 from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.model.heads.head import Head
 from mlx_spec.model.heads.slots import HeadRows, HeadSlots
@@ -196,7 +196,9 @@ class HeadDrafter(BaseDrafter):
             states = self._slots.read(rows, context.longest + step)
             token = self._choose(context, self._slots.logits(states), draft)
             draft.append(token)
-        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
+            if context.enough:
+                break
+        return context.draft(draft)
 
     def _choose(self, context: DraftContext, logits: mx.array, draft: list[mx.array]) -> mx.array:
         """[B, 1]: by the target's noise and rules, which go by its own ids."""
@@ -205,7 +207,10 @@ class HeadDrafter(BaseDrafter):
             return Guessing().choose(context, logits, draft)
         asked = context.rules or context.drawn is not None
         if not asked and len(context.sampling.rows.greedy) == len(logits):
-            return tokens[mx.argmax(logits, axis=-1)]
+            own = mx.argmax(logits, axis=-1)
+            if context.sure is not None:
+                context.sure.add(probable(logits, own))
+            return tokens[own]
         everywhere = mx.full((*logits.shape[:2], context.vocabulary), -mx.inf, logits.dtype)
         places = mx.broadcast_to(tokens, logits.shape)
         spread = mx.put_along_axis(everywhere, places, logits, axis=-1)

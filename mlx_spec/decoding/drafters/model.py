@@ -155,13 +155,15 @@ class ModelDrafter(BaseDrafter):
         own = None if all(covered) else mx.array(covered, mx.int32)
         draft = [self._guessing.choose(context, logits, [])]
         for step in range(1, count):
+            if context.enough:
+                break
             starts, at = context.lengths + (step - 1), known_at(context, step - 1)
             limit, since = context.longest + step, context.shortest + step - 1
             rows = Rows(draft[-1], starts, limit, counts=own, at=at, since=since)
             draft.append(self._guessing.choose(context, self._forward(rows), draft))
         for layer, arrays in known:
             layer.arrays = arrays
-        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
+        return context.draft(draft)
 
     def _span(self, tokens: mx.array, starts: mx.array, width: int) -> mx.array:
         """[B, width] of ``tokens`` [B, C] from each row's start, as the draft model can read it."""

@@ -92,9 +92,11 @@ class SelfDrafter(BaseDrafter):
             logits, *_ = self._passes.forward(_rows(context, token, step))
             token = self._guessing.choose(context, logits, draft)
             draft.append(token)
+            if context.enough:
+                break
         for layer, arrays in states:
             layer.arrays = arrays
-        return Draft(mx.concatenate(draft, axis=1), probabilities=context.told())
+        return context.draft(draft)
 
 
 def _rows(context: DraftContext, token: mx.array, step: int) -> Rows:

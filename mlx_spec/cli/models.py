@@ -1,0 +1,100 @@
+"""``mlx-spec models``: what is at hand, and which of it can draft for which."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlx_spec.cli.notes import status
+from mlx_spec.cli.terminal import ERASE
+
+if TYPE_CHECKING:
+    from mlx_spec.model.at_hand import ModelAtHand
+
+_COLUMNS = ("model", "type", "on disk", "context", "chat", "what layers keep", "drafts for it")
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+) -> None:
+    """List the models on this machine: size, context, caches, and which pairs fit.
+
+    Embedded ones, those that were fetched, the Hugging Face cache, folders and GGUF files here.
+    `mlx-spec doctor --model NAME` says more of one.
+    """
+    with status("looking for models", as_json):
+        from mlx_spec.model.at_hand import models_at_hand
+        from mlx_spec.model.catalog import searched
+        from mlx_spec.model.packaged import PACKAGED
+    found = models_at_hand(_watching(as_json))
+    _erase(as_json)
+    here = {one.name for one in found}
+    fetched = {name: one for name, one in PACKAGED.items() if name not in here}
+    if as_json:
+        record = {
+            "models": [_record(one) for one in found],
+            "to_fetch": [{"name": n, "title": o.title, "size": o.size} for n, o in fetched.items()],
+            "searched": searched(),
+        }
+        print(json.dumps(record, indent=2))
+        return
+    _print(found)
+    for name, one in fetched.items():
+        print(f"  fetched on first use: {name} ({one.title}, {one.size / 1e6:.0f} MB)")
+    print(f"  looked in: the package, {', '.join(searched())}")
+
+
+def _watching(quiet: bool) -> Any:
+    """Says on a line that goes away which model is looked at."""
+    if not _shows(quiet):
+        return lambda name: None
+    return lambda name: print(f"{ERASE}looking at {name} ...", end="", file=sys.stderr, flush=True)
+
+
+def _erase(quiet: bool) -> None:
+    if _shows(quiet):
+        print(ERASE, end="", file=sys.stderr, flush=True)
+
+
+def _shows(quiet: bool) -> bool:
+    return not quiet and sys.stderr is not None and sys.stderr.isatty()
+
+
+def _record(one: ModelAtHand) -> dict[str, Any]:
+    return asdict(one) | {"path": str(one.path)}
+
+
+def _print(found: list[ModelAtHand]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE)
+    for column in _COLUMNS:
+        right = column in ("on disk", "context")
+        table.add_column(column, overflow="fold", justify="right" if right else "left")
+    for one in found:
+        table.add_row(*map(Text, _row(one)))
+    Console().print(table)
+
+
+def _row(one: ModelAtHand) -> tuple[str, ...]:
+    """The cells of a model's row."""
+    size, own = f"{one.size / 1e6:,.0f} MB", one.found
+    if own is None:
+        return one.name, "cannot be loaded", size, "", "", one.problem, ""
+    bits = f", {own.bits}-bit" if own.bits else ""
+    kind = f"{own.model_type}{bits}"
+    if own.verdict == "refused":
+        kind += " (refused)"
+    drafts = ", ".join(
+        fit.name if fit.share == 1 else f"{fit.name} ({fit.share:.1%} of its tokens)"
+        for fit in one.drafts
+    )
+    context = f"{own.context:,}" if own.context else ""
+    return one.name, kind, size, context, "yes" if own.chat else "", one.caches, drafts

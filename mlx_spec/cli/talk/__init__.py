@@ -1,0 +1,1 @@
+"""``mlx-spec chat`` behind its options: conversation, answers, commands, keyboard."""

@@ -1,0 +1,105 @@
+"""Picking in the engine: what a drafter says of its guesses is theirs, row by row, and it happens.
+
+The draft model is the target, so that what it says of a guess is what the target says of that
+token: a number of another row or position shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import pytest
+
+from mlx_spec import BatchingConfig, GenerationResult, SpeculationConfig, batch_generate
+from mlx_spec.control.surest import Settling, Surest
+from tests.models import make_model
+from tests.scenario import noisy_draft, target
+
+PROMPTS = [[3, 7, 11, 2, 9], [5, 1], [8, 8, 4, 6, 2, 1, 9, 3], [2, 4, 6], [9, 9, 1, 4]]
+LENGTHS = [30, 21, 27, 34, 12]
+
+
+class Heard:
+    """Spies on picking.
+
+    Attributes:
+        said: (known tokens, chances, verified) of each row and step, by row.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: dict[Any, list[tuple[int, list[float], int]]] = {}
+        own = Surest.pick
+
+        def pick(
+            surest: Surest, rows: Seq[Any], sure: Seq[Seq[float]], settling: Settling
+        ) -> list[int]:
+            lengths = own(surest, rows, sure, settling)
+            for row, numbers, length in zip(rows, sure, lengths, strict=True):
+                self.said.setdefault(row, []).append((row.length, list(numbers), length))
+            return lengths
+
+        monkeypatch.setattr(Surest, "pick", pick)
+
+
+def run(model: Any, draft: Any, **options: Any) -> list[GenerationResult]:
+    """Five requests in three rows, with joins and leaves."""
+    made = batch_generate(
+        model,
+        None,
+        PROMPTS,
+        draft_model=draft,
+        speculation=SpeculationConfig(enabled=draft is not None, draft="ngram+model")
+        if draft is not None
+        else None,
+        batching=BatchingConfig(batch_size=3),
+        max_tokens=LENGTHS[0],
+        ignore_eos=True,
+        **options,
+    )
+    return made.results
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_what_is_said_is_said_of_that_token_of_that_row(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stops numbers of another row, or of the position beside."""
+    model = make_model("llama", seed=4)
+    heard = Heard(monkeypatch)
+    results = run(
+        model, make_model("llama", seed=4), logprobs=True, temperature=temperature, seed=5
+    )
+    compared = 0
+    by_prompt = {tuple(p): r for p, r in zip(PROMPTS, results, strict=True)}
+    for row, steps in heard.said.items():
+        prompt = next(p for p in by_prompt if tuple(row.known(0, len(p))) == p)
+        logprobs = by_prompt[prompt].logprobs
+        assert logprobs is not None
+        for length, numbers, verified in steps:
+            for place, number in enumerate(numbers[:verified]):
+                at = length + place - len(prompt)
+                if at < len(logprobs):
+                    assert number == pytest.approx(math.exp(logprobs[at].logprob), rel=1e-3)
+                    compared += 1
+    assert compared > 40
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_fewer_are_verified_than_are_guessed_and_nothing_changes(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under default settings: guesses are picked, rows have different numbers of them, and texts
+    are the target's."""
+    model = target(family)
+    plain = run(model, None)
+    heard = Heard(monkeypatch)
+    results = run(model, noisy_draft(family))
+    assert [r.token_ids for r in results] == [r.token_ids for r in plain]
+    steps = [step for row in heard.said.values() for step in row]
+    cut = sum(verified < len(numbers) for _, numbers, verified in steps)
+    assert len({len(numbers) for _, numbers, _ in steps}) > 1, "drafting ends when it is enough"
+    assert cut > 5
+    assert sum(r.drafted for r in results) > 20
+    assert 0 < sum(r.accepted for r in results) < sum(r.drafted for r in results)
