@@ -150,6 +150,8 @@ def test_it_is_found_again_where_texts_part() -> None:
     # Of several places the next one; a token alone is enough nearby.
     assert follow("if a: b\nif a: c\nif a: d\n", "if a: b\nif ")[-1][0] == "a"
     assert follow("x = 1\ny = 1\nz = 1\n", "x = 1\ny = 2\n")[-1][0] == "z"
+    assert follow("xy1" + "-" * 40 + "xy2xy3", "xy1Qxy")[-1][0] == "2"
+    assert follow("xy1 xy2 xy3 pq", "xy1 pxy")[-1][0] == "3"
     assert follow("abc", "zzz") == ["", "", ""]
     assert follow("abc", "abc")[-1] == ""
 
