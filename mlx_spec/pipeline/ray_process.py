@@ -102,6 +102,7 @@ def _run(
     started, begun = time.perf_counter(), False
     stats: dict[str, GenerationStats] = {}
     tally = outcome.tally
+    watch(tally, GenerationStats)  # its clock begins
     try:
         for answer in _answers(work, file, machines):
             if not begun:
