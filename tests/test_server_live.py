@@ -17,8 +17,7 @@ import httpx
 import pytest
 
 from mlx_spec.server.options import ServerOptions
-from tests.servers import CHAT, SAFETY, Live, events_of, running_server, said
-from tests.test_server import content_of, truth
+from tests.servers import CHAT, SAFETY, Live, content_of, events_of, running_server, said, truth
 
 LONG = {"max_tokens": 400}
 

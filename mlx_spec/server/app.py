@@ -33,10 +33,11 @@ from mlx_spec.server.routes import (
     dialects,
     health,
     models,
+    page,
 )
 from mlx_spec.server.service import Service
 
-FAMILIES = (dialects, count_tokens, batch, batches, models, health, absent)
+FAMILIES = (page, dialects, count_tokens, batch, batches, models, health, absent)
 _NO_KEYS = ApiKeys()
 
 
