@@ -1,31 +1,42 @@
-"""A web service on ``BatchedMLXGenerator``: every client's request joins the running batch.
+"""A web app with a model inside: one request of a reader is four of the model, in one batch.
 
-    pip install starlette uvicorn
-    MODEL=demo uvicorn --app-dir examples web:app
-    curl -N localhost:8000/chat -d '{"messages": [{"role": "user", "content": "Hello!"}]}'
-    curl -N localhost:8000/chat -d '{"prompt": "def parse_header(", "max_tokens": 40}'
+    pip install '.[server,structured]'
+    MODEL=smollm2 uvicorn --app-dir examples web:app
+    curl localhost:8000/review -d '{"text": "The tea was cold, but the cake was good."}'
 
-A client that goes away gives its row to the next one.
+What speaks OpenAI's API is `mlx-spec serve`. This is for what does not: routes of your own, several
+questions about one text, answers of a given form. All readers' questions run in one batch, what
+they begin with (the text) is read once, and a reader who goes away takes his questions along.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mlx_spec import (  # before any import of mlx
     BatchedMLXGenerator,
     BatchingConfig,
     GeneratorClosed,
-    TokenStream,
+    InvalidRequest,
+    SamplingParams,
+    Structure,
     load,
 )
+
+QUESTIONS = {
+    "title": ("Title:", SamplingParams(max_tokens=12, stop="\n")),
+    "summary": ("Summary in one sentence:", SamplingParams(max_tokens=48, stop="\n")),
+    "keywords": ("Keywords:", SamplingParams(max_tokens=24, stop="\n")),
+    "mood": ("Mood:", SamplingParams(structure=Structure.choices([" good", " bad", " mixed"]))),
+}
 
 
 @asynccontextmanager
@@ -39,26 +50,34 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
 
 
-async def chat(request: Request) -> Response:
+async def review(request: Request) -> Response:
     try:
-        body = await request.json()
-        prompt = body.get("messages") or body.get("prompt", "")
-        stream = request.app.state.generator.submit(
-            prompt, max_tokens=body.get("max_tokens", 200), temperature=body.get("temperature", 0)
-        )
-    except ValueError as error:  # an InvalidRequest, or a body that is no JSON
+        text = (await request.json())["text"]
+    except (ValueError, KeyError, TypeError):
+        return JSONResponse({"error": "expected {'text': ...}"}, status_code=400)
+    prompts = [f"Text: {text}\n{question}" for question, _ in QUESTIONS.values()]
+    sampling = [options for _, options in QUESTIONS.values()]
+    answers = asyncio.ensure_future(request.app.state.generator.agenerate(prompts, sampling))
+    leaving = asyncio.ensure_future(left(request))
+    await asyncio.wait((answers, leaving), return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if not answers.done():
+        answers.cancel()  # none of the four is left running
+        return Response(status_code=499)
+    try:
+        results = await answers
+    except InvalidRequest as error:  # a text that no context holds, for one
         return JSONResponse({"error": str(error)}, status_code=400)
     except GeneratorClosed as error:
         return JSONResponse({"error": str(error)}, status_code=503)
-    return StreamingResponse(texts(stream), media_type="text/plain")
+    texts = {name: one.text.strip() for name, one in zip(QUESTIONS, results, strict=True)}
+    return JSONResponse(texts | {"reused_tokens": sum(one.reused_tokens for one in results)})
 
 
-async def texts(stream: TokenStream) -> AsyncIterator[str]:
-    try:
-        async for chunk in stream:
-            yield chunk.text
-    finally:
-        stream.cancel()  # the client went away; after the last token it does nothing
+async def left(request: Request) -> None:
+    """Returns when the reader goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def stats(request: Request) -> Response:
@@ -67,5 +86,5 @@ async def stats(request: Request) -> Response:
 
 
 app = Starlette(
-    routes=[Route("/chat", chat, methods=["POST"]), Route("/stats", stats)], lifespan=lifespan
+    routes=[Route("/review", review, methods=["POST"]), Route("/stats", stats)], lifespan=lifespan
 )

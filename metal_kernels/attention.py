@@ -207,7 +207,8 @@ class Attention(Operation[P, mx.array]):
     """The operation, with what it takes and the ways to spend it.
 
     Args:
-        check, reference: as for any operation.
+        check: as for any operation.
+        reference: likewise.
         kernel: takes the configuration first.
         config: how the kernel cuts the work up; it changes speed and memory, never the result.
     """
@@ -242,7 +243,9 @@ class Attention(Operation[P, mx.array]):
 
         Args:
             batch: rows, B.
-            q_heads, kv_heads, head_dim: of the model.
+            q_heads: heads of queries.
+            kv_heads: heads of keys and values.
+            head_dim: numbers of a head.
             queries: new tokens of a row, N.
             capacity: keys of a slot, T.
             itemsize: bytes of an element.

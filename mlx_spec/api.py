@@ -228,7 +228,8 @@ def generate(
         generate(model, tokenizer, "Why is the sky blue?", chat=True, max_tokens=200).text
 
     Args:
-        model, tokenizer: what ``load`` returned; tokenizer None if the prompt is token ids.
+        model: the target, as ``load`` returned it.
+        tokenizer: its tokenizer; None if the prompt is token ids.
         prompt: a text, a list of token ids, or a list of chat messages. A text is fed *as it is*;
             messages go through the tokenizer's chat template.
         draft_model: a smaller model that guesses ahead, or its (model, tokenizer) pair. The

@@ -176,6 +176,12 @@ class Sequence(LifeCycle):
         """Tokens that may still be emitted."""
         return self.max_new_tokens - len(self.tokens)
 
+    @property
+    def room(self) -> int:
+        """The most draft tokens of its next step: one token is the target's own."""
+        most, wanted = max(0, self.remaining - 1), self.sampling.num_draft_tokens
+        return most if wanted is None else min(most, wanted)
+
     def ends(self, tokens: Seq[int]) -> bool:
         """Whether a stop token or the limit falls among these next tokens. Changes nothing."""
         astray = self.dead_end is not None and self.dead_end.among(tokens)

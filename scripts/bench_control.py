@@ -36,6 +36,11 @@ class Row:
     evidence: Evidence | None = None
     length: int = 100
 
+    @property
+    def room(self) -> int:
+        """As many guesses as leave the target a token."""
+        return max(0, self.remaining - 1)
+
 
 def adaptive(machine: Machine, most: int) -> AdaptiveDrafts:
     """A policy that knows what steps cost."""

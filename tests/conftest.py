@@ -17,6 +17,8 @@ import threading
 os.environ["MLX_SPEC_BLAS"] = "off"
 # Of commands that tests start; they time their passes once for all.
 os.environ["MLX_SPEC_COSTS"] = tempfile.mkdtemp(prefix="mlx-spec-costs-")
+# Where servers keep files of callers unless told otherwise.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="mlx-spec-data-")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -70,12 +72,12 @@ def rows_lag() -> Iterator[None]:
 def packs_wherever_it_can() -> Iterator[None]:
     """Steps are packed wherever that leaves a token out, whatever it saves: ``test_packed_steps``
     has a test of when it pays."""
-    from mlx_spec.decoding import step
+    from mlx_spec.control import step_prices
 
-    PAYS.append(step.packing_pays)
-    step.packing_pays = lambda *_: True
+    PAYS.append(step_prices.packing_pays)
+    step_prices.packing_pays = lambda *_: True
     yield
-    step.packing_pays = PAYS[0]
+    step_prices.packing_pays = PAYS[0]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,8 +23,11 @@ NOT_QUICK = (
     "test_server_live.py::test_sigterm",
     "test_pipeline_chain.py::test_a_chain_cut",
     "test_pipeline_chain.py::test_a_chain_drops",
+    "test_package.py::test_wheel",
     "test_platform.py::test_a_process",
     "test_platform.py::test_a_public_name",
+    "test_site.py",
+    "test_snippets.py::test_what",
     # Faults planted into our own code, to see that the other tests find them.
     "test_cache_mutants.py",
     "test_kernels_mutants.py",

@@ -30,7 +30,7 @@ PROMPTS = (
     "x",
     "for i in range(10):\n    print(i)\nfor i in range(10):\n    print(",
 )
-TOKENS = (40, 24, 50, 30, 44)
+TOKENS = (14, 6, 30, 9, 12)
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         rows = _rows(generator)
         stats = generator.stats().generation
         generator.set_batch_size(2)
-        again = generator.generate(PROMPTS[:3], max_tokens=12, ignore_eos=True)
+        again = generator.generate(PROMPTS[:3], max_tokens=6, ignore_eos=True)
     either = batch_generate(
         model,
         tokenizer,
@@ -77,7 +77,7 @@ def _rows(generator: BatchedMLXGenerator) -> list[Any]:
         generator.submit(prompt, max_tokens=tokens, ignore_eos=True)
         for prompt, tokens in zip(PROMPTS[:4], TOKENS, strict=False)
     ]
-    for _ in zip(range(6), first[0], strict=False):
+    for _ in zip(range(4), first[0], strict=False):
         pass  # the last one joins in the middle, and one leaves before its end
     first[2].cancel()
     last = generator.submit(

@@ -8,6 +8,7 @@ The model is a tiny random one over the embedded tokenizer, with a chat template
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from mlx_spec import BatchingConfig, ChatConfig, SamplingParams, batch_generate
 from mlx_spec.server.app import make_app
 from mlx_spec.server.flags import ServeFlags
 from mlx_spec.server.keys import ApiKeys
@@ -105,3 +107,34 @@ def events_of(text: str) -> list[Any]:
     """The data of server-sent events, without the mark of the end."""
     lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data:")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def truth(content: str, count: int, **options: Any) -> str:
+    """What the model says alone, without a draft."""
+    model, tokenizer = toy()
+    sampling = SamplingParams(max_tokens=count, **options)
+    (result,) = batch_generate(
+        model,
+        tokenizer,
+        [content],
+        sampling=sampling,
+        chat=ChatConfig(),
+        speculation=api_support.OFF,
+        batching=BatchingConfig(batch_size=1),
+    ).results
+    return result.text
+
+
+def content_of(reply: httpx.Response) -> str:
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["choices"][0]["message"]["content"])
+
+
+def ask_all(service: Service, *requests: tuple[str, str, Any], **headers: str) -> list[Any]:
+    """(method, path, JSON) one after the other."""
+
+    async def ask() -> list[Any]:
+        async with asgi_client(service, **headers) as client:
+            return [await client.request(way, path, json=body) for way, path, body in requests]
+
+    return asyncio.run(ask())

@@ -76,6 +76,8 @@ CALLED_BY_OTHERS = {
     "list_commands",
 }
 CALLED_BY_OTHERS |= {"get_route_handler"}  # by FastAPI
+# By Ray Data.
+CALLED_BY_OTHERS |= {"estimate_inmemory_data_size", "get_read_tasks", "supports_distributed_reads"}
 CALLED_BY_OTHERS |= {"_end_all"}  # at exit
 CALLED_BY_OTHERS |= {"gumbel_noise", "previous"}
 CALLED_BY_OTHERS |= {"maybe_trim_front"}  # by mlx-lm's llama4

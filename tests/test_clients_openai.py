@@ -195,6 +195,7 @@ def test_a_call_can_be_required_of_any_model(plain: Live, choice: Any) -> None:
     chat = client.chat.completions.create(**options)
     [call] = chat.choices[0].message.tool_calls or []
     assert call.type == "function"
+    assert call.function.name == "look"
     assert json.loads(call.function.arguments)["at"] in ("sky", "sea")
     assert chat.choices[0].finish_reason == "tool_calls"
     with client.chat.completions.stream(**options) as stream:

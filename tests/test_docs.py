@@ -1,19 +1,21 @@
-"""What the documents name is there: options of the command line, public names, files."""
+"""What the documents name is there: public names, protocols, terms. That what they show runs is
+``test_snippets``, that links lead somewhere ``test_site``."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import pkgutil
 import re
+import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import mlx_spec
 import mlx_spec.pipeline
 from mlx_spec.cache.layer import LayerCache
-from mlx_spec.cli.main import app
 from mlx_spec.errors import MlxSpecError
 from mlx_spec.life_cycle import RequestState
 
@@ -50,19 +52,6 @@ def test_stages_of_one_s_own_need_public_names_only() -> None:
     assert set(names) <= set(mlx_spec.pipeline.__all__)
 
 
-def test_every_option_that_is_shown_exists() -> None:
-    """In the README's commands, for the command that it is shown with."""
-    lines = "".join(text for language, text in BLOCKS if language == "sh").replace("\\\n", "")
-    shown = re.findall(r"mlx-spec (\w[\w-]*(?: run)?)([^|\n#]*)", lines)
-    assert len(shown) > 8
-    runner = CliRunner()
-    for command, rest in shown:
-        options = runner.invoke(app, [*command.split(), "--help"]).output
-        known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", options))
-        rest = re.sub(r"'[^']*'|\"[^\"]*\"", "", rest)
-        assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)) <= known, command
-
-
 def test_the_api_page_names_all_there_is() -> None:
     table = "\n".join(line for line in API.splitlines() if line.startswith("| `"))
     named = set(re.findall(r"`(\w+)[`(]", table))
@@ -90,16 +79,6 @@ def test_the_cache_page_names_the_whole_protocol() -> None:
     assert asked <= set(re.findall(r"\w+", CACHES))
 
 
-@pytest.mark.parametrize(
-    ("text", "folder"),
-    [(README, "."), (API, "."), (ARCHITECTURE, "docs"), (TERMS, "docs"), (CACHES, "docs")],
-    ids=["README", "api", "architecture", "terms", "caches"],
-)
-def test_links_lead_to_files(text: str, folder: str) -> None:
-    for target in re.findall(r"\]\(((?!http)[^)#]+)", text):
-        assert (ROOT / folder / target).exists(), target
-
-
 def test_the_path_of_a_request_names_what_is_there() -> None:
     (path,) = re.findall(r"\n## The path of a request\n(.*?)\n## ", ARCHITECTURE, re.DOTALL)
     names = re.findall(r"`([a-z]\w*(?:\.\w+)+)`", path)
@@ -121,3 +100,16 @@ def test_each_term_is_there_once() -> None:
     assert len(words) > 80
     assert len(set(words)) == len(words)
     assert {state.value for state in RequestState} <= set(words)
+
+
+def test_the_picture_is_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run ``python scripts/picture.py`` where this fails."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    picture = importlib.import_module("picture")
+    rows = json.loads((ROOT / "docs" / "picture.json").read_text(encoding="utf-8"))["rows"]
+    drawn = picture.draw(rows)
+    assert drawn == (ROOT / "docs" / "picture.svg").read_text(encoding="utf-8")
+    assert xml.etree.ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert "prefers-color-scheme: dark" in drawn
+    shown = {token["by"] for row in rows for one in row["passes"] for token in one}
+    assert shown == {"own", "ngram", "head"}

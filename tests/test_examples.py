@@ -1,7 +1,9 @@
-"""Everything in ``examples/`` runs as it stands: the notebook, the script, every config."""
+"""Everything in ``examples/`` runs as it stands: notebook, script, configs, web app, clients."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 import os
 import shutil
@@ -10,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from mlx_spec import SamplingParams, generate, load
 from mlx_spec.cli.main import main
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -60,6 +64,71 @@ def test_the_script_runs_twice(examples: Path) -> None:
     records = read(examples / "out" / "generated.jsonl")
     assert [record["_record"] for record in records] == list(range(1, 37))
     assert all(record["output"] for record in records)
+
+
+# --- the web app ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("MODEL", "demo-draft")  # the quicker one
+    monkeypatch.setenv("DRAFT", "demo-draft")
+    return importlib.import_module("web")
+
+
+def test_the_web_app_asks_all_questions_in_one_batch(web: Any) -> None:
+    """Each answer is the model's own, beside eleven others."""
+    texts = ["def read_", "class Stack:", "x = [1, 2]"]
+
+    async def ask() -> tuple[list[httpx.Response], httpx.Response, Any]:
+        transport = httpx.ASGITransport(app=web.app)
+        async with (
+            web.lifespan(web.app),
+            httpx.AsyncClient(transport=transport, base_url="http://here") as client,
+        ):
+            asked = (client.post("/review", json={"text": text}) for text in texts)
+            answers = await asyncio.gather(*asked)
+            refused = await client.post("/review", content="no JSON")
+            return answers, refused, (await client.get("/stats")).json()
+
+    answers, refused, stats = asyncio.run(ask())
+    assert refused.status_code == 400
+    assert stats == {"running": 0, "waiting": 0, "done": 12}
+    model, tokenizer = load("demo-draft")
+    assert all(answer.json()["mood"] in ("good", "bad", "mixed") for answer in answers)
+    for name, (question, options) in web.QUESTIONS.items():
+        alone = generate(model, tokenizer, f"Text: {texts[1]}\n{question}", sampling=options)
+        assert answers[1].json()[name] == alone.text.strip(), name
+
+
+def test_a_reader_who_goes_away_takes_his_questions_along(
+    web: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = SamplingParams(max_tokens=None, ignore_eos=True)
+    monkeypatch.setattr(web, "QUESTIONS", {"a": ("", endless), "b": ("", endless)})
+    sent: list[Any] = []
+
+    async def leave() -> tuple[int, int]:
+        body = {"type": "http.request", "body": b'{"text": "def f("}', "more_body": False}
+        messages = iter([body, {"type": "http.disconnect"}])
+
+        async def receive() -> Any:
+            return next(messages)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/review", "headers": []}
+        async with web.lifespan(web.app):
+            await web.app({**scope, "query_string": b"", "app": web.app}, receive, send)
+            generator = web.app.state.generator
+            await asyncio.to_thread(generator.drain)
+            stats = generator.stats()
+            return stats.running, stats.finished
+
+    assert asyncio.run(leave()) == (0, 0)
+    assert sent[0]["status"] == 499
 
 
 # --- the notebook ---------------------------------------------------------------------------

@@ -123,7 +123,9 @@ def joined(frames: list[Any], index: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("logprobs", [False, True])
 @pytest.mark.parametrize("reason", ["stop", "length"])
-@pytest.mark.parametrize("texts", [("Hm.",), (TEXT, f"x</think>{CALL}"), ("</think>a", "b", "<th")])
+@pytest.mark.parametrize(
+    "texts", [("Hm.",), (TEXT, f"x</think>{CALL}"), ("</think>a", "b", "x</think>a <too")]
+)
 def test_a_streamed_chat_says_the_same(texts: tuple[str, ...], reason: Any, logprobs: bool) -> None:
     asked = read(
         chat_completions,
@@ -144,6 +146,8 @@ def test_a_streamed_chat_says_the_same(texts: tuple[str, ...], reason: Any, logp
     assert all(frame["usage"] is None for frame in frames[:-1])
     assert {frame["id"] for frame in frames} == {whole["id"]}
     assert [joined(frames, index) for index in range(len(texts))] == whole["choices"]
+    if reason == "length":
+        assert {choice["finish_reason"] for choice in whole["choices"]} == {"length"}
     if logprobs:
         for choice in whole["choices"]:
             spelled = b"".join(bytes(one["bytes"]) for one in choice["logprobs"]["content"])

@@ -44,6 +44,7 @@ TEXTS = [
     ("<think>Hm.</think>Yes", {"split": False}, [("Said", "<think>Hm.</think>Yes")]),
     ("a <thin b", {}, [("Said", "a <thin b")]),
     ("a <th", {}, [("Said", "a <th")]),
+    ("\n<think>Hm", {}, [("Thought", "Hm")]),
     (CALL, {"tools": AUTO}, [LOOKED]),
     (f"Well.\n\n{CALL}\n{CALL}\n", {"tools": AUTO}, [("Said", "Well."), LOOKED, LOOKED]),
     (f"<think>So {CALL}", {"tools": AUTO}, [("Thought", "So"), LOOKED]),

@@ -9,11 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
-from mlx_spec import BatchingConfig, ChatConfig, SamplingParams, batch_generate
+from mlx_spec import SamplingParams, batch_generate
 from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.service import Service
-from tests import api_support
-from tests.servers import CHAT, asgi_client, events_of, open_toy, said, toy
+from tests.architectures import build
+from tests.servers import (
+    CHAT,
+    asgi_client,
+    ask_all,
+    content_of,
+    events_of,
+    open_toy,
+    said,
+    toy,
+    truth,
+)
 
 CONTENTS = ["def read_", "class Stack:", "x", "import os", "for i in", "Grüße 😀"]
 
@@ -22,27 +32,6 @@ CONTENTS = ["def read_", "class Stack:", "x", "import os", "for i in", "Grüße 
 def service() -> Iterator[Service]:
     with open_toy() as made:
         yield made
-
-
-def truth(content: str, count: int, **options: Any) -> str:
-    """What the model says alone, without a draft."""
-    model, tokenizer = toy()
-    sampling = SamplingParams(max_tokens=count, **options)
-    (result,) = batch_generate(
-        model,
-        tokenizer,
-        [content],
-        sampling=sampling,
-        chat=ChatConfig(),
-        speculation=api_support.OFF,
-        batching=BatchingConfig(batch_size=1),
-    ).results
-    return result.text
-
-
-def content_of(reply: httpx.Response) -> str:
-    assert reply.status_code == 200, reply.text
-    return str(reply.json()["choices"][0]["message"]["content"])
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -70,58 +59,6 @@ def test_answers_are_what_the_model_says_alone_in_any_company(
             assert reply.text.endswith("data: [DONE]\n\n")
         else:
             assert content_of(reply) == expected
-
-
-def ask_all(service: Service, *requests: tuple[str, str, Any], **headers: str) -> list[Any]:
-    """(method, path, JSON) one after the other."""
-
-    async def ask() -> list[Any]:
-        async with asgi_client(service, **headers) as client:
-            return [await client.request(way, path, json=body) for way, path, body in requests]
-
-    return asyncio.run(ask())
-
-
-def test_under_default_options_drafts_are_drafted_and_rows_batched() -> None:
-    """Stops "configured, but not happening", this field's commonest fault."""
-    repeated = [said(content=f"{text} = {text} = {text} = ") for text in ("a", "b", "c", "d")]
-
-    async def ask(service: Service) -> dict[str, Any]:
-        async with asgi_client(service) as client:
-            body = {"max_tokens": 64}
-            await asyncio.gather(*(client.post(CHAT, json=one | body) for one in repeated))
-            await client.post(CHAT, json=repeated[0] | body)
-            return dict((await client.get("/v1/stats")).json())
-
-    with open_toy() as service:
-        stats = asyncio.run(ask(service))
-    happening = stats["happening"]
-    assert happening["drafters"] == ["ngram"]
-    assert happening["steps_with_a_draft"] > 0
-    assert happening["steps_with_several_rows"] > 0
-    assert happening["most_rows"] == 4
-    assert happening["requests_with_a_known_prefix"] >= 1
-    assert stats["drafters"]["ngram"]["drafted"] > 0
-    assert stats["prefix"]["reused_tokens"] > 0
-
-
-def test_statistics_keep_their_contract(service: Service) -> None:
-    """What the page draws; the names are promised."""
-    _, reply = ask_all(service, ("POST", CHAT, said()), ("GET", "/v1/stats", None))
-    stats = reply.json()
-    assert stats["model"] == "toy"
-    assert stats["rows"] == {"running": 0, "size": 4}
-    assert stats["queue"] == {"waiting": 0, "limit": ServerOptions().max_queue}
-    for name in ("throughput_tps", "acceptance_rate", "draft_tokens_per_step", "uptime_s"):
-        assert isinstance(stats[name], float), name
-    assert set(stats["kv"]) >= {"bytes", "bytes_limit"}
-    assert stats["ttft_ms"]["p50"] > 0
-    assert stats["itl_ms"]["p95"] > 0
-    assert stats["requests"]["finished"] >= 1
-    assert set(stats["requests"]) == {"finished", "cancelled", "failed", "refused"}
-    assert stats["configured"]["BatchingConfig"]["batch_size"] == 4
-    assert stats["configured"]["SpeculationConfig"]["enabled"] is True
-    assert stats["throughput_tps"] > 0
 
 
 def test_models_are_told_to_both_kinds_of_clients(service: Service) -> None:
@@ -192,32 +129,52 @@ def test_of_a_batch_the_short_ones_leave_early(service: Service) -> None:
     assert events[0]["duration"] < events[1]["duration"]
 
 
-def test_metrics_are_prometheus_own(service: Service) -> None:
-    from prometheus_client.parser import text_string_to_metric_families
+def test_several_texts_are_told_apart_in_one_stream(service: Service) -> None:
+    """Each chunk is of the text that it names."""
+    body = said(n=3, temperature=1.0, seed=7) | {"max_tokens": 20}
+    whole, streamed = ask_all(
+        service, ("POST", CHAT, body), ("POST", CHAT, {**body, "stream": True})
+    )
+    texts = {one["index"]: one["message"]["content"] for one in whole.json()["choices"]}
+    heard = dict.fromkeys(range(3), "")
+    for chunk in events_of(streamed.text):
+        for choice in chunk["choices"]:
+            heard[choice["index"]] += choice["delta"].get("content") or ""
+    assert heard == texts
+    expected = [truth("def read_", 20, temperature=1.0, seed=7 + k) for k in range(3)]
+    assert [texts[k] for k in range(3)] == expected
 
-    ask_all(service, ("POST", CHAT, said()), ("POST", CHAT, {"messages": 5}))
-    (reply,) = ask_all(service, ("GET", "/metrics", None))
-    found = {one.name: one for one in text_string_to_metric_families(reply.text)}
-    for name in (
-        "requests",
-        "refusals",
-        "generated_tokens",
-        "ttft_seconds",
-        "itl_seconds",
-        "draft_length",
-        "rows_running",
-        "queue_waiting",
-        "tokens_per_second",
-        "kv_bytes",
-        "prefix_hits",
-    ):
-        assert f"mlx_spec_{name}" in found, name
-    ends = {one.labels["reason"]: one.value for one in found["mlx_spec_requests"].samples}
-    assert ends["length"] >= 1
-    refusals = {one.labels.get("reason") for one in found["mlx_spec_refusals"].samples}
-    assert "invalid_request" in refusals
-    first = [one for one in found["mlx_spec_ttft_seconds"].samples if one.name.endswith("_count")]
-    assert first[0].value >= 1
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_only_the_engine_can_tell_is_still_a_400(service: Service, stream: bool) -> None:
+    """A stream's status is written when the engine has taken it; the good prompts are let go."""
+    body = {"prompts": ["good", [1, 99_999]], "max_tokens": 400, "stream": stream}
+    (reply,) = ask_all(service, ("POST", "/generate/batch", body))
+    assert reply.status_code == 400
+    assert "99999" in reply.json()["error"]["message"]
+    service.generator.drain(60)
+    assert service.outstanding == 0
+
+
+def test_turns_of_a_conversation_share_what_was_read_on_windows_and_states_too() -> None:
+    """With the second turn the first one's tokens are in the cache, and the text is its own."""
+    for family in ("gemma3_text", "mamba2"):
+        model = build(family, vocab_size=2048)
+        # Rows that cannot be cut are looked at behind every piece.
+        with open_toy(target=(model, toy()[1]), prefill_step_size=16) as service:
+            first, *_ = ask_all(service, ("POST", CHAT, said(content="def read_ " * 12)))
+            messages = [
+                {"role": "user", "content": "def read_ " * 12},
+                {"role": "assistant", "content": content_of(first)},
+                {"role": "user", "content": "x"},
+            ]
+            body = {"messages": messages, "max_tokens": 12}
+            second, stats = ask_all(service, ("POST", CHAT, body), ("GET", "/v1/stats", None))
+            assert stats.json()["prefix"]["reused_tokens"] > 20
+        own = {"prefix_cache_bytes": 0, "prefill_step_size": 16}
+        with open_toy(target=(model, toy()[1]), **own) as service:
+            (alone,) = ask_all(service, ("POST", CHAT, body))
+        assert content_of(second) == content_of(alone)
 
 
 def test_a_full_queue_is_429_with_a_time(service: Service) -> None:
@@ -304,3 +261,22 @@ def test_urgent_requests_go_first_as_the_header_says() -> None:
     with open_toy(batch_size=1) as service:
         asyncio.run(ask(service))
     assert order.index("urgent") < order.index("later")
+
+
+def test_what_cannot_be_is_written_as_json_can(service: Service) -> None:
+    """Stops a 500: under a constraint most tokens have no probability at all."""
+    schema = {"name": "a", "schema": {"enum": ["aa", "bb"]}}
+    body = said(response_format={"type": "json_schema", "json_schema": schema})
+    body |= {"logprobs": True, "top_logprobs": 20}
+    whole, streamed = ask_all(
+        service, ("POST", CHAT, body), ("POST", CHAT, {**body, "stream": True})
+    )
+    assert whole.status_code == 200
+    assert "-9999.0" in whole.text
+    assert "Infinity" not in streamed.text
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "[::1", "localhost:x", ""])
+def test_a_strange_host_is_no_accident(service: Service, host: str) -> None:
+    (reply,) = ask_all(service, ("POST", CHAT, said()), host=host)
+    assert reply.status_code in (200, 403)

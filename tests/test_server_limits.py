@@ -12,8 +12,7 @@ import pytest
 
 from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.service import Service
-from tests.servers import CHAT, asgi_client, open_toy, said
-from tests.test_server import content_of, truth
+from tests.servers import CHAT, asgi_client, content_of, open_toy, said, truth
 
 LIMITS = {
     "max_request_bytes": 400_000,

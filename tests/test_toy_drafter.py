@@ -81,6 +81,6 @@ def test_padding_is_no_guess() -> None:
 
 
 def test_the_example_in_the_docs_is_this_one() -> None:
-    docs = Path(__file__).parent.parent / "docs" / "architecture.md"
+    docs = Path(__file__).parent.parent / "docs" / "drafters.md"
     assert inspect.getsource(repeat_drafter.RepeatDrafter) in docs.read_text(encoding="utf-8")
     assert inspect.getsource(repeat_drafter.HostRepeatDrafter) in docs.read_text(encoding="utf-8")

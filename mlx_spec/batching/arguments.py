@@ -33,6 +33,7 @@ class SamplingOptions(TypedDict, total=False):
     logprobs: bool
     top_logprobs: int
     prompt_logprobs: bool
+    num_draft_tokens: int | None
     min_tokens_to_keep: int
     xtc_probability: float
     xtc_threshold: float
@@ -67,7 +68,6 @@ _HINTS = {
     "enable_thinking": 'give chat=ChatConfig(chat_template_config={"enable_thinking": ...})',
     "tools": "give chat=ChatConfig(tools=[...])",
     "prefill_response": "give chat=ChatConfig(prefill_response=...)",
-    "num_draft_tokens": "give speculation=SpeculationConfig(num_draft_tokens=...)",
     "batch_size": "give batching=BatchingConfig(batch_size=...)",
     "prefill_step_size": "give batching=BatchingConfig(prefill_step_size=...)",
     "kv_bits": "give cache=CacheOptions(kv_bits=...), or BatchingConfig(cache=...)",

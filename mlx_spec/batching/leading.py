@@ -183,7 +183,12 @@ class ShardedEngine(Engine):
         ranks = self._several
         before = ranks.meetings
         with interrupts.held(), ranks.turn:
-            changed = super().step(hurry=hurry)
+            try:
+                changed = super().step(hurry=hurry)
+            except RuntimeError as error:  # MLX's own, which names nobody
+                if words := ranks.why_lost():
+                    raise RankError(f"[Engine.step] {words}") from error
+                raise
             if ranks.meetings == before:
                 self.decoder.meet()
             for command in ranks.take():

@@ -28,7 +28,27 @@ class FileOptions:
         None, "Write figures there as JSON lines.", group="Output", metavar="DIR"
     )
 
+    ray: str | None = option(
+        None,
+        "Over all machines of a Ray cluster: auto (the one that runs here), HOST:PORT, or local "
+        "(start one here). Alone it means auto. Needs mlx-spec[ray].",
+        group="More machines",
+        metavar="[ADDRESS]",
+    )
+    ray_workers: int | None = option(
+        None,
+        "Workers in all, each with a model of its own; one a machine where not given.",
+        group="More machines",
+        metavar="N",
+    )
+
     def __post_init__(self) -> None:
+        if self.ray_workers is not None and (self.ray is None or self.ray_workers < 1):
+            raise InvalidRequest(
+                f"[flags] --ray-workers {self.ray_workers}, expected at least 1, with --ray"
+            )
+        if self.ray is not None and self.performance_log is not None:
+            raise InvalidRequest("[flags] --performance-log is of one machine; not with --ray")
         if self.limit is not None and self.limit < 1:
             raise InvalidRequest(f"[flags] --limit {self.limit}, expected at least 1")
 

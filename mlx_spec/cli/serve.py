@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mlx_spec.cli.parameters import takes
+from mlx_spec.cli.sharded import follow_where_told
 from mlx_spec.server.flags import ServeFlags
 from mlx_spec.server.options import ServerOptions
 
@@ -21,6 +22,7 @@ def serve(*, options: ServerOptions, flags: ServeFlags) -> None:
     Requests are decoded together, join and leave at any step, and are speculated on; each gets
     the tokens that it would get alone. Ctrl-C or SIGTERM finishes what runs; a second one does not.
     """
+    follow_where_told(flags)
     from mlx_spec.cli.serve_run import run_server
 
     raise typer.Exit(run_server(options, flags))

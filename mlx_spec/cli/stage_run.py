@@ -7,12 +7,14 @@ done on disk.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_spec.cli.api_files import recognised
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, say_models, saying, status
 from mlx_spec.cli.sharded import follow_where_told
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mlx_spec.pipeline.flags import Flags
     from mlx_spec.pipeline.live import Arrivals
     from mlx_spec.pipeline.process import Outcome, Output
+    from mlx_spec.pipeline.records import Record
     from mlx_spec.pipeline.stage import Stage
 
 
@@ -65,35 +68,57 @@ def run_stage(run: StageRun) -> int:
     if not run.files.quiet:
         say_models(run.flags)
     from mlx_spec.pipeline import records  # which takes a second, with all of mlx behind it
-    from mlx_spec.pipeline.backend import Models
-    from mlx_spec.pipeline.process import process
 
     if "parquet" in formats:
         records.import_parquet()
-    output, total = _open(run)
+    digest, total = _look(run)
+    found = records.read_records(run.source, formats[0])
+    stage, found = recognised(run.stage, found, formats[1], run.files.quiet)
+    run = replace(run, stage=stage)
+    output = _open(run, digest)
     if total is not None:
         total = min(total, run.files.limit or sys.maxsize)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(run.name, total, run.files.quiet))
-        outcome = process(
-            run.stage,
-            run.flags,
-            _arriving(run),
-            output,
-            Models(lambda text: status(text, run.files.quiet), saying(run.files.quiet)),
-            limit=run.files.limit,
-            watch=progress,
-            listeners=listeners(run.files.performance_log, run.flags, stack),
-        )
+        if run.files.ray is not None:
+            outcome = _over_ray(run, output, progress)
+        else:
+            outcome = _here(run, _arriving(run, found), output, progress, stack)
     return _report(run, outcome)
 
 
-def _arriving(run: StageRun) -> Arrivals:
+def _here(
+    run: StageRun, found: Arrivals, output: Output, progress: Progress, stack: ExitStack
+) -> Outcome:
+    from mlx_spec.pipeline.backend import Models
+    from mlx_spec.pipeline.process import process
+
+    return process(
+        run.stage,
+        run.flags,
+        found,
+        output,
+        Models(lambda text: status(text, run.files.quiet), saying(run.files.quiet)),
+        limit=run.files.limit,
+        watch=progress,
+        listeners=listeners(run.files.performance_log, run.flags, stack),
+    )
+
+
+def _over_ray(run: StageRun, output: Output, progress: Progress) -> Outcome:
+    from mlx_spec.pipeline.ray_process import RayOptions, process_over_ray
+
+    assert run.files.ray is not None
+    options = RayOptions(run.files.ray, run.files.ray_workers, run.files.limit)
+    source = run.source, run.formats[0]
+    return process_over_ray(run.stage, run.flags, source, output, options, progress)
+
+
+def _arriving(run: StageRun, found: Iterator[Record]) -> Arrivals:
     """The input's records; of stdin, with word of when there is none yet."""
     from mlx_spec.pipeline.live import arriving
-    from mlx_spec.pipeline.records import STDIO, read_records
+    from mlx_spec.pipeline.records import STDIO
 
-    found = read_records(run.source, run.formats[0])
     return arriving(found) if run.source == STDIO else found
 
 
@@ -118,14 +143,15 @@ def _report(run: StageRun, outcome: Outcome) -> int:
     return 1 if outcome.failed else 0
 
 
-def _open(run: StageRun) -> tuple[Output, int | None]:
-    """The checked output, and the number of records of the input if it is known."""
-    from mlx_spec.pipeline.checkpoint import Checkpoint
-    from mlx_spec.pipeline.process import identity
-    from mlx_spec.pipeline.records import STDIO, count, fingerprint
-    from mlx_spec.pipeline.stdout import StdoutOutput
+def _look(run: StageRun) -> tuple[str | None, int | None]:
+    """A hash of the input and the number of its records, where it is a file that can be read.
 
-    source, out, seed = run.source, run.out, run.flags.seed
+    Raises:
+        InvalidRequest: it cannot, or cannot be gone on with.
+    """
+    from mlx_spec.pipeline.records import STDIO, count, fingerprint
+
+    source, out = run.source, run.out
     if run.files.goes_on and STDIO in (source, out):
         raise InvalidRequest(
             "[batch] --resume needs files, since stdin and stdout cannot be read again: save the "
@@ -133,12 +159,23 @@ def _open(run: StageRun) -> tuple[Output, int | None]:
         )
     if source != STDIO and source.resolve() == out.resolve():
         raise InvalidRequest(f"[batch] {source} is both input and output")
-    digest = None if source == STDIO else fingerprint(source)
-    total = None if source == STDIO else count(source, run.formats[0])
+    if source == STDIO:
+        return None, None
+    return fingerprint(source), count(source, run.formats[0])
+
+
+def _open(run: StageRun, digest: str | None) -> Output:
+    """The checked output."""
+    from mlx_spec.pipeline.checkpoint import Checkpoint
+    from mlx_spec.pipeline.process import identity
+    from mlx_spec.pipeline.records import STDIO
+    from mlx_spec.pipeline.stdout import StdoutOutput
+
+    out, seed = run.out, run.flags.seed
     if out == STDIO:
-        return StdoutOutput(run.formats[1], seed, dropping=run.stage.drops), total
+        return StdoutOutput(run.formats[1], seed, dropping=run.stage.drops)
     mark = identity(run.stage, run.flags, digest)
-    output = Checkpoint(
+    return Checkpoint(
         out,
         run.formats[1],
         mark,
@@ -148,7 +185,6 @@ def _open(run: StageRun) -> tuple[Output, int | None]:
         retry=run.files.retry_failed,
         dropping=run.stage.drops,
     )
-    return output, total
 
 
 def closing_lines(outcome: Outcome, drafting: bool) -> list[str]:

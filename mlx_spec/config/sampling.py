@@ -42,6 +42,9 @@ class SamplingParams(StructureOptions, ShapingOptions):
         top_logprobs: and those of so many likeliest tokens, 0..20; asks for ``logprobs`` itself.
         prompt_logprobs: give the log-probabilities of the prompt's own tokens, too: its beginning
             is then read, whatever the prefix cache has of it.
+        num_draft_tokens: most guesses that a step verifies for this request, >= 0; 0 is none. None:
+            as many as the engine finds worth it (:class:`SpeculationConfig`). No token
+            depends on it.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -59,6 +62,7 @@ class SamplingParams(StructureOptions, ShapingOptions):
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    num_draft_tokens: int | None = None
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -73,6 +77,8 @@ class SamplingParams(StructureOptions, ShapingOptions):
         check_number(owner, "min_p", self.min_p, 0.0, 1.0, "[0, 1]")
         if self.seed is not None:
             check_integer(owner, "seed", self.seed, 0)
+        if self.num_draft_tokens is not None:
+            check_integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
         check_integer(owner, "top_logprobs", self.top_logprobs, 0)
         if self.top_logprobs > MOST_LOGPROBS:
             raise InvalidRequest(

@@ -54,6 +54,12 @@ class Row(Protocol):
         ...
 
     @property
+    def room(self) -> int:
+        """The most draft tokens that it can use: one token of a step is the target's own, and a
+        request may want fewer, or none."""
+        ...
+
+    @property
     def length(self) -> int:
         """Known tokens, which attention reads."""
         ...
@@ -81,8 +87,8 @@ def cap_lengths(rows: Seq[Row], length: int) -> list[int]:
 
 
 def room_of(rows: Seq[Row]) -> list[int]:
-    """The most draft tokens that each row can use: one token of a step is the target's own."""
-    return [max(0, row.remaining - 1) for row in rows]
+    """The most draft tokens that each row can use."""
+    return [row.room for row in rows]
 
 
 def cap(room: list[int], length: int) -> list[int]:

@@ -65,7 +65,8 @@ class RankWatch:
         self.rank, self.size = rank, size
         self.heard: list[Callable[[str], None]] = []
         self._over = threading.Event()
-        self._ending = False
+        self._lost = threading.Event()
+        self._said, self._told, self._ending = "", False, False
         self._bell = threading.Semaphore(0)
         self._peers: dict[socket.socket, int] = {}
         self._words: dict[int, str] = {}
@@ -157,20 +158,27 @@ class RankWatch:
             self._words[rank] = self._words.get(rank, "") + data.decode(errors="replace")
         return bool(data)
 
+    def why_lost(self) -> str:
+        """Who is gone, in words, for somebody who says it; empty where it is nobody."""
+        self._told = self._lost.wait(GRACE)
+        return self._said if self._told else ""
+
     def _lose(self, rank: int) -> None:
-        if self._over.wait(SOON):
+        if (self.rank or self._ending) and self._over.wait(SOON):
             return
-        words = f"rank {rank} of {self.size} is gone"
+        self._said = f"rank {rank} of {self.size} is gone"
         if self._words.get(rank):
-            words += f": {self._words[rank]}"
+            self._said += f": {self._words[rank]}"
+        self._lost.set()
         for heard in () if self._ending else self.heard:
-            heard(words)
-        if not self._ending and (len(self.heard) < 2 or self.rank):  # else somebody is told
-            print(f"mlx-spec: error: rank {self.rank}: {words}", file=sys.stderr, flush=True)
-        if not self._over.wait(GRACE):
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-            os._exit(1)  # a thread that waits in one of MLX's links would wait for ever
+            heard(self._said)
+        if self._over.wait(GRACE):
+            return
+        if not (self._told or self._ending):
+            print(f"mlx-spec: error: rank {self.rank}: {self._said}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(1)  # a thread that waits in one of MLX's links would wait for ever
 
     @staticmethod
     def _send(peer: socket.socket, data: bytes) -> None:

@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from zlib import crc32
@@ -249,12 +252,21 @@ class SeveralRanks(Ranks):
         """This process ends, as it should or because of ``words``; it must not be waited for."""
         self._watch.leave(words)
 
+    @property
+    def lost(self) -> bool:
+        """Whether a rank is gone."""
+        return bool(self._link.lost)
+
     def end(self) -> None:
         """On rank 0, at the program's end: let the others go."""
         self.running = None
         if self._watch.ends() and not self._link.lost:
             self.tell(End())
             self._watch.leave("")
+
+    def why_lost(self) -> str:
+        """After something failed: which rank is gone, in words; empty where all are there."""
+        return self._watch.why_lost()
 
     def when_lost(self, heard: Callable[[str], None]) -> None:
         self._watch.heard.append(heard)
@@ -274,6 +286,11 @@ def _end_all() -> None:
     """Behind whoever closes what still runs: their modules are imported later than this one."""
     for ranks in _LEADING:
         ranks.end()
+        if ranks.lost:  # threads that wait in MLX's links would end the process with an abort
+            with suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(1)
 
 
 # By identity: mlx modules are dictionaries and so have no hash.

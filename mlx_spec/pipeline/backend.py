@@ -8,21 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
-from mlx_spec.config import SamplingParams
+from mlx_spec.batching.token_stream import TokenStream, deadline
 from mlx_spec.errors import InvalidRequest, ModelLoadError, UnsupportedModel
 from mlx_spec.events import Listener
 from mlx_spec.load_config import LoadConfig
+from mlx_spec.model.context import context_length
 from mlx_spec.model.heads.files import names_head
 from mlx_spec.model.heads.mtp import make_draft_model
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.scoring.label_scores import Scoring
-from mlx_spec.pipeline.stage import Answer, Generate, Stage
+from mlx_spec.pipeline.stage import (
+    Answer,
+    Generate,
+    LoadedModel,
+    Respond,
+    Responded,
+    Stage,
+    WantedTexts,
+)
 from mlx_spec.results import GenerationStats
 from mlx_spec.structured.compiler import guide_of
 
@@ -108,25 +117,68 @@ class Models:
         return self._loaded[key]
 
 
-class Generation:
-    """Completions.
+@dataclass(frozen=True)
+class AllTexts:
+    """All texts of an API's request, to come.
 
-    Args:
-        generator: runs them.
-        tokenizer: for its chat template.
-        flags: sampling and chat options.
+    Attributes:
+        streams: of every prompt in turn.
+        asked: makes the answer of them.
     """
 
-    def __init__(self, generator: BatchedMLXGenerator, tokenizer: Any, flags: Flags) -> None:
-        self._generator, self._chat = generator, flags.chat(tokenizer)
-        self._sampling: SamplingParams = flags.sampling_for(tokenizer)
-        if self._sampling.structure is not None:  # before the first record
-            guide_of(self._sampling.structure, tokenizer, "[flags] all records")
+    streams: Seq[TokenStream]
+    asked: WantedTexts
 
-    def submit(self, request: Generate, seed: int) -> Pending:
-        sampling = replace(self._sampling, **{"seed": seed, **request.sampling})
-        chat = replace(self._chat, texts=self._chat.texts and not request.raw)
-        return self._generator.submit(request.prompt, sampling, chat=chat)
+    @property
+    def done(self) -> bool:
+        return all(stream.done for stream in self.streams)
+
+    def result(self, timeout: float | None = None) -> Responded:
+        """Wait for all of them."""
+        left = deadline(timeout)
+        results = [stream.result(left()) for stream in self.streams]
+        whole = Responded({}, results)
+        return whole if whole.error else replace(whole, body=self.asked.write(results))
+
+
+class Generation:
+    """WantedTexts.
+
+    Args:
+        generator: runs them; others may use it at the same time.
+        model: which one, with the options of what records leave open.
+        priority: of all requests.
+    """
+
+    def __init__(
+        self, generator: BatchedMLXGenerator, model: LoadedModel, priority: int = 0
+    ) -> None:
+        self._generator, self._model, self._priority = generator, model, priority
+        if model.sampling.structure is not None:  # before the first record
+            guide_of(model.sampling.structure, model.tokenizer, "[flags] all records")
+
+    def submit(self, request: Generate | Respond, seed: int) -> Pending:
+        if isinstance(request, Respond):
+            return self._start(request.read(self._model), seed)
+        sampling = replace(self._model.sampling, **{"seed": seed, **request.sampling})
+        chat = replace(self._model.chat, texts=self._model.chat.texts and not request.raw)
+        return self._generator.submit(request.prompt, sampling, chat=chat, priority=self._priority)
+
+    def _start(self, asked: WantedTexts, seed: int) -> Pending:
+        sampling = asked.sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=seed)
+        streams: list[TokenStream] = []
+        for prompt in asked.prompts:
+            streams += self._generator.submit(
+                prompt,
+                sampling,
+                n=asked.n,
+                chat=asked.chat or False,
+                priority=self._priority,
+                **asked.options,
+            )
+        return AllTexts(streams, asked)
 
     def stats(self) -> GenerationStats:
         return self._generator.stats().generation
@@ -168,4 +220,12 @@ def open_backend(
         speculation=flags.speculation,
         listeners=listeners,
     ) as generator:
-        yield Generation(generator, target[1], flags)
+        yield Generation(generator, _described(target, flags))
+
+
+def _described(target: Loaded, flags: Flags) -> LoadedModel:
+    model, tokenizer = target
+    limits = (context_length(model), flags.batches.max_seq_len)
+    context = min((limit for limit in limits if limit is not None), default=None)
+    sampling, chat = flags.sampling_for(tokenizer), flags.chat(tokenizer)
+    return LoadedModel(flags.target, tokenizer, context, sampling, chat)

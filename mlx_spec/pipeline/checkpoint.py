@@ -102,6 +102,11 @@ class Checkpoint:
         """Records that are done."""
         return sum(self._done)
 
+    @property
+    def done(self) -> bytes:
+        """For each record's number 1 if it is done; of a table that is complete nothing."""
+        return bytes(self._done)
+
     def __contains__(self, number: int) -> bool:
         return self.complete or (number < len(self._done) and bool(self._done[number]))
 

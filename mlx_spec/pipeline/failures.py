@@ -38,7 +38,9 @@ class Failures:
         if not record.get(FAILED):
             return
         self.count += 1
-        text = str(record.get(ERROR))
+        error = record.get(ERROR)
+        # In the words of an API it is an object.
+        text = str(error.get("message") if isinstance(error, Mapping) else error)
         kind = _PARTICULARS.sub("*", text.partition("; ")[0])  # behind it comes what there is
         if kind in self._kinds or len(self._kinds) < _MOST_KINDS:
             self._kinds.setdefault(kind, _Kind(int(record[NUMBER]), text)).count += 1

@@ -22,12 +22,14 @@ Example::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.pipeline.failures import ERROR, FAILED
 from mlx_spec.pipeline.options import option as option
 from mlx_spec.pipeline.options import options_of
 from mlx_spec.pipeline.verdicts import Verdict
@@ -74,25 +76,102 @@ class Score:
 
 
 @dataclass(frozen=True)
+class LoadedModel:
+    """What a request must know of the model before it can be read.
+
+    Attributes:
+        name: of the model.
+        tokenizer: mlx-lm's wrapper.
+        context: most tokens of a sequence; None where nothing says it.
+        sampling, chat: the run's own options, for what the request leaves open.
+    """
+
+    name: str
+    tokenizer: Any
+    context: int | None
+    sampling: SamplingParams
+    chat: ChatConfig
+
+
+@dataclass(frozen=True)
+class WantedTexts:
+    """Ask for completions of some prompts, all options said.
+
+    Attributes:
+        prompts: texts, token ids, or lists of chat messages.
+        sampling: of all of them; without a seed they take the record's.
+        chat: how they are templated; None feeds them as they are.
+        n: texts of each prompt.
+        options: further keywords of ``BatchedMLXGenerator.submit``.
+        write: the answer, from the results of all prompts' texts, in order.
+    """
+
+    prompts: Seq[Prompt]
+    sampling: SamplingParams
+    write: Callable[[Seq[GenerationResult]], Mapping[str, Any]]
+    chat: ChatConfig | None = None
+    n: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Respond:
+    """Ask what can only be read with the model at hand: a request in the words of an API.
+
+    Attributes:
+        read: called once; raises InvalidRequest where the request is wrong.
+    """
+
+    read: Callable[[LoadedModel], WantedTexts]
+
+
+@dataclass(frozen=True)
+class Responded:
+    """The answer to a :class:`Respond`.
+
+    Attributes:
+        body: in the words of the API.
+        results: what it was made of.
+    """
+
+    body: Mapping[str, Any]
+    results: Seq[GenerationResult]
+
+    @property
+    def error(self) -> str | None:
+        """Why one of the texts ended early, if one did."""
+        return next((one.error for one in self.results if one.error is not None), None)
+
+    @property
+    def finish_reason(self) -> str:
+        """``length`` if one of the texts was cut."""
+        reasons = [one.finish_reason for one in self.results]
+        return "length" if "length" in reasons else reasons[0]
+
+
+@dataclass(frozen=True)
 class Done:
     """The outcome of a record.
 
     Attributes:
         fields: what the stage adds to it.
         dropped: later stages do not see it.
+        alone: the output has these fields without the record's own.
         verdict: what the model decided, for a warning where all records get the same.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     dropped: bool = False
     verdict: Verdict | None = None
+    alone: bool = False
 
 
-Request: TypeAlias = Generate | Score | Done
+Request: TypeAlias = Generate | Score | Respond | Done
 """What a stage asks for; ``Done`` if it needs no model for this record."""
 
-Answer: TypeAlias = GenerationResult | dict[str, float]
-"""A completion, or the log-probability of each label (with ``neutral``: beyond its prior)."""
+Answer: TypeAlias = GenerationResult | Responded | dict[str, float]
+"""A completion, an API's answer, or the log-probability of each label (with ``neutral``: beyond its
+prior)."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +193,10 @@ class Stage(ABC):
                 raise InvalidRequest(
                     f"[{self.kind}] {one.name}={value!r}, expected one of {one.choices}"
                 )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its options alone: what was made of them (templates) is made again where it goes."""
+        return {name: getattr(self, name) for name in options_of(type(self))}
 
     @property
     def uses(self) -> Literal["generate", "score", "nothing"]:
@@ -141,6 +224,16 @@ class Stage(ABC):
     @abstractmethod
     def complete(self, fields: Mapping[str, Any], answer: Any) -> Done:
         """What the answer adds to the record; errors as in :meth:`prepare`."""
+
+    def failed(self, fields: Mapping[str, Any], reason: str, *, refused: bool) -> Mapping[str, Any]:
+        """The output of a record that failed.
+
+        Args:
+            fields: the record.
+            reason: why, in words.
+            refused: it is wrong itself; else something went wrong with it.
+        """
+        return {**fields, ERROR: reason, FAILED: True}
 
 
 def text_of(fields: Mapping[str, Any], name: str, *, blank: bool = False) -> str:

@@ -20,7 +20,7 @@ from mlx_spec.pipeline.checkpoint import DROPPED
 from mlx_spec.pipeline.failures import ERROR, FAILED, NUMBER
 from mlx_spec.pipeline.live import Arrivals
 from mlx_spec.pipeline.records import Record
-from mlx_spec.pipeline.stage import Done, Stage
+from mlx_spec.pipeline.stage import Done, Responded, Stage
 from mlx_spec.pipeline.verdicts import Verdicts
 from mlx_spec.results import GenerationResult
 
@@ -48,6 +48,12 @@ class Tally:
     cut: int = 0
     verdicts: Verdicts = field(default_factory=Verdicts)
 
+    def merge(self, other: Tally) -> None:
+        """Count those of another part of the run."""
+        for name in ("skipped", "written", "failed", "dropped", "cut"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.verdicts.merge(other.verdicts)
+
 
 @dataclass
 class _StartedRecord:
@@ -55,6 +61,7 @@ class _StartedRecord:
     pending: Pending | None = None
     done: Done | None = None
     error: str | None = None
+    refused: bool = True  # where there is an error: the record itself is wrong
 
     @property
     def ready(self) -> bool:
@@ -122,7 +129,9 @@ class StageRunner:
         except GeneratorClosed:
             raise
         except Exception as error:  # a stage or a chat template over foreign data
-            return _StartedRecord(record, error=_reason(error))
+            return _StartedRecord(
+                record, error=_reason(error), refused=isinstance(error, ValueError)
+            )
 
     def _drain(self, most: int) -> None:
         """Write what is ready; wait until at most ``most`` records are under way."""
@@ -155,19 +164,17 @@ class StageRunner:
 
     def _write(self, one: _StartedRecord) -> None:
         answer: Any = None
-        done, error = one.done, one.error
+        done, error, refused = one.done, one.error, one.refused
         if one.pending is not None:
             try:
                 answer = one.pending.result()
-            except InvalidRequest as refused:
-                error = _reason(refused)
+            except InvalidRequest as wrong:
+                error = _reason(wrong)
             else:
                 done, error = self._complete(one.record, answer)
+                refused = False
                 self.tally.cut += getattr(answer, "finish_reason", None) == "length"
-        fields = clean(one.record.fields)
-        line: dict[str, Any] = {**fields, **(done.fields if done is not None else {})}
-        if error is not None:
-            line |= {ERROR: error, FAILED: True}
+        line = self._line(clean(one.record.fields), done, error, refused)
         line[NUMBER] = one.record.number
         if isinstance(answer, GenerationResult):
             line["_finish_reason"] = answer.finish_reason
@@ -182,8 +189,17 @@ class StageRunner:
         self.tally.written += 1
         self.tally.failed += error is not None
 
+    def _line(
+        self, fields: dict[str, Any], done: Done | None, error: str | None, refused: bool
+    ) -> dict[str, Any]:
+        """What the output says of a record."""
+        if error is not None:
+            return dict(self._stage.failed(fields, error, refused=refused))
+        assert done is not None
+        return {**({} if done.alone else fields), **done.fields}
+
     def _complete(self, record: Record, answer: Any) -> tuple[Done | None, str | None]:
-        if isinstance(answer, GenerationResult) and answer.error is not None:
+        if isinstance(answer, (GenerationResult, Responded)) and answer.error is not None:
             return None, answer.error
         try:
             return self._stage.complete(record.fields, answer), None

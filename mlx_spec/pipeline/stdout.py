@@ -36,11 +36,17 @@ class StdoutOutput:
             raise InvalidRequest("[batch] Parquet cannot be written to stdout; give a file")
         if sys.stdout is None:  # closed by whoever started the process
             raise InvalidRequest("[batch] stdout is closed; give a file")
+        self.complete = False
         self.seed = secrets.randbits(32) if seed is None else seed
         self.failures = Failures()
         self._dropping = dropping
         self._table = format == "csv"
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def done(self) -> bytes:
+        """No record is."""
+        return b""
 
     def __contains__(self, number: int) -> bool:
         return False

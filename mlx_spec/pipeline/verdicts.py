@@ -42,6 +42,14 @@ class Verdicts:
         self._last[verdict.outcome] = verdict
         self.counts[verdict.outcome] += 1
 
+    def merge(self, other: Verdicts) -> None:
+        """Count those of another part of the run."""
+        for outcome, (low, high) in other._ranges.items():
+            ours = self._ranges.get(outcome, (low, high))
+            self._ranges[outcome] = min(low, ours[0]), max(high, ours[1])
+        self._last |= other._last
+        self.counts += other.counts
+
     def warning(self) -> str | None:
         """One line if nearly all records got one verdict, else None."""
         total = self.counts.total()

@@ -9,6 +9,7 @@ from functools import partial
 from mlx_spec.config.checks import check_integer, check_number
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.options import option
+from mlx_spec.server.store_options import StoreOptions
 
 _server = partial(option, group="Server")
 _access = partial(option, group="Access")
@@ -19,7 +20,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class ServerOptions:
+class ServerOptions(StoreOptions):
     """What ``mlx-spec serve`` takes beside the options of models; see ``--help``.
 
     Raises:
@@ -96,6 +97,7 @@ class ServerOptions:
             raise InvalidRequest(f"[{owner}] port={self.port}, expected 0..65535")
         for name in ("request_timeout", "read_timeout", "keep_alive_timeout"):
             check_number(owner, name, getattr(self, name), 0.0, 1e9, "(0, 1e9]")
+        self.check_store()
         if self.log_level not in LOG_LEVELS:
             raise InvalidRequest(
                 f"[{owner}] log_level={self.log_level!r}, expected one of {LOG_LEVELS}"

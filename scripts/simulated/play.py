@@ -37,6 +37,11 @@ class SimulatedRow:
     said: int = 0
     lag: int = FOREVER  # tokens that the drafter has not read
 
+    @property
+    def room(self) -> int:
+        """The most guesses that it can use."""
+        return max(0, self.remaining - 1)
+
     def emit(self, tokens: int) -> int:
         """Take as many of these tokens as it may still emit; return how many."""
         taken = min(tokens, self.remaining)

@@ -34,6 +34,38 @@ def test_an_answer_streams_with_its_guessed_tokens_tinted(visit: Visit, server: 
     assert set(tinted.evaluate_all(plain)) == {"rgba(0, 0, 0, 0)"}
 
 
+def test_lines_between_fences_are_code(visit: Visit, server: PageServer) -> None:
+    """Wherever tokens end; what looks like the beginning of a fence and is none stays prose."""
+    said = ["So:\n", "``", "`py", "\na `b`", " = 1\n``", "`\nThen `` and ```.\n", "`x", "` ``"]
+    server.answers["Hi"] = [(text, "ngram" if n % 2 else None) for n, text in enumerate(said)]
+    visit.ask("Hi")
+    visit.done()
+    assert visit.text().text_content() == "".join(said)
+    blocks = visit.text().locator("> div")
+    kinds = [block.get_attribute("class") for block in blocks.all()]
+    assert kinds == ["prose", "code", "prose"]
+    assert blocks.nth(1).text_content() == "```py\na `b` = 1\n```\n"
+    assert visit.text().locator(".draft").count() > 3
+
+
+def test_the_end_stays_in_sight_unless_the_reader_goes_back(
+    visit: Visit, server: PageServer
+) -> None:
+    lines = [(f"line {n}\n", None) for n in range(200)]
+    server.answers["Long"] = [*lines, HOLD, *lines]
+    visit.ask("Long")
+    expect(visit.text()).to_contain_text("line 199")
+    below = "one => one.scrollHeight - one.scrollTop - one.clientHeight"
+    log = visit.pane().locator(".log")
+    assert log.evaluate(below) < 5
+    log.hover()
+    visit.page.mouse.wheel(0, -400)
+    visit.until(lambda: log.evaluate(below) > 300)
+    server.gate.set()
+    visit.done()
+    assert log.evaluate(below) > 2000
+
+
 def test_a_conversation_has_turns_and_parameters(visit: Visit, server: PageServer) -> None:
     form = visit.page.locator("#parameters")
     form.get_by_label("System prompt").fill("Be brief.")
@@ -131,16 +163,19 @@ def test_one_prompt_for_all_with_own_options(visit: Visit, server: PageServer) -
     visit.page.get_by_label("One prompt for all").check()
     visit.pane(2).get_by_role("button", name="Options").click()
     visit.pane(2).get_by_label("Temperature").fill("1.5")
+    visit.pane(2).get_by_label("Most guesses").fill("0")
     server.answers["Both"] = [("Yes", None), HOLD]
     shared = visit.page.get_by_label("Prompt for all conversations")
     shared.fill("Both")
     shared.press("Enter")
     expect(visit.text(1)).to_have_text("Yes")
     expect(visit.text(2)).to_have_text("Yes")
-    assert sorted(body.get("temperature", 0) for body in server.bodies) == [0, 1.5]
+    own = {(body.get("temperature"), body.get("num_draft_tokens")) for body in server.bodies}
+    assert own == {(None, None), (1.5, 0)}
     visit.page.get_by_role("button", name="Stop all").click()
     visit.done(1)
     visit.done(2)
+    expect(visit.answer(2).locator(".figures")).to_contain_text("the same text as in 1")
     visit.pane(1).get_by_role("button", name="Close").click()
     expect(visit.page.locator(".pane")).to_have_count(1)
     expect(visit.prompt()).to_be_focused()

@@ -30,7 +30,7 @@ def test_what_a_model_or_server_says_is_text(visit: Visit, server: PageServer) -
     for text in HOSTILE[:4]:
         assert shown.count(text) == 2
     assert "\u2400\u2407\u241b[31m\u27e8U+009B\u27e9\u27e8U+202E\u27e9esrever" in shown
-    assert visit.text().locator("*:not(span.draft)").count() == 0
+    assert visit.text().locator("*:not(span.draft, div.prose)").count() == 0
     visit.ask(HOSTILE[1])  # what a person writes, too
     visit.done()
     expect(visit.pane().locator(".question .text").last).to_have_text(HOSTILE[1])
@@ -85,8 +85,10 @@ def test_a_full_server_is_asked_again_and_other_faults_are_said(
     visit.ask("Midway")
     visit.done()
     expect(note).to_contain_text("out of memory The answer ends here")
-    server.answers["Cut"] = [("Half", None), CUT]
+    server.answers["Cut"] = [("Half", None), HOLD, CUT]
     visit.ask("Cut")
+    expect(visit.text()).to_have_text("Half")
+    server.gate.set()
     visit.done()
     expect(note).to_contain_text("connection to the server was lost")
     expect(visit.text()).to_have_text("Half")

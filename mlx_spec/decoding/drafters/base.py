@@ -5,7 +5,7 @@ has no ``if draft``. It may propose anything: the output never depends on it, on
 
 A new drafter derives from ``BaseDrafter`` and defines ``propose``; one that keeps something for
 each row hears of every join and leave, and one that must see tokens on the host says so by
-``needs_host`` (``docs/architecture.md`` has an example).
+``needs_host`` (``docs/drafters.md`` has an example).
 """
 
 from __future__ import annotations

@@ -74,6 +74,16 @@ export class Board {
     for (const pane of this.panes) pane.stop();
   }
 
+  // Of answers to the same question: which say the same, whatever guessed for them.
+  #compare() {
+    this.panes.forEach(({ last }, place) => {
+      if (!last) return;
+      const same = (one) => one.last?.question === last.question && one.last.text === last.text;
+      const first = last.text ? this.panes.findIndex(same) : place;
+      last.answer.twin.textContent = first < place ? ` \u00b7 the same text as in ${first + 1}` : "";
+    });
+  }
+
   #askAll(text) {
     return this.panes.map((pane) => pane.ask(text)).some(Boolean);
   }
@@ -84,6 +94,7 @@ export class Board {
       pane.place(place + 1, several);
       pane.composer.element.hidden = this.same;
     });
+    this.#compare();
     byId("board").dataset.count = this.panes.length;
     byId("same-label").hidden = byId("run-all").hidden = !several;
     byId("stop-all").hidden = !several || !this.busy;

@@ -1,7 +1,8 @@
 // One message in a conversation: a person's, or an answer that grows token by token.
 
 import { copy, make } from "./dom.js";
-import { hue, seen } from "./drafters.js";
+import { seen } from "./drafters.js";
+import { Flow } from "./flow.js";
 import { count, decimal, missing, percent, plural, seconds, shown } from "./words.js";
 
 export function question(text, onEdit) {
@@ -28,13 +29,15 @@ export class Answer {
   constructor({ onAgain, onGrow }) {
     this.onGrow = onGrow;
     this.body = make("div", { class: "text", dir: "auto" });
+    this.flow = new Flow(this.body);
     this.note = make("p", { class: "note", hidden: true });
-    this.figures = make("p", { class: "figures" });
+    this.figures = make("span");
+    this.twin = make("span", { class: "twin" });
     const button = (label, onclick) => make("button", { type: "button", class: "quiet", onclick }, label);
     this.copy = button("Copy", (event) => copy(event.target, this.text));
     this.again = button("Again", onAgain);
     this.actions = make("div", { class: "actions", hidden: true }, this.copy, this.again);
-    this.foot = make("div", { class: "foot" }, this.figures, this.actions);
+    this.foot = make("div", { class: "foot" }, make("p", { class: "figures" }, this.figures, this.twin), this.actions);
     this.element = make("article", { class: "message answer", "aria-label": "Answer", "aria-busy": "true" });
     this.element.append(this.body, this.note, this.foot);
   }
@@ -65,8 +68,8 @@ export class Answer {
   #show() {
     if (!this.#waiting.length) return;
     for (const { text, reasoning, drafter } of this.#waiting) {
-      if (reasoning) addText(this.#thinking(), reasoning, drafter);
-      if (text) addText(this.body, text, drafter);
+      if (reasoning) this.#thinking().add(reasoning, drafter);
+      if (text) this.flow.add(text, drafter);
     }
     this.#waiting = [];
     this.figures.textContent = this.#live();
@@ -75,8 +78,10 @@ export class Answer {
 
   #thinking() {
     if (!this.thought) {
-      this.thought = make("div", { class: "text thought", dir: "auto" });
-      this.body.before(make("details", { open: true }, make("summary", {}, "Thinking"), this.thought));
+      const place = make("div", { class: "text thought", dir: "auto" });
+      this.thought = new Flow(place);
+      this.details = make("details", { open: true }, make("summary", {}, "Thinking"), place);
+      this.body.before(this.details);
     }
     return this.thought;
   }
@@ -119,6 +124,8 @@ export class Answer {
   // No piece follows. Returns the end in words.
   close(ending = "") {
     this.#show();
+    this.flow.end();
+    this.thought?.end();
     const parts = this.#end();
     if (ending === "stopped") parts.push("stopped");
     this.figures.textContent = this.begun || ending !== "failed" ? parts.join(" \u00b7 ") : "";
@@ -126,21 +133,7 @@ export class Answer {
     this.copy.hidden = !this.text;
     this.actions.hidden = false;
     this.element.removeAttribute("aria-busy");
-    if (this.thought && this.text) this.thought.parentElement.open = false;
+    if (this.thought && this.text) this.details.open = false;
     return parts.join(", ");
-  }
-}
-
-// A guessed token has an element of its own; the target's own tokens share text nodes.
-function addText(place, text, drafter) {
-  const visible = shown(text);
-  if (drafter) {
-    const span = make("span", { class: "draft", "data-hue": hue(drafter), title: `guessed by ${drafter}` }, visible);
-    span.dataset.drafter = drafter;
-    place.append(span);
-  } else if (place.lastChild?.nodeType === Node.TEXT_NODE) {
-    place.lastChild.appendData(visible);
-  } else {
-    place.append(visible);
   }
 }

@@ -14,9 +14,11 @@ const EXAMPLES = [
 ];
 
 export class Pane {
+  last = null; // of the answer that is complete: {question, text, answer}
   #entries = []; // of each message: {role, content, element}
   #abort = null;
   #number = 0;
+  #atEnd = true; // as the reader scrolled last
 
   // host: {model(), needKey(words), changed(), close(pane)}
   constructor(host) {
@@ -25,6 +27,9 @@ export class Pane {
     this.own = ownFields(crypto.randomUUID?.() ?? Math.random());
     this.composer = new Composer({ label: "Prompt", onSend: (text) => this.ask(text), onStop: () => this.stop() });
     this.log = make("div", { class: "log", role: "log", "aria-live": "off", tabindex: "0" });
+    this.log.addEventListener("scroll", () => {
+      this.#atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 40;
+    });
     this.empty = this.#examples();
     this.log.append(this.empty);
     this.element = make("section", { class: "pane" }, this.#head(), this.own.box, this.log, this.composer.element);
@@ -134,6 +139,7 @@ export class Pane {
 
   // Everything from this entry on is forgotten.
   #cut(from) {
+    this.last = null;
     for (const { element } of this.#entries.splice(from)) element.remove();
     if (!this.#entries.length) this.log.append(this.empty);
     this.#changed();
@@ -160,6 +166,7 @@ export class Pane {
     entry.element = answer.element;
     const body = requestBody(this.host.model(), this.messages, this.own.fields);
     this.#add(entry);
+    this.last = null;
     this.#abort = abort;
     this.#changed();
     const ending = await this.#stream(answer, body, abort.signal);
@@ -168,7 +175,13 @@ export class Pane {
     this.#abort = null;
     this.#changed();
     this.#follow();
+    this.last = { question: this.#question(entry), text: answer.text, answer };
+    this.host.changed();
     if (ending !== "failed") announce(`Answer ${this.#number} ${ending || "is complete"}: ${words}.`);
+  }
+
+  #question(entry) {
+    return this.#entries[this.#entries.indexOf(entry) - 1]?.content;
   }
 
   // All pieces into the answer, again while the server is full. Returns how it ended otherwise
@@ -207,8 +220,7 @@ export class Pane {
   // Keep the end in sight unless the reader went back.
   #follow(always = false) {
     const { log } = this;
-    const away = log.scrollHeight - log.scrollTop - log.clientHeight;
-    if (always || away < 120) log.scrollTop = log.scrollHeight;
+    if (always || this.#atEnd) log.scrollTop = log.scrollHeight;
   }
 }
 

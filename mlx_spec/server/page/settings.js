@@ -2,7 +2,7 @@
 
 import { announce, byId, copy, make, store, stored } from "./dom.js";
 
-const NUMBERS = ["temperature", "max_tokens", "top_p", "top_k", "min_p", "seed"];
+const NUMBERS = ["temperature", "max_tokens", "top_p", "top_k", "min_p", "seed", "num_draft_tokens"];
 
 const form = () => byId("parameters");
 
@@ -66,11 +66,13 @@ export function ownFields(number) {
     make("label", {}, label, make("input", { type: "number", placeholder: "as all", ...attributes }));
   const temperature = { name: "temperature", min: 0, max: 10, step: "any", inputmode: "decimal" };
   const seed = { name: "seed", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, inputmode: "numeric" };
+  const drafts = { name: "num_draft_tokens", min: 0, step: 1, inputmode: "numeric", title: "0: none" };
   const box = make(
     "div",
     { class: "own", hidden: true, id: `own-${number}`, role: "group", "aria-label": "Of this conversation" },
     field("Temperature", temperature),
     field("Seed", seed),
+    field("Most guesses", drafts),
   );
   return { box, fields: [...box.querySelectorAll("input")] };
 }

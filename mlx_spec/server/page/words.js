@@ -33,7 +33,7 @@ export const bytes = orDash((value) => {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let unit = 0;
   while (value >= 999.5 && unit < units.length - 1) [value, unit] = [value / 1000, unit + 1];
-  return `${value.toFixed(unit && value < 10 ? 1 : 0)} ${units[unit]}`;
+  return `${Number(value.toFixed(unit && value < 10 ? 1 : 0))} ${units[unit]}`;
 });
 
 export function duration(total) {

@@ -37,6 +37,7 @@ SAME = {
     "repetition_context_size": "repetition_context_size",
     "stop_token_ids": "stop_token_ids",
     "ignore_eos": "ignore_eos",
+    "num_draft_tokens": "num_draft_tokens",
     "logit_bias": "logit_bias",
 }
 
@@ -87,6 +88,9 @@ class SamplingFields(Body):
         dict[str, float] | list[Annotated[list[float | int | bool], Field(max_length=2)]] | None
     ) = None
     n_predict: int | None = Field(None, description="llama.cpp's max_tokens")
+    num_draft_tokens: int | None = Field(
+        None, description="mlx-lm's: most guesses of a step for this request; 0 is none"
+    )
 
 
 class ShapeFields(SamplingFields):

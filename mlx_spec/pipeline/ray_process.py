@@ -1,0 +1,219 @@
+"""A stage over several machines, through Ray Data: the output is the one that one machine writes.
+
+    file --- chunks ---> worker, worker, ... --- answers, in order ---> Checkpoint
+    read here            one a machine             written here
+
+Only this process writes, and what is done is what its file says, as ever: a worker, a machine or
+all of Ray may go at any time. Ray Data starts workers, hands them no more chunks than they take
+(back-pressure), and gives those of a worker that is gone to another one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_spec import interrupts
+from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
+from mlx_spec.pipeline.flags import Flags
+from mlx_spec.pipeline.options import options_of
+from mlx_spec.pipeline.process import Outcome, Output, Watch
+from mlx_spec.pipeline.ray_cluster import Machines, check_address, import_ray, joined
+from mlx_spec.pipeline.records import STDIO
+from mlx_spec.pipeline.stage import Stage
+from mlx_spec.results import GenerationStats
+
+if TYPE_CHECKING:
+    from mlx_spec.pipeline.ray_source import SourceFile
+    from mlx_spec.pipeline.ray_worker import ChunkAnswer, RemoteWork
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where a stage runs.
+
+    Attributes:
+        address: ``auto``, ``local`` or HOST:PORT.
+        workers: generators in all; None: one a machine.
+        limit: only the first records of the input; None for all.
+    """
+
+    address: str
+    workers: int | None = None
+    limit: int | None = None
+
+
+def process_over_ray(
+    stage: Stage,
+    flags: Flags,
+    source: tuple[Path, str],
+    output: Output,
+    options: RayOptions,
+    watch: Watch = lambda tally, stats: None,
+) -> Outcome:
+    """Run what is not done yet; Ray is started only if there is any.
+
+    ``source`` is a file and its format.
+
+    Raises:
+        MlxSpecError: the cluster, the input, a model or the output cannot be used; what is done
+            stays.
+    """
+    path, format = source
+    if path == STDIO:
+        raise InvalidRequest("[ray] --ray needs a file as input, which can be read again")
+    check_address(options.address)
+    import_ray()
+    from mlx_spec.pipeline.ray_source import SourceFile
+    from mlx_spec.pipeline.ray_worker import RemoteWork
+
+    work = RemoteWork(stage, _located(flags), output.seed)
+    file = SourceFile(path.absolute(), format, output.done, options.limit, work.chunk)
+    outcome = Outcome()
+    outcome.tally.skipped = sum(map(bool, output.done))
+    try:
+        if output.complete or next(file.left(), None) is None:
+            output.begin()
+        else:
+            with joined(options.address, options.workers) as machines:
+                _run(work, file, machines, output, outcome, watch)
+        if not outcome.interrupted:
+            output.finish(complete=options.limit is None)
+    finally:
+        output.close()
+    outcome.failures = output.failures
+    return outcome
+
+
+def _run(
+    work: RemoteWork,
+    file: SourceFile,
+    machines: Machines,
+    output: Output,
+    outcome: Outcome,
+    watch: Watch,
+) -> None:
+    started, begun = time.perf_counter(), False
+    stats: dict[str, GenerationStats] = {}
+    tally = outcome.tally
+    watch(tally, GenerationStats)  # its clock begins
+    try:
+        for answer in _answers(work, file, machines):
+            if not begun:
+                # Only now, so that a model that is not there costs nobody an old output.
+                output.begin()
+                begun = True
+            for line in answer.lines:
+                output.write(json.loads(line))
+            tally.merge(answer.tally)
+            # Answers come in the order of records, and not in that in which they were made.
+            known = stats.get(answer.worker, answer.stats)
+            stats[answer.worker] = max(known, answer.stats, key=lambda one: one.prompt_tokens)
+            watch(tally, lambda: together(stats))
+            interrupts.check()
+    except KeyboardInterrupt:
+        interrupts.answered()
+        outcome.interrupted = True
+    outcome.seconds = time.perf_counter() - started
+    outcome.stats = together(stats)
+
+
+def _answers(work: RemoteWork, file: SourceFile, machines: Machines) -> Iterator[ChunkAnswer]:
+    """What workers make of the chunks, in order unless the run is unordered.
+
+    Raises:
+        MlxSpecError: what a worker raised, or that workers are lost again and again.
+    """
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext
+
+    from mlx_spec.pipeline.ray_source import RecordSource
+    from mlx_spec.pipeline.ray_worker import ANSWER, RayWorker, Tries
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    # A chunk is a block, and a block a task: they are joined to no larger ones.
+    context.target_max_block_size = context.target_min_block_size = 1
+    context.execution_options.preserve_order = not work.flags.unordered
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    rows = ray.data.read_datasource(RecordSource(file), override_num_blocks=1, num_cpus=0)
+    rows = rows.map_batches(
+        RayWorker,
+        fn_constructor_args=(work, ray.remote(num_cpus=0, max_restarts=-1)(Tries).remote()),
+        compute=ActorPoolStrategy(
+            size=machines.workers,
+            max_concurrent_calls_per_actor=work.calls,
+            enable_true_multi_threading=work.calls > 1,
+        ),
+        num_cpus=machines.cpus,
+    )
+    try:
+        for batch in rows.iter_batches(batch_size=None, prefetch_batches=1):
+            for one in batch[ANSWER]:
+                yield pickle.loads(one)
+    except Exception as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> MlxSpecError:
+    """What one of ours said at the bottom of Ray's errors, or theirs in a line."""
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is None or one in seen:
+            continue
+        if isinstance(one, MlxSpecError) and type(one).__module__ == MlxSpecError.__module__:
+            return one
+        seen.append(one)
+        left += [one.__context__, one.__cause__, getattr(one, "cause", None)]
+    text = " ".join(str(error).split())[-300:]
+    return GeneratorClosed(f"[ray] the run ended: {text}; what is done stays, --resume goes on")
+
+
+def _located(flags: Flags) -> Flags:
+    """The options with whole paths: workers have folders of their own."""
+    here = Path.cwd()
+    given: dict[str, Any] = {
+        name: one.located(value, here)
+        for name, one in options_of(Flags).items()
+        if isinstance(value := getattr(flags, name), str)
+    }
+    return replace(flags, **given)
+
+
+def together(stats: dict[str, GenerationStats]) -> GenerationStats:
+    """Figures of workers that run side by side: counts add up, times are the longest one's."""
+    every = list(stats.values())
+    if not every:
+        return GenerationStats()
+    longest = {
+        name: max(getattr(one, name) for one in every)
+        for name in ("prompt_time", "generation_time", "peak_memory")
+    }
+    summed = {
+        item.name: sum(getattr(one, item.name) for one in every)
+        for item in fields(GenerationStats)
+        if item.name not in longest and isinstance(getattr(every[0], item.name), int)
+    }
+    lengths: dict[int, int] = {}
+    for one in every:
+        for length, steps in one.draft_lengths.items():
+            lengths[length] = lengths.get(length, 0) + steps
+    return replace(
+        every[0],
+        **longest,
+        **summed,
+        draft_lengths=lengths,
+        drafters={},
+        plain_tps=None,
+        speculative_tps=None,
+        measured="",
+    )
