@@ -1,4 +1,4 @@
-"""What HTTP bodies ask for and cannot have: told in words, in the caller's format, never a crash."""
+"""What HTTP bodies ask for and cannot have: told in words, in the caller's format."""
 
 from __future__ import annotations
 
