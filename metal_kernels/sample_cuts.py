@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from metal_kernels.sample_counts import COUNTED, bin_by_count, bin_by_mass, low_by_count
 from metal_kernels.sample_rows import KEY_BITS, LARGEST_KEY, Options
 
 OCTAVES_PER_NAT = math.log2(math.e)
@@ -47,7 +48,6 @@ _SCALED = tuple(
 
 # Rows are seen as columns of 16 tokens, which MLX's CPU build reduces faster than rows; also,
 # 16 times less than 2**28 is the most that 32 bits hold.
-_COUNTED = 2**14  # tokens from which on they are counted by bin, and not by bisection
 _WORK = 300_000  # elements that cost about what an operation itself does
 COLUMN = 16
 
@@ -99,7 +99,7 @@ def _cuts(keys: mx.array, options: Options) -> Cut:
 
 def ranked_cut(keys: mx.array, count: mx.array) -> Cut:
     """The ``count``-th tokens ([R, 1] int32) of rankings; the last ones where there are fewer."""
-    return _nth(keys, *_first_bin((keys >> LOW_BITS).astype(mx.uint16), count))
+    return _nth(keys, *_first_bin(keys >> LOW_BITS, count))
 
 
 def _select(first: mx.array, one: Cut, other: Cut) -> Cut:
@@ -195,12 +195,11 @@ def _before(keys: mx.array, first: mx.array) -> mx.array:
     return _number(keys[:, None] < first.astype(mx.uint16)[..., None])
 
 
-def _first_bin(high: mx.array, count: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+def _first_bin(wide: mx.array, count: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """The first upper half of a key up to which there are ``count`` tokens; those before; count."""
-    if high.shape[1] >= _COUNTED:
-        upto = mx.cumsum(_counts(high, 2**_HIGH_BITS), axis=1)
-        first = _first_true(upto >= count)
-        return first, _previous(upto, first), count
+    if wide.shape[1] >= COUNTED:
+        return bin_by_count(wide, count)
+    high = wide.astype(mx.uint16)
     start = mx.zeros_like(count)
     first = _search(_HIGH_BITS, start, high.size, lambda last: _upto(high, last) >= count)
     return first, _before(high, first), count
@@ -212,8 +211,8 @@ def _first_bin_by_mass(wide: mx.array, options: Options) -> tuple[mx.array, mx.a
     All [R, 1] int32. First the octave, among masses of 32 bits, then the bin in it among those of
     its tokens alone, which are their mantissas and have 16.
     """
-    if wide.shape[1] >= _COUNTED:
-        return _counted_bin_by_mass(wide.astype(mx.uint16), options)
+    if wide.shape[1] >= COUNTED:
+        return _counted_bin_by_mass(wide, options)
     table, mantissas = _tables()
     high, mantissa = wide.astype(mx.uint16), mantissa_of(wide)
     masses, nothing = mass_of(wide, mantissa), mx.zeros_like(options.top_k)
@@ -255,47 +254,26 @@ def _first_bin_by_mass(wide: mx.array, options: Options) -> tuple[mx.array, mx.a
     return start + last, before + upto, kept.astype(mx.int32)
 
 
-def _counts(numbers: mx.array, bins: int) -> mx.array:
-    """[R, bins] int32: how many of [R, V] are each number. Exact: they stay below 2**24.
-
-    As the gradient of a gather, which MLX's CPU build takes 20 times faster than a scatter.
-    """
-    ones = mx.broadcast_to(mx.ones((1, 1)), numbers.shape)
-    empty = mx.zeros((len(numbers), bins))
-    gather = functools.partial(mx.take_along_axis, indices=numbers, axis=1)
-    _, (counts,) = mx.vjp(gather, [empty], [ones])
-    return counts.astype(mx.int32)
-
-
 def _counted_bin_by_mass(high: mx.array, options: Options) -> tuple[mx.array, mx.array, mx.array]:
     """What ``_first_bin_by_mass`` gives, from the number of tokens in each bin."""
     table, _ = _tables()
-    counts = _counts(high, 2**_HIGH_BITS)
-    upto, weight = mx.cumsum(counts, axis=1), mx.cumsum(counts * table, axis=1)
-    share = _share(weight[:, -1:], options.top_p)
-    enough = weight >= share
-    first = _first_true(enough | (upto >= options.top_k) if options.by_count else enough)
-    before, own = _previous(upto, first), mx.maximum(table[first], 1)
-    missing = (share - _previous(weight, first) + own - 1) // own
-    return first, before, mx.minimum(before + missing, options.top_k).astype(mx.int32)
 
+    def share(total: mx.array) -> mx.array:
+        return _share(total, options.top_p)
 
-def _first_true(flags: mx.array) -> mx.array:
-    """[R, 1] int32: the place of the first true one, all behind which are; the last if none is."""
-    place = flags.shape[1] - _number(flags)[:, None]
-    return mx.minimum(place, flags.shape[1] - 1).astype(mx.int32)
-
-
-def _previous(sums: mx.array, place: mx.array) -> mx.array:
-    """[R, 1]: the sum before a place, of those up to each."""
-    found = mx.take_along_axis(sums, mx.maximum(place - 1, 0), axis=1)
-    return mx.where(place > 0, found, 0)
+    found = bin_by_mass(high, table, share, options.top_k if options.by_count else None)
+    missing = (found.share - found.mass + found.own - 1) // found.own
+    kept = mx.minimum(found.before + missing, options.top_k).astype(mx.int32)
+    return found.first, found.before, kept
 
 
 def _nth(keys: mx.array, first: mx.array, before: mx.array, count: mx.array) -> Cut:
     """The ``count``-th token of the ranking: its key begins with ``first``, none of the ``before``
     first tokens' does."""
     start, missing = first << LOW_BITS, count - before
+    if keys.shape[1] >= COUNTED:
+        own, fewer = low_by_count(keys - start, missing)
+        return Cut(start + own, _nth_true(keys == start + own, missing - fewer))
     # Lower halves of the keys that begin so; of others whatever is more, read as unsigned.
     low = mx.minimum((keys - start).view(mx.uint32), 2**LOW_BITS).astype(mx.uint16)
     nothing = mx.zeros_like(first)

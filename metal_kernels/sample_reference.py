@@ -20,6 +20,8 @@ score so far, and so never misses.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import mlx.core as mx
 
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
@@ -30,10 +32,24 @@ from metal_kernels.sample_rows import Group, Options
 # Columns whose tokens are evaluated exactly; see the docstring before making it smaller.
 LEADING = 32
 _HEIGHTS = ((2**15, 32), (2**13, 16), (2**10, 8))  # of columns, from so many tokens on
-# Elements that MLX's CPU build is given at a time: where bounds are sought, and altogether.
-_WORK, _MOST_WORK = 160_000, 480_000
+# Elements that MLX's CPU build is given at a time: where bounds are sought; altogether; and where
+# filters make a dozen arrays of that size.
+_WORK, _MOST_WORK, _FILTER_WORK = 160_000, 480_000, 160_000
 _ALL = 2**20  # rows
 _FAR = 3e38  # what a dropped token lies below the top
+
+
+class _Field(NamedTuple):
+    """Tokens among which a row's winner is, all but certainly; of R rows.
+
+    Attributes:
+        tokens: [R, L] int32.
+        below: [R, L] float32, how far they lie below the top; those that are dropped farther than
+            any.
+    """
+
+    tokens: mx.array
+    below: mx.array
 
 
 def largest_of(values: mx.array) -> mx.array:
@@ -54,18 +70,20 @@ def reference_race(
     flat, options = values.reshape(-1, vocabulary), group.spread(places)
     tops = None if largest is None else largest.reshape(-1, 1)
     units = (group.index[:, None] * places + mx.arange(places)).reshape(-1)
-    count, step = len(group.rows) * places, _rows_at_a_time(vocabulary, _MOST_WORK)
-    if group.filters and step < _ALL:  # a dozen arrays of their size, of half of the rows at most
+    work = _FILTER_WORK if group.filters else _MOST_WORK
+    count, step = len(group.rows) * places, _rows_at_a_time(vocabulary, work)
+    if group.filters and step < _ALL:  # of half of the rows at most
         step = min(step, -(-count // 2))
-    parts: list[mx.array] = []
+    fields: list[_Field] = []
     for start in range(0, count, step):
         part = slice(start, start + step)
         own = part if whole else units[part]
         top = None if tops is None else tops[own]
         part_keys = keys if count <= step else Keys(keys.one[part], keys.two[part])
         part_options = options if count <= step else options.part(part)
-        parts.append(_winners(_after(parts, flat[own]), top, part_keys, part_options))
-    tokens = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+        done = [field.below for field in fields]
+        fields.append(_field(_after(done, flat[own]), top, part_keys, part_options))
+    tokens = _winners(fields, keys, options.inverse_temperature, vocabulary)
     # Out of reach unless the logits hold NaN.
     return mx.minimum(tokens, vocabulary - 1).reshape(len(group.rows), places)
 
@@ -82,8 +100,8 @@ def _rows_at_a_time(vocabulary: int, work: int) -> int:
     return max(1, work // vocabulary)
 
 
-def _winners(values: mx.array, top: mx.array | None, keys: Keys, options: Options) -> mx.array:
-    """[R] int32 tokens for ``values`` [R, V] and their largest, if known; all others [R, 1]."""
+def _field(values: mx.array, top: mx.array | None, keys: Keys, options: Options) -> _Field:
+    """Of ``values`` [R, V] and their largest, if known; all others [R, 1]."""
     height = _height(values.shape[1])
     values = _padded(values, max(height, COLUMN if options.filters else 1))
     top = (largest_of(values)[:, None] if top is None else top).astype(mx.float32)
@@ -92,10 +110,21 @@ def _winners(values: mx.array, top: mx.array | None, keys: Keys, options: Option
     below = top - mx.take_along_axis(values, tokens, axis=1)
     if drop is not None:
         below = below + mx.take_along_axis(drop, tokens, axis=1).astype(mx.float32) * _FAR
-    first = first_word(token_words(values.shape[1])[tokens], keys)
-    scores = gumbel(first, second_word(first, keys)) - below * options.inverse_temperature
+    return _Field(tokens, below)
+
+
+def _winners(fields: list[_Field], keys: Keys, rate: mx.array, vocabulary: int) -> mx.array:
+    """[R] int32 tokens of all rows; ``keys`` and ``rate`` (inverse temperature) are [R, 1]."""
+    tokens, below = map(_joined, zip(*fields, strict=True))
+    words = token_words(vocabulary + COLUMN * LEADING)[tokens]  # padding is among them
+    first = first_word(words, keys)
+    scores = gumbel(first, second_word(first, keys)) - below * rate
     best = scores == scores.max(axis=1, keepdims=True)
-    return mx.where(best, tokens, values.shape[1]).min(axis=1)
+    return mx.where(best, tokens, vocabulary).min(axis=1)
+
+
+def _joined(parts: tuple[mx.array, ...]) -> mx.array:
+    return parts[0] if len(parts) == 1 else mx.concatenate(list(parts))
 
 
 def _drops(values: mx.array, top: mx.array, keys: Keys, options: Options) -> mx.array:
@@ -147,7 +176,7 @@ def _leaders(
         if drop is not None:
             costs = costs + drop[part].astype(mx.float32) * _FAR
         parts.append(costs.reshape(-1, height, columns).min(axis=1) if height > 1 else costs)
-    least = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+    least = parts[0] if len(parts) == 1 else mx.concatenate(list(parts))
     best = mx.argpartition(least, LEADING - 1, axis=1)[:, None, :LEADING].astype(mx.int32)
     lines = columns * mx.arange(height, dtype=mx.int32)[:, None]
     return (best + lines).reshape(rows, -1)

@@ -61,6 +61,7 @@ class LifeCycle:
         request_id: unique among those that have not ended.
         priority: higher goes first.
         reserved: most tokens that it can come to hold in a slot.
+        guesses: most of them that one step verifies beside its own.
         submitted, arrival: whether it was queued, and when.
         claim: while it holds a row, the claim that it was admitted with (``Scheduler``).
         ran: seconds that it held rows before it was preempted, over all times.
@@ -74,6 +75,7 @@ class LifeCycle:
     request_id: str = field(default="", kw_only=True)
     priority: int = field(default=0, kw_only=True)
     reserved: int = field(default=0, init=False)
+    guesses: int = field(default=0, init=False)
     arrival: float = field(default=0.0, init=False)
     claim: float = field(default=0.0, init=False)
     ran: float = field(default=0.0, init=False)

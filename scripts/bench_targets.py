@@ -4,7 +4,9 @@ At each batch size the same real questions of all categories, at least one of ea
 way, in turn, round after round; figures are decoding tokens per second, ratios are medians
 within a round. *again* is plain decoding once more: what it differs by is noise. *hostile* has the
 draft model's own costs and numbers drawn at random and no n-grams beside it, so that nearly
-nothing is guessed right.
+nothing is guessed right. *roofline* is what the best fixed length would be worth if steps took
+nothing but their passes, by the timed cost table (``bench_support/roofline``), and *reached* what
+the adaptive draft makes of it.
 
     python scripts/bench_targets.py --prompts question.jsonl --batch 1 2 4 8 16 32 --temp 0 0.8
 """
@@ -24,6 +26,7 @@ from mlx_spec.pipeline.prompt_file import read_prompt_file
 
 import mlx.core as mx  # isort: skip
 from bench_support.results import add_save, finish, table
+from bench_support.roofline import Ceiling, FixedSteps, mean_keys
 from bench_support.rounds import Figures, Series, interleave, ratio
 from mlx.utils import tree_map_with_path
 
@@ -54,6 +57,8 @@ class Contest:
         options: of the command line.
     """
 
+    WARM = 8  # tokens
+
     def __init__(self, options: Settings) -> None:
         self.options = options
         self.model, self.tokenizer = load(options.model)
@@ -66,10 +71,21 @@ class Contest:
         if AGAIN not in options.without:
             self.arms[AGAIN] = Arm()
         self.said: dict[str, list[list[int]]] = {}
+        self.steps: dict[str, FixedSteps] = {}
+        self.keys = 0.0
+        self.ceiling = Ceiling.of(self.model, draft[0])
 
-    def run(self, name: str, texts: Sequence[str], batch: int, temp: float) -> Figures:
+    def warm(self, texts: Sequence[str], batch: int, temp: float) -> None:
+        """Every arm for a few tokens: what is timed or compiled once is so afterwards."""
+        for name in self.arms:
+            self.run(name, texts[:batch], batch, temp, self.WARM)
+
+    def run(
+        self, name: str, texts: Sequence[str], batch: int, temp: float, tokens: int = 0
+    ) -> Figures:
         """One call; its tokens are kept to be compared."""
         arm, options = self.arms[name], self.options
+        tokens = tokens or options.max_tokens
         mx.clear_cache()
         made = batch_generate(
             self.model,
@@ -84,18 +100,26 @@ class Contest:
                 num_draft_tokens=arm.length or options.num_draft_tokens,
             ),
             batching=BatchingConfig(batch_size=batch),
-            max_tokens=options.max_tokens,
+            max_tokens=tokens,
             temperature=temp,
             seed=1,
         )
         self.said[name] = [list(result.token_ids) for result in made.results]
         stats = made.stats
+        self.steps[name] = FixedSteps.of(arm.length, stats)
+        prompts = [result.prompt_tokens for result in made.results]
+        self.keys = mean_keys(prompts, batch, tokens)
         return {
             SPEED: stats.generation_tokens / stats.generation_time,
             "acceptance": stats.acceptance_rate,
             "drafted": stats.drafted,
             "gain": stats.generation_tokens / stats.row_steps,
         }
+
+    def roofline(self) -> dict[int, float]:
+        """Over plain decoding, by fixed length."""
+        fixed = [step for step in self.steps.values() if step.length]
+        return dict(self.ceiling.over_plain(self.steps[PLAIN], fixed, self.keys))
 
     def same(self) -> float:
         """The least share of tokens at which an arm says what plain decoding says."""
@@ -133,17 +157,20 @@ def mixed(path: Path, categories: Sequence[str], longest: int, count: int) -> li
     return [text for column in columns for text in column][:count]
 
 
-def measure(contest: Contest, batch: int, temp: float) -> tuple[dict[str, Series], float]:
-    """One batch size; all arms, and the share of equal tokens."""
+def measure(contest: Contest, batch: int, temp: float) -> dict[str, Series]:
+    """One batch size; all arms."""
     options = contest.options
     count = max(batch, len(options.categories))
     texts = mixed(options.prompts, options.categories, options.longest, count)
     methods = {name: partial(contest.run, name, texts, batch, temp) for name in contest.arms}
-    return interleave(methods, options.rounds), contest.same()
+    contest.warm(texts, batch, temp)
+    return interleave(methods, options.rounds, warm=True)
 
 
-def row_of(batch: int, series: dict[str, Series], same: float, fixed: Sequence[int]) -> list[str]:
+def row_of(batch: int, series: dict[str, Series], contest: Contest) -> list[str]:
     """A line of the table."""
+    fixed, roofs = contest.options.fixed, contest.roofline()
+    highest = max(roofs, key=roofs.__getitem__)
     plain = series[PLAIN]
     over = {name: ratio(one, plain, SPEED) for name, one in series.items()}
     best = max([f"K={length}" for length in fixed] + [PLAIN], key=over.__getitem__)
@@ -156,7 +183,9 @@ def row_of(batch: int, series: dict[str, Series], same: float, fixed: Sequence[i
         f"{over[best]:.2f} ({best})",
         f"{ratio(adaptive, series[best], SPEED):.2f}",
         *(f"{over[name]:.2f}" if name in over else "-" for name in (HOSTILE, AGAIN)),
-        f"{same:.3f}",
+        f"{roofs[highest]:.2f} (K={highest})",
+        f"{over[ADAPTIVE] / max(roofs[highest], 1.0):.2f}",
+        f"{contest.same():.3f}",
     ]
 
 
@@ -194,13 +223,15 @@ def main() -> None:
     for temp in options.temp:
         rows = []
         for batch in options.batch:
-            series, same = measure(contest, batch, temp)
-            rows.append(row_of(batch, series, same, options.fixed))
+            series = measure(contest, batch, temp)
+            rows.append(row_of(batch, series, contest))
             print(" | ".join(rows[-1]), flush=True)
             rounds = {name: one.rounds for name, one in series.items()}
-            records.append({"batch": batch, "temp": temp, "same": same, "arms": rounds})
+            found = {"same": contest.same(), "roofline": contest.roofline(), "keys": contest.keys}
+            records.append({"batch": batch, "temp": temp, **found, "arms": rounds})
         header = ["rows", "plain tok/s", "adaptive / plain (accepted, tokens a pass of a row)"]
         header += ["best of fixed and plain", "adaptive / best", "hostile", "plain again"]
+        header += ["roofline", "reached"]
         table(f"{options.draft}, T={temp}", [*header, "same tokens"], rows)
     finish(options, records)
 

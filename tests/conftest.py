@@ -72,12 +72,12 @@ def rows_lag() -> Iterator[None]:
 def packs_wherever_it_can() -> Iterator[None]:
     """Steps are packed wherever that leaves a token out, whatever it saves: ``test_packed_steps``
     has a test of when it pays."""
-    from mlx_spec.decoding import step
+    from mlx_spec.control import step_prices
 
-    PAYS.append(step.packing_pays)
-    step.packing_pays = lambda *_: True
+    PAYS.append(step_prices.packing_pays)
+    step_prices.packing_pays = lambda *_: True
     yield
-    step.packing_pays = PAYS[0]
+    step_prices.packing_pays = PAYS[0]
 
 
 @pytest.fixture(scope="session", autouse=True)

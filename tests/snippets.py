@@ -19,7 +19,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +33,14 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+SERVED = "http://127.0.0.1:8080"
 # Minutes, a conversation, or another machine: their options are parsed.
 NOT_RUN = {"bench", "chat", "doctor", "models", "serve", "train-draft"}
 OVER_FILES = {"align", "batch", "classify", "filter", "pipeline", "structure"}
 # What a toy leaves empty is a record that failed.
 MAY_FAIL = {"structure", "pipeline"}
 SHELL = {"cat", "cp", "echo", "mkdir", "printf"}
-OTHERS = {"git", "mkdocs", "mlx.launch", "nginx", "ray", "ssh", "tail", "uvicorn"}
+OTHERS = {"curl", "git", "mkdocs", "mlx.distributed_config", "ray", "tail", "uvicorn"}
 ASYNC = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
@@ -62,14 +62,22 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each line of a shell block; comments are left out."""
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|>")
+    """The words of each command of a shell block, a line or a quoted text of several."""
+    open_quote = ""
+    text = text.replace("\\\n", " ").replace("$(which mlx-spec)", "mlx-spec")
+    for line in text.splitlines():
+        lexer = shlex.shlex(f"{open_quote}{line}", posix=True, punctuation_chars="|>")
         lexer.whitespace_split = True
         lexer.commenters = "#"
-        words = list(lexer)
+        try:
+            words = list(lexer)
+        except ValueError:  # a quotation that goes on
+            open_quote += f"{line}\n"
+            continue
+        open_quote = ""
         if words:
             yield words
+    assert not open_quote, open_quote
 
 
 def parse(arguments: list[str]) -> None:
@@ -94,6 +102,7 @@ class Page:
 
     path: Path
     given: dict[str, Any] = field(default_factory=dict)
+    server: str = ""  # where one runs, in the place of SERVED
     ran: int = 0
     parsed: int = 0
 
@@ -114,6 +123,8 @@ class Page:
     def _text(self, text: str, place: str) -> None:
         """Output, or a picture."""
 
+    _nginx = _text
+
     def _json(self, text: str, place: str) -> None:
         for part in text.splitlines() if text.count("\n{") else [text]:
             json.loads(part)
@@ -124,7 +135,12 @@ class Page:
         Path(name).write_text(text, encoding="utf-8")
 
     def _python(self, text: str, place: str) -> None:
-        code = compile(text, place, "exec", flags=ASYNC)
+        code = compile(text.replace(SERVED, self.server), place, "exec", flags=ASYNC)
+        if "shard=" in text:  # wants several processes; what it imports is there
+            lines = [line for line in text.splitlines() if line.startswith("from mlx_spec")]
+            exec("\n".join(lines), self.names)
+            self.parsed += 1
+            return
         with redirect_stdout(io.StringIO()):
             if code.co_flags & inspect.CO_COROUTINE:
                 self.loop.run_until_complete(eval(code, self.names))
@@ -151,6 +167,14 @@ class Page:
         name, *rest = words
         if name == "mlx-spec":
             return self._mlx_spec(rest, stdin, place)
+        if "--" in words and words[words.index("--") + 1] in ("mlx-spec", "python"):
+            name, *rest = words[words.index("--") + 1 :]  # behind mlx.launch: as one of several
+            if name == "mlx-spec":
+                parse(rest)
+            self.parsed += 1
+            return ""
+        if name == "curl" and self.server:
+            return self._curl(words, place)
         if name in SHELL:
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             return done.stdout
@@ -162,30 +186,36 @@ class Page:
         elif name == "python" and rest[0].endswith(".py"):
             source = (ROOT / rest[0]).read_text(encoding="utf-8")
             assert all(f'"{word}"' in source for word in rest if word.startswith("--")), words
-        elif name == "curl":
-            self._curl(rest)
         else:
             there = (ROOT / name).exists() and "/" in name
             assert there or Path(name).name in OTHERS, f"{place}: what is {name!r}?"
         return ""
 
-    def _curl(self, words: list[str]) -> None:
-        """A body is JSON."""
-        for flag, value in pairwise(words):
-            if flag in ("-d", "--data", "--json"):
-                json.loads(value)
+    def _curl(self, words: list[str], place: str) -> str:
+        """Asked of the server that runs; what it refuses is a fault of the page."""
+        asked = [word.replace(SERVED, self.server) for word in words]
+        assert asked != words, f"{place}: curl asks somebody else: {words}"
+        command = [*asked, "--silent", "--show-error", "--fail-with-body", "--max-time", "120"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{place}: {done.stdout} {done.stderr}"
+        self.ran += 1
+        return done.stdout
 
     def _mlx_spec(self, words: list[str], stdin: str, place: str) -> str:
         command = next((word for word in words if not word.startswith("-")), "")
         asked = {word.partition("=")[0] for word in words}
         missing = "-" in words and not stdin
-        if command in NOT_RUN or asked & {"--help", "--ray", "--install-completion"} or missing:
+        if (
+            (command in NOT_RUN and not stdin)
+            or asked & {"--help", "--ray", "--install-completion"}
+            or missing
+        ):
             parse(words)
             self.parsed += 1
             return ""
         parse(words)
         words = [word.replace("+head", "+model") for word in words]
-        if command in ("generate", "batch"):
+        if command in ("batch", "chat", "generate"):
             words += ["--max-tokens", "8"]
         if command in OVER_FILES and "stages" not in words:
             words += ["--limit", "3"]

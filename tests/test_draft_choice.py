@@ -68,7 +68,7 @@ def test_memory_follows_the_drafter() -> None:
     )
     assert isinstance(plain.drafter, NoDraft)
     assert (plain.most_draft, drafting.most_draft) == (0, 9)
-    assert drafting.margin - plain.margin == 2 * 9
+    assert drafting.margin(9) - plain.margin(0) == 2 * 9
 
 
 def test_every_drafter_has_a_name_in_order() -> None:

@@ -6,6 +6,7 @@ is ``test_sampler``'s affair; that the noise is good noise, ``test_noise``'s.
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import Any
 
@@ -190,13 +191,53 @@ def test_cuts_are_those_of_a_sorted_row(data: st.DataObject) -> None:
             assert expected is None or set(np.flatnonzero(flags[0])) == expected
 
 
+@pytest.mark.parametrize("kind", ["normal", "tied", "two lumps", "one token"])
+@pytest.mark.parametrize("vocabulary", [2**14, 20_001, 70_000])
+def test_counting_and_bisection_cut_at_one_token(
+    vocabulary: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, so that a seed's text does not depend on which of them is taken."""
+    rng = np.random.default_rng(vocabulary)
+    logits = rng.normal(0, 3, (6, vocabulary)).astype(np.float32)
+    if kind == "tied":  # thousands at the cut
+        logits = np.round(logits / 2)
+    elif kind == "two lumps":
+        logits[:, ::3] -= 30
+    elif kind == "one token":
+        logits[:, 77] += 60
+    top_p, top_k = (0.9, 0.35, 0.9999, 1.0, 0.6, 1.0), (0, 5, 900, 3000, 0, vocabulary - 1)
+    options = SampleRows.of(range(6), [1.0] * 6, top_p, top_k).groups[0].spread(1)
+    wide = mx.pad(mx.array(logits), [(0, 0), (0, -vocabulary % 16)], constant_values=-mx.inf)
+    keys = ranks_of(wide.max(axis=1, keepdims=True) - wide)
+    drops = []
+    for counted in (0, 2**20):
+        monkeypatch.setattr(sample_cuts, "COUNTED", counted)
+        drops.append(np.array(dropped(keys, options)))
+    assert np.array_equal(*drops)
+    assert 0 < drops[0].sum() < drops[0].size
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_p": [0.9]}, {"top_k": [50]}, {"min_p": [0.05]}])
+def test_a_row_is_sampled_in_twice_the_bytes_of_its_logits(filters: dict[str, Any]) -> None:
+    """One row of five positions at 151,936 tokens: what is alive beside the logits."""
+    logits, positions = normal(1, 5, 151_936) * 3, mx.arange(5)[None]
+    rows = SampleRows.of((7,), (0.8,), **filters)
+    mx.eval(logits, sample.reference(logits, positions, rows).tokens)  # tables, which stay
+    mx.clear_cache()
+    gc.collect()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(sample.reference(logits, positions, rows).tokens)
+    assert mx.get_peak_memory() - before <= 2 * logits.nbytes
+
+
 @pytest.mark.parametrize("vocabulary", [2**14 - 1, 2**14, 151_936])
 @pytest.mark.parametrize("counted", [0, 2**20])
 def test_cuts_of_a_large_vocabulary(
     vocabulary: int, counted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stops sums that overflow; by counting and by bisection, whichever is taken there."""
-    monkeypatch.setattr(sample_cuts, "_COUNTED", counted)
+    monkeypatch.setattr(sample_cuts, "COUNTED", counted)
     logits = np.random.default_rng(5).normal(0, 2.5, (4, 1, vocabulary)).astype(np.float32)
     top_p, top_k = (0.9, 0.35, 0.99, 1.0), (0, 0, 900, 3000)
     rows = SampleRows.of((1, 2, 3, 4), [1.0] * 4, top_p, top_k)

@@ -169,6 +169,25 @@ def test_a_planted_bug_is_noticed(plant: Any, monkeypatch: Patch) -> None:
     assert wrong(ran())
 
 
+@pytest.mark.parametrize("vocabulary", [5, 37, 640, 641, 5000, 49_152])
+@pytest.mark.parametrize("most", [1, 5, 20])
+def test_the_likeliest_are_those_of_a_sorted_row(vocabulary: int, most: int) -> None:
+    """In whatever column they stand, all in one or in the last tokens; what is forbidden last."""
+    most = min(most, vocabulary)
+    rng = np.random.default_rng(vocabulary + most)
+    logits = rng.normal(size=(2, 3, vocabulary)).astype(np.float32)
+    step = max(1, vocabulary // 32)
+    logits[0, 0, ::step][:most] += 50  # neighbours in a column
+    logits[0, 1, -most:] += 50
+    logits[1, 2, most:] = -np.inf
+    found = np.array(logprobs.likeliest(mx.array(logits), most))
+    assert found.shape == (2, 3, most)
+    assert found.max() < vocabulary
+    best = np.sort(np.take_along_axis(logits, found, -1), axis=-1)
+    assert np.array_equal(best, np.sort(logits, axis=-1)[..., -most:])
+    assert all(len(set(row)) == most for row in found.reshape(-1, most).tolist())
+
+
 def test_results_and_chunks_have_them() -> None:
     """A stop text cuts tokens in the middle of a draft, and their log-probabilities with them."""
     asked = SamplingParams(max_tokens=24, top_logprobs=2)

@@ -106,11 +106,15 @@ def test_what_a_step_takes_is_in_the_budget() -> None:
     """Stops a wide batch over a large vocabulary from taking memory that nobody counted."""
     speculation = SpeculationConfig(num_draft_tokens=4)
     plain = Engine(make_model(), None, speculation=speculation)
-    assert plain.budget.kv.row_bytes == VOCABULARY * 4 * STEP_COPIES
+    row = Sequence([1], SamplingParams(max_tokens=9))
+    assert plain.budget.kv.token_bytes == VOCABULARY * 4 * STEP_COPIES
+    assert plain.decoder.guesses(row) == 0
     engine = Engine(make_model(), None, draft_model=make_model(), speculation=speculation)
     kv = engine.budget.kv
-    assert kv.row_bytes == 5 * VOCABULARY * 4 * STEP_COPIES
-    assert kv.nbytes([10, 20]) == kv.slot_bytes([10, 20]) + 2 * kv.row_bytes
+    guesses = engine.decoder.guesses(row)
+    assert guesses == 4
+    slots = kv.slot_bytes([10, 20], [guesses] * 2)
+    assert kv.nbytes([10, 20], [guesses] * 2) == slots + 10 * VOCABULARY * 4 * STEP_COPIES
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])

@@ -15,6 +15,7 @@ from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.config import BatchingConfig, CacheOptions, SamplingParams, SpeculationConfig
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.report import StepReport
+from mlx_spec.control.step_prices import StepPrices
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
 from mlx_spec.decoding.drafters.head import HeadDrafter
@@ -70,7 +71,8 @@ def decoder_of(costs: PassCosts | None = None, **options: Any) -> SpeculativeDec
     options = {"batching": batching, "policy": NotedPolicy(), **options}
     decoder = SpeculativeDecoder(target("llama"), **options)
     if costs is not None:
-        decoder._stepper.parts = replace(decoder._stepper.parts, costs=costs)
+        prices = StepPrices(costs, packs=lambda: decoder.runner.packs)
+        decoder._stepper.parts = replace(decoder._stepper.parts, prices=prices)
     return decoder
 
 

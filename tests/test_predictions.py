@@ -105,11 +105,24 @@ def test_what_is_no_prediction_is_refused(prediction: Any, words: str) -> None:
 
 
 def test_it_is_refused_where_nothing_is_drafted() -> None:
-    for speculation in (SpeculationConfig(), SpeculationConfig(enabled=False, draft="predicted")):
-        with generator(speculation) as made:
+    for options in ({}, {"draft": "predicted"}):
+        with generator(SpeculationConfig(enabled=False, **options)) as made:
             with pytest.raises(InvalidRequest, match="nothing is drafted here"):
                 made.submit("x", prediction="y")
             assert made.submit("x", prediction="", max_tokens=2).result(60).token_ids
+
+
+def test_nothing_else_need_be_drafted(plain: list[GenerationResult]) -> None:
+    """By default a prediction is its own row's draft, and others have none."""
+    with generator(SpeculationConfig()) as made:
+        streams = [
+            made.submit(prompt, prediction=None if i % 2 else one.token_ids, **OPTIONS)
+            for i, (prompt, one) in enumerate(zip(PROMPTS, plain, strict=True))
+        ]
+        results = [stream.result(60) for stream in streams]
+    assert said(results) == said(plain)
+    assert all((result.drafted > 0) is (i % 2 == 0) for i, result in enumerate(results))
+    assert sum(result.accepted for result in results) > 25
 
 
 def test_tokens_that_the_model_has_not_are_no_guess(plain: list[GenerationResult]) -> None:

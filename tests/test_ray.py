@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +19,16 @@ import pytest
 
 from mlx_spec.cli.main import main
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.pipeline import ray_cluster
+from mlx_spec.pipeline import (
+    Align,
+    Classify,
+    Filter,
+    Flags,
+    GenerateText,
+    Stage,
+    StructureText,
+    ray_cluster,
+)
 from mlx_spec.pipeline.checkpoint import Checkpoint
 from mlx_spec.pipeline.ray_process import RayOptions, process_over_ray, together
 from mlx_spec.pipeline.ray_worker import SecondTry
@@ -79,6 +89,26 @@ def test_without_ray_it_says_what_to_install(
     source = write_input(tmp_path / "in.jsonl", 9)
     assert run(source, tmp_path / "out.jsonl", "--ray") == 2
     assert "pip install 'mlx-spec[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        GenerateText(prompt_template="{{ text }}"),
+        Filter(question="{{ text }}?"),
+        StructureText(),
+        Classify(labels=("a", "b")),
+        Align(policy="no"),
+    ],
+    ids=lambda stage: stage.kind,
+)
+def test_stages_travel_after_they_were_used(stage: Stage) -> None:
+    """With templates compiled, which cannot."""
+    fields = {"text": "x"}
+    asked = stage.prepare(fields)
+    again = pickle.loads(pickle.dumps(stage))
+    assert again == stage
+    assert again.prepare(fields) == asked
 
 
 class _Once:
@@ -207,8 +237,6 @@ def test_a_worker_that_is_killed_changes_nothing(
             if not killed:
                 killed.append(workers()[0])
                 os.kill(killed[0], signal.SIGKILL)
-
-    from mlx_spec.pipeline import Flags, GenerateText
 
     flags = Flags(temp=0.9, seed=11, max_tokens=8, batch_size=2)
     output = Watched(out, "jsonl", {}, 11)

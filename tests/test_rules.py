@@ -43,7 +43,8 @@ class NotTwiceOnHost(LogitsRule):
     def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> None:
         last = [sequence.prompt[-1:] + sequence.tokens[-1:] for sequence in sequences]
         rows = [[known[-1], *guesses] for known, guesses in zip(last, draft, strict=True)]
-        self.previous = mx.array(rows)
+        longest = max(map(len, rows))
+        self.previous = mx.array([row + [0] * (longest - len(row)) for row in rows])
 
     def apply(self, logits: mx.array, context: RuleContext) -> mx.array:
         assert self.previous.shape == context.positions.shape

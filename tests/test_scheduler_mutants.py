@@ -238,8 +238,8 @@ def kept_aside_without_room(patch: Patch) -> None:
 def emitted_tokens_not_counted(patch: Patch) -> None:
     """Admission forgets the tokens that a request will emit."""
 
-    def wrong(self: KVBudget, tokens: Any) -> int:
-        return self.limit - self.nbytes([max(1, count - 30) for count in tokens])
+    def wrong(self: KVBudget, tokens: Any, guesses: Any = ()) -> int:
+        return self.limit - self.nbytes([max(1, count - 30) for count in tokens], guesses)
 
     patch.setattr(KVBudget, "left", wrong)
 

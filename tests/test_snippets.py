@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow
@@ -11,6 +12,8 @@ import pytest
 
 import mlx_spec
 from mlx_spec.model import loader
+from mlx_spec.server.options import ServerOptions
+from tests.servers import running_server
 from tests.snippets import ROOT, Page, blocks, commands, parse, toy_folder
 
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
@@ -23,6 +26,8 @@ PAGES = [
         for name in (
             "api",
             "benching",
+            "chat",
+            "distributed",
             "exactness",
             "gguf",
             "index",
@@ -38,9 +43,17 @@ FILES = {
     "in.jsonl": '{"id": 1, "text": "x = [1, 2]"}\n{"id": 2, "text": "import os", "stop": "c"}\n',
     "prompts.txt": "def f(\nclass A:\n",
     "notes.txt": "def read_",
+    "chats.json": '[{"role": "user", "content": "def f("}]',
+    "report.txt": "import os",
+    "hosts.json": "[]",
+    "questions.jsonl": '{"prompt": "def f("}\n',
+    "requests.jsonl": '{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": '
+    '{"messages": [{"role": "user", "content": "def f("}], "max_tokens": 4}}\n',
     "prompts.jsonl": '{"prompt": "def f("}\n',
     "person.json": '{"type": "object", "properties": {"age": {"type": "integer"}}}',
 }
+# Pages whose pieces speak to a server.
+SERVED = ("serving", "requests")
 # What pages of short pieces take as there.
 GIVEN = {"api": ("model", "tokenizer", "schema")}
 
@@ -76,6 +89,20 @@ def test_what_a_page_shows_runs(path: Path, place: Path) -> None:
     assert page.ran + page.parsed > 0 or not blocks(path)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = tmp_path_factory.mktemp("store")
+    with running_server(ServerOptions(port=0, store=str(store))) as live:
+        yield live.url
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_what_clients_are_shown_runs(name: str, place: Path, server: str) -> None:
+    page = Page(ROOT / "docs" / f"{name}.md", server=server)
+    page.run()
+    assert page.ran > 1
+
+
 def test_an_option_that_does_not_exist_is_found() -> None:
     with pytest.raises(Exception, match=r"(?i)no such option"):
         parse(["generate", "--tempo", "3"])
@@ -86,6 +113,8 @@ def test_an_option_that_does_not_exist_is_found() -> None:
 
 def test_lines_are_read_as_a_shell_does() -> None:
     text = "echo 'a # b' | mlx-spec generate \\\n    -q > out.txt  # the rest\n\n# nothing\n"
+    text += "curl x -d '{\n  \"a\": 1}'\n"
     assert list(commands(text)) == [
-        ["echo", "a # b", "|", "mlx-spec", "generate", "-q", ">", "out.txt"]
+        ["echo", "a # b", "|", "mlx-spec", "generate", "-q", ">", "out.txt"],
+        ["curl", "x", "-d", '{\n  "a": 1}'],
     ]

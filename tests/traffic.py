@@ -137,12 +137,13 @@ def make_sequence(arrival: Arrival) -> Sequence:
 
 def look(engine: Engine) -> list[str]:
     """What must hold after every step."""
-    running, kv = len(engine.scheduler.running), engine.budget.kv
+    running, kv = engine.scheduler.running, engine.budget.kv
     findings = []
-    if running > engine.limit.rows:
-        findings.append(f"{running} run, {engine.limit.rows} rows")
+    if len(running) > engine.limit.rows:
+        findings.append(f"{len(running)} run, {engine.limit.rows} rows")
     # What a step takes for each row is promised too.
-    held = engine.kv_usage().total + running * kv.row_bytes
+    verified = sum(1 + request.guesses for request in running)
+    held = engine.kv_usage().total + verified * kv.token_bytes
     if held > kv.limit:
         findings.append(f"{held} bytes of K/V and of a step, {kv.limit} allowed")
     return findings

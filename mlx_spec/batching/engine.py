@@ -99,7 +99,7 @@ class Engine:
             aging=self.batching.aging,
         )
         decoder = self.decoder  # no way back here: who drops an engine gets its memory at once
-        self._reservations = Reservations(self.budget, lambda: decoder.margin)
+        self._reservations = Reservations(self.budget, decoder.margin)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
@@ -111,7 +111,7 @@ class Engine:
         """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
         cost = self.ranks.share(self.decoder.cost)
-        kv = KVBudget(cost, room, self.batching.block_size, self._step_bytes)
+        kv = KVBudget(cost, room, self.batching.block_size, self._token_bytes)
         owner: weakref.ref[Holder] | None = None if self.ranks.several else weakref.ref(self)
         return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
@@ -147,7 +147,8 @@ class Engine:
             request.request_id = request.request_id or f"prompt-{request.index}"
             try:
                 self.decoder.check(request)
-                self.scheduler.check(self._reservations.first(request), request.request_id)
+                request.guesses = self.decoder.guesses(request)
+                self.scheduler.check(request, self._reservations.first(request))
             except Exception as error:
                 self._reporter.failed("submit", repr(error), request.request_id)
                 raise
@@ -155,6 +156,7 @@ class Engine:
     def queue(self, requests: Seq[Sequence], now: float) -> None:
         """Take in requests that were checked, and that came at a time of the clock."""
         for request in requests:
+            request.guesses = self.decoder.guesses(request)
             request.submit(now, self._reservations.first(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
@@ -230,10 +232,9 @@ class Engine:
         return self.decoder.kv_usage(self.budget.kv.limit)
 
     @property
-    def _step_bytes(self) -> int:
-        """Bytes that choosing tokens takes for each row of a step, beside its K/V."""
-        width = self.decoder.most_draft + 1
-        return width * self.decoder.runner.vocabulary * 4 * STEP_COPIES
+    def _token_bytes(self) -> int:
+        """Bytes that choosing takes for each token that a step verifies, beside its K/V."""
+        return self.decoder.runner.vocabulary * 4 * STEP_COPIES
 
     def _advance(self) -> list[StepOutput]:
         try:
@@ -280,40 +281,40 @@ class Engine:
 
         First of those whose turn is last. What returns now stays until it is back in its slot.
         """
-        free = self.budget.kv.left(self._running_tokens())
+        free = self.budget.kv.left(*self._needs())
         if self.decoder.saved_bytes > free:
             for request in reversed(self.scheduler.waiting):
                 dropped = self.decoder.drop_saved(request)
                 if dropped and self.decoder.saved_bytes <= free:
                     break
 
-    def _running_tokens(self) -> list[int]:
-        """Most tokens that each row may come to hold."""
-        return [request.reserved for request in self.scheduler.running]
+    def _needs(self) -> tuple[list[int], list[int]]:
+        """Most tokens that each row may come to hold, and guesses that a step verifies of it."""
+        running = self.scheduler.running
+        return [request.reserved for request in running], [request.guesses for request in running]
 
     def _size_slots(self) -> None:
         """Make room for what the running requests may come to need, within the limit."""
-        tokens = self._running_tokens()
+        tokens, guesses = self._needs()
         if tokens:
-            size, kv = self.budget.kv.block_size, self.budget.kv
+            kv = self.budget.kv
             aside = replace(kv, limit=kv.limit - self.decoder.saved_bytes)
-            most = min(self.limit.rows, aside.most_rows(max(tokens)))
-            positions = -(-max(tokens) // size) * size
+            positions = kv.positions(tokens, guesses)
+            most = min(self.limit.rows, aside.most_rows(positions, max(guesses)))
             self.decoder.size_slots(SlotSize(len(tokens), max(len(tokens), most), positions))
         self._promise()
 
     def _promise(self) -> None:
         """Tell other engines what rows may come to hold, so that they leave it alone."""
         usage = self.kv_usage()
-        rows = self.budget.kv.nbytes(self._running_tokens())
+        rows = self.budget.kv.nbytes(*self._needs())
         kept = usage.bytes_saved + usage.bytes_prefix
         LEDGER.note(self, max(rows, usage.bytes_held) + kept, usage.total)
 
     def _give_back(self) -> None:
         """Where most of what is held was for requests that have ended, hold less."""
-        tokens = self._running_tokens()
         held = sum(runner.pool.nbytes for runner in self.decoder.runners)
-        if held > 4 * self.budget.kv.slot_bytes(tokens):
+        if held > 4 * self.budget.kv.slot_bytes(*self._needs()):
             self._size_slots()
 
     def _forget(self, request: Sequence) -> None:

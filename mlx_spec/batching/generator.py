@@ -79,7 +79,7 @@ class BatchedMLXGenerator(Closing):
             materialize(held)
         self._numbers = itertools.count()
         speculation = speculation or SpeculationConfig()
-        self._predictions = Predictions(tokenizer, draft, speculation)
+        self._predictions = Predictions(tokenizer, speculation)
         self._worker = Worker(
             lambda: make_engine(
                 model,

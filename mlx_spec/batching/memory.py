@@ -89,22 +89,22 @@ class TokenBudget:
     most_tokens: int | None
     owner: weakref.ref[Holder] | None = None
 
-    def fits(self, tokens: Seq[int]) -> bool:
+    def fits(self, tokens: Seq[int], guesses: Seq[int] = ()) -> bool:
         """Whether rows that may come to hold ``tokens`` each fit together."""
         if self.most_tokens is not None and sum(tokens) > self.most_tokens:
             return False
-        left = self.kv.left(tokens)
+        left = self.kv.left(tokens, guesses)
         return left >= 0 and (len(tokens) <= 1 or left >= self._elsewhere())
 
     def _elsewhere(self) -> int:
         owner = self.owner() if self.owner else None
         return LEDGER.promised(owner) if owner is not None else 0
 
-    def explain(self, tokens: Seq[int]) -> str:
+    def explain(self, tokens: Seq[int], guesses: Seq[int] = ()) -> str:
         """The numbers behind a refusal."""
         if self.most_tokens is not None and sum(tokens) > self.most_tokens:
             return f"{sum(tokens)} tokens, {self.most_tokens} allowed (max_batch_tokens)"
-        return self.kv.explain(tokens)
+        return self.kv.explain(tokens, guesses)
 
 
 def model_bytes(*models: Any) -> int:

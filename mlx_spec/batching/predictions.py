@@ -10,7 +10,6 @@ from mlx_spec.batching.pieces import patiently
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.config.checks import check_integer
 from mlx_spec.decoding.drafters.predicted import PredictedText
-from mlx_spec.decoding.drafters.registry import kind_of
 from mlx_spec.errors import InvalidRequest
 
 Prediction: TypeAlias = str | Seq[int]
@@ -22,16 +21,14 @@ class Predictions:
 
     Args:
         tokenizer: the target's.
-        draft: what drafts beside them: a model, a pair with its tokenizer, or None.
         speculation: whether anything is drafted.
     """
 
     WHERE = "[BatchedMLXGenerator.submit] prediction"
 
-    def __init__(self, tokenizer: Any, draft: Any, speculation: SpeculationConfig) -> None:
-        model = draft[0] if isinstance(draft, tuple) else draft
+    def __init__(self, tokenizer: Any, speculation: SpeculationConfig) -> None:
         self._tokenizer = tokenizer
-        self._drafted = tokenizer is not None and bool(speculation.kinds(kind_of(model)))
+        self._drafted = tokenizer is not None and not speculation.off
 
     def of(self, prediction: Prediction | None) -> PredictedText | None:
         """What one request's rows follow; None without a prediction.
@@ -43,8 +40,8 @@ class Predictions:
             return None
         if not self._drafted:
             raise InvalidRequest(
-                f"{self.WHERE}: nothing is drafted here; give a draft model, or speculation="
-                'SpeculationConfig(draft="predicted")'
+                f"{self.WHERE}: nothing is drafted here (no tokenizer, enabled=False, or drafts "
+                "of 0 tokens)"
             )
         return PredictedText(self._ids(prediction))
 

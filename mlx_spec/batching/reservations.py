@@ -26,44 +26,46 @@ class Reservations:
 
     Args:
         budget: what fits.
-        margin: positions past a row's end that steps may still write to.
+        margin: positions past a row's end that steps may still write to, by its guesses.
     """
 
-    def __init__(self, budget: Budget, margin: Callable[[], int]) -> None:
+    def __init__(self, budget: Budget, margin: Callable[[int], int]) -> None:
         self._budget, self._margin = budget, margin
 
     def first(self, request: Sequence) -> int:
         """Tokens to reserve when it comes; an open end is put where it can be reached at all."""
-        known, margin = len(request.prompt), self._margin()
+        known, margin = len(request.prompt), self._margin(request.guesses)
         whole = known + request.max_new_tokens + margin
         if not request.open_end or known + 1 + margin >= whole:
             return whole
-        if not self._budget.fits([whole]):
-            whole = self._most_alone(known + 1 + margin, whole)
+        guesses = [request.guesses]
+        if not self._budget.fits([whole], guesses):
+            whole = self._most_alone(known + 1 + margin, whole, guesses)
             request.max_new_tokens = whole - margin - known
         return min(whole, known + margin + AHEAD)
 
     def next(self, request: Sequence) -> int | None:
         """Tokens to reserve from now on, where what it has may not last for another step."""
-        whole = self._whole(request)
+        whole, near = self._whole(request), 2 * self._margin(request.guesses)
         if not request.open_end or request.reserved >= whole:
             return None
-        if request.length + 2 * self._margin() < request.reserved:
+        if request.length + near < request.reserved:
             return None
         ahead = max(AHEAD, request.length // 2)
-        return min(whole, request.length + 2 * self._margin() + ahead)
+        return min(whole, request.length + near + ahead)
 
     def close(self, request: Sequence) -> None:
         """It ends where what it has reserved does."""
-        last = request.reserved - self._margin() - len(request.prompt)
+        last = request.reserved - self._margin(request.guesses) - len(request.prompt)
         request.max_new_tokens = max(last, len(request.tokens) + 1)
 
     def _whole(self, request: Sequence) -> int:
-        return len(request.prompt) + request.max_new_tokens + self._margin()
+        return len(request.prompt) + request.max_new_tokens + self._margin(request.guesses)
 
-    def _most_alone(self, least: int, most: int) -> int:
+    def _most_alone(self, least: int, most: int, guesses: list[int]) -> int:
         """The largest number of tokens that fits alone, at least ``least``, below ``most``."""
         while least + 1 < most:
             middle = (least + most) // 2
-            least, most = (middle, most) if self._budget.fits([middle]) else (least, middle)
+            fits = self._budget.fits([middle], guesses)
+            least, most = (middle, most) if fits else (least, middle)
         return least

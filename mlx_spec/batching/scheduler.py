@@ -41,6 +41,11 @@ class Schedulable(Protocol):
         ...
 
     @property
+    def guesses(self) -> int:
+        """Most draft tokens that one step verifies of it."""
+        ...
+
+    @property
     def priority(self) -> int:
         """Higher goes first."""
         ...
@@ -79,11 +84,15 @@ R = TypeVar("R", bound=Schedulable)
 class Budget(Protocol):
     """Which requests fit into memory together; more or longer ones never fit better."""
 
-    def fits(self, tokens: Seq[int]) -> bool:
-        """Whether rows that may come to hold these numbers of tokens fit together."""
+    def fits(self, tokens: Seq[int], guesses: Seq[int] = ()) -> bool:
+        """Whether rows that may come to hold these numbers of tokens fit together.
+
+        Args:
+            guesses: most draft tokens of each one's steps; empty where there are none.
+        """
         ...
 
-    def explain(self, tokens: Seq[int]) -> str:
+    def explain(self, tokens: Seq[int], guesses: Seq[int] = ()) -> str:
         """The numbers behind a refusal."""
         ...
 
@@ -145,16 +154,17 @@ class Scheduler(Generic[R]):
         """Requests that hold a row."""
         return list(self._running)
 
-    def check(self, reserved: int, request_id: str = "") -> None:
+    def check(self, request: R, reserved: int) -> None:
         """Refuse a request that may come to hold so many tokens and could not run even alone.
 
         Raises:
             InvalidRequest: the numbers.
         """
-        if not self.budget.fits([reserved]):
+        needs = [reserved], [request.guesses]
+        if not self.budget.fits(*needs):
             raise InvalidRequest(
-                f"[Scheduler.submit] request {request_id} can never fit: "
-                f"{self.budget.explain([reserved])}"
+                f"[Scheduler.submit] request {request.request_id} can never fit: "
+                f"{self.budget.explain(*needs)}"
             )
 
     def submit(self, request: R) -> None:
@@ -163,7 +173,7 @@ class Scheduler(Generic[R]):
         Raises:
             InvalidRequest: it could not run even alone.
         """
-        self.check(request.reserved, request.request_id)
+        self.check(request, request.reserved)
         self._queue(request)
 
     def remove(self, request: R) -> None:
@@ -224,7 +234,8 @@ class Scheduler(Generic[R]):
         staying, victims = list(self._running), list[R]()
 
         def fits(others: Seq[R]) -> bool:
-            return self.budget.fits([reserved if o is request else o.reserved for o in others])
+            tokens = [reserved if other is request else other.reserved for other in others]
+            return self.budget.fits(tokens, [other.guesses for other in others])
 
         while not fits(staying):
             victims.append(self._by_claim(staying)[0])
@@ -245,7 +256,8 @@ class Scheduler(Generic[R]):
         """Whether nothing more could join what waits, not even a request of one token."""
         if len(self._waiting) >= self.limit.rows:
             return True
-        return not self.budget.fits([request.reserved for request in self._waiting] + [1])
+        tokens = [request.reserved for request in self._waiting]
+        return not self.budget.fits([*tokens, 1], [*(r.guesses for r in self._waiting), 0])
 
     def _claim(self, request: R, now: float) -> float:
         waited = now - request.arrival - request.ran
@@ -296,8 +308,10 @@ class Scheduler(Generic[R]):
         return victims
 
     def _fit(self, staying: Seq[R], request: R) -> bool:
-        tokens = [other.reserved for other in staying] + [request.reserved]
-        return len(tokens) <= self.limit.rows and self.budget.fits(tokens)
+        together = [*staying, request]
+        return len(together) <= self.limit.rows and self.budget.fits(
+            [one.reserved for one in together], [one.guesses for one in together]
+        )
 
     def _evict(self, victim: R, now: float) -> None:
         self._running.remove(victim)

@@ -26,35 +26,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_map
 
 from mlx_spec.cache.layer import LayerCache
+from mlx_spec.cache.layer_view import LayerView
 from mlx_spec.cache.packing import QueryRun, TokenPacking, spread_heads
-from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import UnsupportedModel
 
 
-class PackedRows:
+class PackedRows(LayerView):
     """One layer's cache, bound to a rectangle, as a model sees it that is given its tokens.
 
     Args:
-        layer: the cache; what models ask of it beside the below is answered by itself.
+        layer: the cache.
         packing: the tokens.
         offset: [M] int32, the position of each.
     """
 
     def __init__(self, layer: LayerCache, packing: TokenPacking, offset: mx.array) -> None:
-        vars(self).update(_layer=layer, _packing=packing, _offset=offset)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._layer, name, value)
+        super().__init__(layer, _packing=packing, _offset=offset)
 
     @property
     def offset(self) -> mx.array:
@@ -79,12 +72,6 @@ class PackedRows:
         """Write [M, H, 1, D] where the rectangle's are; return what its rows read."""
         index = self._packing.index
         return self._layer.update_and_fetch(spread_heads(keys, index), spread_heads(values, index))
-
-    @property
-    def beneath(self) -> LayerCache:
-        """The cache itself."""
-        layer: LayerCache = self._layer
-        return layer
 
 
 @dataclass(frozen=True)
@@ -189,40 +176,3 @@ def packed_queries(queries: mx.array, cache: Any) -> PackedQueries | None:
     if now is None or not (cache is None or isinstance(cache, PackedRows)):
         return None
     return now if queries.shape[0] == len(now.packing.rows) else None
-
-
-class FannedRows(PackedRows):
-    """The same where a layer's code reads tokens as rows of their own: keys and values are read
-    once for each token, as ``TokenRows`` does with all of the rectangle."""
-
-    def make_mask(
-        self,
-        N: int,  # noqa: N803 (mlx-lm's name)
-        return_array: bool = False,
-        window_size: int | None = None,
-    ) -> mx.array:
-        """[M, 1, 1, keys] booleans, with an axis more where masks are grouped."""
-        mask: mx.array = self._layer.make_mask(self._layer.span.width, True, window_size)
-        # All axes between rows and tokens are of one.
-        rows: mx.array = self._packing.packed(mask.reshape(mask.shape[0], *mask.shape[-2:]))
-        return rows.reshape(len(rows), *[1] * (mask.ndim - 2), rows.shape[-1])
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
-        """Write [M, H, 1, D]; return each row's keys and values once for each of its tokens."""
-        return self._fanned(super().update_and_fetch(keys, values))
-
-    def keys_and_values(self) -> Any:
-        """What attention reads, for layers that share it."""
-        return self._fanned(self._layer.keys_and_values())
-
-    def _fanned(self, read: Any) -> Any:
-        rows = mx.array(self._packing.rows, mx.int32)
-        return tree_map(lambda array: mx.take(array, rows, axis=0), read)
-
-
-def as_packed_rows(
-    cache: OwnCaches, packing: TokenPacking, offset: mx.array, kind: type[PackedRows] = PackedRows
-) -> OwnCaches:
-    """A bound cache, or a list of them, as a model sees it whose rows are the tokens of a pass."""
-    own = (cast("LayerCache", kind(leaf, packing, offset)) for leaf in leaves(cache))
-    return with_leaves(cache, own)

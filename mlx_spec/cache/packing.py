@@ -38,6 +38,7 @@ class TokenPacking:
         places: [M] int32, where each token stands in the rectangle, read row by row.
         index: [B, N] int32, the token at each place; where a row has none there, its last one.
         rows: whose each of the M tokens is, as numbers.
+        columns: where it stands among those of its row, likewise.
         runs: how queries are asked.
         order: [M] int32, where each token's answer is among those of all runs, in their order.
     """
@@ -45,6 +46,7 @@ class TokenPacking:
     places: mx.array
     index: mx.array
     rows: tuple[int, ...]
+    columns: tuple[int, ...]
     runs: tuple[QueryRun, ...]
     order: mx.array
 
@@ -76,6 +78,7 @@ class TokenPacking:
             mx.array(places + more, mx.int32),
             mx.array(index, mx.int32),
             (*rows, *more),
+            (*(column for count in counts for column in range(count)), *more),
             tuple(runs),
             mx.array(order + more, mx.int32),
         )
@@ -85,6 +88,20 @@ class TokenPacking:
         """All rows at once."""
         count, width = self.index.shape
         return QueryRun(0, count, width, self.index)
+
+    def of_rows(self, rows: Seq[int]) -> tuple[mx.array, mx.array]:
+        """[m] int32, the tokens of some rows; [b, N] int32, of each of their places its token among
+        these."""
+        width = self.index.shape[1]
+        tokens, index = list[int](), list[list[int]]()
+        for row in rows:
+            first, count = self.rows.index(row), 1
+            while self.columns[first + count : first + count + 1] == (count,):
+                count += 1
+            begin = len(tokens)
+            index.append([begin + min(column, count - 1) for column in range(width)])
+            tokens += range(first, first + count)
+        return mx.array(tokens, mx.int32), mx.array(index, mx.int32)
 
     def packed(self, rectangle: mx.array) -> mx.array:
         """[M, ...] of [B, N, ...]."""

@@ -9,40 +9,30 @@ as ever; this stands between it and the model::
 
     keys of b, c, f, g  -->  written as those of two rows of two tokens
     keys to be read     <--  row 0's twice and row 1's twice, each with its own mask
+
+Of a packed pass (``packing``) only some tokens of the rectangle are rows: ``FannedRows``.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_spec.cache.layer import LayerCache
-from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
+from mlx_spec.cache.layer_view import LayerView, as_views
+from mlx_spec.cache.packing import TokenPacking, spread_heads
+from mlx_spec.cache.several import OwnCaches
 
 
-class TokenRows:
-    """One layer's cache, bound to a pass of B rows of N tokens, as B * N rows of one.
-
-    Args:
-        layer: the cache; what models ask of it beside the below is answered by itself.
-    """
-
-    def __init__(self, layer: LayerCache) -> None:
-        vars(self)["_layer"] = layer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._layer, name, value)
+class TokenRows(LayerView):
+    """One layer's cache, bound to a pass of B rows of N tokens, as M = B * N rows of one."""
 
     @property
     def offset(self) -> mx.array:
-        """[B * N] int32: each token's own position."""
-        positions: mx.array = self._layer.span.positions.reshape(-1)
-        return positions
+        """[M] int32: each token's own position."""
+        return self._of_tokens(self._layer.span.positions)
 
     def make_mask(
         self,
@@ -50,34 +40,64 @@ class TokenRows:
         return_array: bool = False,
         window_size: int | None = None,
     ) -> mx.array:
-        """[B * N, 1, 1, keys] booleans, with an axis more where masks are grouped."""
-        span = self._layer.span
-        mask = self._layer.make_mask(span.width, True, window_size)
-        keys = mask.shape[-1]
+        """[M, 1, 1, keys] booleans, with an axis more where masks are grouped."""
+        mask: mx.array = self._layer.make_mask(self._layer.span.width, True, window_size)
         # All axes between rows and tokens are of one.
-        rows: mx.array = mask.reshape(-1, *[1] * (mask.ndim - 2), keys)
-        return rows
+        rows = self._of_tokens(mask.reshape(mask.shape[0], *mask.shape[-2:]))
+        return rows.reshape(len(rows), *[1] * (mask.ndim - 2), rows.shape[-1])
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
-        """Write [B * N, H, 1, D]; return each row's keys and values once for each of its tokens."""
-        width = self._layer.span.width
-        together = (_together(keys, width), _together(values, width))
-        return self._fanned(self._layer.update_and_fetch(*together))
+        """Write [M, H, 1, D]; return each row's keys and values once for each of its tokens."""
+        return self._fanned(self._layer.update_and_fetch(self._spread(keys), self._spread(values)))
 
     def keys_and_values(self) -> Any:
         """What attention reads, for layers that share it."""
         return self._fanned(self._layer.keys_and_values())
+
+    def _of_tokens(self, rectangle: mx.array) -> mx.array:
+        """[M, ...] of [B, N, ...]."""
+        return rectangle.flatten(0, 1)
+
+    def _spread(self, new: mx.array) -> mx.array:
+        """[M, H, 1, D] as [B, H, N, D]."""
+        width = self._layer.span.width
+        return new.reshape(-1, width, new.shape[1], new.shape[3]).swapaxes(1, 2)
 
     def _fanned(self, read: Any) -> Any:
         width = self._layer.span.width
         return tree_map(lambda array: mx.repeat(array, width, axis=0), read)
 
 
+class FannedRows(TokenRows):
+    """The same of a packed pass.
+
+    Args:
+        layer: the cache.
+        packing: its tokens.
+        offset: [M] int32, the position of each.
+    """
+
+    def __init__(self, layer: LayerCache, packing: TokenPacking, offset: mx.array) -> None:
+        super().__init__(layer, _packing=packing, _offset=offset)
+
+    @property
+    def offset(self) -> mx.array:
+        """[M] int32: each token's own position."""
+        offset: mx.array = self._offset
+        return offset
+
+    def _of_tokens(self, rectangle: mx.array) -> mx.array:
+        packed: mx.array = self._packing.packed(rectangle)
+        return packed
+
+    def _spread(self, new: mx.array) -> mx.array:
+        return spread_heads(new, self._packing.index)
+
+    def _fanned(self, read: Any) -> Any:
+        rows = mx.array(self._packing.rows, mx.int32)
+        return tree_map(lambda array: mx.take(array, rows, axis=0), read)
+
+
 def as_token_rows(cache: OwnCaches) -> OwnCaches:
     """A bound cache, or a list of them, as a model sees it whose rows are tokens."""
-    return with_leaves(cache, (cast("LayerCache", TokenRows(own)) for own in leaves(cache)))
-
-
-def _together(new: mx.array, width: int) -> mx.array:
-    """[B * N, H, 1, D] as [B, H, N, D]."""
-    return new.reshape(-1, width, new.shape[1], new.shape[3]).swapaxes(1, 2)
+    return as_views(cache, TokenRows)

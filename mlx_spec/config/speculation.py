@@ -21,7 +21,8 @@ class SpeculationConfig:
 
     Attributes:
         enabled: False decodes plainly even when a draft model is given; True drafts by n-grams
-            where none is; None drafts where there is a draft model or ``draft`` names something.
+            where none is; None drafts where there is a draft model or ``draft`` names something,
+            and else no more than what a constraint forces.
         draft: where guesses come from, one of ``DRAFTERS`` or several joined with ``+``; None: the
             draft model if there is one.
         num_draft_tokens: draft length K, in tokens; the maximum when ``adaptive``.

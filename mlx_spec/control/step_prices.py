@@ -8,13 +8,23 @@ whole step, each part by its share of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from functools import cached_property
 
 from mlx_spec.control.factors import Factor
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.report import StepReport
+
+# A packed pass must be cheaper by that much: spreading tokens over their rectangle and taking
+# answers out of it took 2% to 4% of a pass of 135M parameters (docs/LOG.md).
+MARGIN = 1.03
+
+
+def packing_pays(costs: PassCosts, tokens: int, rectangle: int, spared: int = 0) -> bool:
+    """Whether a packed pass of so many tokens is cheaper than one of the whole rectangle, whose
+    holes would read ``spared`` keys."""
+    return costs.usual(tokens) * MARGIN < costs.usual(rectangle) + costs.reading(spared)
 
 
 class DraftPrice:
@@ -50,15 +60,17 @@ class DraftPrice:
 
 
 class StepPrices:
-    """Prices of steps, in seconds. Thread-safe; shared by all decoders of a pair.
+    """Prices of steps, in seconds, and what their passes are. Thread-safe; shared by all decoders
+    of a pair.
 
     Args:
         target: passes of the target.
         drafts: by the drafter's name.
         packs: whether a pass may take any number of tokens from each row; else it is a rectangle.
+            A function is asked once, when somebody wants to know.
 
     Attributes:
-        target, packs: these.
+        target: this.
     """
 
     CURVES = 256  # kept: all of them are read at every step
@@ -68,9 +80,9 @@ class StepPrices:
         target: PassCosts,
         drafts: Mapping[str, DraftPrice] | None = None,
         *,
-        packs: bool = False,
+        packs: bool | Callable[[], bool] = False,
     ) -> None:
-        self.target, self.packs = target, packs
+        self.target, self._packs = target, packs
         self._drafts = dict(drafts or {})
         self._lock = threading.Lock()
         self._curves: dict[tuple[int, int], Seq[float]] = {}
@@ -81,11 +93,34 @@ class StepPrices:
         """Whether passes were timed; else nothing is to be speculated on."""
         return self.target.known
 
+    @property
+    def packs(self) -> bool:
+        """Whether a pass may take any number of tokens from each row."""
+        if callable(self._packs):
+            self._packs = self._packs()
+        return self._packs
+
+    def packed(self, counts: Seq[int], longest: int = 0) -> int | None:
+        """Tokens of the packed pass over rows that bring so many each, where it costs less than
+        their rectangle; None where that is the pass.
+
+        It does where some rows bring fewer than others, or a number beyond all of them is cheaper.
+
+        Args:
+            counts: tokens of each row.
+            longest: keys of the longest row, which each hole of a rectangle would read.
+        """
+        rectangle, own = len(counts) * max(counts), sum(counts)
+        tokens = self.target.width(own)
+        spared = (rectangle - own) * longest
+        if tokens == rectangle or not packing_pays(self.target, tokens, rectangle, spared):
+            return None
+        return tokens if self.packs else None
+
     def tokens(self, lengths: Seq[int]) -> int:
         """Tokens that the pass computes for drafts of these lengths, padding included."""
-        if not self.packs:
-            return len(lengths) * (max(lengths, default=0) + 1)
-        return self.target.width(sum(lengths) + len(lengths))
+        counts = [length + 1 for length in lengths]
+        return self.packed(counts) or len(counts) * max(counts)
 
     def verify(self, tokens: int, rows: int, keys: int = 0) -> float:
         """Seconds of a pass over ``tokens`` tokens of ``rows`` rows.

@@ -40,6 +40,7 @@ from mlx_spec.decoding.setup import (
     make_policy,
     may_be_read,
     most_draft_tokens,
+    only_given,
     used_model,
 )
 from mlx_spec.decoding.step import StepParts
@@ -110,12 +111,11 @@ class SpeculativeDecoder:
         # Of a drafter that somebody made nobody else knows anything.
         owners = (model, draft) if drafter is None else (self, None)
         self.most_draft = most_draft_tokens(self.drafter, speculation)
+        self._given = policy is None and only_given(self.drafter, speculation)
+        most = 0 if self._given else self.most_draft  # nothing is timed for what is given
         adaptive = speculation.adaptive and policy is None
-        self.measuring = Measuring(
-            self.runner, self.drafter, owners, self.most_draft, adaptive=adaptive
-        )
-        reads = may_be_read(speculation, self.runner.ranks)
-        prices = self.measuring.prices
+        self.measuring = Measuring(self.runner, self.drafter, owners, most, adaptive=adaptive)
+        reads, prices = may_be_read(speculation, self.runner.ranks), self.measuring.prices
         self.policy = policy or make_policy(self.drafter, speculation, owners, prices, reads=reads)
         self.meter = StepMeter()
         self.clock = clock
@@ -140,7 +140,7 @@ class SpeculativeDecoder:
             (*rules, make_grammar_rule(self.runner.ranks)),
             (LogprobsWatcher(), *self.drafter.watchers),
             make_acceptance(speculation),
-            self.measuring.prices.target,
+            self.measuring.prices,
         )
 
     @property
@@ -172,13 +172,15 @@ class SpeculativeDecoder:
             f"{role} {words}" for role, words in zip(roles, forms, strict=True) if words
         )
 
-    @property
-    def margin(self) -> int:
-        """Positions past a row's end that steps may still write to.
+    def guesses(self, sequence: Sequence) -> int:
+        """The most guesses that a step may verify of it."""
+        brings = sequence.guide is not None or sequence.prediction is not None
+        return self.most_draft if brings or not self._given else 0
 
-        The one in which it ends, and the one that was built on that: a draft and a token each.
-        """
-        return 2 * (self.most_draft + 1) + MARGIN + self.drafter.spare
+    def margin(self, guesses: int) -> int:
+        """Positions past a row's end that steps may still write to: the one in which it ends, and
+        the one that was built on that, so many guesses and a token each."""
+        return 2 * (guesses + 1) + MARGIN + self.drafter.spare
 
     @property
     def cost(self) -> RowCost:

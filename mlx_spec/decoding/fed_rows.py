@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.model.rows import Rows
 from mlx_spec.sequence import Sequence
 
@@ -43,15 +44,19 @@ class FedPass:
 
     Attributes:
         decoded: whether it is computed as decoding does (``cuts``).
+        packs: whether rows that end before others leave no holes.
     """
 
     rows: list[FedRow]
     begin: int
     end: int
     decoded: bool = False
+    packs: bool = False
 
     @property
     def tokens(self) -> int:
+        if self.packs:
+            return sum(self.end_of(row) - self.begin for row in self.rows)
         return len(self.rows) * (self.end - self.begin)
 
     def end_of(self, row: FedRow) -> int:
@@ -67,6 +72,7 @@ class FedPass:
             counts.append(len(known))
         # A draft may have a smaller embedding: any token will do where it lacks one.
         tokens = np.minimum(tokens, vocabulary - 1)
+        packing = TokenPacking.of(counts, sum(counts)) if self.packs else None
         return Rows(
             mx.array(tokens),
             mx.full((len(self.rows),), self.begin, mx.int32),
@@ -75,4 +81,5 @@ class FedPass:
             uniform=True,
             counts=mx.array(counts, mx.int32) if min(counts) < width else None,
             tentative=self.decoded,
+            packing=packing,
         )

@@ -2,9 +2,10 @@
 
 A text is cut at multiples of a piece size that is fixed once the model's pace is known, whatever
 else is fed, so that its K/V do not depend on traffic (``chunk_size``). Neighbours that stand at the
-same place share a pass. What several texts begin with is computed once: the first one's blocks go
-to the prefix cache, where the others look just before they are fed. Rows are read in the order in
-which they came, but that short ones pass much longer ones (``reading_order``).
+same place share a pass: packed where the model can, else such as are about as long. What several
+texts begin with is computed once: the first one's blocks go to the prefix cache, where the others
+look just before they are fed. Rows are read in the order in which they came, but that short ones
+pass much longer ones (``reading_order``).
 
 The target must have read a row but for its pending token before the row decodes; a draft may lag by
 what rides in its first pass. That number is the only difference::
@@ -246,7 +247,7 @@ class Feeder:
         None where there is none, or one takes more than the tokens that are left.
         """
         chosen: list[FedRow] = []
-        shortest = end = 0
+        shortest = end = total = 0
         for row in self._rows.values():
             slot = slots[row.sequence]
             apart = bool(chosen) and slot != slots[chosen[-1].sequence] + 1
@@ -257,19 +258,27 @@ class Feeder:
             row.last = self._last(row)
             own = min(row.last, self._cuts.end(row.sequence, row.seen, budget))
             begin, low, high = row.seen, min(own, shortest or own), max(own, end)
-            room = 32 + (low - begin) // 2 if self._runner.pads else 0
             alike = not chosen or (
-                begin == chosen[0].seen
-                and high - low <= room
-                and self._decoded(row) == self._decoded(chosen[0])
+                begin == chosen[0].seen and self._decoded(row) == self._decoded(chosen[0])
             )
-            if not alike or (len(chosen) + 1) * (high - begin) > left:
+            if not alike:
+                break
+            packs = low < high and self._packs(row)
+            room = 32 + (low - begin) // 2 if self._runner.pads else 0
+            tokens = total + own - begin if packs else (len(chosen) + 1) * (high - begin)
+            if tokens > left or not (packs or high - low <= room):
                 break
             chosen.append(row)
-            shortest, end = low, high
+            shortest, end, total = low, high, total + own - begin
         if not chosen:
             return None
-        return FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]))
+        packs = shortest < end and self._packs(chosen[0])
+        return FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]), packs)
+
+    def _packs(self, row: FedRow) -> bool:
+        """Whether a pass over it leaves no holes where others go further; not where one token is
+        computed in another way than several."""
+        return not (self._decoded(row) or self._runner.branches) and self._runner.packs
 
     def _last(self, row: FedRow) -> int:
         """Where what is computed alike ends, or where the row is to be copied."""
@@ -315,6 +324,8 @@ class Feeder:
 
     def _note(self, part: FedPass, rows: Rows, slots: Slots, logits: mx.array) -> None:
         """A pass is built; what a model raises before leaves its rows where they were."""
+        if rows.packing is not None:
+            logits = rows.packing.spread(logits[:, 0])  # lazily: nearly nobody reads them
         ends = {row.sequence: part.end_of(row) for row in part.rows}
         self._listeners.heard(PromptPass(ends, part.begin, rows, logits, self._runner.hidden))
         for row in part.rows:

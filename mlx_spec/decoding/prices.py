@@ -184,7 +184,8 @@ class Measuring:
             return StepPrices(costs, drafts, packs=packs)
 
         self._packs: Callable[[], bool] = lambda: runner.packs
-        self.prices = prices_of(*owners, drafter.name, make) if chosen else StepPrices(costs)
+        own = StepPrices(costs, packs=self._packs)
+        self.prices = prices_of(*owners, drafter.name, make) if chosen else own
 
     def before_step(self, rows: int, limit: int, stopping: Callable[[], bool]) -> None:
         """Time what is not known, where the step to come could be another for it.

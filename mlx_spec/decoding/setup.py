@@ -11,6 +11,7 @@ from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.fixed import FixedDraftLength
+from mlx_spec.control.given import GivenGuesses
 from mlx_spec.control.offers import FixedSources, SourceChoice
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.shared import measurements_of
@@ -19,7 +20,7 @@ from mlx_spec.decoding.acceptance import AcceptanceRule, SharedNoise
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.chain import ChainDrafter
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.drafters.registry import FORCED, FREE, PREDICTED, DraftParts, kind_of, make
+from mlx_spec.decoding.drafters.registry import FREE, GIVEN, DraftParts, kind_of, make
 from mlx_spec.decoding.rejection import RejectionSampling
 from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.errors import UnsupportedModel
@@ -81,16 +82,26 @@ def make_drafter(parts: DraftParts) -> Drafter:
     """
     _check_ranks(parts)
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
-    if not kinds:
+    runner = parts.runner
+    # A rank that follows may have no tokenizer, and all must draft alike.
+    given = parts.tokenizer is not None and not runner.ranks.several
+    given = given and runner.support.verdict != "near-ties"
+    if parts.speculation.off or not (kinds or given):
         return NoDraft()
-    # What a constraint forces or a caller predicts is drafted wherever anything is, if there can be
-    # such (which needs a tokenizer): while no row has one it asks for nothing.
-    free_kinds = (FORCED, PREDICTED, *kinds) if parts.tokenizer is not None else kinds
+    # What a constraint forces or a caller predicts is drafted wherever there can be such (which
+    # needs a tokenizer), also where nobody asked for guesses: while no row has any, nothing is.
+    free_kinds = (*GIVEN, *kinds) if parts.tokenizer is not None else kinds
     free = [make(kind, parts) for kind in FREE if kind in free_kinds]
     costly = [make(kind, parts) for kind in kinds if kind not in FREE]
     if not free and len(costly) == 1:
         return costly[0]
     return ChainDrafter(free, costly)
+
+
+def only_given(drafter: Drafter, speculation: SpeculationConfig) -> bool:
+    """Whether nobody asked for guesses, so that only rows that bring some themselves have any."""
+    names = {each.name for each in drafter.members} if isinstance(drafter, ChainDrafter) else {""}
+    return names <= set(GIVEN) and not speculation.named
 
 
 def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
@@ -117,6 +128,12 @@ def make_policy(
         reads: whether the members of a chain may be asked how sure they are (``may_be_read``).
     """
     most = most_draft_tokens(drafter, speculation)
+    if isinstance(drafter, ChainDrafter) and only_given(drafter, speculation):
+        free = drafter.free
+        drafter.choice = GivenGuesses(
+            most, lambda: any(each.needs_host for each in free), lambda: prices.packs
+        )
+        return drafter.choice
     config = replace(speculation, num_draft_tokens=most)
     adaptive = most > 0 and speculation.adaptive
     if isinstance(drafter, ChainDrafter):

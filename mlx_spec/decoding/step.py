@@ -14,7 +14,9 @@ import mlx.core as mx
 
 from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.control.pass_costs import PassCosts
+from mlx_spec.control.step_prices import StepPrices
 from mlx_spec.decoding.acceptance import (
+    NO_NUMBERS,
     AcceptanceRule,
     DraftTrial,
     SharedNoise,
@@ -31,21 +33,12 @@ from mlx_spec.decoding.rules import (
     RuleContext,
     apply_rules,
     pick_tokens,
+    rules_of_tokens,
 )
 from mlx_spec.decoding.sampler import SamplingBatch
 from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
 from mlx_spec.model.ranks import Ranks
 from mlx_spec.model.runner import ModelRunner, Rows
-
-# A packed pass must be cheaper by that much: spreading tokens over their rectangle and taking
-# answers out of it took 2% to 4% of a pass of 135M parameters (docs/LOG.md).
-MARGIN = 1.03
-
-
-def packing_pays(costs: PassCosts, tokens: int, rectangle: int, spared: int = 0) -> bool:
-    """Whether a packed pass of so many tokens is cheaper than one of the whole rectangle, whose
-    holes would read ``spared`` keys."""
-    return costs.usual(tokens) * MARGIN < costs.usual(rectangle) + costs.reading(spared)
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class StepParts:
         rules: what is done to logits before tokens are chosen, after what the rows' own options do.
         watchers: who reads more of a step than its tokens.
         acceptance: which draft tokens stand.
-        costs: of the target's passes by their tokens.
+        prices: say which passes are packed.
     """
 
     runner: ModelRunner
@@ -68,7 +61,7 @@ class StepParts:
     rules: Seq[LogitsRule] = ()
     watchers: Seq[Watcher] = ()
     acceptance: AcceptanceRule = field(default_factory=SharedNoise)
-    costs: PassCosts = field(default_factory=PassCosts)
+    prices: StepPrices = field(default_factory=lambda: StepPrices(PassCosts()))
 
     @property
     def concerned(self) -> list[LogitsRule]:
@@ -92,6 +85,7 @@ class Proposal:
         passes: guesses one after the other that each drafter computed, by name; None: as many as
             the longest of its rows has.
         packing: which tokens of [pending, draft] the target's pass is given; None for all.
+        late: rows that say nothing in this step, whatever the target says.
     """
 
     tokens: mx.array
@@ -102,6 +96,7 @@ class Proposal:
     tested: mx.array | None = None
     passes: Mapping[str, int] | None = None
     packing: TokenPacking | None = None
+    late: tuple[int, ...] = ()
 
     @property
     def computed(self) -> int:
@@ -110,18 +105,18 @@ class Proposal:
         return self.tokens.shape[0] * (self.tokens.shape[1] + 1) if own is None else len(own.rows)
 
     def judged(self, by: Judged | None) -> Proposal:
-        """The same, less the guesses that a rule knows to be none."""
-        most = self.lengths
-        if by is None or all(
-            n <= counted and n <= tested
-            for n, counted, tested in zip(most, by.counted, by.tested, strict=True)
-        ):
+        """The same, less the guesses that a rule knows to be none, and what it has no time for."""
+        if by is None:
+            return self
+        of_rows = zip(self.lengths, by.counted, by.tested, strict=True)
+        if not by.late and all(n <= counted and n <= tested for n, counted, tested in of_rows):
             return self
         before = self.counted if self.tested is None else self.tested
         return replace(
             self,
             counted=mx.minimum(self.counted, mx.array(by.counted, mx.int32)),
             tested=mx.minimum(before, mx.array(by.tested, mx.int32)),
+            late=(*self.late, *by.late),
         )
 
 
@@ -181,7 +176,9 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
         probabilities = probabilities[:, : max(lengths)]
     by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
-    packing = packed(parts, [length + 1 for length in lengths], plan.longest)
+    counts = [length + 1 for length in lengths]
+    whole = parts.prices.packed(counts, plan.longest)
+    packing = None if whole is None else TokenPacking.of(counts, whole)
     return Proposal(
         tokens, lengths, counted, sources, probabilities, passes=draft.passes, packing=packing
     )
@@ -195,19 +192,6 @@ def _of_ranks(draft: Draft, ranks: Ranks) -> Draft:
         return replace(draft, tokens=ranks.chosen(draft.tokens))
     both = ranks.chosen(mx.concatenate([draft.counts[:, None], draft.tokens], axis=1))
     return replace(draft, tokens=both[:, 1:], counts=both[:, 0])
-
-
-def packed(parts: StepParts, counts: list[int], longest: int) -> TokenPacking | None:
-    """The pass of rows with so many tokens each where it costs less than their rectangle.
-
-    That is where some rows have fewer than others, or a number beyond all of them is cheaper.
-    """
-    rectangle, own = len(counts) * max(counts), sum(counts)
-    tokens = parts.costs.width(own)
-    spared = (rectangle - own) * longest
-    if tokens == rectangle or not packing_pays(parts.costs, tokens, rectangle, spared):
-        return None
-    return TokenPacking.of(counts, tokens) if parts.runner.packs else None
 
 
 def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
@@ -239,17 +223,20 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     state, count, packing = parts.state, draft.tokens.shape[1], draft.packing
     positions = state.following(count + 1)
     rules = parts.concerned
-    # Where nobody but the sampler reads them, the logits of a packed pass stay as they are: what is
-    # described here is then never computed.
-    whole = logits if packing is None else packing.spread(logits[:, 0])
     context = RuleContext(state.sequences, state.tokens, state.lengths, positions, draft.tokens)
-    whole = apply_rules(rules, whole, context)
-    if packing is None or rules:
+    own, packed = None if packing is None else rules_of_tokens(rules, packing), None
+    if packing is None or own is None:
+        whole = logits if packing is None else packing.spread(logits[:, 0])
+        whole = apply_rules(rules, whole, context)
         tokens, tops = _sampled(state.sampling, whole, positions)
     else:
-        own = state.sampling.of_tokens(packing.rows)
+        if own:
+            logits = apply_rules(own, logits, context.of_tokens(packing))
+        packed = logits[:, 0]
+        whole = packing.spread(packed)  # nobody need read it: then this is not computed
+        sampling = state.sampling.of_tokens(packing.rows)
         tokens, tops = map(
-            packing.spread, _sampled(own, logits, packing.packed(positions)[:, None])
+            packing.spread, _sampled(sampling, logits, packing.packed(positions)[:, None])
         )
         tokens, tops = tokens[..., 0], tops[..., 0]
     picked = pick_tokens(rules, tokens, whole, context)
@@ -266,10 +253,13 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
     accepted = refuse_nan(accepted, tops)
     if picked is not tokens:
         accepted, samples = refuse_negative(accepted, samples)
+    if draft.late:
+        accepted[mx.array(draft.late, mx.int32)] = NO_NUMBERS
     if (ranks := parts.runner.ranks).several:
         both = ranks.chosen(mx.concatenate([accepted[:, None], samples], axis=1))
         accepted, samples = both[:, 0], both[:, 1:]
-    chosen = Chosen(state.sequences, whole, positions, draft.tokens, samples, accepted)
+    known = state.sequences, whole, positions, draft.tokens, samples, accepted
+    chosen = Chosen(*known, packing=packing, packed=packed)
     return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
 
@@ -300,6 +290,7 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         mx.concatenate([choice.accepted[:, None], draft.counted[:, None], choice.samples], axis=1),
         parts.state.lengths,
         plan.reading,
+        gone={plan.rows[row] for row in draft.late},
         extras=choice.extras,
         sources=draft.sources,
         computed=draft.passes,

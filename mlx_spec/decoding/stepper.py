@@ -194,7 +194,8 @@ class Stepper:
         mx.async_eval(draft.tokens, logits)  # type: ignore[no-untyped-call]
         seeing = [rule for rule in self.parts.concerned if rule.needs_host]
         if seeing:
-            guesses = cast("list[list[int]]", draft.tokens.tolist())
+            read = cast("list[list[int]]", draft.tokens.tolist())
+            guesses = [row[:most] for row, most in zip(read, draft.lengths, strict=True)]
             for rule in seeing:
                 draft = draft.judged(rule.see(plan.rows, guesses))
         return draft, begun

@@ -18,6 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.decoding.outputs import StepGains
 from mlx_spec.sequence import Sequence
 
@@ -34,6 +35,8 @@ class Chosen:
         samples: [B, K + 1] int32, the tokens chosen.
         accepted: [B] int32, leading draft tokens that stand: ``samples[:, : accepted + 1]`` is
             what each row gains at most.
+        packing: of a packed pass; else None.
+        packed: [M, V], the same logits of its tokens; None where there are none.
     """
 
     sequences: Seq[Sequence]
@@ -42,6 +45,8 @@ class Chosen:
     draft: mx.array
     samples: mx.array
     accepted: mx.array
+    packing: TokenPacking | None = None
+    packed: mx.array | None = None
 
 
 class Watcher:

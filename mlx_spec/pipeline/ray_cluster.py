@@ -54,6 +54,8 @@ def import_ray() -> Any:
     """Ray with its part for data, or what to install."""
     # Nobody who decodes on their own machine asked to report it; who starts Ray decides for that.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What Ray says to itself; what went wrong for the user is an exception.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
@@ -82,7 +84,8 @@ def joined(address: str, workers: int | None) -> Iterator[Machines]:
         yield _machines(ray, workers)
         return
     try:
-        _start(ray, address, workers or 1)
+        with _hushed():
+            _start(ray, address, workers or 1)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         hint = "" if address == LOCAL else "; is it running there (ray start)?"
         raise InvalidRequest(
@@ -106,6 +109,19 @@ def _start(ray: Any, address: str, workers: int) -> None:
         )
     else:
         ray.init(address=address, **quiet)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing reaches stderr meanwhile: Ray's C++ greets there; what goes wrong is raised."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _machines(ray: Any, workers: int | None) -> Machines:

@@ -99,25 +99,28 @@ def _run(
     outcome: Outcome,
     watch: Watch,
 ) -> None:
-    started: float | None = None
+    started, begun = time.perf_counter(), False
     stats: dict[str, GenerationStats] = {}
     tally = outcome.tally
+    watch(tally, GenerationStats)  # its clock begins
     try:
         for answer in _answers(work, file, machines):
-            if started is None:
+            if not begun:
                 # Only now, so that a model that is not there costs nobody an old output.
                 output.begin()
-                started = time.perf_counter()
+                begun = True
             for line in answer.lines:
                 output.write(json.loads(line))
             tally.merge(answer.tally)
-            stats[answer.worker] = answer.stats
+            # Answers come in the order of records, and not in that in which they were made.
+            known = stats.get(answer.worker, answer.stats)
+            stats[answer.worker] = max(known, answer.stats, key=lambda one: one.prompt_tokens)
             watch(tally, lambda: together(stats))
             interrupts.check()
     except KeyboardInterrupt:
         interrupts.answered()
         outcome.interrupted = True
-    outcome.seconds = time.perf_counter() - (started or time.perf_counter())
+    outcome.seconds = time.perf_counter() - started
     outcome.stats = together(stats)
 
 

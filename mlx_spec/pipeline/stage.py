@@ -194,6 +194,10 @@ class Stage(ABC):
                     f"[{self.kind}] {one.name}={value!r}, expected one of {one.choices}"
                 )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Its options alone: what was made of them (templates) is made again where it goes."""
+        return {name: getattr(self, name) for name in options_of(type(self))}
+
     @property
     def uses(self) -> Literal["generate", "score", "nothing"]:
         """Which kind of request it makes; one stage makes one kind only. Nothing: no model."""

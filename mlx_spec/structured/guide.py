@@ -25,12 +25,14 @@ class Guide:
     Attributes:
         matcher: stands behind all tokens followed so far.
         width: tokens that a mask speaks of.
+        waited: steps in which there was no time for its mask, since the last one that was made.
     """
 
     def __init__(self, start: Any, vocabulary: Any) -> None:
         self._start, self._vocabulary = start, vocabulary
         self.width = int(vocabulary.vocab_size)
         self.matcher = start.deep_copy()
+        self.waited = 0
         self._ends = frozenset(vocabulary.eos_tokens)
         self._followed: list[int] = []
 

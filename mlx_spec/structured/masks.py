@@ -9,11 +9,13 @@ Row of K = 3 guesses, of which the second is forbidden; 1 is a token that may st
 A mask costs little while the tokenizer's sorted words can be taken as a whole, and milliseconds
 where each is to be looked at (a string of limited length, a pattern). So that no step waits long,
 guesses that are not looked at within ``MOST_SECONDS`` are none of anybody's: a text needs only the
-first mask.
+first mask. Nor do rows wait for each other's first masks for longer than ``FIRST_SECONDS``: those
+that have none by then say nothing in this step, and come first in the next.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence as Seq
@@ -28,8 +30,8 @@ from mlx_spec.sequence import DeadEnd
 from mlx_spec.structured.guide import Guide
 from mlx_spec.structured.vocabulary import library
 
-# Of a step, for what stands behind guesses; the masks behind what was emitted are always made.
-MOST_SECONDS = 0.02
+# Of a step: for what stands behind what was emitted, and then for what stands behind guesses.
+FIRST_SECONDS, MOST_SECONDS = 0.1, 0.02
 # With a thread or two of its own llguidance would gain nothing, and wait for them.
 _CORES = os.cpu_count() or 1
 _AT_ONCE = 4 * _CORES if _CORES >= 4 else 1  # masks between two looks at the clock
@@ -53,12 +55,14 @@ class Masks:
             that are allowed, and the one that is not, which is wrong.
         tested: how many of them may be compared with the target's tokens.
         ends: of rows whose guesses lead where nothing can follow, those guesses and why; else None.
+        late: rows for which there was no time: nothing is known of what they may say.
     """
 
     words: Words
     counted: list[int]
     tested: list[int]
     ends: list[DeadEnd | None]
+    late: list[int]
 
 
 def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]], seconds: float = MOST_SECONDS) -> Masks:
@@ -66,15 +70,18 @@ def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]], seconds: float = MOST
 
     Args:
         guides: R of them, each behind its row's emitted tokens; they are left there.
-        guesses: K tokens for each row.
-        seconds: after which guesses that were not looked at are none of anybody's.
+        guesses: for each row, at most K; behind the last of a row nothing is forbidden.
+        seconds: after which guesses that were not looked at are none of anybody's; infinite where
+            nothing may depend on the clock.
     """
-    rows, count, size = len(guides), len(guesses[0]), -(-guides[0].width // 32)
+    rows, count, size = len(guides), max(map(len, guesses)), -(-guides[0].width // 32)
     words: Any = np.full((rows, count + 1, size), -1, np.int32)
     walks = [_Walk(*row) for row in zip(guides, guesses, words, strict=True)]
-    for first in range(0, rows, _AT_ONCE):
-        _fill(walks[first : first + _AT_ONCE])
-    until, going = time.perf_counter() + seconds, walks
+    going = _begun(
+        sorted(walks, key=lambda walk: -walk.guide.waited),
+        FIRST_SECONDS if seconds < math.inf else seconds,
+    )
+    until = time.perf_counter() + seconds
     for _ in range(count):
         going = _further(going, until)
     for walk in walks:
@@ -84,6 +91,7 @@ def fill_masks(guides: Seq[Guide], guesses: Seq[Seq[int]], seconds: float = MOST
         [walk.counted for walk in walks],
         [walk.tested for walk in walks],
         [walk.end for walk in walks],
+        [row for row, walk in enumerate(walks) if walk.guide.waited],
     )
 
 
@@ -92,7 +100,7 @@ class _Walk:
 
     Args:
         guide: behind what was emitted.
-        guesses: of its row.
+        guesses: of its row, at most K.
         words: [K + 1, W], its masks.
     """
 
@@ -103,8 +111,9 @@ class _Walk:
         self.end: DeadEnd | None = None
 
     def advance(self) -> bool:
-        """Stand behind the next guess; False where that is forbidden, or ends the text."""
-        if self.guide.trouble:
+        """Stand behind the next guess; False where there is none, or it is forbidden or ends the
+        text."""
+        if self.place == len(self._guesses) or self.guide.trouble:
             return False
         token = self._guesses[self.place]
         # A padded model may guess what is no token.
@@ -141,6 +150,22 @@ class _Walk:
             guide.matcher.rollback(self.place)
         if guide.trouble:
             self.words[:] = 0
+
+
+def _begun(walks: Seq[_Walk], seconds: float) -> list[_Walk]:
+    """The masks behind what was emitted, the first ones in any case; who has one."""
+    until = time.perf_counter() + seconds
+    for first in range(0, len(walks), _AT_ONCE):
+        if first and time.perf_counter() > until:
+            for walk in walks[first:]:
+                walk.stop()
+                walk.guide.waited += 1
+            return list(walks[:first])
+        some = walks[first : first + _AT_ONCE]
+        _fill(some)
+        for walk in some:
+            walk.guide.waited = 0
+    return list(walks)
 
 
 def _further(walks: Seq[_Walk], until: float) -> list[_Walk]:

@@ -92,7 +92,8 @@ def make_model_drafter(parts: DraftParts) -> Drafter:
 # Those that look up what they guess, the surest first: a step waits for them on the host, and they
 # know how far they go.
 FORCED, PREDICTED = "forced", "predicted"
-FREE = (FORCED, PREDICTED, "ngram", "lookahead")
+GIVEN = (FORCED, PREDICTED)  # what requests bring themselves
+FREE = (*GIVEN, "ngram", "lookahead")
 
 
 def make_ngram_drafter(parts: DraftParts) -> Drafter:

@@ -19,10 +19,11 @@ Positions, for a row that knows 5 tokens and a draft of 3::
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.sequence import Sequence
 
 
@@ -61,6 +62,12 @@ class RuleContext:
             self.draft[index],
         )
 
+    def of_tokens(self, packing: TokenPacking) -> RuleContext:
+        """Of the tokens of a packed pass, each as a row that chooses at one position."""
+        index = mx.array(packing.rows, mx.int32)
+        own = self.of(packing.rows, index)
+        return replace(own, positions=packing.packed(self.positions)[:, None])
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -69,10 +76,12 @@ class Judged:
     Attributes:
         counted: how many of each row's guesses, from the first on, say something of the drafter.
         tested: how many may be compared with the target's tokens; those behind them are dropped.
+        late: rows of which it does not know what they may say: they say nothing in this step.
     """
 
     counted: list[int]
     tested: list[int]
+    late: tuple[int, ...] = ()
 
 
 class LogitsRule:
@@ -89,11 +98,19 @@ class LogitsRule:
         return True
 
     def see(self, sequences: Seq[Sequence], draft: list[list[int]]) -> Judged | None:
-        """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each.
+        """Asked before :meth:`apply` where ``needs_host``: the rows, and the draft of each, which
+        may be shorter than another's.
 
         Returns:
             Which guesses count and are compared, where this rule knows that some do not. None: all.
             By rejection whether one is compared may depend on those before it, never on itself.
+        """
+        return None
+
+    def of_tokens(self, packing: TokenPacking) -> LogitsRule | None:
+        """The same for the tokens of a packed pass, each as a row that chooses at one position.
+
+        None where it knows rows only: then they are ruled, and sampled, as a whole rectangle.
         """
         return None
 
@@ -110,6 +127,13 @@ class LogitsRule:
         A negative one says that its row has none and fails.
         """
         return tokens
+
+
+def rules_of_tokens(rules: Seq[LogitsRule], packing: TokenPacking) -> list[LogitsRule] | None:
+    """These rules for the tokens of a packed pass; None where one of them cannot."""
+    made = [rule.of_tokens(packing) for rule in rules]
+    own = [rule for rule in made if rule is not None]
+    return own if len(own) == len(made) else None
 
 
 def apply_rules(rules: Seq[LogitsRule], logits: mx.array, context: RuleContext) -> mx.array:

@@ -77,9 +77,12 @@ class ForeignFunctions(LogitsRule):
 
     def _asked(self, row: int, context: RuleContext, ask: Callable[[mx.array, int], T]) -> list[T]:
         """What is said at each position of a row; up to where something is raised."""
-        sequence, made = context.sequences[row], []
+        sequence, made = context.sequences[row], list[T]()
         text, count = self._texts[row], context.positions.shape[1]
         for place in range(count):
+            if sequence.length + place > len(text):  # no guess of this row stands there
+                made.append(made[-1])
+                continue
             try:
                 made.append(ask(text[: sequence.length + place], place))
             except _ForeignError as error:

@@ -12,6 +12,7 @@ from itertools import groupby
 
 import mlx.core as mx
 
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.decoding.rules.base import Judged, LogitsRule, RuleContext
 from mlx_spec.sequence import Sequence
 from mlx_spec.structured.masks import MOST_SECONDS, fill_masks
@@ -50,7 +51,18 @@ class GrammarRule(LogitsRule):
         for place, (row, sequence) in enumerate(own):
             sequence.doomed, sequence.dead_end = sequence.guide.trouble, masks.ends[place]
             counted[row], tested[row] = masks.counted[place], masks.tested[place]
-        return Judged(counted, tested)
+        return Judged(counted, tested, tuple(own[place][0] for place in masks.late))
+
+    def of_tokens(self, packing: TokenPacking) -> GrammarRule:
+        """Each token by the mask of its place."""
+        own, width = GrammarRule(), self._words.shape[1]
+        own._guided = [self._guided[row] for row in packing.rows]
+        guided = [row for row, flag in enumerate(self._guided) if flag]
+        first = {row: number * width for number, row in enumerate(guided)}
+        places = zip(packing.rows, packing.columns, strict=True)
+        index = [first[row] + column for row, column in places if row in first]
+        own._words = self._words.flatten(0, 1)[mx.array(index, mx.int32)][:, None]
+        return own
 
     def apply(self, logits: mx.array, context: RuleContext) -> mx.array:
         """-inf for what is forbidden; rows without a constraint are handed on as they are."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.config import SamplingParams
 from mlx_spec.decoding.rules.base import LogitsRule, RuleContext
 from mlx_spec.sequence import Sequence
@@ -25,7 +26,10 @@ P = TypeVar("P", bound="Processor")
 
 
 class Processor(ABC):
-    """One kind of option of some rows, on the device."""
+    """One kind of option of some rows, on the device.
+
+    A frozen dataclass, whose arrays have an entry for each of the rows.
+    """
 
     @staticmethod
     @abstractmethod
@@ -36,6 +40,13 @@ class Processor(ABC):
     @abstractmethod
     def of(cls: type[P], sequences: Seq[Sequence]) -> P:
         """Collect the options of these rows, in their order."""
+
+    def taken(self: P, rows: mx.array) -> P:
+        """Of as many rows as ``rows`` has, number i with the options of row ``rows[i]``."""
+        arrays = {n: value for n, value in vars(self).items() if isinstance(value, mx.array)}
+        own: Any = self
+        made: P = replace(own, **{name: array[rows] for name, array in arrays.items()})
+        return made
 
     @abstractmethod
     def process(self, logits: mx.array, context: RuleContext) -> mx.array:
@@ -80,6 +91,15 @@ class Processors(LogitsRule):
         """Whether some part still has something to do."""
         own = [sequences[row] for row in self.rows]
         return any(part.concerns(own) for part in self.parts)
+
+    def of_tokens(self, packing: TokenPacking) -> Processors:
+        """Each token as a row that has the options of its own."""
+        places = {row: place for place, row in enumerate(self.rows)}
+        own = [(token, places[row]) for token, row in enumerate(packing.rows) if row in places]
+        tokens = tuple(token for token, _ in own)
+        index = mx.array([place for _, place in own], mx.int32)
+        parts = tuple(part.taken(index) for part in self.parts)
+        return Processors(tokens, mx.array(tokens, mx.int32), parts)
 
     def apply(self, logits: mx.array, context: RuleContext) -> mx.array:
         """Gather, change, put back."""

@@ -14,14 +14,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.cache.packed_rows import (
-    FannedRows,
-    PackedQueries,
-    PackedRows,
-    as_packed_rows,
-    packed_now,
-)
+from mlx_spec.cache.layer_view import as_views
+from mlx_spec.cache.packed_rows import PackedQueries, PackedRows, packed_now
 from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.token_rows import FannedRows
 from mlx_spec.model.attention import BoundAttention
 from mlx_spec.model.hidden import call_model
 from mlx_spec.model.passes.form import Outputs, PassForm
@@ -40,7 +36,9 @@ class PackedPass:
 
     def __init__(self, model: Any, pool: KVCachePool, form: PassForm, grouped: bool) -> None:
         self._model, self._pool, self._grouped = model, pool, grouped
-        self._kind = FannedRows if form.tokens_as_rows else PackedRows
+        self._kind: type[FannedRows | PackedRows] = (
+            FannedRows if form.tokens_as_rows else PackedRows
+        )
         self._attention = None if form.tokens_as_rows else BoundAttention(model)
 
     def forward(self, rows: Rows) -> Outputs:
@@ -57,7 +55,10 @@ class PackedPass:
         span = rows.span(grouped=self._grouped)
         self._pool.bind(span)
         offset = packing.packed(span.positions)
-        caches = [as_packed_rows(own, packing, offset, self._kind) for own in self._pool.caches]
+        kind = self._kind
+        caches = [
+            as_views(own, lambda layer: kind(layer, packing, offset)) for own in self._pool.caches
+        ]
         tokens = packing.packed(rows.tokens)[:, None]
         with packed_now(PackedQueries(packing, span)) if self._attention else nullcontext():
             logits, *hidden = call_model(self._model, tokens, caches)
