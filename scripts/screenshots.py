@@ -91,7 +91,8 @@ def keep(page: Page, name: str) -> None:
     page.screenshot(path=path)
     page.context.close()
     with Image.open(path) as picture:  # few colours: fewer bytes
-        picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
+        kept = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+        kept.save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path.relative_to(ROOT)}: {size:,} bytes")
     assert size < MOST_BYTES, f"{path.name} is too large to keep"
