@@ -72,7 +72,7 @@ def test_a_corpus_over_two_workers_is_the_same_bytes(examples: Path) -> None:
     scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["sh", str(examples / "corpus_over_ray.sh")],
-        env={**os.environ, "PATH": scripts, "PYTHONPATH": str(EXAMPLES.parent)},
+        env={**os.environ, "LIMIT": "6", "PATH": scripts, "PYTHONPATH": str(EXAMPLES.parent)},
         capture_output=True,
         text=True,
         timeout=600,
