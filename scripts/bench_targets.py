@@ -57,6 +57,8 @@ class Contest:
         options: of the command line.
     """
 
+    WARM = 8  # tokens
+
     def __init__(self, options: Settings) -> None:
         self.options = options
         self.model, self.tokenizer = load(options.model)
@@ -73,9 +75,17 @@ class Contest:
         self.keys = 0.0
         self.ceiling = Ceiling.of(self.model, draft[0])
 
-    def run(self, name: str, texts: Sequence[str], batch: int, temp: float) -> Figures:
+    def warm(self, texts: Sequence[str], batch: int, temp: float) -> None:
+        """Every arm for a few tokens: what is timed or compiled once is so afterwards."""
+        for name in self.arms:
+            self.run(name, texts[:batch], batch, temp, self.WARM)
+
+    def run(
+        self, name: str, texts: Sequence[str], batch: int, temp: float, tokens: int = 0
+    ) -> Figures:
         """One call; its tokens are kept to be compared."""
         arm, options = self.arms[name], self.options
+        tokens = tokens or options.max_tokens
         mx.clear_cache()
         made = batch_generate(
             self.model,
@@ -90,7 +100,7 @@ class Contest:
                 num_draft_tokens=arm.length or options.num_draft_tokens,
             ),
             batching=BatchingConfig(batch_size=batch),
-            max_tokens=options.max_tokens,
+            max_tokens=tokens,
             temperature=temp,
             seed=1,
         )
@@ -98,7 +108,7 @@ class Contest:
         stats = made.stats
         self.steps[name] = FixedSteps.of(arm.length, stats)
         prompts = [result.prompt_tokens for result in made.results]
-        self.keys = mean_keys(prompts, batch, options.max_tokens)
+        self.keys = mean_keys(prompts, batch, tokens)
         return {
             SPEED: stats.generation_tokens / stats.generation_time,
             "acceptance": stats.acceptance_rate,
@@ -153,7 +163,8 @@ def measure(contest: Contest, batch: int, temp: float) -> dict[str, Series]:
     count = max(batch, len(options.categories))
     texts = mixed(options.prompts, options.categories, options.longest, count)
     methods = {name: partial(contest.run, name, texts, batch, temp) for name in contest.arms}
-    return interleave(methods, options.rounds)
+    contest.warm(texts, batch, temp)
+    return interleave(methods, options.rounds, warm=True)
 
 
 def row_of(batch: int, series: dict[str, Series], contest: Contest) -> list[str]:

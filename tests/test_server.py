@@ -261,3 +261,22 @@ def test_urgent_requests_go_first_as_the_header_says() -> None:
     with open_toy(batch_size=1) as service:
         asyncio.run(ask(service))
     assert order.index("urgent") < order.index("later")
+
+
+def test_what_cannot_be_is_written_as_json_can(service: Service) -> None:
+    """Stops a 500: under a constraint most tokens have no probability at all."""
+    schema = {"name": "a", "schema": {"enum": ["aa", "bb"]}}
+    body = said(response_format={"type": "json_schema", "json_schema": schema})
+    body |= {"logprobs": True, "top_logprobs": 20}
+    whole, streamed = ask_all(
+        service, ("POST", CHAT, body), ("POST", CHAT, {**body, "stream": True})
+    )
+    assert whole.status_code == 200
+    assert "-9999.0" in whole.text
+    assert "Infinity" not in streamed.text
+
+
+@pytest.mark.parametrize("host", ["[", "a b", "[::1", "localhost:x", ""])
+def test_a_strange_host_is_no_accident(service: Service, host: str) -> None:
+    (reply,) = ask_all(service, ("POST", CHAT, said()), host=host)
+    assert reply.status_code in (200, 403)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mlx_spec.server.listening import allow_files
 from mlx_spec.server.options import ServerOptions
 from tests.servers import CHAT, SAFETY, Live, content_of, events_of, running_server, said, truth
 
@@ -170,6 +172,36 @@ def test_draining_finishes_what_runs_and_the_door_says_so() -> None:
     assert text.endswith("data: [DONE]\n")
     deltas = [one["choices"][0]["delta"] for one in events_of(text)]
     assert "".join(one.get("content") or "" for one in deltas) == truth("def read_", 400)
+
+
+def test_an_engine_that_fails_tells_its_callers_and_ends_the_server() -> None:
+    """No answer is cut short and passed off as whole; a supervisor starts another one."""
+    hold = threading.Event()
+
+    def explode(engine: Any) -> None:
+        raise RuntimeError("planted secret")
+
+    with running_server() as live, live.client() as client:
+        slow_steps(live, hold)
+        with client.stream("POST", CHAT, json=said(stream=True) | LONG) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            live.service.generator._worker.post(explode)
+            text = "\n".join(lines)
+        until(lambda: live.server.broken)
+    assert '"error"' in text
+    assert 'finish_reason": "' not in text
+    assert "secret" not in text
+
+
+def test_a_process_may_have_as_many_files_as_connections() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        allow_files(600)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 600
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 SCRIPT = """

@@ -31,8 +31,9 @@ def run_server(options: ServerOptions, flags: ServeFlags) -> int:
     keys = ApiKeys.of(options, os.environ)
     _need_extra()
     from mlx_spec.server.app import make_app
-    from mlx_spec.server.listening import HttpServer, log_to, open_sockets
+    from mlx_spec.server.listening import HttpServer, allow_files, log_to, open_sockets
 
+    allow_files(options.max_connections)
     sockets = open_sockets(options)
     say_models(flags)
     with ExitStack() as stack:

@@ -82,8 +82,8 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
 
     async def told(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException) and error.status_code == 404:
-            error.detail = f"there is nothing at {request.method} {request.url.path}"
-        response = fault_response(request.url.path, fault_counted(service, error))
+            error.detail = f"there is nothing at {request.method} {request.scope['path']}"
+        response = fault_response(request.scope["path"], fault_counted(service, error))
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})  # which methods there are
         return response
@@ -91,7 +91,7 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         fault = Fault(400, "invalid_request", words(error.errors()))
-        return failing(service, request.url.path, fault)
+        return failing(service, request.scope["path"], fault)
 
     for kind in (HTTPException, MlxSpecError, Exception):
         app.add_exception_handler(kind, told)

@@ -49,7 +49,7 @@ async def answered(
     except ClientDisconnect:
         return Response(status_code=_GONE)
     except Exception as error:
-        return fault_response(request.url.path, fault_counted(service, error))
+        return fault_response(request.scope["path"], fault_counted(service, error))
 
 
 def failing(service: Service, path: str, fault: Fault) -> JSONResponse:

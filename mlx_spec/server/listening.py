@@ -8,8 +8,10 @@ runs.
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -20,6 +22,7 @@ from mlx_spec.server.connections import connection_class
 from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.service import Service
 
+_OTHER_FILES = 256  # beside connections: models, batches, what libraries hold
 LOG = logging.getLogger("mlx_spec.server")
 _LOGS = ("uvicorn.error", "uvicorn.access", "mlx_spec.server")
 
@@ -119,6 +122,20 @@ def open_sockets(options: ServerOptions) -> list[socket.socket]:
             raise InvalidRequest(f"{where}: {error.strerror}; --port names another") from error
         made.append(one)
     return made
+
+
+def allow_files(connections: int) -> None:
+    """Let the process have so many connections, where the system starts it with fewer files.
+
+    A Mac's shells allow 256.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def address_of(opened: socket.socket) -> str:

@@ -59,7 +59,7 @@ def open_service(
         speculation=flags.speculation,
         listeners=[*ears.listeners, *listeners],
     ) as generator:
-        limits_shown = replace(options, api_key=(), api_key_file=None)
+        limits_shown = replace(options, api_key=(), api_key_file=None, store=None)
         told = configured(flags.batches, flags.speculation, limits_shown)
         service = Service(generator, served, options, ears, told)
         try:

@@ -18,10 +18,13 @@ from mlx_spec.bench.rounds import ratio as ratio  # for those who take it from h
 Method = Callable[[], Figures]
 
 
-def interleave(methods: Mapping[str, Method], rounds: int) -> dict[str, Series]:
-    """Run every method once a round, in turn, after one round that does not count."""
+def interleave(
+    methods: Mapping[str, Method], rounds: int, *, warm: bool = False
+) -> dict[str, Series]:
+    """Run every method once a round, in turn, after one round that does not count; ``warm``: that
+    one was run already."""
     figures: dict[str, list[Figures]] = {name: [] for name in methods}
-    for turn in range(rounds + 1):
+    for turn in range(int(warm), rounds + 1):
         for name, method in methods.items():
             mx.clear_cache()
             result = method()

@@ -14,6 +14,7 @@ _DRAFTERS = (
     f" --max-tokens 48 --longest 1500 --categories {_CATEGORIES}"
 )
 _GENERATE = "bench_generate.py --rounds 3 --max-tokens 32 --width 16384 --vocabulary 0"
+_TARGETS = "bench_targets.py --prompts PROMPTS --rounds 1"
 _BATCHING = "bench_batching.py --width 16384 --rounds 2 --only"
 
 
@@ -133,11 +134,20 @@ plain decoding says, token for token.
         "Never slower, and near the best",
         """
 The same model with n-grams and its head, on questions of six categories, at least one of each:
-the adaptive draft beside fixed lengths and plain decoding. *again* is plain decoding once more:
-what it differs by is noise. *hostile* has the head's costs and weights drawn at random, so that
-nearly nothing that it guesses is right; the n-grams beside it stay.
+the adaptive draft beside fixed lengths and plain decoding, greedy and at T = 0.8, then with 48
+tokens a request. *again* is plain decoding once more: what it differs by is noise. *hostile* is a
+head with the same costs and weights drawn at random, alone, so that nearly nothing that it guesses
+is right. *roofline* is what the best fixed length would be worth if steps took nothing but their
+passes, by the timed costs of passes and the acceptance that was measured; *reached* is the adaptive
+draft's part of it, above 1 where it picks its guesses one by one.
 """,
-        {"targets": "bench_targets.py --prompts PROMPTS --batch 1 4 8 16 --rounds 1 --fixed 1 2"},
+        {
+            "targets": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 2 --max-tokens 128"
+            " --without hostile",
+            "targets-warm": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 --max-tokens 64"
+            " --temp 0.8 --without hostile",
+            "targets-worst": f"{_TARGETS} --batch 1 4 16 --fixed 1 --max-tokens 48",
+        },
     ),
     Section(
         "Constraints, processors and log-probabilities",
@@ -225,6 +235,16 @@ behind a long one.
             "load-behind": "bench_load.py --prompts PROMPTS --requests 0 --draft --behind 4000",
         },
         _load,
+    ),
+    Section(
+        "Over HTTP",
+        """
+`mlx-spec serve` and `mlx_lm.server` with the same pair, the embedded one with its target widened;
+beginnings of Python source come by a Poisson process, at one rate after the other, output lengths
+exponentially distributed. A rate holds where the first text is there within a second for 95% of
+the requests. mlx-lm's server batches, or takes a draft model: both are shown.
+""",
+        {"server": "bench_server.py --rates 1 2 3 4 6 8 12"},
     ),
     Section(
         "Memory grows linearly with the batch",

@@ -8,6 +8,13 @@ from typing import Any
 from mlx_spec.batching.pieces import pieces_of
 from mlx_spec.results import TokenLogprob
 
+IMPOSSIBLE = -9999.0  # OpenAI's word for what has no probability: JSON has no infinity
+
+
+def written(one: TokenLogprob) -> float:
+    """A log-probability as JSON can have it: a constraint makes most tokens impossible."""
+    return max(one.logprob, IMPOSSIBLE)
+
 
 class LogprobWriter:
     """Writes those of one model's tokens.
@@ -25,7 +32,7 @@ class LogprobWriter:
         return {**self._entry(one), "top_logprobs": [self._entry(other) for other in one.top]}
 
     def _entry(self, one: TokenLogprob) -> dict[str, Any]:
-        return {"token": one.text, "logprob": one.logprob, "bytes": self._bytes(one)}
+        return {"token": one.text, "logprob": written(one), "bytes": self._bytes(one)}
 
     def _bytes(self, one: TokenLogprob) -> list[int]:
         """A token may be a part of a character, which its text cannot say."""
@@ -51,9 +58,9 @@ def of_completion(found: Seq[TokenLogprob | None], start: int, first: str) -> di
         at += len(text)
     return {
         "tokens": texts,
-        "token_logprobs": [None if one is None else one.logprob for one in found],
+        "token_logprobs": [None if one is None else written(one) for one in found],
         "top_logprobs": [
-            None if one is None else {other.text: other.logprob for other in (*one.top, one)}
+            None if one is None else {other.text: written(other) for other in (*one.top, one)}
             for one in found
         ],
         "text_offset": offsets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -35,12 +36,12 @@ def routes(service: Service, options: ServerOptions) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Everything that is counted, as Prometheus reads it."""
-        stats = await service.in_thread(service.generator.stats)
+        stats = await asyncio.to_thread(service.generator.stats)
         return Response(service.metrics(stats), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/v1/stats")
     async def stats() -> dict[str, Any]:
         """The same for people and pages, of the last seconds where that says more."""
-        return statistics(service, await service.in_thread(service.generator.stats))
+        return statistics(service, await asyncio.to_thread(service.generator.stats))
 
     return router
