@@ -72,6 +72,7 @@ def test_addresses(address: str) -> None:
         (["--ray", "--ray-workers", "0"], "--ray-workers 0"),
         (["--ray", "--performance-log", "x"], "not with --ray"),
         (["--ray", "ray://head:10001"], "--ray auto"),
+        (["--ray", "--shard", "tensor"], "choose"),
     ],
 )
 def test_options_that_do_not_go_together(
