@@ -177,7 +177,7 @@ def test_a_cancelled_job_keeps_what_is_done(shelf: BatchShelf) -> None:
     answers = Answers(left=3)
     with working(shelf, answers):
         name = start(shelf, requests(8))
-        until(shelf, name, "in_progress", done=3)
+        assert until(shelf, name, "in_progress", done=3).total == 8
         assert shelf.cancel(name).status == "cancelling"
         job = until(shelf, name, *ENDED)
     assert (job.status, job.completed, job.failed) == ("cancelled", 3, 5)
