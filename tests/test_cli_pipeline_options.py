@@ -111,7 +111,7 @@ def test_a_run_says_which_stage_and_where_the_output_is(
     path = write(folder, 'kind = "filter"\nthreshold = 1e-6', 'kind = "own_stages:Shout"')
     assert main(["pipeline", "run", str(path), "--model", str(folder / "model")]) == 0
     said = capsys.readouterr().err
-    assert "stage 1 of 2, filter: 12/12 records" in said
+    assert "stage 1 of 2, 1-filter: 12/12 records" in said
     assert "[2-shout]" in said
     assert f"output in {folder / 'out.jsonl'}; each stage's" in said
     # Nothing is left, and that is not passed over.

@@ -83,6 +83,19 @@ def test_a_press_is_raised_where_it_falls_and_the_third_waits_for_nobody() -> No
     interrupts.check()
 
 
+def test_presses_that_end_pieces_of_work_never_add_up() -> None:
+    """A chat goes on after each of them; only two of one answer end the program."""
+    with interrupts.listening():
+        for _ in range(4):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
+            interrupts.go_on()
+            interrupts.check()
+    interrupts.go_on()  # where nobody listens it changes nothing
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_other_errors_in_finalizers_are_shown_as_ever() -> None:
     class Failing:
         def __del__(self) -> None:

@@ -49,6 +49,7 @@ OTHER = {
     "quantize": ("4:32", WeightQuantization(4, 32)),
     "set": (("a=1", "b=c"), {"a": 1, "b": "c"}),
     "gguf_requantize": ("float16", "float16"),
+    "shard": ("pipeline", "pipeline"),
 }
 
 

@@ -22,6 +22,7 @@ from mlx_spec.model.prompt_cache import read_prompt_cache
 from tests.architectures import build
 from tests.chatting import write_talker
 from tests.models import make_model
+from tests.scenario import mlx_lm_greedy
 
 DOCUMENT = "A long document about rivers; it is read once and asked about many times."
 ASKED = ("Which river?", "And where does it go to, in the end?", "Why?")
@@ -75,6 +76,8 @@ def test_a_batch_goes_on_behind_it_as_mlx_lm_does(
     for record, text in zip(records, ASKED, strict=True):
         ids = following_ids(tokenizer, text, ChatConfig(), "")
         expected = continued(file, model, ids, 20)
+        whole = [*first_ids(tokenizer, DOCUMENT, ChatConfig()), *ids]
+        assert expected == mlx_lm_greedy(model, whole, 20)  # nothing is lost at the seam
         assert record["token_ids"] == expected[: len(record["token_ids"])]
         assert record["reused_tokens"] >= read
         assert record["accepted"] > 5

@@ -82,7 +82,7 @@ class Commands(TyperGroup):
         width = max(map(len, left))
         for title, names in groups:
             found = [(name, self.get_command(ctx, name)) for name in names]
-            rows = [(_bold(f"{name:{width}}"), c.get_short_help_str(70)) for name, c in found if c]
+            rows = [(_bold(f"{name:{width}}"), c.get_short_help_str(200)) for name, c in found if c]
             if rows:
                 with formatter.section(_bold(title)):
                     formatter.write_dl(rows)

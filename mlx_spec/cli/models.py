@@ -77,7 +77,12 @@ def _print(found: list[ModelAtHand]) -> None:
     table = Table(box=box.SIMPLE)
     for column in _COLUMNS:
         right = column in ("on disk", "context")
-        table.add_column(column, overflow="fold", justify="right" if right else "left")
+        table.add_column(
+            column,
+            overflow="fold",
+            justify="right" if right else "left",
+            no_wrap=column in ("model", "on disk", "context"),  # what is copied, and figures
+        )
     for one in found:
         table.add_row(*map(Text, _row(one)))
     Console().print(table)
@@ -92,7 +97,7 @@ def _row(one: ModelAtHand) -> tuple[str, ...]:
     kind = f"{own.model_type}{bits}"
     if own.verdict == "refused":
         kind += " (refused)"
-    drafts = ", ".join(
+    drafts = "\n".join(
         fit.name if fit.share == 1 else f"{fit.name} ({fit.share:.1%} of its tokens)"
         for fit in one.drafts
     )

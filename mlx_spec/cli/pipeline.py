@@ -81,7 +81,7 @@ def run(
                 note(unused)
     chain = Chain(checked, resume=files.resume, overwrite=files.overwrite, part=part)
     with ExitStack() as stack:
-        names = [entry.stage.kind for entry in checked.stages]
+        names = [entry.name for entry in checked.stages]
         progress = stack.enter_context(ChainProgress(names, files.quiet))
         for place in range(len(names)):
             if part is not None and place not in part:

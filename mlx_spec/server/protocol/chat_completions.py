@@ -32,6 +32,7 @@ from mlx_spec.server.protocol.fields import (
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought, blocks_of
+from mlx_spec.server.protocol.refused import variables
 from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.protocol.shapes import reasoned_first
 from mlx_spec.server.protocol.tools import ToolCall, ToolUse, tool_use
@@ -101,7 +102,7 @@ def keywords_of(body: ChatBody) -> dict[str, Any]:
             keywords["enable_thinking"] = False
     if body.enable_thinking is not None:
         keywords["enable_thinking"] = body.enable_thinking
-    return {**keywords, **(body.chat_template_kwargs or {})}
+    return {**keywords, **variables(body.chat_template_kwargs)}
 
 
 def reading_of(asked: Asked, served: ServedModel) -> Reading:
