@@ -60,7 +60,9 @@ def _rows(record: type[Any]) -> list[str]:
 def _served() -> str:
     """Which defaults are others for a server."""
     usual = options_of(Flags)
-    own = [one for name, one in options_of(ServeFlags).items() if one != usual[name]]
+    own = [
+        one for name, one in options_of(ServeFlags).items() if one.default != usual[name].default
+    ]
     told = ", ".join(f"{_code(one.flag)} {_default(one)}" for one in own)
     return f"Of the options of all commands, these have other defaults here: {told}."
 

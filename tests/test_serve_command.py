@@ -26,7 +26,8 @@ def test_help_has_mlx_lms_names_and_all_of_generates(capsys: pytest.CaptureFixtu
         "--model --draft-model --adapter-path --host --port --allowed-origins --temp --top-p "
         "--top-k --min-p --max-tokens --chat-template-config --prefill-step-size --kv-bits "
         "--num-draft-tokens --trust-remote-code --log-level --batch-size --memory-limit "
-        "--prefix-cache-bytes --draft --no-speculative"
+        "--prefix-cache-bytes --draft --no-speculative --decode-concurrency --prompt-cache-bytes "
+        "--chat-template-args"
     )
     for flag in flags.split():
         assert flag in shown, flag
@@ -40,7 +41,7 @@ def test_defaults_are_those_of_a_server() -> None:
     assert flags.speculation.kinds(None) == ("ngram",)
     assert flags.speculation.adaptive
     own, usual = options_of(ServeFlags), options_of(Flags)
-    changed = {name for name, one in own.items() if one != usual[name]}
+    changed = {name for name, one in own.items() if one.default != usual[name].default}
     assert changed == {"max_tokens", "batch_timeout", "prefix_cache_bytes", "enable_speculative"}
 
 
@@ -109,6 +110,7 @@ def test_a_missing_extra_is_one_line(
 
 
 def test_limits_are_checked() -> None:
+    assert ServerOptions(log_level="INFO").log_level == "info"
     for options in ({"max_n": 0}, {"max_prompt_tokens": 0}, {"read_timeout": 0.0}):
         with pytest.raises(InvalidRequest, match="expected"):
             ServerOptions(**options)

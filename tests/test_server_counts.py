@@ -98,8 +98,8 @@ def test_the_page_on_serving_has_the_limits_that_there_are() -> None:
     page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
     options = options_of(ServerOptions)
     named = set(re.findall(r"`(--[a-z-]+)", page))
-    known = {one.flag for one in options.values()}
-    known |= {flag for one in options_of(ServeFlags).values() for flag in (one.flag, one.off)}
+    every = [*options.values(), *options_of(ServeFlags).values()]
+    known = {flag for one in every for flag in (one.flag, one.off, *one.names)}
     assert named <= known
     assert {one.flag for one in options.values() if one.group == "Limits"} <= named
     for kind in (*KINDS.values(), "draining", "unhealthy", "timeout", "internal"):

@@ -21,7 +21,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _NAMES = {"role", "name", "id", "tool_call_id"}
 
 
-def chat_ids(tokenizer: Any, messages: Seq[Any], where: str, **options: Any) -> list[int]:
+def chat_ids(tokenizer: Any, messages: Seq[Any], where: str, /, **options: Any) -> list[int]:
     """Token ids of a conversation, ready for the answer.
 
     Args:

@@ -7,12 +7,16 @@ from typing import Any
 
 from mlx_spec.pipeline.flags import HEADS, Flags
 
+_SAME: Any = object()
 
-def _as_of(name: str, default: Any) -> Any:
-    """An option of ``Flags`` with another default."""
-    known = {one.name: one for one in fields(Flags)}
-    assert known[name].default is not MISSING
-    return field(default=default, metadata=known[name].metadata)
+
+def _as_of(name: str, default: Any = _SAME, *names: str) -> Any:
+    """An option of ``Flags`` with another default, or with names of mlx-lm's server, too."""
+    known = {one.name: one for one in fields(Flags)}[name]
+    assert known.default is not MISSING
+    default = known.default if default is _SAME else default
+    metadata = {**known.metadata, "names": (*known.metadata["names"], *names)}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,9 @@ class ServeFlags(Flags):
     batch_timeout: float = _as_of("batch_timeout", 0.0)
     # Turns of conversations: some thousands of tokens of a model of 8B. The engine keeps it within
     # a quarter of what the models leave, so that a Mac of 16 GB has room for rows.
-    prefix_cache_bytes: int = _as_of("prefix_cache_bytes", 2**30)
+    prefix_cache_bytes: int = _as_of("prefix_cache_bytes", 2**30, "--prompt-cache-bytes")
+    batch_size: int = _as_of("batch_size", _SAME, "--decode-concurrency")
+    chat_template_config: str | None = _as_of("chat_template_config", _SAME, "--chat-template-args")
 
     def __post_init__(self) -> None:
         undecided = self.draft is None and self.draft_model is None

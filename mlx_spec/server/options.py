@@ -98,6 +98,7 @@ class ServerOptions(StoreOptions):
         for name in ("request_timeout", "read_timeout", "keep_alive_timeout"):
             check_number(owner, name, getattr(self, name), 0.0, 1e9, "(0, 1e9]")
         self.check_store()
+        object.__setattr__(self, "log_level", self.log_level.lower())  # mlx-lm writes INFO
         if self.log_level not in LOG_LEVELS:
             raise InvalidRequest(
                 f"[{owner}] log_level={self.log_level!r}, expected one of {LOG_LEVELS}"

@@ -13,15 +13,22 @@ KEPT_BYTES = 2**32
 MODEL, DRAFT = "smollm2", "ngram+head"
 
 
-def _default(name: str, value: Any) -> Any:
+def _default(name: str, value: Any, **about: Any) -> Any:
     """The option of this name with another default."""
-    return field(default=value, metadata=Flags.__dataclass_fields__[name].metadata)
+    metadata = {**Flags.__dataclass_fields__[name].metadata, **about}
+    return field(default=value, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class ChatFlags(Flags):
     """As ``Flags``: answers end where the model ends them, and the whole conversation is kept."""
 
+    model: str | None = _default(
+        "model",
+        None,
+        help="Folder, .gguf file, hub id (org/name, org/name:Q4_K_M) or smollm2, which with its "
+        "drafts is also who answers where none is named.",
+    )
     max_tokens: int | None = _default("max_tokens", -1)
     prefix_cache_bytes: int = _default("prefix_cache_bytes", KEPT_BYTES)
     batching: bool = _default("batching", False)  # one answer at a time

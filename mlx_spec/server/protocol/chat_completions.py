@@ -29,9 +29,11 @@ from mlx_spec.server.protocol.fields import (
     predicted,
     sampling_of,
     structure_of,
+    texts_of,
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought, blocks_of
+from mlx_spec.server.protocol.refused import variables
 from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.protocol.shapes import reasoned_first
 from mlx_spec.server.protocol.tools import ToolCall, ToolUse, tool_use
@@ -101,7 +103,7 @@ def keywords_of(body: ChatBody) -> dict[str, Any]:
             keywords["enable_thinking"] = False
     if body.enable_thinking is not None:
         keywords["enable_thinking"] = body.enable_thinking
-    return {**keywords, **(body.chat_template_kwargs or {})}
+    return {**keywords, **variables(body.chat_template_kwargs)}
 
 
 def reading_of(asked: Asked, served: ServedModel) -> Reading:
@@ -131,7 +133,7 @@ class ChatCompletions:
         return Asked(
             prompts=(ids,),
             sampling=sampling,
-            n=body.n or 1,
+            n=texts_of(body, sampling),
             stream=bool(body.stream),
             include_usage=body.wants_usage,
             prediction=predicted(body.prediction),

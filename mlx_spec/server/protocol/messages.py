@@ -32,6 +32,7 @@ from mlx_spec.server.protocol.fields import (
 from mlx_spec.server.protocol.messages_input import chat_messages, tools_used
 from mlx_spec.server.protocol.messages_stream import MessageStream, MessageWords
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Thought, blocks_of
+from mlx_spec.server.protocol.refused import variables
 from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.protocol.shapes import reasoned_first
 from mlx_spec.server.protocol.tools import ToolUse
@@ -171,7 +172,7 @@ def prompt_of(body: MessagesBody, tools: ToolUse, served: ServedModel) -> tuple[
         # Here reasoning is what a request asks for, not what a template does by itself.
         wanted = body.thinking is not None and body.thinking.type != "disabled"
         keywords["enable_thinking"] = wanted
-    keywords |= body.chat_template_kwargs or {}
+    keywords |= variables(body.chat_template_kwargs)
     goes_on = bool(turns) and turns[-1]["role"] == "assistant"
     talk = Conversation(chat_messages(body.system, turns), tools, keywords, goes_on)
     return templated(talk, served)

@@ -17,8 +17,8 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "only text is generated"),
     "background": ((False,), "answers are not kept: stream, or use /v1/batches"),
     "best_of": ((1,), "texts are not ranked: ask for n and choose"),
+    "chat_template": ((), "the template is the model's; chat_template_kwargs sets its variables"),
     "container": ((), "there are no containers"),
-    "context_management": ((), "conversations are not edited: send what is to be read"),
     "conversation": ((), "conversations are not kept: send all messages"),
     "dry_multiplier": ((0,), "DRY is not there; repetition_penalty is"),
     "dynatemp_range": ((0,), "the temperature is the same at each token"),
@@ -34,6 +34,29 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "use_beam_search": ((False,), "beam search is not there"),
     "web_search_options": ((), "the web is not searched"),
 }
+
+# What is no variable of a template, but an order to who fills it in: how much is kept, or another
+# template, which could be one that never ends.
+ORDERS = {
+    "chat_template",
+    "max_length",
+    "messages",
+    "padding",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+    "truncation",
+}
+
+
+def variables(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A request's ``chat_template_kwargs``.
+
+    Raises:
+        InvalidRequest: one that no caller sets.
+    """
+    for name in sorted(ORDERS & (given or {}).keys()):
+        raise InvalidRequest(f"chat_template_kwargs.{name} is not for a request to set")
+    return dict(given or {})
 
 
 def refuse(extra: Mapping[str, Any] | None, known: frozenset[str] = frozenset()) -> None:

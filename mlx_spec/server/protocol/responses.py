@@ -29,6 +29,7 @@ from mlx_spec.server.protocol.fields import (
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Reading, Said, blocks_of
+from mlx_spec.server.protocol.refused import variables
 from mlx_spec.server.protocol.responses_input import chat_messages_of, function_tools
 from mlx_spec.server.protocol.responses_stream import ResponseStream
 from mlx_spec.server.protocol.responses_words import COMPLETED, INCOMPLETE, ResponseWords
@@ -155,7 +156,7 @@ def _keywords(body: ResponsesBody) -> dict[str, Any]:
         keywords["reasoning_effort"] = effort
         if effort == "none":
             keywords["enable_thinking"] = False
-    return keywords | (body.chat_template_kwargs or {})
+    return keywords | variables(body.chat_template_kwargs)
 
 
 def _format(body: ResponsesBody) -> Structure | None:
