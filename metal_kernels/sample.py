@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from metal_kernels._checks import check_array, fail
 from metal_kernels._runtime import Operation
+from metal_kernels.log_sum import log_sum
 from metal_kernels.sample_kernel import kernel_race
 from metal_kernels.sample_reference import largest_of, reference_race
 from metal_kernels.sample_rows import Group, SampleRows
@@ -131,7 +132,7 @@ def _with_more(sampled: Sampled, values: mx.array, logprobs: bool) -> Sampled:
     if not logprobs:
         return sampled
     wide = values.astype(mx.float32)
-    total = mx.logsumexp(wide, axis=-1)
+    total = log_sum(wide)[..., 0]
     own = mx.take_along_axis(wide, sampled.tokens[..., None], axis=-1)[..., 0]
     confidence = mx.exp(wide.max(axis=-1) - total)
     return sampled._replace(logprobs=own - total, confidence=confidence)

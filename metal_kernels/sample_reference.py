@@ -25,6 +25,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from metal_kernels.noise import LN2, Keys, first_word, gumbel, row_keys, second_word, token_words
+from metal_kernels.sample_counts import COUNTED
 from metal_kernels.sample_cuts import COLUMN, dropped, ranks_of
 from metal_kernels.sample_exclusion import excluded
 from metal_kernels.sample_rows import Group, Options
@@ -34,7 +35,7 @@ LEADING = 32
 _HEIGHTS = ((2**15, 32), (2**13, 16), (2**10, 8))  # of columns, from so many tokens on
 # Elements that MLX's CPU build is given at a time: where bounds are sought; altogether; and where
 # filters make a dozen arrays of that size.
-_WORK, _MOST_WORK, _FILTER_WORK = 160_000, 480_000, 160_000
+_WORK, _MOST_WORK, _FILTER_WORK = 160_000, 480_000, 320_000
 _ALL = 2**20  # rows
 _FAR = 3e38  # what a dropped token lies below the top
 
@@ -72,8 +73,9 @@ def reference_race(
     units = (group.index[:, None] * places + mx.arange(places)).reshape(-1)
     work = _FILTER_WORK if group.filters else _MOST_WORK
     count, step = len(group.rows) * places, _rows_at_a_time(vocabulary, work)
-    if group.filters and step < _ALL:  # of half of the rows at most
-        step = min(step, -(-count // 2))
+    if group.filters and step < _ALL:  # six times what is worked on is alive
+        share = 4 if vocabulary >= COUNTED else 2
+        step = min(step, max(1, count // share))
     fields: list[_Field] = []
     for start in range(0, count, step):
         part = slice(start, start + step)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mlx_lm.generate import generate_step
 
+from metal_kernels.log_sum import log_sum
 from mlx_spec import InvalidRequest, SamplingParams, TokenLogprob, batch_generate
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding import logprobs
@@ -186,6 +187,22 @@ def test_the_likeliest_are_those_of_a_sorted_row(vocabulary: int, most: int) -> 
     best = np.sort(np.take_along_axis(logits, found, -1), axis=-1)
     assert np.array_equal(best, np.sort(logits, axis=-1)[..., -most:])
     assert all(len(set(row)) == most for row in found.reshape(-1, most).tolist())
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, 32, 640, 49_157])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 4.0, 60.0])
+def test_the_sum_is_right_to_a_float(vocabulary: int, scale: float) -> None:
+    """Also where most is forbidden, and where one token has nearly everything."""
+    rng = np.random.default_rng(vocabulary)
+    logits = (rng.normal(size=(3, 2, vocabulary)) * scale - 30).astype(np.float32)
+    logits[0, 0, 1:] = -np.inf
+    logits[1, 1, 0] += 20
+    wide = logits.astype(np.float64)
+    top = wide.max(axis=-1, keepdims=True)
+    right = top + np.log(np.exp(wide - top).sum(axis=-1, keepdims=True))
+    ours = np.array(log_sum(mx.array(logits)))
+    assert ours.shape == (3, 2, 1)
+    assert np.abs(ours - right).max() <= 1e-6 + 2e-7 * np.abs(right).max()
 
 
 def test_results_and_chunks_have_them() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from metal_kernels.log_sum import log_sum
 from mlx_spec.decoding.outputs import StepGains
 from mlx_spec.decoding.watching import Chosen, Watcher
 from mlx_spec.results import TokenLogprob
@@ -66,7 +67,7 @@ def score(logits: mx.array, tokens: mx.array, most: int) -> list[mx.array]:
         [..., most] float32 log-probabilities, in no order.
     """
     wide = logits.astype(mx.float32)
-    total = mx.logsumexp(wide, axis=-1, keepdims=True)
+    total = log_sum(wide)
     scores = [mx.take_along_axis(wide, tokens[..., None], axis=-1)[..., 0] - total[..., 0]]
     if most:
         best = likeliest(wide, min(most, wide.shape[-1]))
