@@ -1,6 +1,7 @@
 """Pictures of the web page for the documentation, in docs/images.
 
     python scripts/screenshots.py                            a server of its own, with smollm2
+    python scripts/screenshots.py dark phone                 some of them
     python scripts/screenshots.py --url http://127.0.0.1:8080
 
 The server's model answers as it does; nothing in the pictures is made up. It needs a Chromium or
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,19 +28,21 @@ MOST_BYTES = 150_000
 PATIENCE = 300_000  # milliseconds
 
 # For one conversation, and for four side by side.
-QUESTION = "Write a Python class for a bank account, with methods to deposit and to withdraw."
+QUESTION = "Name three rivers of Europe, and say one sentence about each."
 SEVERAL = (
-    "Name three rivers of Europe, and say one sentence about each.",
-    "Say it three times: a cat sat on a mat, and the mat was flat.",
-    "Write a Python function that counts the words of a text.",
-    "Write the numbers from one to ten as a list, in words.",
+    QUESTION,
+    "Write a Python class for a bank account, with methods to deposit and to withdraw.",
+    "Write a short list of five fruits, with the colour of each.",
+    "Explain to a child why the sky is blue.",
 )
+# Guesses at every step: a machine that is busy with a browser would park them.
+SERVE = ("--model", "smollm2", "--no-adaptive", "--num-draft-tokens", "4", "--port", "0")
 
 
 @contextmanager
 def own_server() -> Iterator[str]:
     """One with a small real model, at a free port; gives its address."""
-    command = [sys.executable, "-m", "mlx_spec", "serve", "--model", "smollm2", "--port", "0"]
+    command = [sys.executable, "-m", "mlx_spec", "serve", *SERVE]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -71,7 +75,12 @@ def opened(browser: Browser, url: str, width: int, height: int, **options: objec
     page = context.new_page()
     page.goto(url)
     expect(page.locator("#connection")).to_have_text("connected")
-    page.locator("#parameters").get_by_label("Max tokens").fill("180")
+    hidden = page.locator("#side").is_hidden()
+    if hidden:
+        page.get_by_role("button", name="Panel").click()
+    page.locator("#parameters").get_by_label("Max tokens").fill("110")
+    if hidden:
+        page.get_by_role("button", name="Close the panel").click()
     return page
 
 
@@ -81,19 +90,26 @@ def keep(page: Page, name: str) -> None:
     path = IMAGES / f"playground-{name}.png"
     page.screenshot(path=path)
     page.context.close()
+    if path.stat().st_size >= MOST_BYTES:
+        with Image.open(path) as picture:
+            few = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+        few.save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path.relative_to(ROOT)}: {size:,} bytes")
     assert size < MOST_BYTES, f"{path.name} is too large to keep"
 
 
-def take(browser: Browser, url: str) -> None:
-    """All pictures."""
+def light(browser: Browser, url: str) -> None:
+    """One conversation."""
     page = opened(browser, url, 1280, 800, color_scheme="light")
     ask(page, QUESTION)
     run_all(page)
     keep(page, "light")
 
-    page = opened(browser, url, 1440, 900, color_scheme="dark")
+
+def dark(browser: Browser, url: str) -> None:
+    """Several, as one batch."""
+    page = opened(browser, url, 1280, 860, color_scheme="dark")
     for number, prompt in enumerate(SEVERAL):
         if number:
             page.get_by_role("button", name="Compare").click()
@@ -101,11 +117,17 @@ def take(browser: Browser, url: str) -> None:
     run_all(page)
     keep(page, "dark")
 
-    phone = {"has_touch": True, "device_scale_factor": 2, "color_scheme": "light"}
-    page = opened(browser, url, 360, 720, **phone)
-    ask(page, SEVERAL[0])
+
+def phone(browser: Browser, url: str) -> None:
+    """A narrow one."""
+    narrow = {"has_touch": True, "device_scale_factor": 2, "color_scheme": "light"}
+    page = opened(browser, url, 360, 720, **narrow)
+    ask(page, QUESTION)
     run_all(page)
     keep(page, "phone")
+
+
+TAKE = {"light": light, "dark": dark, "phone": phone}
 
 
 def main() -> None:
@@ -114,11 +136,14 @@ def main() -> None:
 
     expect.set_options(timeout=PATIENCE)
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=["light", "dark", "phone"])
     parser.add_argument("--url", help="of a server that runs; else one is started")
-    url = parser.parse_args().url
+    asked = parser.parse_args()
+    url = asked.url
     IMAGES.mkdir(exist_ok=True)
     with nullcontext(url) if url else own_server() as address, open_browser() as browser:
-        take(browser, address)
+        for name in asked.names:
+            TAKE[name](browser, address)
 
 
 if __name__ == "__main__":

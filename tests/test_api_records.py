@@ -13,8 +13,21 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from mlx_spec import batch_generate, load
+from mlx_spec import (
+    BatchedMLXGenerator,
+    BatchingConfig,
+    ChatConfig,
+    GenerationResult,
+    SamplingParams,
+    batch_generate,
+    load,
+)
 from mlx_spec.cli.main import main
+from mlx_spec.pipeline.backend import Generation
+from mlx_spec.pipeline.records import Record
+from mlx_spec.pipeline.stage import LoadedModel, Respond
+from mlx_spec.pipeline.stage_runner import StageRunner
+from mlx_spec.server.api_records import ApiRecords
 from tests import api_support
 from tests.folders import write_folder
 
@@ -38,6 +51,7 @@ REQUESTS = [
     request("two", PLAIN, prompt="import ", n=2, temperature=0.9, seed=5),
     request("streamed", messages=turns("for i in"), stream=True, temperature=1.1),
     request("unseeded", PLAIN, prompt="return self.", temperature=0.9),
+    request("again", PLAIN, prompt="return self.", temperature=0.9),
     request("hot", messages=turns("x"), temperature=-1),
     request("elsewhere", "/v1/moderations", input="x"),
     request("long", PLAIN, prompt="x " * 5000),
@@ -91,7 +105,7 @@ def test_answers_are_openai_s(lines: bytes) -> None:
     assert [one["custom_id"] for one in results] == [*(r["custom_id"] for r in REQUESTS), None]
     assert len({one["id"] for one in results}) == len(results)
     kinds = {CHAT: ChatCompletion, PLAIN: Completion}
-    for asked, one in zip(REQUESTS[:5], results[:5], strict=True):
+    for asked, one in zip(REQUESTS[:6], results[:6], strict=True):
         assert one["error"] is None
         assert one["response"]["status_code"] == 200
         answer = kinds[asked["url"]].model_validate(one["response"]["body"], strict=True)
@@ -100,9 +114,63 @@ def test_answers_are_openai_s(lines: bytes) -> None:
         assert answer.usage.completion_tokens == 6 * len(answer.choices)
 
 
+class Lines(list[dict[str, Any]]):
+    """Takes results."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.append(record)
+
+
+def test_requests_are_decoded_together_and_drafted() -> None:
+    """Five at a time in three rows, six guesses each: the same lines as one by one, without."""
+    tokenizer = api_support.tokenizer(api_support.TEMPLATE)
+    loaded = LoadedModel("m", tokenizer, 512, SamplingParams(), ChatConfig())
+    asked = [request(f"r{i}", messages=turns(text)) for i, text in enumerate(api_support.PROMPTS)]
+    found = []
+    for rows, speculation in ((3, api_support.SIX), (1, api_support.OFF)):
+        with BatchedMLXGenerator(
+            api_support.model(),
+            tokenizer,
+            draft_model=api_support.draft_model(),
+            batching=BatchingConfig(batch_size=rows),
+            speculation=speculation,
+        ) as generator:
+            lines = Lines()
+            runner = StageRunner(ApiRecords(), Generation(generator, loaded), lines)
+            runner.run([Record(number, fields) for number, fields in enumerate(asked, start=1)])
+            found.append((lines, generator.stats().generation))
+    (lines, stats), (alone, _) = found
+    assert lines == alone
+    assert not [one for one in lines if one["error"]]
+    assert stats.accepted > 0
+    assert stats.row_steps > 2 * stats.steps
+
+
+def test_records_without_a_seed_have_one_each(lines: bytes) -> None:
+    """Not the run's: the same request twice has two answers."""
+    first, second = [json.loads(line)["response"]["body"] for line in lines.splitlines()[4:6]]
+    assert first["choices"][0]["text"] != second["choices"][0]["text"]
+
+
+def test_files_hold_nothing_that_the_clock_decides(lines: bytes) -> None:
+    """What was guessed, and found in the prefix cache, is another number in the next run."""
+    result = GenerationResult(
+        "x", [1], "stop", 9, 1, 0.1, 0.2, drafted=5, accepted=3, reused_tokens=8
+    )
+    asked = ApiRecords().prepare(request("a", PLAIN, prompt="x"))
+    assert isinstance(asked, Respond)
+    model = LoadedModel("m", api_support.tokenizer(), 64, SamplingParams(), ChatConfig())
+    body = asked.read(model).write([result])
+    usage = body["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+    assert usage["completion_tokens_details"]["accepted_prediction_tokens"] == 0
+    assert usage["completion_tokens_details"]["rejected_prediction_tokens"] == 0
+    assert body["created"] == 0
+
+
 def test_what_fails_says_so_in_both_places(lines: bytes) -> None:
-    results = [json.loads(line) for line in lines.splitlines()][5:]
-    told = ["temperature", "'/v1/moderations'", "context is", "line 9: not JSON"]
+    results = [json.loads(line) for line in lines.splitlines()][6:]
+    told = ["temperature", "'/v1/moderations'", "context is", "line 10: not JSON"]
     for one, words in zip(results, told, strict=True):
         assert one["_failed"]
         assert one["response"]["status_code"] == 400

@@ -131,6 +131,21 @@ def test_each_record_is_there_once_after_a_restart(
     assert len(second.seeds) == 7  # the first five were not asked again
 
 
+def test_a_torn_line_is_no_result_of_a_job_that_expired_meanwhile(
+    shelf: BatchShelf, clock: Clock
+) -> None:
+    with working(shelf, Answers(left=2)) as leaving:
+        name = start(shelf, requests(4))
+        until(shelf, name, "in_progress", done=2)
+        leaving.set()
+    with (shelf.folder(name) / "out.jsonl").open("ab") as file:
+        file.write(b'{"id": "batch_req')
+    clock.now += 86_400
+    with working(shelf, Answers()):
+        job = until(shelf, name, *ENDED)
+    assert (job.status, job.completed, job.failed) == ("expired", 2, 2)
+
+
 def test_a_crash_while_results_are_made_leaves_no_third_file(
     shelf: BatchShelf, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +177,7 @@ def test_a_cancelled_job_keeps_what_is_done(shelf: BatchShelf) -> None:
     answers = Answers(left=3)
     with working(shelf, answers):
         name = start(shelf, requests(8))
-        until(shelf, name, "in_progress", done=3)
+        assert until(shelf, name, "in_progress", done=3).total == 8
         assert shelf.cancel(name).status == "cancelling"
         job = until(shelf, name, *ENDED)
     assert (job.status, job.completed, job.failed) == ("cancelled", 3, 5)

@@ -255,6 +255,6 @@ def test_completions_take_prompts_in_four_forms() -> None:
         (hi, [hi]),
         ([hi, ho], [hi, ho]),
     ):
-        asked = read(completions, prompt=prompt, n=2)
+        asked = read(completions, prompt=prompt, n=2, temperature=1)
         assert list(asked.prompts) == ids
         assert asked.sequences == 2 * len(ids)

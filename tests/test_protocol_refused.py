@@ -23,6 +23,7 @@ REFUSED: list[tuple[Dialect, dict[str, Any], str]] = [
     (chat_completions, {"max_tokens": 1.5}, "max_tokens: "),
     (chat_completions, {"max_tokens": 0}, "max_tokens=0"),
     (chat_completions, {"n": 0}, "n: "),
+    (chat_completions, {"n": 2}, "n is 2, and with temperature 0"),
     (chat_completions, {"messages": []}, "messages is empty"),
     (chat_completions, {"messages": "hi"}, "messages: "),
     (chat_completions, {"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),

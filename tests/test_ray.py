@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def test_addresses(address: str) -> None:
         (["--ray", "--ray-workers", "0"], "--ray-workers 0"),
         (["--ray", "--performance-log", "x"], "not with --ray"),
         (["--ray", "ray://head:10001"], "--ray auto"),
+        (["--ray", "--shard", "tensor"], "choose"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -259,3 +261,27 @@ def test_a_model_that_is_not_there_is_one_line(
     assert "nowhere" in told
     assert "Traceback" not in told
     assert out.read_text() == "old\n"
+
+
+@pytest.mark.slow
+def test_the_example_joins_a_cluster_that_runs(cluster: None, tmp_path: Path) -> None:
+    """By its address, from a process of its own; it compares the bytes itself."""
+    import ray
+
+    root = Path(__file__).parent.parent
+    shutil.copytree(root / "examples" / "data", tmp_path / "data")
+    script = shutil.copy(root / "examples" / "corpus_over_ray.sh", tmp_path)
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        ["sh", script],
+        env={**os.environ, "PATH": scripts, "PYTHONPATH": str(root), "RAY": address},
+        capture_output=True,
+        text=True,
+        timeout=SAFETY,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the same bytes\n"
+    assert done.stderr.count("Records: 36 written") == 2
+    assert ray.is_initialized()  # who joins a cluster does not end it

@@ -63,6 +63,10 @@ class StageRun:
 
 def run_stage(run: StageRun) -> int:
     """Check, run, report; returns the exit code."""
+    if run.files.ray is not None and run.flags.shard is not None:
+        raise InvalidRequest(
+            "[flags] --shard divides a model among machines, --ray gives each a whole one: choose"
+        )
     follow_where_told(run.flags, generates=run.stage.uses == "generate")
     formats = run.formats
     if not run.files.quiet:

@@ -60,10 +60,8 @@ class ApiRecords(Stage):
     model: str = ""
 
     def prepare(self, fields: Mapping[str, Any]) -> Request:
-        dialect, body = dialect_for(fields), dict(body_of(fields))
-        body.pop("stream", None)
-        body.pop("stream_options", None)
-        return Respond(partial(self._read, dialect, body, self._name(fields)))
+        dialect, name = dialect_for(fields), self._name(fields)
+        return Respond(partial(self._read, dialect, body_of(fields), name))
 
     def _read(
         self, dialect: Dialect, body: Mapping[str, Any], name: str, model: LoadedModel
@@ -73,7 +71,7 @@ class ApiRecords(Stage):
             tokenizer=model.tokenizer,
             context=model.context,
             created=self.created,
-            defaults=model.sampling,
+            defaults=replace(model.sampling, seed=None),  # a record's comes from its number
             chat=model.chat,
         )
         try:

@@ -147,7 +147,7 @@ class BatchWork:
             self._shelf.move(job.id, "in_progress")
         if job.status != "finalizing":
             try:
-                self._decode(job, folder)
+                self._decode(self._shelf.get(job.id), folder)
             except _Halt:
                 if self._ends:
                     return None

@@ -72,8 +72,8 @@ def test_who_listens_hears_starts_and_ends_and_no_tokens(visit: Visit, server: P
     charts = visit.page.locator("#charts svg[role=img]")
     expect(charts).to_have_count(6)
     expect(charts.first).to_have_attribute("aria-label", re.compile("Throughput: 123 tok/s now"))
-    expect(visit.page.locator("#charts")).to_contain_text("25 MB of 1.0 GB")
-    expect(visit.page.locator("#facts")).to_contain_text("120 ms, p95 400")
+    expect(visit.page.locator("#charts")).to_contain_text("25 MB of 1 GB")
+    expect(visit.page.locator("#facts")).to_contain_text("120 ms, p95 400 ms")
 
 
 def test_a_phone_scrolls_down_and_never_sideways(browser: Browser, server: PageServer) -> None:

@@ -2,7 +2,7 @@
 // size, and is an image with a sentence for those who listen.
 
 import { byId, make } from "./dom.js";
-import { bytes, count, decimal, duration, missing, percent } from "./words.js";
+import { bytes, count, decimal, duration, missing, percent, seconds } from "./words.js";
 
 const SPAN = 120_000;
 const [WIDTH, HEIGHT] = [120, 36];
@@ -17,7 +17,7 @@ function svg(tag, attributes) {
 class Chart {
   #points = []; // {at, value}; a value may be missing: a gap
 
-  // `most`: the scale's end, a number or "limit"; without one the highest point.
+  // `most`: the scale's end; without one the highest point.
   constructor({ label, unit = "", write, most = null }) {
     Object.assign(this, { label, unit, write, most });
     this.area = svg("path", { class: "area" });
@@ -58,8 +58,7 @@ class Chart {
 
   #draw(now) {
     const known = this.#known();
-    const most = this.most === "limit" ? this.limit : this.most;
-    const top = most ?? (Math.max(...known.map(({ value }) => value), 0) * 1.1 || 1);
+    const top = this.most ?? (Math.max(...known.map(({ value }) => value), 0) * 1.1 || 1);
     const x = ({ at }) => (WIDTH - ((now - at) / SPAN) * WIDTH).toFixed(2);
     const y = ({ value }) => (HEIGHT - 1 - (Math.min(value / top, 1) * (HEIGHT - 3))).toFixed(2);
     let [line, area, run] = ["", "", []];
@@ -103,7 +102,7 @@ const CHARTS = [
   [{ label: "Throughput", unit: "tok/s", write: decimal }, (s) => [s.throughput_tps, null]],
   [{ label: "Acceptance", write: percent, most: 1 }, (s) => [s.acceptance_rate, null]],
   [{ label: "Draft tokens a step", write: decimal }, (s) => [s.draft_tokens_per_step, null]],
-  [{ label: "Rows", write: count, most: "limit" }, (s) => [s.rows?.running, s.rows?.size]],
+  [{ label: "Rows", write: count }, (s) => [s.rows?.running, s.rows?.size]],
   [{ label: "K/V memory", write: bytes }, (s) => [s.kv?.bytes, s.kv?.bytes_limit]],
   [{ label: "Queue", write: count }, (s) => [s.queue?.waiting, s.queue?.limit]],
 ];
@@ -118,7 +117,7 @@ const FACTS = [
 ];
 
 // Milliseconds: the middle, and what one in twenty exceeds.
-const spread = (of) => (missing(of?.p50) ? "\u2013" : `${decimal(of.p50)} ms, p95 ${decimal(of.p95)}`);
+const spread = (of) => (missing(of?.p50) ? "\u2013" : `${seconds(of.p50 / 1000)}, p95 ${seconds(of.p95 / 1000)}`);
 
 export class Charts {
   constructor() {

@@ -26,7 +26,7 @@ export const percent = orDash((value) => `${Math.round(value * 100)}%`);
 export const decimal = orDash((value) => value.toFixed(value < 10 ? 1 : 0));
 
 export const seconds = orDash((value) =>
-  value < 1 ? `${Math.round(value * 1000)} ms` : `${value.toFixed(value < 10 ? 1 : 0)} s`,
+  value < 0.9995 ? `${Number((value * 1000).toPrecision(3)).toFixed(value < 0.01 ? 1 : 0)} ms` : `${value.toFixed(value < 10 ? 1 : 0)} s`,
 );
 
 export const bytes = orDash((value) => {

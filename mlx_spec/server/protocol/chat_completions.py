@@ -29,6 +29,7 @@ from mlx_spec.server.protocol.fields import (
     predicted,
     sampling_of,
     structure_of,
+    texts_of,
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought, blocks_of
@@ -132,7 +133,7 @@ class ChatCompletions:
         return Asked(
             prompts=(ids,),
             sampling=sampling,
-            n=body.n or 1,
+            n=texts_of(body, sampling),
             stream=bool(body.stream),
             include_usage=body.wants_usage,
             prediction=predicted(body.prediction),

@@ -29,6 +29,7 @@ from mlx_spec.server.protocol.fields import (
     predicted,
     sampling_of,
     structure_of,
+    texts_of,
 )
 from mlx_spec.server.protocol.likelihoods import of_completion
 from mlx_spec.server.protocol.served import ServedModel
@@ -69,6 +70,7 @@ class Completions:
         prompts = body.prompts
         if not prompts:
             raise InvalidRequest("prompt is empty")
+        sampling = self._sampling(body, served)
         return Asked(
             prompts=tuple(
                 encode(
@@ -76,8 +78,8 @@ class Completions:
                 )
                 for place, prompt in enumerate(prompts)
             ),
-            sampling=self._sampling(body, served),
-            n=body.n or 1,
+            sampling=sampling,
+            n=texts_of(body, sampling),
             stream=bool(body.stream),
             include_usage=body.wants_usage,
             prediction=predicted(body.prediction),

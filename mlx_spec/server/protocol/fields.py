@@ -159,6 +159,20 @@ def sampling_of(body: SamplingFields, served: ServedModel, **own: Any) -> Sampli
     return replace(served.defaults, **{**given, **own})
 
 
+def texts_of(body: OpenAIFields, sampling: SamplingParams) -> int:
+    """How many texts of each prompt are wanted.
+
+    Raises:
+        InvalidRequest: several that would all be the same.
+    """
+    texts = body.n or 1
+    if texts > 1 and not sampling.temperature:
+        raise InvalidRequest(
+            f"n is {texts}, and with temperature 0 all texts are the same; give a temperature"
+        )
+    return texts
+
+
 def stops_of(stop: str | list[str]) -> tuple[str, ...]:
     """Stop texts, if they are not too many.
 

@@ -19,7 +19,6 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "best_of": ((1,), "texts are not ranked: ask for n and choose"),
     "chat_template": ((), "the template is the model's; chat_template_kwargs sets its variables"),
     "container": ((), "there are no containers"),
-    "context_management": ((), "conversations are not edited: send what is to be read"),
     "conversation": ((), "conversations are not kept: send all messages"),
     "dry_multiplier": ((0,), "DRY is not there; repetition_penalty is"),
     "dynatemp_range": ((0,), "the temperature is the same at each token"),
