@@ -17,6 +17,7 @@ from mlx_spec.decoding.rules.base import Judged, LogitsRule, RuleContext
 from mlx_spec.sequence import Sequence
 from mlx_spec.structured.masks import MOST_SECONDS, fill_masks
 
+_ALL = 0xFFFFFFFF  # tokens are allowed
 _FORBIDDEN = 0xFF800000  # -inf as the bits of a float32; less the highest bit it is +inf
 
 
@@ -46,7 +47,10 @@ class GrammarRule(LogitsRule):
             sequence.guide.follow(sequence.tokens)
         guides = [sequence.guide for _, sequence in own]
         masks = fill_masks(guides, [draft[row] for row, _ in own], self._seconds)
-        self._words = mx.array(masks.words).view(mx.uint32)
+        words, width = mx.array(masks.words).view(mx.uint32), 1 + max(map(len, draft))
+        # Rows without a constraint may have longer drafts.
+        holes = [(0, 0), (0, width - words.shape[1]), (0, 0)]
+        self._words = mx.pad(words, holes, constant_values=_ALL)
         counted, tested = ([len(guesses) for guesses in draft] for _ in range(2))
         for place, (row, sequence) in enumerate(own):
             sequence.doomed, sequence.dead_end = sequence.guide.trouble, masks.ends[place]
