@@ -6,13 +6,24 @@ wait for each other at the safety net of the queue.
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 
-from mlx_spec import BatchedMLXGenerator, BatchingConfig, SpeculationConfig, stream_batch_generate
+from mlx_spec import (
+    BatchedMLXGenerator,
+    BatchingConfig,
+    SpeculationConfig,
+    Structure,
+    load,
+    stream_batch_generate,
+)
+from mlx_spec.batching.commands import RequestRecord
 from mlx_spec.config import SamplingParams
+from mlx_spec.decoding.drafters.predicted import PredictedText
 from mlx_spec.errors import InvalidRequest, RankError
+from mlx_spec.sequence import Sequence
 from tests.linked import Linked, linked
 from tests.models import make_model
 from tests.scenario import noisy_draft
@@ -132,3 +143,20 @@ def test_ranks_that_describe_other_passes_say_so() -> None:
 def test_a_rank_that_follows_makes_no_engine_of_its_own() -> None:
     with linked() as both, pytest.raises(InvalidRequest, match=r"call follow\(model"):
         BatchedMLXGenerator(both.follower._model, None)
+
+
+def test_a_request_is_sent_whole() -> None:
+    """Its drawn seed, its prediction, its constraint; what each rank has of its own stays."""
+    tokenizer = load("demo")[1]
+    structure = Structure.choices(["yes", "no"])
+    sampling = SamplingParams(temperature=0.8, structure=structure, stop="end")
+    prediction = PredictedText([5, 6, 7])
+    request = Sequence([3, 4], sampling, 9, frozenset({2}), 1, priority=4, request_id="one")
+    request.prediction, request.sink = prediction, object()  # type: ignore[assignment]
+    sent = pickle.loads(pickle.dumps(RequestRecord.of(0, request))).made(tokenizer)
+    assert (sent.seed, sent.prompt, sent.max_new_tokens) == (request.seed, [3, 4], 9)
+    assert (sent.priority, sent.request_id, sent.stop_ids) == (4, "one", frozenset({2}))
+    assert sent.sampling == sampling
+    assert sent.prediction.tokens == prediction.tokens
+    assert sent.guide is not None
+    assert sent.sink is None

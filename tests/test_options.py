@@ -144,7 +144,7 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
     speculation = {"enable_speculative", "num_draft_tokens", "adaptive", "draft", "draft_model"}
     speculation |= {"ngram_shared_bytes", "draft_temperature"}
     batching = {"batch_size", "batch_timeout", "batching", "prefill_step_size", "memory_limit"}
-    assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "seed"}
+    assert free == {*speculation, *batching, "prefix_cache_bytes", "kernels", "shard", "seed"}
 
 
 @pytest.mark.parametrize(
