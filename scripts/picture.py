@@ -25,7 +25,7 @@ PROMPTS = (
     "Why is the sky blue?",
 )
 # Pixels: of labels, a pass, a token, a row, and above the rows; passes that have room.
-LABEL, PASS, TOKEN, ROW, TOP, MOST = 132, 84, 19, 88, 84, 9
+LABEL, PASS, TOKEN, ROW, TOP, MOST = 140, 84, 19, 88, 84, 9
 STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif }
   text { fill: #1f2937 } .small { font-size: 12px; fill: #4b5563 }
@@ -129,7 +129,7 @@ def _label(prompt: str, top: int) -> Iterator[str]:
     """In lines of some characters."""
     lines = [""]
     for word in prompt.split():
-        if len(lines[-1]) + len(word) > 16:
+        if len(lines[-1]) + len(word) > 15:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     for number, line in enumerate(lines):

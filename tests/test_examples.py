@@ -66,6 +66,22 @@ def test_the_script_runs_twice(examples: Path) -> None:
     assert all(record["output"] for record in records)
 
 
+@pytest.mark.slow
+def test_a_corpus_over_two_workers_is_the_same_bytes(examples: Path) -> None:
+    """Ray starts here, with two workers that load the embedded models."""
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", str(examples / "corpus_over_ray.sh")],
+        env={**os.environ, "LIMIT": "6", "PATH": scripts, "PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the same bytes" in done.stdout
+
+
 # --- the web app ----------------------------------------------------------------------------
 
 
