@@ -40,6 +40,10 @@ NOT_QUICK = (
     "test_kernels_attention.py",
     "test_kernels_norm_rope.py",
     "simulator/tests/test_",
+    # A real browser; its start takes longer than most tests.
+    "page/test_answers.py",
+    "page/test_faults.py",
+    "page/test_real.py",
     # Long runs.
     "test_bench.py::test_a_recommended_command",
     "test_bench.py::test_ctrl_c_shows",

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -138,3 +139,29 @@ def ask_all(service: Service, *requests: tuple[str, str, Any], **headers: str) -
             return [await client.request(way, path, json=body) for way, path, body in requests]
 
     return asyncio.run(ask())
+
+
+def step_when(service: Service, ready: Callable[[Any], bool]) -> None:
+    """No step until the engine is ``ready``, asked at each boundary: what is to meet has met."""
+    engine: Any = service.generator._worker._engine
+    step = engine.step
+
+    def held(**options: Any) -> Any:
+        if not ready(engine):
+            time.sleep(0.005)
+            return []
+        return step(**options)
+
+    engine.step = held
+
+
+def have_met(count: int) -> Callable[[Any], bool]:
+    """Whether so many requests have been there together; from then on, for ever."""
+    met: list[bool] = []
+
+    def ready(engine: Any) -> bool:
+        if engine.scheduler.backlog + engine.scheduler.active == count:
+            met.append(True)
+        return bool(met)
+
+    return ready

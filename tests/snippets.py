@@ -64,7 +64,8 @@ def blocks(page: Path) -> list[Block]:
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command of a shell block, a line or a quoted text of several."""
     open_quote = ""
-    text = text.replace("\\\n", " ").replace("$(which mlx-spec)", "mlx-spec")
+    text = text.replace("\\\n", " ")
+    text = re.sub(r"\$\(([^)]*)\)", lambda m: "mlx-spec" if "which" in m[1] else "shown", text)
     for line in text.splitlines():
         lexer = shlex.shlex(f"{open_quote}{line}", posix=True, punctuation_chars="|>")
         lexer.whitespace_split = True

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_spec.batching.commands import Do, Go, Make
 from mlx_spec.batching.leading import ShardedEngine, describe_draft, make_sharded
-from mlx_spec.errors import InvalidRequest, MlxSpecError
+from mlx_spec.errors import InvalidRequest, MlxSpecError, RankError
 from mlx_spec.model.ranks import Abandoned, End, SeveralRanks, ranks_of
 
 
@@ -43,6 +43,12 @@ def follow(model: Any, tokenizer: Any = None, *, draft_model: Any = None) -> Non
         message: Any = None
         while not isinstance(message, End):
             message = follower.obey(ranks.listen() if message is None else message)
+    except (RankError, RuntimeError) as error:  # of which MLX's own name nobody
+        words = ranks.why_lost()
+        ranks.leave(" ".join(str(error).split()))
+        if words:
+            raise RankError(f"[follow] {words}") from error
+        raise
     except BaseException as error:
         ranks.leave(" ".join(str(error).split()) or repr(error))
         raise

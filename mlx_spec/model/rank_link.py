@@ -50,7 +50,7 @@ class RankLink:
             head += self._sum(frame[HEAD:] if self.rank == 0 else bytes(missing))
         if self.rank == 0:
             return value
-        shared: T = pickle.loads(head[LENGTH : HEAD + missing])
+        shared: T = self._read(head[LENGTH : HEAD + missing])
         return shared
 
     def gather(self, what: str, value: T) -> list[T]:
@@ -68,7 +68,7 @@ class RankLink:
         for rank, row in enumerate(self._computed(gathered)):
             data = row.tobytes()
             length = int.from_bytes(data[:LENGTH], "little")
-            said, other = pickle.loads(data[LENGTH : LENGTH + length])
+            said, other = self._read(data[LENGTH : LENGTH + length])
             if said != what:
                 raise RankError(
                     f"[RankLink.gather] rank {self.rank} of {self.size} gives its {what}, rank "
@@ -82,6 +82,13 @@ class RankLink:
         # Others' count for nothing, and yet are computed first: ranks exchange the numbers of a
         # pass in one and the same order only if all of them have described the same.
         return mx.distributed.all_sum(tokens * (self.rank == 0), group=self._group)
+
+    def _read(self, data: bytes) -> Any:
+        """A value; where a rank has gone in its middle MLX may give anything."""
+        try:
+            return pickle.loads(data)
+        except Exception as error:
+            raise RankError(f"[RankLink] {self.lost or 'nobody answers'}: {error!r}") from error
 
     def _sum(self, data: bytes) -> bytes:
         array = mx.array(np.frombuffer(data, np.uint8))

@@ -156,8 +156,7 @@ class SeveralRanks(Ranks):
         self.running: weakref.ref[Any] | None = None
         self.turn = threading.RLock()
         self._gone: list[int] = []
-        if self.rank == 0:
-            _LEADING.append(self)
+        _MET.append(self)
         self.engine, self.time, self.meetings = 0, 0.0, 0
         self.posted: list[Any] = []
         self.brought: list[Any] = []
@@ -278,14 +277,15 @@ class SeveralRanks(Ranks):
         self._digest = crc32(repr(facts).encode(), self._digest)
 
 
-_LEADING: list[SeveralRanks] = []
+_MET: list[SeveralRanks] = []
 
 
 @atexit.register
 def _end_all() -> None:
     """Behind whoever closes what still runs: their modules are imported later than this one."""
-    for ranks in _LEADING:
-        ranks.end()
+    for ranks in _MET:
+        if ranks.rank == 0:
+            ranks.end()
         if ranks.lost:  # threads that wait in MLX's links would end the process with an abort
             with suppress(Exception):
                 sys.stdout.flush()

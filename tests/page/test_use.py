@@ -120,7 +120,7 @@ def test_dark_and_light_by_the_system_and_by_a_switch(browser: Browser, server: 
     assert visit.page.evaluate(PAPER) == dark
     visit.ask("Hi")
     expect(visit.text()).to_have_text("x")
-    moves = "one => getComputedStyle(one, '::after').animationName"
+    moves = "one => getComputedStyle(one.lastChild, '::after').animationName"
     assert visit.text().evaluate(moves) == "none"
     visit.page.emulate_media(reduced_motion="no-preference")
     assert visit.text().evaluate(moves) == "beat"
