@@ -83,6 +83,7 @@ def test_all_that_the_engine_takes_for_texts_is_an_option() -> None:
     """A new field of these is meant for users."""
     functions = {"logits_processors", "sampler", "xtc_special_tokens"}
     functions |= {"structure", "response_format"}
+    functions.add("num_draft_tokens")  # of one text; --num-draft-tokens is that of all
     for config, without in ((SamplingParams, functions), (ChatConfig, {"texts", "tools"})):
         known = {one.sets[1] for one in SETTING.values() if one.sets and one.sets[0] is config}
         assert known == {item.name for item in fields(config)} - without
