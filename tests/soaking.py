@@ -13,6 +13,8 @@ from mlx_spec.sequence import Sequence
 from tests.test_soak import MLX_BYTES, Soak, Witness, alive
 from tests.test_soak import check_streams as check_all_streams
 
+WARM = 24  # requests that make what is made once
+
 
 def soaked(
     make: Callable[[Witness], BatchedMLXGenerator],
@@ -28,8 +30,10 @@ def soaked(
         kind: what is asked for.
         requests: how many.
     """
-    with make(Witness()) as generator:
+    witness = Witness()
+    with make(witness) as generator:
         begun(generator)
+        kind(generator, witness, seed=5, requests=WARM).run()
     gc.collect()
     mx.clear_cache()
     before, living = mx.get_active_memory(), alive(Sequence)

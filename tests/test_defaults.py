@@ -17,9 +17,11 @@ from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.control.surest import Surest
+from mlx_spec.decoding import setup
 from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.events import Event, RequestFinished
-from mlx_spec.model.pace import Pieces
+from mlx_spec.model.pace import Pieces, on_cpu
 from mlx_spec.results import GenerationResult
 from tests.caches import dense_pool
 from tests.models import make_model
@@ -41,7 +43,12 @@ def sampling(number: int) -> SamplingParams:
 
 @pytest.fixture(scope="module")
 def traffic() -> tuple[StepMeter, list[GenerationResult]]:
-    """Four requests, and two more while those run: the embedded pair, every setting its default."""
+    """Every setting its default."""
+    return served()
+
+
+def served() -> tuple[StepMeter, list[GenerationResult]]:
+    """Four requests, and two more while those run, with the embedded pair."""
     model, tokenizer = demo("demo")
     engines: list[Engine] = []
     streams: list[TokenStream] = []
@@ -78,10 +85,30 @@ def test_drafts_are_tried_and_accepted(traffic: Any) -> None:
     assert all(result.accepted <= result.drafted for result in results)
 
 
-def test_most_steps_are_built_while_the_one_before_computes(traffic: Any) -> None:
-    """All but those after a change of rows: three joins and the ends; no luck is in it."""
-    meter = traffic[0]
+def test_most_steps_are_built_while_the_one_before_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All but those after a change of rows: three joins and the ends; no luck is in it. As on a
+    GPU: a CPU, which has nothing else to do meanwhile, reads how sure the draft is in between."""
+    monkeypatch.setattr(setup, "on_cpu", lambda: False)
+    meter, results = served()
     assert meter.ahead / meter.steps > 0.5
+    assert sum(result.accepted for result in results) > 0
+
+
+@pytest.mark.skipif(not on_cpu(), reason="only a CPU reads it")
+def test_on_a_cpu_guesses_are_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    picked: list[int] = []
+    own = Surest.pick
+
+    def pick(surest: Surest, rows: Any, *more: Any) -> list[int]:
+        picked.append(len(rows))
+        return own(surest, rows, *more)
+
+    monkeypatch.setattr(Surest, "pick", pick)
+    meter, _ = served()
+    assert len(picked) > 0.3 * meter.steps
+    assert max(picked) > 1
 
 
 def test_two_generators_at_once_say_what_each_says_alone() -> None:

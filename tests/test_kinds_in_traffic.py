@@ -16,11 +16,23 @@ from tests.architecture_runs import Plan, not_compiled, run
 from tests.scenario import noisy_draft, target
 from tests.soaking import soaked
 from tests.test_rough_traffic import treat_badly
-from tests.test_soak import Soak, check_outputs, make_generator
+from tests.test_soak import ROWS, Soak, check_outputs, make_generator
 from tests.traffic import run_traffic
 
 FAMILIES = ("gemma3", "qwen3_next")
 SOAKED = 60
+
+
+class ShortSoak(Soak):
+    """Fewer requests: again and again all but two of the rows that run must wait."""
+
+    def _attend(self) -> None:
+        super()._attend()
+        running = self._generator.stats().running
+        if running > 3:
+            self._generator.set_batch_size(2)
+        elif running < 3:
+            self._generator.set_batch_size(ROWS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,7 +58,7 @@ def test_a_soak_leaves_nothing_behind(family: str) -> None:
     soak, stats = soaked(
         lambda witness: make_generator(models, witness),
         lambda generator: generator.generate([[1, 2, 3]] * 16, options),
-        Soak,
+        ShortSoak,
         SOAKED,
     )
     assert stats.preempted > 0

@@ -69,10 +69,15 @@ def test_a_model_that_makes_no_cache_is_refused_in_words() -> None:
 
 
 def test_one_file_knows_the_classes_of_mlx_lm() -> None:
+    """And one how they are written to files."""
     root = Path(mlx_spec.__file__).parent
     knowing = [
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
         if re.search(r"mlx_lm\.models\.cache|make_prompt_cache", path.read_text(encoding="utf-8"))
     ]
-    assert knowing == ["cache/layout.py"]
+    assert sorted(knowing) == ["cache/layout.py", "model/prompt_cache.py"]
+    files = (root / "model/prompt_cache.py").read_text(encoding="utf-8")
+    assert re.findall(r"mlx_lm\.models\.cache import (.*)", files) == [
+        "load_prompt_cache, save_prompt_cache"
+    ]

@@ -7,6 +7,7 @@ is held against what the target expects, by chi-square.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding import rejection
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.drafters.base import DraftContext
+from mlx_spec.decoding.drafters.base import Draft, DraftContext
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
 from mlx_spec.sequence import Sequence
 from tests.drafter_runs import guessed
@@ -93,13 +94,15 @@ def test_tokens_are_distributed_as_the_target_s(kind: str) -> None:
 
 def another_tokens_chance(patch: Patch) -> None:
     """What was drawn is tested by the chance of the token before it."""
-    right = DraftContext.told
+    right = DraftContext.draft
 
-    def planted(self: DraftContext) -> mx.array | None:
-        told = right(self)
-        return None if told is None else mx.roll(told, 1, axis=-1)
+    def planted(self: DraftContext, guesses: Any) -> Draft:
+        made = right(self, guesses)
+        if made.probabilities is None:
+            return made
+        return replace(made, probabilities=mx.roll(made.probabilities, 1, axis=-1))
 
-    patch.setattr(DraftContext, "told", planted)
+    patch.setattr(DraftContext, "draft", planted)
 
 
 def not_so_sure(patch: Patch) -> None:

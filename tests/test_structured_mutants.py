@@ -43,8 +43,8 @@ def right() -> bool:
 
 
 def masks(patch: Patch, spoil: Callable[[Any], Any]) -> None:
-    def planted(guides: Any, guesses: Any) -> Any:
-        filled = fill_masks(guides, guesses)
+    def planted(guides: Any, guesses: Any, seconds: float) -> Any:
+        filled = fill_masks(guides, guesses, seconds)
         return replace(filled, words=np.ascontiguousarray(spoil(filled.words)))
 
     patch.setattr(grammar, "fill_masks", planted)
@@ -67,8 +67,8 @@ def only_the_first_position_masked(patch: Patch) -> None:
 def rejected_guesses_followed(patch: Patch) -> None:
     """The grammar is not taken back behind what the target refuses."""
 
-    def planted(guides: Any, guesses: Any) -> Any:
-        filled = fill_masks(guides, guesses)
+    def planted(guides: Any, guesses: Any, seconds: float) -> Any:
+        filled = fill_masks(guides, guesses, seconds)
         for guide, guess in zip(guides, guesses, strict=True):
             guide.follow([*guide._followed, *guess])
         return filled
@@ -125,7 +125,9 @@ def test_masks_by_several_threads_are_the_same(monkeypatch: Patch) -> None:
 
 def test_without_any_time_nothing_constrained_is_guessed(monkeypatch: Patch) -> None:
     said()
-    monkeypatch.setattr("mlx_spec.structured.masks.MOST_SECONDS", -1.0)
+    monkeypatch.setattr(
+        grammar, "fill_masks", lambda guides, guesses, seconds: fill_masks(guides, guesses, -1.0)
+    )
     made = run(constraints(COUNT), drafter=knowing(plain()))[1]
     assert tuple(tuple(row.tokens) for row in made) == said()
     assert sum(row.drafted for row in made) == 0
