@@ -9,7 +9,6 @@ otherwise, in another family or after an update of mlx-lm, is left as it is.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import textwrap
 import tokenize
@@ -22,6 +21,7 @@ import mlx.nn as nn
 from mlx_lm.models import rope_utils
 
 from mlx_spec.model.attention import unbound_class
+from mlx_spec.model.code_text import source_of
 
 Call: TypeAlias = Callable[..., Any]
 
@@ -45,10 +45,10 @@ _FREQUENCY_ROPES = (rope_utils.Llama3RoPE, rope_utils.ProportionalRoPE, rope_uti
 @cache
 def fingerprint(call: Call) -> str | None:
     """A hash of a function's code without comments and layout; None if there is no source."""
-    try:
-        source = textwrap.dedent(inspect.getsource(call))
-    except (OSError, TypeError):
+    text_of_it = source_of(call)
+    if text_of_it is None:
         return None
+    source = textwrap.dedent(text_of_it)
     # Tokens, since they are the same for every version of Python (ast.unparse's text is not).
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     words = [_BLOCKS.get(token.type, token.string) for token in tokens]

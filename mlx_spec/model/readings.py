@@ -7,10 +7,11 @@ without a word. Such places are read in the source of the model's own layers.
 
 from __future__ import annotations
 
-import inspect
 import re
 from functools import cache
 from typing import Any
+
+from mlx_spec.model.code_text import source_of
 
 # "if L == 1:" and the like: a branch for one new token.
 ONE_TOKEN = re.compile(
@@ -48,8 +49,5 @@ def _reads(cls: type, pattern: re.Pattern[str]) -> bool:
     """Whether the code of a class has such a place."""
     if cls.__module__.startswith(("mlx.nn", "mlx_spec")):
         return False
-    try:
-        source = _SHIFT.sub("", _SHARD.sub("", inspect.getsource(cls)))
-        return pattern.search(source) is not None
-    except (OSError, TypeError):
-        return False  # a builtin, or made without a source
+    source = source_of(cls)
+    return source is not None and pattern.search(_SHIFT.sub("", _SHARD.sub("", source))) is not None

@@ -1,0 +1,54 @@
+"""Sources are read by one thread at a time, and again where another's parser was in the way."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from mlx_spec.model.code_text import source_of
+
+
+def test_what_has_no_source_has_none() -> None:
+    assert source_of(len) is None
+    assert "class Made" not in (source_of(type("Made", (), {})) or "")
+    text = source_of(test_what_has_no_source_has_none)
+    assert text is not None
+    assert text.startswith("def test_what")
+
+
+def test_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = threading.Lock()
+    together = threading.Barrier(4)
+
+    def slow(code: Any) -> str:
+        assert inside.acquire(blocking=False), "two at once"
+        threading.Event().wait(0.01)
+        inside.release()
+        return str(code)
+
+    def ask(number: int) -> str | None:
+        together.wait(10)
+        return source_of(number)
+
+    monkeypatch.setattr(inspect, "getsource", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == ["0", "1", "2", "3"]
+
+
+def test_a_parser_that_was_disturbed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [SystemError("AST constructor recursion depth mismatch")] * 2
+
+    def disturbed(code: Any) -> str:
+        if left:
+            raise left.pop()
+        return "text"
+
+    monkeypatch.setattr(inspect, "getsource", disturbed)
+    assert source_of(object) == "text"
+    left += [SystemError("again")] * 9
+    with pytest.raises(SystemError):
+        source_of(object)
