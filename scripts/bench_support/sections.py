@@ -142,9 +142,9 @@ passes, by the timed costs of passes and the acceptance that was measured; *reac
 draft's part of it, above 1 where it picks its guesses one by one.
 """,
         {
-            "targets": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 2 --max-tokens 128"
+            "targets": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 2 --max-tokens 64"
             " --without hostile",
-            "targets-warm": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 --max-tokens 64"
+            "targets-warm": f"{_TARGETS} --batch 1 4 16 --fixed 1 --max-tokens 64"
             " --temp 0.8 --without hostile",
             "targets-worst": f"{_TARGETS} --batch 1 4 16 --fixed 1 --max-tokens 48",
         },
