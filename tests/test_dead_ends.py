@@ -80,12 +80,12 @@ def test_who_goes_astray_fails_there_and_says_why(acceptance: str) -> None:
     """As without drafts; the others come to their end."""
     made = ran(acceptance, 3, 300)
     astray = [row for row in made if row.tokens[0] == C]
-    assert 20 < len(astray) < 270  # 36 of 300 are to be expected
+    assert 30 < len(astray) < 270  # 36 of 300 are to be expected
     for row in astray:
         assert row.tokens == [C]
         assert row.error is not None
         assert "cannot be followed after 1 tokens: it leads nowhere" in row.error
-    assert sum(row.accepted for row in astray) > 8  # as guesses, not only as what the target says
+    assert sum(row.accepted for row in astray) > 15  # as guesses, not only as what the target says
     assert {small_tokenizer().decode(row.tokens) for row in made if row not in astray} == {"ababd"}
     if acceptance == "shared_noise":
         plain = ran(acceptance, 0, 300)

@@ -31,6 +31,7 @@ TEXTS = [
     "",
 ]
 CORPUS = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("test_*"))]
+SNIPPETS = (Path(__file__).parents[1] / "examples/data/snippets.jsonl").read_text(encoding="utf-8")
 SPECIAL = ["<|end|>", "<|im_end|>"]
 
 
@@ -38,7 +39,7 @@ ONLY_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
 def byte_level(cuts: list[Any]) -> Tokenizer:
-    """A vocabulary trained on this project's tests, uncut, so that every cut shows."""
+    """A vocabulary trained on texts that stay, uncut, so that every cut shows."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = ONLY_BYTES
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,7 +47,7 @@ def byte_level(cuts: list[Any]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([*CORPUS[:8], *TEXTS * 50], trainer)
+    tokenizer.train_from_iterator([SNIPPETS, *TEXTS * 50], trainer)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     return tokenizer
 
@@ -89,8 +90,7 @@ def test_bytes_are_cut_and_merged_as_by_the_original(name: str, tmp_path: Path) 
         tokens = original.encode(text).ids
         assert tokenizer.encode(text) == tokens, text
         assert tokenizer.decode(tokens) == text
-    # Something was merged; how much is up to the tests' own text, on which it was trained.
-    assert len(tokenizer.encode(TEXTS[2])) <= len(TEXTS[2]) - 10
+    assert len(tokenizer.encode(TEXTS[2])) < 0.75 * len(TEXTS[2])  # something was merged
     assert tokenizer.encode("a<|im_end|>b")[1] == 1
     assert tokenizer.eos_token_ids == {0, 1}
 
