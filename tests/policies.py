@@ -9,8 +9,7 @@ from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.shared import PairMeasurements
 from scripts.simulated.machines import DRAFTER, Machine
-
-MOST = 6  # draft tokens, where a test says nothing else
+from scripts.simulated.regret import MOST
 
 
 def adaptive(
