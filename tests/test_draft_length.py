@@ -29,7 +29,7 @@ from scripts.simulated.machines import (
     Machine,
 )
 from scripts.simulated.play import Conditions, SimulatedRow, Simulation
-from scripts.simulated.regret import MOST, batch, best
+from scripts.simulated.regret import MOST, batch, best, together
 from scripts.simulated.texts import Workload, even, mixed
 from tests.policies import adaptive
 
@@ -160,12 +160,18 @@ def test_an_m3_ultra_gets_what_its_tiles_allow(rows: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 16])
 def test_an_m1_ultra_parks(rows: int) -> None:
-    """Each token costs nearly what the first does: drafts as good as those lose there."""
-    run = Simulation(
-        adaptive(M1_ULTRA, 3), M1_ULTRA, batch(rows, M3_ULTRA_CHANCES), Conditions(seed=7)
-    ).steps(STEPS)
-    assert run.usual(30) == 0
-    assert run.merit(30) > 0.98 * plain(M1_ULTRA, rows)
+    """Each token costs nearly what the first does: drafts as good as those lose there. (A guess for
+    one of sixteen rows loses 3%, and noise of a step is 5%: one run of eight may not see it.)
+    """
+    runs = [
+        Simulation(
+            adaptive(M1_ULTRA, 3), M1_ULTRA, batch(rows, M3_ULTRA_CHANCES), Conditions(seed=seed)
+        ).steps(STEPS)
+        for seed in range(8)
+    ]
+    assert sum(run.usual(30) == 0 for run in runs) >= 7
+    assert all(run.merit(30) > (1 - STATIONARY) * plain(M1_ULTRA, rows) for run in runs)
+    assert together(runs, 30) > 0.985 * plain(M1_ULTRA, rows)
 
 
 # --- outliers, and the same every time ----------------------------------------------------

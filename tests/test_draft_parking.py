@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.shared import PairMeasurements
 from scripts.simulated.machines import (
     CPU,
@@ -67,6 +68,24 @@ def test_no_oscillation_where_drafts_just_pay_or_just_do_not() -> None:
         # A probe is a draft of one step: two switches, and one probe in sixteen steps at most.
         assert probing.switches <= 2 * 400 / 16
         assert probing.merit() > 0.97 * best(machine, batch(6, (chance,))), machine.name
+
+
+def test_it_is_the_hysteresis_that_keeps_it_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops an edge that is crossed by noise: at 0.62 a dear draft is worth what plain decoding is.
+    Planted: it begins as soon as it promises anything, and ends where that is little.
+    """
+
+    def switches(**options: float) -> int:
+        work, policies = batch(6, (0.62,)), [adaptive(DEAR_DRAFT, **options) for _ in range(4)]
+        games = [
+            Simulation(policy, DEAR_DRAFT, work, Conditions(seed=seed))
+            for seed, policy in enumerate(policies)
+        ]
+        return sum(game.steps(400).switches for game in games)
+
+    assert switches() <= 4 * 2 * 400 / 16
+    monkeypatch.setattr(AdaptiveDrafts, "STAY", 1.03)
+    assert switches(hysteresis=0.0) > 1.5 * 4 * 2 * 400 / 16
 
 
 @pytest.mark.parametrize("times", [0.3, 4.0])

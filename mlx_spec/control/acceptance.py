@@ -41,7 +41,7 @@ class AverageAcceptance:
     MEMORY = 0.98  # share of the past evidence that each step keeps
     # While nothing is drafted, old evidence fades: texts change, and a probe must be heard.
     FADING = 0.95
-    LEAST_EVIDENCE, MOST_EVIDENCE = 2.0, 100.0
+    LEAST_EVIDENCE, MOST_EVIDENCE = 4.0, 100.0
     USUAL = (2.0, 3.0)  # accepted and tested, of a drafter that nobody knows
     # What is not known of a position: a little less than of the one before, and what that weighs
     # in tested tokens.

@@ -45,6 +45,7 @@ class Decision:
         idle: steps since that drafter was last asked, as far as no probe was made on account.
         age: decisions since drafting began or ended.
         sure: steps since another one than the best was tried, while drafting.
+        trials: such steps so far.
     """
 
     rows: Seq[Row] = ()
@@ -54,6 +55,7 @@ class Decision:
     idle: int = 0
     age: int = 0
     sure: int = 0
+    trials: int = 0
 
 
 class AdaptiveDrafts:
@@ -179,16 +181,22 @@ class AdaptiveDrafts:
         if view.picked:
             lengths = cap(list(room), self._drafters[self.costly].longest(room))
             return Decision(list(rows), lengths, best.passes, self.PERIOD, 0, age)
-        sure, left, rival = now.sure + 1, self.PERIOD, best
-        if age and sure > self._config.probe_interval:
-            sure = left = 0
-            rival = best_budget(view.reaching, view.prices, best.passes)
-            if view.plain > rival.speed or not rival.guesses:
-                rival = StepBudget(0, 0, float(len(rows)), view.prices.verify[0])
-            if rival.speed * self.NEAR < best.speed:
-                rival = best
-        lengths = fill([row[: rival.passes] for row in view.reaching], rival, by_need(rows))
-        return Decision(list(rows), lengths, best.passes, left, 0, age, sure)
+        stands = Decision(
+            list(rows), (), best.passes, self.PERIOD, 0, age, now.sure + 1, now.trials
+        )
+        if age and now.sure >= self._config.probe_interval:
+            best = self._rival(view, now.trials)
+            stands = replace(stands, left=0, sure=0, trials=now.trials + 1)
+        lengths = fill([row[: best.passes] for row in view.reaching], best, by_need(rows))
+        return replace(stands, lengths=lengths)
+
+    def _rival(self, view: Prospect, trial: int) -> StepBudget:
+        """A plain step or, one time in three, the best of other passes, if that promises nearly as
+        much."""
+        rival = StepBudget(0, 0, float(len(view.reaching)), view.prices.verify[0])
+        if trial % 3 == 2 or rival.speed * self.NEAR < view.best.speed:
+            rival = best_budget(view.reaching, view.prices, view.best.passes)
+        return rival if rival.speed * self.NEAR >= view.best.speed else view.best
 
     def _probe(
         self, rows: Seq[Row], view: Prospect, drafter: CostlyDraft, idle: int
