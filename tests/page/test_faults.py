@@ -147,3 +147,4 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(visit: Visit, server: Page
     dialog.get_by_role("button", name="Forget it").click()
     expect(dialog).to_be_visible()
     assert visit.page.evaluate("sessionStorage.length") == 0
+    assert not [url for url in visit.asked if "sesame" in url]

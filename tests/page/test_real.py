@@ -24,14 +24,19 @@ def live() -> Iterator[Live]:
 
 @pytest.fixture
 def visit(browser: Browser, live: Live) -> Iterator[Visit]:
+    """The page of it."""
+    visit = with_key(Visit(browser, live.url))
+    yield visit
+    visit.leave()
+
+
+def with_key(visit: Visit) -> Visit:
     """The page, with the key given as people give it."""
-    visit = Visit(browser, live.url)
     dialog = visit.page.locator("#key-dialog")
     dialog.get_by_label("Key").fill(KEY)
     dialog.get_by_role("button", name="Use it").click()
     expect(visit.page.locator("#connection")).to_have_text("connected")
-    yield visit
-    visit.leave()
+    return visit
 
 
 def figures(live: Live) -> Any:
