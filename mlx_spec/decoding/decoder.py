@@ -233,14 +233,14 @@ class SpeculativeDecoder:
         highest = max(sequence.prompt)
         if highest >= self.runner.vocabulary:
             raise InvalidRequest(
-                f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
-                f"the model's vocabulary has {self.runner.vocabulary}"
+                f"[SpeculativeDecoder.check] prompt {sequence.index + 1} holds the token id "
+                f"{highest}; the model's vocabulary has {self.runner.vocabulary}"
             )
         biases = sequence.sampling.biases
         if biases and biases[-1][0] >= self.runner.vocabulary:
             raise InvalidRequest(
-                f"[SpeculativeDecoder] logit_bias of request {sequence.index + 1} names the token "
-                f"id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
+                f"[SpeculativeDecoder.check] logit_bias of request {sequence.index + 1} names the "
+                f"token id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
             )
 
     def remove(self, sequence: Sequence) -> None:
