@@ -134,8 +134,9 @@ def nothing_known_of_pairs() -> None:
     """What one test's steps have shown of a model is not what the next one's go by: models are
     shared by tests, and how wide passes are padded must not depend on their order."""
     from mlx_spec.control import shared
+    from mlx_spec.weak_memo import WeakMemo
 
-    shared._KNOWN.clear()
+    shared._KNOWN = WeakMemo()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model import cost_files
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
+from mlx_spec.weak_memo import WeakMemo
 from tests.models import make_model
 
 PROMPTS = ([1, 2, 3], [4, 5, 6, 7], [8, 9], [10, 11, 12, 13, 14])
@@ -51,7 +52,7 @@ def run(made: SpeculativeDecoder, count: int = 8) -> list[list[int]]:
 
 def forget() -> None:
     """As another process."""
-    shared._KNOWN.clear()
+    shared._KNOWN = WeakMemo()
 
 
 def test_a_pair_is_timed_once_for_all_processes(folder: Path) -> None:
