@@ -18,9 +18,9 @@ from mlx_spec.server.routes.page import PAGE_HEADERS, read_page
 from tests.page.visit import Visit, patience
 
 PAGE = read_page()
-RED = (AssertionError, BrowserError, pytest.fail.Exception)
+RED = (AssertionError, LookupError, BrowserError, pytest.fail.Exception)
 # Seconds for what a bug keeps away. On a busy machine other things are late, too: then longer.
-PATIENCES = (0.7, 6.0, 60.0)
+PATIENCES = (0.7, 3.0, 15.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Bug:
         test: which must see it.
         where: the line of the test that does, or a piece of it.
         policy: False takes the content security policy away, too.
+        slow: its test waits for something for longer than others do.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Bug:
     test: Callable[..., None]
     where: str
     policy: bool = True
+    slow: bool = False
 
     def text(self) -> str:
         """The file with it."""
@@ -113,7 +115,7 @@ def run(bug: Bug, opened: Callable[[PlantedBrowser], Visit], browser: Browser, *
 
 def check(attempt: Callable[[], str], bug: Bug) -> None:
     """Red, and where it should be."""
-    for seconds in PATIENCES:
+    for seconds in PATIENCES[bug.slow :]:
         with patience(seconds):
             seen = attempt()
         assert seen, f"nobody saw it: {bug.name}"
