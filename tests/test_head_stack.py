@@ -33,8 +33,7 @@ from tests.toys.sums import SumStack
 Patch = pytest.MonkeyPatch
 
 
-@pytest.mark.parametrize("depth", [2, 3])
-@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(("depth", "sampled"), [(2, False), (3, True)])
 def test_heads_that_are_right_are_always_accepted(depth: int, sampled: bool) -> None:
     """With joins, leaves and ragged drafts, of fewer and of more tokens than there are heads."""
     made = run(RaggedPolicy(5), sampled=sampled, head=SumStack(depth))
@@ -54,13 +53,14 @@ def test_a_row_that_comes_back_is_guessed_for() -> None:
     assert 0 <= missed(made) < 0.2 * sum(row.drafted for row in made)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_oss", "lfm2"])
-@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(
+    ("family", "sampled"), [("llama", True), ("gpt_oss", False), ("lfm2", True)]
+)
 def test_any_stack_leaves_texts_as_they_are(family: str, sampled: bool) -> None:
     """Over full attention, windows and states; with what is read of repeated beginnings."""
     decoder = SpeculativeDecoder(
         target(family),
-        draft_model=random_stack(3, chained=sampled),
+        draft_model=random_stack(3, chained=family == "llama"),
         policy=RaggedPolicy(5),
         batching=BatchingConfig(
             batch_size=4, prefill_step_size=16, block_size=8, prefix_cache_bytes=2**20
@@ -70,9 +70,7 @@ def test_any_stack_leaves_texts_as_they_are(family: str, sampled: bool) -> None:
     jobs = make_jobs(family, sampled, 9)
     made = run_jobs(decoder, jobs)
     assert wrong_rows(jobs, made) == []
-    accepted = sum(row.accepted for row in made)
-    assert sum(row.drafted for row in made) > accepted
-    assert accepted > 0 or family == "lfm2"  # of which it is right about nothing here
+    assert sum(row.drafted for row in made) > sum(row.accepted for row in made) > 0
 
 
 def test_nor_does_a_row_that_makes_way_change() -> None:

@@ -98,5 +98,5 @@ class Pairs:
 
 def shifted(tokens: mx.array, at: mx.array, guess: mx.array) -> mx.array:
     """[B, W]: tokens one position on, and at place ``at`` [B, 1] of a row its guess [B, 1]."""
-    moved = mx.roll(tokens, -1, axis=1)
+    moved = mx.roll(tokens, -1, 1)
     return mx.where(mx.arange(tokens.shape[1]) == at, guess, moved)

@@ -138,7 +138,7 @@ def places_of(names: Mapping[str, Any]) -> Seq[MTPPlace]:
         UnsupportedModel: there are none, or none that is laid out as is known here.
     """
     for layout in LAYOUTS:
-        keys = [(key,) for key in _keys(layout.projection, names)]
+        keys: list[tuple[str, ...]] = [(key,) for key in _keys(layout.projection, names)]
         if keys and layout.layers is not None:
             keys = [(*keys[0], layer) for layer in _keys(layout.layers, names)]
         if keys:
