@@ -8,8 +8,9 @@ debt, and a share of every step's time is paid for it::
     step    plain  plain  guesses  plain  plain  ...  plain  guesses
     debt      0      0     12 ms   11 ms  10 ms  ...    0
 
-Meanwhile as many guesses are taken as were seen to cost nothing: where that is all there is never
-a debt. Nothing is timed for it; what steps of so many rows and guesses take is seen on the way.
+Meanwhile as many guesses are taken as were seen to cost nothing, which is looked for with what may
+be owed: where all are free there is never a debt. Nothing is timed for it; what steps of so many
+rows and guesses take is seen on the way.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Ration:
 
     SHARE = 0.02  # of all time; what is no more than that counts as nothing
     LATELY = 5  # steps whose median is a price, so that one disturbed step says nothing
-    KNOWN = 2  # of these, before there is one
+    KNOWN = 2  # plain ones, before there is one
     # Of a plain step: the most that luck puts by, and the debt beyond which nothing is taken.
     SAVED, MOST = 0.25, 2.0
     KINDS = 256  # of steps that are remembered
@@ -37,13 +38,17 @@ class Ration:
         plain = self._price(rows, 0)
         if plain is None or self._debt > self.MOST * plain:
             return 0
-        if self._debt <= 0:
-            return offered
-        for guesses in range(offered, 0, -1):
+        free = dear = 0
+        for guesses in range(1, offered + 1):
             price = self._price(rows, guesses)
             if price is not None and price <= plain * (1 + self.SHARE):
-                return guesses
-        return 0
+                free, dear = guesses, 0
+            elif price is not None:
+                dear = dear or guesses
+        if self._debt > 0:
+            return free
+        # Between what costs nothing and what does more may be free.
+        return (free + dear) // 2 if dear > free + 1 else offered
 
     def observe(self, rows: int, guesses: int, seconds: float, *, clean: bool) -> None:
         """A step, with so many guesses in all; ``clean``: it did nothing else in its seconds."""
@@ -66,4 +71,4 @@ class Ration:
     def _price(self, rows: int, guesses: int) -> float | None:
         """Seconds of such steps lately; None where too few were seen."""
         seen = self._seen.get((rows, guesses), ())
-        return median(seen) if len(seen) >= self.KNOWN else None
+        return median(seen) if len(seen) >= (1 if guesses else self.KNOWN) else None
