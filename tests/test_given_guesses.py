@@ -73,13 +73,14 @@ def test_plain_rows_lose_nothing_and_the_others_gain(
 ) -> None:
     """With hiccups and uncertain clocks too, and prompts being read in some of the steps."""
     played = play(machine, 1, plain, noise)
-    assert played.slower < 0.03
+    assert played.slower < 0.03  # of which 0.02 are what it may; the rest is the clock's
     assert played.guesses > 0.02
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.08])
 @pytest.mark.parametrize("machine", [FLAT, COMPUTE], ids=lambda one: one.name)
-def test_where_more_tokens_cost_nothing_all_are_taken(machine: Machine) -> None:
-    assert play(machine, 1, 3).guesses > 0.9 * sum(FORCED) / len(FORCED)
+def test_where_more_tokens_cost_nothing_all_are_taken(machine: Machine, noise: float) -> None:
+    assert play(machine, 1, 3, noise).guesses > 0.9 * sum(FORCED) / len(FORCED)
 
 
 def test_without_plain_rows_nobody_is_spared() -> None:

@@ -23,6 +23,7 @@ class Ration:
     """How many guesses the next step may hold beside rows that bring none."""
 
     SHARE = 0.02  # of all time; what is no more than that counts as nothing
+    DEAR = 0.1  # beyond a plain step, from where on fewer guesses are worth a trial
     LATELY = 5  # steps whose median is a price, so that one disturbed step says nothing
     KNOWN = 2  # plain ones, before there is one
     # Of a plain step: the most that luck puts by, and the debt beyond which nothing is taken.
@@ -43,7 +44,7 @@ class Ration:
             price = self._price(rows, guesses)
             if price is not None and price <= plain * (1 + self.SHARE):
                 free, dear = guesses, 0
-            elif price is not None:
+            elif price is not None and price > plain * (1 + self.DEAR):
                 dear = dear or guesses
         if self._debt > 0:
             return free
@@ -61,11 +62,9 @@ class Ration:
             return
         if guesses:
             # A guess costs what a token does at most, but for its mask.
-            dearest = 2 * plain * guesses / rows
-            if not clean:
-                seconds = self._price(rows, guesses) or plain + dearest / 2
-            extra = seconds - plain
-            self._debt += min(max(extra, -self.SAVED * plain), dearest)
+            dearest = plain * (1 + 2 * guesses / rows)
+            price = self._price(rows, guesses) or plain * (1 + guesses / rows)
+            self._debt += min(max(price, plain * (1 - self.SAVED)), dearest) - plain
         self._debt = max(self._debt - self.SHARE * plain, -self.SAVED * plain)
 
     def _price(self, rows: int, guesses: int) -> float | None:
