@@ -247,6 +247,22 @@ def test_old_exchanges_go_by_themselves_where_that_was_said(small: Path) -> None
         assert heard.texts[-2] == SAID[-1]
 
 
+def test_a_hundred_turns_in_a_context_of_ten(small: Path) -> None:
+    """Each is answered with room to spare. What is forgotten goes a quarter of the context at a
+    time, so that most turns find what the one before has read."""
+    with closing(Heard(small, max_tokens=8, drop_old=True)) as heard:
+        reused = []
+        for turn in range(100):
+            heard.say(f"{turn}?")
+            reused.append(heard.last.reused_tokens)
+            assert heard.last.generation_tokens == 8
+            assert heard.last.prompt_tokens + 8 <= 160
+        assert not heard.talk.failed
+        assert heard.texts[-2] == "99?"
+        assert 2 < len(heard.told) < 40
+        assert sum(tokens > 0 for tokens in reused) > 60
+
+
 def test_a_message_that_no_context_holds(small: Path) -> None:
     with closing(Heard(small)) as heard:
         heard.say("x" * 200)

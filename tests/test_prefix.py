@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mlx_spec.block_keys import block_keys
+from mlx_spec.block_keys import TextKeys, block_keys
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import RowState
-from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.pool import KVCachePool, schedule
 from mlx_spec.cache.prefix import PrefixCache, RowSource
 from tests.caches import dense_pool, filled, row_state
 
@@ -56,17 +56,25 @@ class Rows:
         self.reads.append((begin, end))
         return [kv(self.tokens, start, start + size) for start in range(begin, end, size)]
 
+    def on_the_way(self, state: RowState) -> RowState:
+        return state
+
+
+def keys(cache: PrefixCache, tokens: Seq[int]) -> TextKeys:
+    size = cache.block_size
+    return TextKeys(block_keys(tokens, size), size, len(tokens), lambda a, b: tokens[a:b])
+
 
 def store(cache: PrefixCache, tokens: Seq[int], source: RowSource, slot: int) -> None:
-    cache.store(block_keys(tokens, cache.block_size), len(tokens), source, slot)
+    schedule(cache.store(keys(cache, tokens), source, slot))
 
 
 def match(cache: PrefixCache, tokens: Seq[int]) -> int:
-    return cache.match(block_keys(tokens, cache.block_size))
+    return cache.match(keys(cache, tokens))
 
 
 def read(cache: PrefixCache, tokens: Seq[int]) -> list[RowState]:
-    return cache.read(block_keys(tokens, cache.block_size))
+    return cache.read(keys(cache, tokens))
 
 
 def keep(cache: PrefixCache, tokens: Tokens) -> list[tuple[int, int]]:
@@ -308,27 +316,80 @@ class Uncut(Rows):
         assert (size, end) == (end - begin, len(self.tokens))
         return [row_state([(mx.array([fingerprint(self.tokens[:end])]),)])]
 
+    def on_the_way(self, state: RowState) -> RowState:
+        return RowState()
 
-def test_rows_that_cannot_be_cut_are_kept_where_they_were_looked_at() -> None:
-    """Stretches of several blocks follow each other; one that ends within a block is not kept."""
-    text = tuple(range(12))
-    cache = PrefixCache(2, 3 * 4)
-    for end, reads in ((4, [(0, 4)]), (5, []), (10, [(4, 10)]), (10, [])):
+
+def looked_at(cache: PrefixCache, text: Tokens, *ends: int) -> list[tuple[int, int]]:
+    """Store a text where it ends now and then; returns the positions that were read."""
+    reads = []
+    for end in ends:
         rows = Uncut(text[:end])
         store(cache, text[:end], rows, 3)
-        assert rows.reads == reads
-    assert [match(cache, text[:end]) for end in (3, 4, 9, 10, 12)] == [0, 4, 4, 10, 10]
-    assert match(cache, (*text[:4], 99, 98)) == 4
+        reads += rows.reads
+    return reads
+
+
+def test_rows_that_cannot_be_cut_are_kept_where_they_were_looked_at() -> None:
+    """Stretches follow each other, and end anywhere; one of less than a block is not worth it."""
+    text = tuple(range(12))
+    cache = PrefixCache(2, 3 * 4)
+    assert looked_at(cache, text, 4, 5, 9, 9, 10) == [(0, 4), (4, 9)]
+    assert [match(cache, text[:end]) for end in (3, 4, 8, 9, 12)] == [0, 4, 4, 9, 9]
+    assert match(cache, (*text[:4], 99, 98)) == match(cache, (*text[:8], 99, 98)) == 4
     states = read(cache, text)
     assert [state.flat[0].item() for state in states] == [
         fingerprint(text[:4]),
-        fingerprint(text[:10]),
+        fingerprint(text[:9]),
     ]
-    # Nothing of a chain is given up for its own end.
-    tight = PrefixCache(2, 4)
-    for end in (4, 8):
-        store(tight, text[:end], Uncut(text[:end]), 3)
-    assert (match(tight, text[:8]), tight.nbytes) == (4, 4)
+
+
+def test_of_a_text_that_grows_the_last_state_is_kept() -> None:
+    """However few there is room for: the next turn goes on from there, not from the first."""
+    text = tuple(range(20))
+    for states in (1, 2, 3):
+        cache = PrefixCache(2, states * 4)
+        for end in (5, 9, 13, 17, 20):
+            looked_at(cache, text, end)
+            assert match(cache, text) == end
+            assert cache.nbytes <= cache.limit
+
+
+def test_states_in_the_middle_go_before_other_texts_do() -> None:
+    text, other = tuple(range(20)), tuple(range(50, 60))
+    cache = PrefixCache(2, 3 * 4)
+    looked_at(cache, other, 10)
+    for end in (5, 9, 13, 17):
+        assert match(cache, text) == end - 4 or end == 5
+        read(cache, text)
+        looked_at(cache, text, end)
+    assert match(cache, other) == 10
+    assert [match(cache, text[:end]) for end in (9, 13, 17)] == [0, 13, 17]
+
+
+def test_what_several_texts_go_on_from_stays() -> None:
+    """A system prompt is in the middle of many texts, and all begin there."""
+    system = tuple(range(6))
+    cache = PrefixCache(2, 3 * 4)
+    looked_at(cache, system, 6)
+    for first in range(70, 90, 2):
+        text = (*system, first, first, first)
+        assert match(cache, text) == 6
+        read(cache, text)
+        looked_at(cache, text, 9)
+    assert cache.nbytes == cache.limit
+
+
+def test_texts_that_part_within_a_block_are_told_apart() -> None:
+    one, other = (1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 5, 6, 8)
+    cache = PrefixCache(4, 100)
+    looked_at(cache, one, 7)
+    assert match(cache, other) == match(cache, one[:6]) == 0
+    looked_at(cache, other, 7)
+    assert match(cache, (*one, 9)) == match(cache, (*other, 9)) == 7
+    assert read(cache, other)[0].flat[0].item() == fingerprint(other)
+    cache.forget(keys(cache, one))
+    assert (match(cache, one), match(cache, other)) == (0, 7)
 
 
 def test_a_beginning_that_is_kept_whole_costs_nothing_again() -> None:

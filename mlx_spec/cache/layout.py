@@ -33,7 +33,7 @@ from mlx_spec.cache.late import LateQuantizedSlots
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
 from mlx_spec.cache.ring import RingKVCache
-from mlx_spec.cache.several import OwnCaches, SeveralCaches
+from mlx_spec.cache.several import OwnCaches, SeveralCaches, leaves
 from mlx_spec.cache.state import StateCache
 from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
@@ -113,6 +113,14 @@ def own_caches(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[Any]:
     return [make() if type(own) is KVCache else own for own in caches]
 
 
+def cut_anywhere(model: Any) -> bool:
+    """Whether what its layers keep of a text can be had up to any token, as they are by default."""
+    try:
+        return all(layer.sliceable for cache in plan(model) for layer in leaves(cache))
+    except UnsupportedModel:
+        return True  # whoever runs it says so
+
+
 def caches_in_words(model: Any) -> str:
     """What a model's layers keep: ``22 window of 512, 4 full``.
 
@@ -184,6 +192,11 @@ def _members(own: Any) -> Iterator[Any]:
             yield from _members(member)
     else:
         yield own
+
+
+def own_leaves(caches: Seq[Any]) -> list[Any]:
+    """mlx-lm's caches of a model's layers, lists of them taken apart: as ``pool.layers`` are."""
+    return [member for own in caches for member in _members(own)]
 
 
 def stand_for(own: Any) -> OwnCaches:
