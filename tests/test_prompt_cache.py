@@ -167,9 +167,8 @@ def test_what_cannot_be_taken_over_is_said(
 
 # --- windows, states, quantized -------------------------------------------------------------
 
-# Windows and full attention; with sinks; chunks; states; states beside keys and values in one
-# model, and in one layer; a model of two kinds of states.
-FAMILIES = ("gemma3_text", "gpt_oss", "llama4", "mamba2", "lfm2", "falcon_h1", "qwen3_next")
+# Windows and full attention, chunks, states, states beside keys and values in one layer.
+FAMILIES = ("gemma3_text", "llama4", "mamba2", "falcon_h1")
 TEXT = [(5 * n * n + 3 * n) % 60 for n in range(45)]
 MORE = ([7, 9], [11], [3, 5, 8, 13, 21])
 PACKED = CacheOptions(kv_bits=8, kv_group_size=32)
@@ -298,13 +297,16 @@ def damaged(path: Path, how: str) -> Path:
     data = path.read_bytes()
     if how == "cut off":
         path.write_bytes(data[:-100])
-    elif how == "a byte changed":
-        path.write_bytes(data[:-50] + bytes([data[-50] ^ 4]) + data[-49:])
     elif how == "longer":
         path.write_bytes(data + b"more")
     else:
         arrays, notes = mx.load(str(path), return_metadata=True)
-        notes[f"0.{prompt_cache._FORMAT if how == 'newer' else prompt_cache._TOKENS}"] = "99"
+        if how == "a number changed":
+            name = max(arrays, key=lambda one: arrays[one].size)
+            first = mx.arange(arrays[name].size).reshape(arrays[name].shape) == 0
+            arrays[name] = mx.where(first, arrays[name] + 1e-3, arrays[name])
+        else:
+            notes[f"0.{prompt_cache._FORMAT if how == 'newer' else prompt_cache._TOKENS}"] = "99"
         mx.save_safetensors(str(path), dict(arrays), notes)
     return path
 
@@ -314,7 +316,7 @@ def damaged(path: Path, how: str) -> Path:
     ("how", "words"),
     [
         ("cut off", "broke off"),
-        ("a byte changed", "its numbers are not those that were written"),
+        ("a number changed", "its numbers are not those that were written"),
         ("longer", "has bytes that belong to nothing"),
         ("newer", "is of format 99, this mlx-spec reads up to 2"),
         ("tokens", "names no tokens"),

@@ -24,8 +24,8 @@ from tests.chatting import TEMPLATE
 from tests.servers import CHAT, asgi_client, open_toy
 from tests.test_chat_talk import Heard
 
-# Windows and full attention, states alone, states and full attention, states and both.
-FAMILIES = ("gemma3_text", "mamba2", "lfm2", "qwen3_next")
+# Windows and full attention, states alone, states and full attention.
+FAMILIES = ("gemma3_text", "mamba2", "lfm2")
 SAID = ("Name a river, please.", "Another one?", "Is that all, or are there some more of them?")
 REASONS = TEMPLATE.replace("<assistant>{% endif", "<assistant><think>{% endif")
 
@@ -184,26 +184,6 @@ def of_another_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SharedPrefixes, "keep_end", lambda *_: None)
 
 
-def found_too_late(patch: pytest.MonkeyPatch) -> None:
-    """The copy is taken of the row as it is at the next boundary."""
-    right = SharedPrefixes.note
-
-    def note(self: Any, sequence: Sequence, slot: int, seen: int, *, done: bool) -> None:
-        if done and not self._pool.sliceable:
-            self._noted[sequence] = slot, seen
-        else:
-            right(self, sequence, slot, seen, done=done)
-
-    patch.setattr(SharedPrefixes, "note", note)
-    patch.setattr(SharedPrefixes, "keep_end", lambda *_: None)
-
-
-def test_no_copies_no_reuse(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PrefixCache, "store", lambda *_, **__: [])
-    with closing(Heard(mixed)) as heard:
-        assert turns(heard)[1] == [0, 0, 0]
-
-
 def ended_later(patch: pytest.MonkeyPatch) -> None:
     """An answer's last token is taken for read."""
     right = SharedPrefixes.keep_end
@@ -226,7 +206,7 @@ def test_rows_go_on_from_where_they_ended(talker: Path) -> None:
     assert all(one.accepted > 0 for one in warm)
 
 
-@pytest.mark.parametrize("plant", [of_another_end, found_too_late, ended_later])
+@pytest.mark.parametrize("plant", [of_another_end, ended_later])
 def test_planted_bugs_are_seen(plant: Any, mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     _, cold, warm = go_on(mixed)
