@@ -15,7 +15,6 @@ from mlx_spec import generate, load
 from mlx_spec.batching.borders import find_border
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.messages import chat_ids
-from mlx_spec.cache.prefix import PrefixCache
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
 from mlx_spec.sequence import Sequence
