@@ -6,7 +6,8 @@ stands in its place::
 
     window 4, 7 tokens    mlx-lm   [ 3 4 5 6 ] or [ 4 5 6 3 ]       saved   [ 4 5 6 ]
 
-What each class of caches gives and takes is a line in ``_KINDS``. States hold no number of tokens.
+What each kind of mlx-lm's caches gives and takes is a line in ``_FORMS``. States hold no number of
+tokens.
 """
 
 from __future__ import annotations
@@ -17,23 +18,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import (
-    ArraysCache,
-    ChunkedKVCache,
-    KVCache,
-    QuantizedKVCache,
-    RotatingKVCache,
-)
 
 from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.layout import kind_of
 from mlx_spec.cache.quantized import Packing
 from mlx_spec.cache.ring_places import Ring
 from mlx_spec.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """One class of caches.
+class _Form:
+    """One kind of caches.
 
     Attributes:
         give: fills an empty one with what was saved of so many tokens.
@@ -53,7 +48,7 @@ def give(caches: Seq[Any], parts: Seq[RowState], tokens: int) -> None:
         InvalidRequest: there is no such form of one of them.
     """
     for own, part in zip(caches, parts, strict=True):
-        _kind(own).give(own, part, tokens)
+        _form(own).give(own, part, tokens)
 
 
 def take(caches: Seq[Any]) -> list[RowState]:
@@ -62,7 +57,7 @@ def take(caches: Seq[Any]) -> list[RowState]:
     Raises:
         InvalidRequest: there is no such form of one of them, or what it holds does not do.
     """
-    return [_kind(own).take(own) for own in caches]
+    return [_form(own).take(own) for own in caches]
 
 
 def tokens_in(caches: Seq[Any]) -> int | None:
@@ -71,7 +66,7 @@ def tokens_in(caches: Seq[Any]) -> int | None:
     Raises:
         InvalidRequest: they differ in it, or there is no such form of one of them.
     """
-    known = {count for own in caches if (count := _kind(own).tokens(own)) is not None}
+    known = {count for own in caches if (count := _form(own).tokens(own)) is not None}
     if len(known) > 1:
         raise InvalidRequest(f"its layers have read {sorted(known)} tokens")
     return known.pop() if known else None
@@ -79,21 +74,21 @@ def tokens_in(caches: Seq[Any]) -> int | None:
 
 def window_of(own: Any) -> tuple[int, int] | None:
     """Size of a window, and how many first tokens are always in it; None of anything else."""
-    if type(own) is ChunkedKVCache:
+    if kind_of(own) == "chunk":
         return own.chunk_size, 0
-    return (own.max_size, own.keep) if type(own) is RotatingKVCache else None
+    return (own.max_size, own.keep) if kind_of(own) == "window" else None
 
 
 def packing_of(own: Any) -> Packing | None:
     """How numbers are packed; None of what is not."""
-    return Packing(own.bits, own.group_size) if type(own) is QuantizedKVCache else None
+    return Packing(own.bits, own.group_size) if kind_of(own) == "packed" else None
 
 
-def _kind(own: Any) -> _Kind:
-    kind = _KINDS.get(type(own))
-    if kind is None:
+def _form(own: Any) -> _Form:
+    form = _FORMS.get(kind_of(own))
+    if form is None:
         raise InvalidRequest(f"a {type(own).__name__} cannot be kept in a file")
-    return kind
+    return form
 
 
 def _give_all(own: Any, part: RowState, tokens: int) -> None:
@@ -178,10 +173,10 @@ def _take_states(own: Any) -> RowState:
     return RowState(tuple(mx.zeros((1, 0)) if array is None else array for array in own.cache))
 
 
-_KINDS: dict[type, _Kind] = {
-    KVCache: _Kind(_give_all, _take_all),
-    QuantizedKVCache: _Kind(_give_packed, _take_packed),
-    RotatingKVCache: _Kind(_give_window, _take_window),
-    ChunkedKVCache: _Kind(_give_chunk, _take_chunk),
-    ArraysCache: _Kind(_give_states, _take_states, lambda own: None),
+_FORMS: dict[str, _Form] = {
+    "full": _Form(_give_all, _take_all),
+    "packed": _Form(_give_packed, _take_packed),
+    "window": _Form(_give_window, _take_window),
+    "chunk": _Form(_give_chunk, _take_chunk),
+    "states": _Form(_give_states, _take_states, lambda own: None),
 }

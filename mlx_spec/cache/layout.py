@@ -55,6 +55,15 @@ _KINDS: dict[type, Maker] = {
 }
 
 
+_WORDS: dict[type, str] = {
+    KVCache: "full",
+    QuantizedKVCache: "packed",
+    RotatingKVCache: "window",
+    ChunkedKVCache: "chunk",
+    ArraysCache: "states",
+}
+
+
 def register(own: type, make: Maker) -> None:
     """Let caches of class ``own`` (exactly that, no subclass) be kept by what ``make`` returns."""
     _KINDS[own] = make
@@ -192,6 +201,11 @@ def _members(own: Any) -> Iterator[Any]:
             yield from _members(member)
     else:
         yield own
+
+
+def kind_of(own: Any) -> str:
+    """What one of mlx-lm's caches keeps, in a word; "" of classes that are not mlx-lm's own."""
+    return _WORDS.get(type(own), "")
 
 
 def own_leaves(caches: Seq[Any]) -> list[Any]:

@@ -82,7 +82,7 @@ def _reach(state: RowState) -> mx.array:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _Copies:
     """What is to be copied of a slot: ``count`` stretches of ``step`` tokens each."""
 
     source: RowSource
@@ -202,9 +202,9 @@ class PrefixCache:
         if count <= 0:
             return []
         self._make_room(count * each)
-        return self._copy(text, path, _Rows(source, slot, count, step, uses))
+        return self._copy(text, path, _Copies(source, slot, count, step, uses))
 
-    def _copy(self, text: TextKeys, path: list[_Stretch], rows: _Rows) -> list[mx.array]:
+    def _copy(self, text: TextKeys, path: list[_Stretch], rows: _Copies) -> list[mx.array]:
         """Add stretches behind a path; their arrays."""
         begin, step = _end(path), rows.step
         states = rows.source.save_blocks(rows.slot, begin, begin + rows.count * step, step)

@@ -28,7 +28,7 @@ from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
 from mlx_spec.cache.exchange import give, packing_of, take, tokens_in, window_of
 from mlx_spec.cache.layer import RowState
-from mlx_spec.cache.layout import full_attention_cache, own_caches, own_leaves
+from mlx_spec.cache.layout import kind_of, own_caches, own_leaves
 from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import InvalidRequest, ModelLoadError, OutputError
 from mlx_spec.model.files import tensor_names
@@ -129,7 +129,7 @@ def read_prompt_cache(
         raise InvalidRequest(f"{where} is broken: its numbers are not those that were written")
     options = _wanted(found if options is None else options, found, len(tokens), where)
     if options.late:
-        plain = [type(own) is type(full_attention_cache()) for own in leaves]
+        plain = [kind_of(own) == "full" for own in leaves]
         both = zip(parts, plain, strict=True)
         parts = [RowState(parts=(part, RowState())) if late else part for part, late in both]
     return PromptCache(tokens, RowState(parts=tuple(parts)), made_for, options)
@@ -184,7 +184,7 @@ def _options_of(caches: Seq[Any], plain: Seq[Any], refused: str) -> CacheOptions
     found = PLAIN_CACHES
     for own, like in zip(caches, plain, strict=True):
         packing, window = packing_of(own), window_of(own)
-        if type(like) is not type(full_attention_cache()):
+        if kind_of(like) != "full":
             known = type(own) is type(like) and window == window_of(like)
         elif packing is not None:
             found = CacheOptions(kv_bits=packing.bits, kv_group_size=packing.group_size)
