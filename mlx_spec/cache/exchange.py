@@ -27,7 +27,7 @@ from mlx_spec.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
-class _Form:
+class _Exchanged:
     """One kind of caches.
 
     Attributes:
@@ -84,7 +84,7 @@ def packing_of(own: Any) -> Packing | None:
     return Packing(own.bits, own.group_size) if kind_of(own) == "packed" else None
 
 
-def _form(own: Any) -> _Form:
+def _form(own: Any) -> _Exchanged:
     form = _FORMS.get(kind_of(own))
     if form is None:
         raise InvalidRequest(f"a {type(own).__name__} cannot be kept in a file")
@@ -173,10 +173,10 @@ def _take_states(own: Any) -> RowState:
     return RowState(tuple(mx.zeros((1, 0)) if array is None else array for array in own.cache))
 
 
-_FORMS: dict[str, _Form] = {
-    "full": _Form(_give_all, _take_all),
-    "packed": _Form(_give_packed, _take_packed),
-    "window": _Form(_give_window, _take_window),
-    "chunk": _Form(_give_chunk, _take_chunk),
-    "states": _Form(_give_states, _take_states, lambda own: None),
+_FORMS: dict[str, _Exchanged] = {
+    "full": _Exchanged(_give_all, _take_all),
+    "packed": _Exchanged(_give_packed, _take_packed),
+    "window": _Exchanged(_give_window, _take_window),
+    "chunk": _Exchanged(_give_chunk, _take_chunk),
+    "states": _Exchanged(_give_states, _take_states, lambda own: None),
 }
