@@ -109,10 +109,10 @@ def test_what_a_step_takes_is_in_the_budget() -> None:
     plain = Engine(make_model(), None, speculation=speculation)
     row = Sequence([1], SamplingParams(max_tokens=9))
     assert plain.memory.budget.kv.token_bytes == VOCABULARY * 4 * STEP_COPIES
-    assert plain.decoder.guesses(row) == 0
+    assert plain.decoder.speculation.most_of(row) == 0
     engine = Engine(make_model(), None, draft_model=make_model(), speculation=speculation)
     kv = engine.memory.budget.kv
-    guesses = engine.decoder.guesses(row)
+    guesses = engine.decoder.speculation.most_of(row)
     assert guesses == 4
     slots = kv.slot_bytes([10, 20], [guesses] * 2)
     assert kv.nbytes([10, 20], [guesses] * 2) == slots + 10 * VOCABULARY * 4 * STEP_COPIES

@@ -15,23 +15,15 @@ from mlx_lm.models.cache import load_prompt_cache, make_prompt_cache, save_promp
 from mlx_spec import load
 from mlx_spec.batching.read_prompt import first_ids, following_ids
 from mlx_spec.cli.main import main
-from mlx_spec.config import (
-    ChatConfig,
-)
+from mlx_spec.config import ChatConfig
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.model import prompt_cache, told_tokens
 from mlx_spec.model.prompt_cache import read_prompt_cache
-from tests.chatting import write_talker
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
 
 DOCUMENT = "A long document about rivers; it is read once and asked about many times."
 ASKED = ("Which river?", "And where does it go to, in the end?", "Why?")
-
-
-@pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_talker(tmp_path_factory.mktemp("models") / "talker")
 
 
 def of_mlx_lm(path: Path, model: Any, tokens: list[int], name: str = "someone/model") -> Path:

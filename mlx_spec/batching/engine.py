@@ -102,7 +102,7 @@ class Engine:
             aging=self.batching.aging,
         )
         decoder = self.decoder  # no way back here: who drops an engine gets its memory at once
-        self._reservations = Reservations(budget, decoder.margin)
+        self._reservations = Reservations(budget, decoder.speculation.margin)
         self.memory = RowMemory(self, decoder, self.scheduler, budget)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
@@ -150,7 +150,7 @@ class Engine:
             request.request_id = request.request_id or f"prompt-{request.index}"
             try:
                 self.decoder.check(request)
-                request.guesses = self.decoder.guesses(request)
+                request.guesses = self.decoder.speculation.most_of(request)
                 self.scheduler.check(request, self._reservations.first(request))
             except Exception as error:
                 self._reporter.failed("submit", repr(error), request.request_id)
@@ -159,7 +159,7 @@ class Engine:
     def queue(self, requests: Seq[Sequence], now: float) -> None:
         """Take in requests that were checked, and that came at a time of the clock."""
         for request in requests:
-            request.guesses = self.decoder.guesses(request)
+            request.guesses = self.decoder.speculation.most_of(request)
             request.submit(now, self._reservations.first(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
@@ -227,7 +227,7 @@ class Engine:
             stats,
             exactness="near-ties" if ties else "exact",
             passes=self.decoder.slow_passes,
-            measured=self.decoder.measuring.told,
+            measured=self.decoder.speculation.measuring.told,
         )
 
     def kv_usage(self) -> KVUsage:

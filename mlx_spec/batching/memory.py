@@ -60,9 +60,9 @@ class Ledger:
         """Bytes promised by all engines but one."""
         return sum(promised for promised, _ in self._others(but))
 
-    def held(self, but: Holder | None = None) -> int:
-        """Bytes of caches of all engines but one."""
-        return sum(held for _, held in self._others(but))
+    def held(self) -> int:
+        """Bytes of all engines' caches."""
+        return sum(held for _, held in self._others(None))
 
     def alone(self, owner: Holder) -> bool:
         """Whether no other engine has work."""
