@@ -318,5 +318,5 @@ def _sum_of(parts: Seq[RowState]) -> str:
         for array in part.arrays:
             if array.size:
                 numbers = mx.contiguous(array).reshape(-1).view(mx.uint8)
-                total = zlib.crc32(memoryview(np.asarray(numbers)), total)
+                total = zlib.crc32(np.asarray(numbers).tobytes(), total)
     return f"{total:08x}"

@@ -64,7 +64,7 @@ def tell_tokens(values: mx.array, place: int, model: Any, where: str) -> list[in
 def check_tokens(tokens: Seq[int], values: mx.array, place: int, model: Any, refused: str) -> None:
     """Refuse values that are not those of the model's first tokens; else as ``tell_tokens``."""
     count = min(len(tokens), 64)
-    own = _values(model, place, mx.array(tokens[:count]))
+    own = _values(model, place, mx.array(list(tokens[:count])))
     if not _near(own, _flat(values[:, :, :count])).all().item():
         raise InvalidRequest(f"{refused}: its keys and values are other ones")
 

@@ -199,7 +199,7 @@ class Talk:
         As many as leave a quarter of the context: what begins otherwise is read anew, so seldom.
         """
         context, gone = self.speaker.context, 0
-        if context is None or self._used() + min(ROOM, context // 4) <= context:
+        if context is None or self._used() + min(ROOM, context // 8) <= context:
             return 0
         while self._used() + context // 4 > context and self.conversation.drop_oldest():
             gone += 1
