@@ -11,7 +11,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.errors import InvalidRequest, ModelLoadError
-from mlx_spec.model.catalog import EMBEDDED, find_models
+from mlx_spec.model import source
+from mlx_spec.model.catalog import EMBEDDED, find_models, nearest
 from mlx_spec.model.context import context_length
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
@@ -342,3 +343,29 @@ def test_a_model_whose_code_ends_the_process_is_refused_instead(
     monkeypatch.setattr("mlx_lm.load", leave)
     with pytest.raises(ModelLoadError, match="needs a package that is not installed"):
         load(folder)
+
+
+def test_a_name_that_is_nearly_one_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "Tiny-8B-4bit")
+    assert nearest("tiny-8b-4bits") == "./Tiny-8B-4bit"
+    assert nearest("SmolLM2-135M-Instruct") == "smollm2"
+    assert nearest("demo_draft") == "demo-draft"
+    assert nearest("something else") is None
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "https://huggingface.co/org/name",
+        "https://hf.co/org/name/",
+        "http://huggingface.co/org/name/tree/main",
+    ],
+)
+def test_a_page_of_the_hub_is_its_repository(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(source, "_fetch", lambda *names: asked.append(names) or Path("there"))
+    assert source.locate(page) == Path("there")
+    assert asked == [("org/name", None)]
