@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlx_spec.cli.main import main
+from mlx_spec.cli.stages import KINDS
 from tests.folders import CONTEXT, byte_vocabulary, write_folder
 
 Refused = Callable[..., str]
@@ -137,7 +138,17 @@ def test_a_draft_with_other_ids_is_not_refused(
     assert drafted["drafted"] > 0
 
 
-@pytest.mark.parametrize("arguments", [["--nothing"], ["generate", "--nothing"], ["nothing"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nothing"],
+        ["generate", "--nothing"],
+        ["nothing"],
+        *([name] for name in (*KINDS, "train-draft", "cache-prompt")),  # and nothing behind it
+        ["pipeline", "run"],
+        ["batch", "in.jsonl"],
+    ],
+)
 def test_an_unknown_option_is_a_usage_error(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
