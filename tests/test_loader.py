@@ -11,8 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.errors import InvalidRequest, ModelLoadError
-from mlx_spec.model import source
-from mlx_spec.model.catalog import EMBEDDED, find_models, nearest
+from mlx_spec.model.catalog import EMBEDDED
 from mlx_spec.model.context import context_length
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
@@ -299,33 +298,6 @@ def test_context_length_of_a_loaded_model(good: Path) -> None:
     assert context_length(load(good)[0]) == CONTEXT
 
 
-def test_find_models_lists_the_pair_and_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from huggingface_hub import scan_cache_dir
-
-    commit = "0" * 40
-    repository = tmp_path / "models--org--tiny"
-    write_folder(repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: scan_cache_dir(tmp_path))
-    found = {model.name: model for model in find_models()}
-    assert list(found) == ["demo", "demo-draft", "smollm2-draft", "org/tiny"]
-    assert found["org/tiny"].model_type == "llama"
-    assert found["org/tiny"].size > 0
-
-
-def test_find_models_does_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import CacheNotFound
-
-    def nothing() -> None:
-        raise CacheNotFound("none", cache_dir="/nothing")
-
-    monkeypatch.setattr("huggingface_hub.scan_cache_dir", nothing)
-    assert [model.name for model in find_models()] == ["demo", "demo-draft", "smollm2-draft"]
-
-
 def test_the_end_token_ends(good: Path) -> None:
     _, tokenizer = load(good)
     assert tokenizer.eos_token_ids == {tokenizer.get_vocab()[END]}
@@ -343,29 +315,3 @@ def test_a_model_whose_code_ends_the_process_is_refused_instead(
     monkeypatch.setattr("mlx_lm.load", leave)
     with pytest.raises(ModelLoadError, match="needs a package that is not installed"):
         load(folder)
-
-
-def test_a_name_that_is_nearly_one_is_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "Tiny-8B-4bit")
-    assert nearest("tiny-8b-4bits") == "./Tiny-8B-4bit"
-    assert nearest("SmolLM2-135M-Instruct") == "smollm2"
-    assert nearest("demo_draft") == "demo-draft"
-    assert nearest("something else") is None
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        "https://huggingface.co/org/name",
-        "https://hf.co/org/name/",
-        "http://huggingface.co/org/name/tree/main",
-    ],
-)
-def test_a_page_of_the_hub_is_its_repository(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(source, "_fetch", lambda *names: asked.append(names) or Path("there"))
-    assert source.locate(page) == Path("there")
-    assert asked == [("org/name", None)]

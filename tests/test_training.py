@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -265,21 +264,6 @@ def test_ctrl_c_says_how_to_go_on(
     out = tmp_path / "draft"
     assert main(["train-draft", "--model", str(model), "--prompts", str(prompts), str(out)]) == 130
     assert f"the same command goes on: {out}.training keeps" in capsys.readouterr().err
-
-
-def test_two_processes_do_not_train_in_one_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model, prompts, out = write_folder(tmp_path / "tiny"), tmp_path / "p.txt", tmp_path / "draft"
-    prompts.write_text("".join(f"{word} and more\n" for word in "abcdefghijkl"))
-    work = tmp_path / "draft.training"
-    work.mkdir()
-    with (work / "lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        command = ["train-draft", "--model", str(model), "--prompts", str(prompts), str(out)]
-        assert main(command) == 2
-    assert f"another process works in {work}" in capsys.readouterr().err
-    assert not (work / "answers.jsonl").exists()
 
 
 def test_mistakes_are_said_before_a_model_is_loaded(
