@@ -85,6 +85,10 @@ class Dialogue:
         Raises:
             InvalidRequest: it cannot be read, or holds no conversation or several.
         """
+        if path.suffix == ".safetensors":
+            raise InvalidRequest(
+                f"[chat] {path} holds arrays; /load takes messages in JSON, as /save writes them"
+            )
         found = read_conversations(path, f"[chat] {path}")
         if len(found.conversations) != 1:
             count = len(found.conversations)
