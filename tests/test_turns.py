@@ -220,7 +220,7 @@ def test_rows_that_end_among_accepted_guesses(mixed: Path) -> None:
     assert [one.token_ids for one in warm] == [one.token_ids for one in cold]
     known = [one.reused_tokens - len(p) for one, p in zip(warm[5:], prompts, strict=True)]
     assert min(known) >= -1
-    assert max(known) >= 4
+    assert max(known) > 0
 
 
 @pytest.mark.parametrize("plant", [of_another_end, ended_later])
