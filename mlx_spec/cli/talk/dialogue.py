@@ -83,8 +83,8 @@ class Dialogue:
         """Replace everything by what a file holds.
 
         Raises:
-            InvalidRequest: it cannot be read, holds no conversation or several, or a message that no
-            template takes; then nothing has changed.
+            InvalidRequest: it cannot be read, holds no conversation or several, or a message that
+                no template takes; then nothing has changed.
         """
         if path.suffix == ".safetensors":
             raise InvalidRequest(
