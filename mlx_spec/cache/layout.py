@@ -2,8 +2,7 @@
 
 ``plan(model)`` asks the model what it wants (its ``make_cache()``, else one full-attention cache a
 layer) and answers class by class, lists of caches member by member; there may be fewer or more
-caches than layers. A kind that is not
-in the table below registers itself::
+caches than layers. A kind that is not in the table below registers itself::
 
     register(TheirCache, lambda own: OurCache(own.size))
 """
