@@ -77,6 +77,9 @@ def load(
         RuntimeWarning: config.json has entries that count and that mlx-lm's class does not read;
             on the CPU, where something makes the model much slower than need be.
     """
+    if not isinstance(path_or_repo, (str, os.PathLike)):
+        kind = type(path_or_repo).__name__
+        raise InvalidRequest(f"[load] {kind}, expected a model's name, folder or file")
     config = with_load_options(config, options)
     wanted = _parse_dtype(config.dtype)
     check_kernels(config.kernels)
