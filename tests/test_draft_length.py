@@ -28,10 +28,10 @@ from scripts.simulated.machines import (
     TILES_32,
     Machine,
 )
-from scripts.simulated.play import Conditions, SimulatedRow, Simulation
+from scripts.simulated.play import Conditions, Simulation
 from scripts.simulated.regret import MOST, batch, best, together
 from scripts.simulated.texts import Workload, even, mixed
-from tests.policies import adaptive
+from tests.policies import adaptive, make_rows
 
 STEPS = 300
 STATIONARY = 0.03  # most regret
@@ -39,10 +39,6 @@ STATIONARY = 0.03  # most regret
 
 def named(machine: Machine) -> str:
     return machine.name
-
-
-def make_rows(*remaining: int) -> list[SimulatedRow]:
-    return [SimulatedRow(count) for count in remaining]
 
 
 def plain(machine: Machine, rows: int) -> float:

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from mlx_spec.control import shifts
-from mlx_spec.control.confidence import Confidence
-from mlx_spec.control.surest import Surest
 from scripts.simulated.machines import CPU, FLAT, SHAPES, TILES_5, Machine
 from scripts.simulated.regret import (
     SHIFTS,
@@ -74,24 +72,13 @@ def test_it_is_the_test_for_shifts_that_notices(monkeypatch: pytest.MonkeyPatch)
 # --- a drafter that says how sure it is ---------------------------------------------------
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize(("machine", "rows"), [(FLAT, 1), (TILES_5, 4)], ids=["1", "4"])
-def test_picking_is_near_one_who_knows_what_is_said(
-    machine: Machine, rows: int, tokens: str
-) -> None:
+def test_picking_is_near_one_who_knows_what_is_said(machine: Machine, rows: int) -> None:
     """Stops picks that follow the drafter's word further than it is worth, or not far enough: over
-    texts whose tokens are easy and hard in different ways.
+    texts whose tokens are easy and hard in different ways; and ears that are not used.
     """
-    lost = picked(reading, machine, rows, tokens, 3)
-    assert lost.all < 1.5 * STATIONARY
-    assert lost.later < STATIONARY
-
-
-def test_a_drafter_that_boasts_is_seen_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stops its word from being taken for a chance: of .2 it says .45."""
-    boast = lambda chance: chance**0.5  # noqa: E731
-    lost = picked(reading, TILES_5, 4, "seldom sure", 3, boast).later
-    monkeypatch.setattr(Confidence, "chance", lambda self, said: said)
-    monkeypatch.setattr(Surest, "_times", lambda self, row: 1.0)
-    believed = picked(reading, TILES_5, 4, "seldom sure", 3, boast).later
-    assert believed > STATIONARY > lost
+    lost = [picked(reading, machine, rows, tokens, 3).later for tokens in TOKENS]
+    assert sum(lost) / len(lost) < STATIONARY
+    assert max(lost) < 1.5 * STATIONARY
+    deaf = [picked(adaptive, machine, rows, tokens, 1).later for tokens in TOKENS]
+    assert sum(deaf) > sum(lost) + STATIONARY

@@ -20,6 +20,7 @@ from mlx_spec.errors import CapacityError
 from mlx_spec.sequence import Sequence
 from tests.models import VOCABULARY, make_model
 from tests.scenario import target
+from tests.waiting import PATIENCE
 
 OFF = SpeculationConfig(enabled=False, num_draft_tokens=0)
 ROW = 64 * 256 + VOCABULARY * 4 * STEP_COPIES  # of 64 tokens: K/V of the tiny llama, and a step
@@ -55,7 +56,7 @@ def test_engines_do_not_promise_the_same_memory() -> None:
     start(first, 3)
     assert len(first.scheduler.running) == 3
     second = engine_of(4)
-    assert second.budget.kv.limit == pytest.approx(first.budget.kv.limit, abs=2**14)
+    assert second.memory.budget.kv.limit == pytest.approx(first.memory.budget.kv.limit, abs=2**14)
     start(second, 4)
     assert len(second.scheduler.running) == 1  # what is left, and what always runs
     while first.busy:
@@ -108,11 +109,11 @@ def test_what_a_step_takes_is_in_the_budget() -> None:
     speculation = SpeculationConfig(num_draft_tokens=4)
     plain = Engine(make_model(), None, speculation=speculation)
     row = Sequence([1], SamplingParams(max_tokens=9))
-    assert plain.budget.kv.token_bytes == VOCABULARY * 4 * STEP_COPIES
-    assert plain.decoder.guesses(row) == 0
+    assert plain.memory.budget.kv.token_bytes == VOCABULARY * 4 * STEP_COPIES
+    assert plain.decoder.speculation.most_of(row) == 0
     engine = Engine(make_model(), None, draft_model=make_model(), speculation=speculation)
-    kv = engine.budget.kv
-    guesses = engine.decoder.guesses(row)
+    kv = engine.memory.budget.kv
+    guesses = engine.decoder.speculation.most_of(row)
     assert guesses == 4
     slots = kv.slot_bytes([10, 20], [guesses] * 2)
     assert kv.nbytes([10, 20], [guesses] * 2) == slots + 10 * VOCABULARY * 4 * STEP_COPIES
@@ -166,7 +167,7 @@ def test_every_driver_raises_metal_s_limit_and_the_last_restores_it(
     monkeypatch.setattr(memory, "recommended_memory", lambda: 2**33)
     options = SamplingParams(max_tokens=3)
     with BatchedMLXGenerator(target("llama"), None) as generator:
-        generator.submit([1, 2], options).result(60)
+        generator.submit([1, 2], options).result(PATIENCE)
         assert limits == [5, 2**33]
         with stream_batch_generate(target("llama"), None, [[3]], sampling=options) as stream:
             next(stream)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlx_spec.cli.main import main
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.config_file import read_config
+from tests.jsonl import read_lines
 
 HEAD = 'input = "in.jsonl"\noutput = "out.jsonl"\n'
 CHAIN = f"""{HEAD}
@@ -36,10 +36,6 @@ policy = "no soup"
 """
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def write_config(folder: Path, text: str) -> Path:
     path = folder / "config.toml"
     path.write_text(text)
@@ -57,11 +53,16 @@ def write_input(folder: Path) -> None:
 
 BAD = {
     "no TOML": ("input = ", "not TOML"),
-    "no input": ('output = "a.jsonl"', "top level: input=None, expected a path"),
+    "no input": ('output = "a.jsonl"', "top level: no input, expected input ="),
     "no stage": (HEAD, r"no \[\[stage\]\]"),
     "an unknown table": (f"{HEAD}[option]\n", "top level: unknown key 'option'; did you mean"),
     "no kind": (f"{HEAD}[[stage]]\n", r"\[\[stage\]\] 1: kind=None, expected one of filter"),
     "another kind": (f'{HEAD}[[stage]]\nkind = "sort"', "kind='sort'"),
+    "a stage misspelt": (f'{HEAD}[[stage]]\nkind = "classfy"', "did you mean 'classify'"),
+    "one table": (
+        f'{HEAD}[stage]\nkind = "filter"',
+        r"one table; stages are a list: \[\[stage\]\]",
+    ),
     "a typo": (
         f'{HEAD}[[stage]]\nkind = "classify"\nlabel = ["a", "b"]',
         r"\[\[stage\]\] 1 \(classify\): unknown key 'label'; did you mean 'labels'",
@@ -170,7 +171,7 @@ def test_an_output_that_takes_nothing_loses_nothing(
     assert shown.count("\n") == 1
     where.unlink()
     assert main(["pipeline", "run", config, "-q", "--resume"]) == 1
-    assert len(read(where / "out.jsonl")) == 14
+    assert len(read_lines(where / "out.jsonl")) == 14
 
 
 # --- runs -----------------------------------------------------------------------------------
@@ -187,11 +188,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_chain_drops_carries_errors_and_adds_fields(finished: Path) -> None:
     work = finished / "out.jsonl.stages"
-    stages = [read(path) for path in sorted(work.glob("*.jsonl"))]
+    stages = [read_lines(path) for path in sorted(work.glob("*.jsonl"))]
     assert [len(stage) for stage in stages] == [14, 13, 13, 13]
     short = stages[0][2]
     assert short["reason"] == "too short: 2 characters, 5 wanted"
-    out = read(finished / "out.jsonl")
+    out = read_lines(finished / "out.jsonl")
     assert [record["_record"] for record in out] == [1, 2, *range(4, 15)]
     for record in out:
         if record["_record"] == 6:

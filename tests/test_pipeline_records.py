@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -26,6 +25,7 @@ from mlx_spec.pipeline.records import (
     read_records,
     to_line,
 )
+from tests.jsonl import strict
 
 
 def read(path: Path, data: bytes, format: str = "jsonl") -> list[Record]:
@@ -35,8 +35,8 @@ def read(path: Path, data: bytes, format: str = "jsonl") -> list[Record]:
 
 BROKEN = {
     "no JSON": (b"{", "not JSON"),
-    "an array": (b"[1]", "a JSON list, expected an object"),
-    "a number": (b"7", "a JSON int"),
+    "an array": (b"[1]", "a JSON list (jq -c '.[]' makes lines of one), expected an object"),
+    "a number": (b"7", "a number, expected an object a line"),
     "no UTF-8": (b'{"a": "\xff"}', "not UTF-8 at byte 8"),
     "cut in half": (b'{"a": 1', "not JSON"),
     "endless nesting": (b"[" * 100_000, "not JSON"),
@@ -173,15 +173,6 @@ def test_another_encoding_is_named_once(
         read(tmp_path / "a", data, format)
     with pytest.raises(InvalidRequest, match=words):
         count(tmp_path / "a", format)
-
-
-def strict(line: bytes) -> Any:
-    """JSON as RFC 8259 has it."""
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    return json.loads(line, parse_constant=refuse)
 
 
 def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:

@@ -17,32 +17,24 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_spec.cache.cost import RowCost
-from mlx_spec.cache.given import GivenRow, KeysAndValues, takes_given
+from mlx_spec.cache.given import GivenRow
 from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.decoding.batch_state import BatchState
+from mlx_spec.decoding.checks import check_tokens
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.registry import DraftParts
 from mlx_spec.decoding.drivers import ahead, in_turn
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.logprobs import LogprobsWatcher
-from mlx_spec.decoding.members import MARGIN, Members
+from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
-from mlx_spec.decoding.prices import Measuring
 from mlx_spec.decoding.rules import LogitsRule
-from mlx_spec.decoding.setup import (
-    make_acceptance,
-    make_drafter,
-    make_grammar_rule,
-    make_policy,
-    may_be_read,
-    most_draft_tokens,
-    only_given,
-    used_model,
-)
+from mlx_spec.decoding.setup import make_acceptance, make_grammar_rule, used_model
+from mlx_spec.decoding.speculation import Speculation
 from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
@@ -105,18 +97,12 @@ class SpeculativeDecoder:
             draft_model if isinstance(draft_model, tuple) else (draft_model, None)
         )
         draft = used_model(draft, speculation)
-        self.drafter = drafter or make_drafter(
-            DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer)
+        self.speculation = Speculation(
+            DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer),
+            drafter,
+            policy,
         )
-        # Of a drafter that somebody made nobody else knows anything.
-        owners = (model, draft) if drafter is None else (self, None)
-        self.most_draft = most_draft_tokens(self.drafter, speculation)
-        self._given = policy is None and only_given(self.drafter, speculation)
-        most = 0 if self._given else self.most_draft  # nothing is timed for what is given
-        adaptive = speculation.adaptive and policy is None
-        self.measuring = Measuring(self.runner, self.drafter, owners, most, adaptive=adaptive)
-        reads, prices = may_be_read(speculation, self.runner.ranks), self.measuring.prices
-        self.policy = policy or make_policy(self.drafter, speculation, owners, prices, reads=reads)
+        self.drafter, self.policy = self.speculation.drafter, self.speculation.policy
         self.meter = StepMeter()
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)
@@ -140,7 +126,7 @@ class SpeculativeDecoder:
             (*rules, make_grammar_rule(self.runner.ranks)),
             (LogprobsWatcher(), *self.drafter.watchers),
             make_acceptance(speculation),
-            self.measuring.prices,
+            self.speculation.measuring.prices,
         )
 
     @property
@@ -171,16 +157,6 @@ class SpeculativeDecoder:
         return ", ".join(
             f"{role} {words}" for role, words in zip(roles, forms, strict=True) if words
         )
-
-    def guesses(self, sequence: Sequence) -> int:
-        """The most guesses that a step may verify of it."""
-        brings = sequence.guide is not None or sequence.prediction is not None
-        return self.most_draft if brings or not self._given else 0
-
-    def margin(self, guesses: int) -> int:
-        """Positions past a row's end that steps may still write to: the one in which it ends, and
-        the one that was built on that, so many guesses and a token each."""
-        return 2 * (guesses + 1) + MARGIN + self.drafter.spare
 
     @property
     def cost(self) -> RowCost:
@@ -255,18 +231,7 @@ class SpeculativeDecoder:
         Raises:
             InvalidRequest: a token id outside the vocabulary, in the prompt or a bias.
         """
-        highest = max(sequence.prompt)
-        if highest >= self.runner.vocabulary:
-            raise InvalidRequest(
-                f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
-                f"the model's vocabulary has {self.runner.vocabulary}"
-            )
-        biases = sequence.sampling.biases
-        if biases and biases[-1][0] >= self.runner.vocabulary:
-            raise InvalidRequest(
-                f"[SpeculativeDecoder] logit_bias of request {sequence.index + 1} names the token "
-                f"id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
-            )
+        check_tokens(sequence, self.runner.vocabulary)
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence leave now; what a step in flight computes for it is dropped."""
@@ -294,22 +259,19 @@ class SpeculativeDecoder:
         """What is kept of a suspended sequence, behind the step after that."""
         return self._members.saved(sequence)
 
-    def remember(self, tokens: Seq[int], layers: Seq[KeysAndValues]) -> int:
-        """Keep keys and values of a text that was read elsewhere, for all that begin with it.
+    def remember(self, tokens: Seq[int], state: RowState) -> int:
+        """Keep what was saved elsewhere of a text, for all that begin with it.
+
+        Args:
+            tokens: the text.
+            state: what the target's own layers keep of it.
 
         Returns:
-            Tokens that are kept, whole blocks.
-
-        Raises:
-            InvalidRequest: some layer of the target keeps something else.
+            Tokens that are kept: whole blocks, or all where caches cannot be cut; 0 where the
+            prefix cache has no room for it.
         """
-        own = self.runner.pool.layers
-        if not takes_given(own):
-            raise InvalidRequest(
-                "[SpeculativeDecoder.remember] some layers keep other than plain full attention"
-            )
         with self.device.work():
-            source = GivenRow(layers, len(own) - len(layers))
+            source = GivenRow(state, len(tokens), self.runner.pool)
             return self._members.feeder.remember(Sequence([*tokens, 0]), source)
 
     def drop_saved(self, sequence: Sequence) -> bool:
@@ -335,7 +297,8 @@ class SpeculativeDecoder:
         """
         with self.device.work():
             rows = self._members.staying + len(self._members.waiting)
-            self.measuring.before_step(rows, self.limit.rows, self._members.feeder.stopping)
+            stopping = self._members.feeder.stopping
+            self.speculation.measuring.before_step(rows, self.limit.rows, stopping)
             outputs = self._drive()
             if not outputs and self._stepper.flight is not None:
                 # Nothing was in flight before: that call launched a step, and this one reads it.
