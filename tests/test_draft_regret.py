@@ -77,7 +77,7 @@ def test_picking_is_near_one_who_knows_what_is_said(machine: Machine, rows: int)
     """Stops picks that follow the drafter's word further than it is worth, or not far enough: over
     texts whose tokens are easy and hard in different ways; and ears that are not used.
     """
-    lost = [picked(reading, machine, rows, tokens, 3).later for tokens in TOKENS]
+    lost = [picked(reading, machine, rows, tokens, 2).later for tokens in TOKENS]
     assert sum(lost) / len(lost) < STATIONARY
     assert max(lost) < 1.5 * STATIONARY
     deaf = [picked(adaptive, machine, rows, tokens, 1).later for tokens in TOKENS]
