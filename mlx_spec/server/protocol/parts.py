@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from mlx_spec.results import GenerationResult
+from mlx_spec.server.protocol.asked import Asked
 from mlx_spec.server.protocol.ends import ended_itself
 from mlx_spec.server.protocol.markers import (
     REASONING,
@@ -21,6 +22,7 @@ from mlx_spec.server.protocol.markers import (
     Splitter,
     transitions_of,
 )
+from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.protocol.tools import (
     NO_TOOLS,
     ToolCall,
@@ -72,6 +74,8 @@ class Reading:
         thinking: whether they begin in the middle of reasoning.
         split: whether reasoning is told apart at all.
         request_id: what ids of calls are made of.
+        shaped: whether the answer is what a constraint leaves: what looks like a mark in it is text
+            like any other.
     """
 
     tokenizer: Any
@@ -79,6 +83,15 @@ class Reading:
     thinking: bool = False
     split: bool = True
     request_id: str = ""
+    shaped: bool = False
+
+    @classmethod
+    def of(cls, asked: Asked, served: ServedModel, tools: ToolUse, split: bool = True) -> Reading:
+        """How the texts of a request are; a grammar may have the model write its marks."""
+        structure = asked.sampling.structure
+        shaped = structure is not None and structure.kind != "grammar"
+        thinking = asked.thinking and split
+        return cls(served.tokenizer, tools, thinking, split, asked.request_id, shaped)
 
     def reader(self, index: int) -> AnswerReader:
         """For text ``index`` of the request."""
@@ -98,10 +111,13 @@ class AnswerReader:
 
     def __init__(self, how: Reading, name: str) -> None:
         self._how, self._name, self.calls = how, name, 0
-        edges = transitions_of(how.tokenizer, how.tools.mode == "auto") if how.split else {}
-        if how.tools.forced:  # then nothing else can stand there, and marks are in texts only
+        own = not (how.shaped or how.tools.forced)  # whether the model writes as it is used to
+        calls = how.tools.mode == "auto" and own
+        edges = transitions_of(how.tokenizer, calls) if how.split else {}
+        if not own:
             edges = {REASONING: edges.get(REASONING, ())}
-        start = getattr(how.tokenizer, "response_initial_state", None) if how.split else None
+        wanted = how.split and own
+        start = getattr(how.tokenizer, "response_initial_state", None) if wanted else None
         self._splitter = Splitter(edges, REASONING if how.thinking else start or TEXT)
         self._text = _Blanks(between=bool(edges.get(TEXT)))
         self._reasoning = _Blanks(between=True)
