@@ -13,37 +13,40 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from zlib import crc32
 
 import mlx.core as mx
 
 from mlx_spec.batching.detokenizers import LateDetokenizer
-from mlx_spec.batching.memory import LEDGER, STEP_COPIES, Holder, agreed_room
+from mlx_spec.batching.memory import (
+    LEDGER,
+    STEP_COPIES,
+    Holder,
+    agreed_room,
+    alike,
+    with_prefix_share,
+)
 from mlx_spec.batching.memory import TokenBudget as TokenBudget
-from mlx_spec.batching.output import make_chunks, make_result
+from mlx_spec.batching.output import deliver, make_chunks
 from mlx_spec.batching.reporter import EventReporter
 from mlx_spec.batching.reservations import Reservations
 from mlx_spec.batching.scheduler import Scheduler
+from mlx_spec.batching.shortage import Shortage, is_shortage, renewed
 from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
-from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import SlotSize
-from mlx_spec.cache.several import leaves
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.setup import used_model
 from mlx_spec.events import Listener
-from mlx_spec.model.ranks import Ranks, ranks_of
-from mlx_spec.results import GenerationChunk, GenerationStats
+from mlx_spec.model.ranks import ranks_of
+from mlx_spec.results import GenerationStats
 from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
 
 # As mlx-lm does: give unused buffers back now and then, since lengths and so sizes change.
 CLEAR_CACHE_EVERY = 256
-# Most of the memory beside the models that repeated beginnings may take from running rows.
-PREFIX_SHARE = 0.25
 
 
 class Engine:
@@ -52,8 +55,7 @@ class Engine:
     Args:
         model, draft_model: target and draft; the draft may be None, or a pair with its tokenizer.
         tokenizer: None for tokens without text.
-        speculation, batching: as everywhere.
-        clock: seconds; for tests.
+        speculation, batching: as everywhere; clock: seconds, for tests.
         listeners: told what happens, at step boundaries (``events``).
     """
 
@@ -75,12 +77,14 @@ class Engine:
         self.ranks = ranks_of(model)
         room = agreed_room(self.ranks, batching.memory_limit, model, draft)
         # Where ranks hold layers of different kinds or numbers, what fits differs between them.
-        self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
+        self._keeps = not self.ranks.several or alike(self.ranks, model, batching)
         share = room if self._keeps else 0
-        self.batching = _with_prefix_share(batching, share, models=1 if draft is None else 2)
+        self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
         self.clock = clock
         self.limit = RowLimit(self.batching.batch_size)
-        self.decoder = SpeculativeDecoder(
+        self.shortage = Shortage(self.limit)
+        self._make_decoder = partial(
+            SpeculativeDecoder,
             model,
             draft_model=draft_model,
             tokenizer=tokenizer,
@@ -89,6 +93,8 @@ class Engine:
             clock=clock,
             limit=self.limit,
         )
+        self.decoder = self._make_decoder()
+        self._stopping: Callable[[], bool] = lambda: False
         self._tokenizer = tokenizer
         self.budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
@@ -98,20 +104,21 @@ class Engine:
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
-        decoder = self.decoder  # no way back here: who drops an engine gets its memory at once
-        self._reservations = Reservations(self.budget, decoder.margin)
+        # no way back here: who drops an engine gets its memory at once
+        self._reservations = Reservations(self.budget, self.decoder.margin)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
             models = {"target": model, "draft": draft}
-            kv_limit = self.budget.kv.limit
-            self._reporter.started(models, self.batching, self.speculation, kv_limit)
+            limit = self.budget.kv.limit
+            self._reporter.started(models, self.batching, self.speculation, limit)
 
     def _budget(self, room: int) -> TokenBudget:
         """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
         cost = self.ranks.share(self.decoder.cost)
-        kv = KVBudget(cost, room, self.batching.block_size, self._token_bytes)
+        token_bytes = self.decoder.runner.vocabulary * 4 * STEP_COPIES
+        kv = KVBudget(cost, room, self.batching.block_size, token_bytes)
         owner: weakref.ref[Holder] | None = None if self.ranks.several else weakref.ref(self)
         return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
@@ -126,6 +133,7 @@ class Engine:
 
     def stop_when(self, stopping: Callable[[], bool]) -> None:
         """Ask between the layers of a prompt's pass whether all requests are about to go."""
+        self._stopping = stopping
         self.decoder.stop_when(stopping)
 
     def settle(self) -> None:
@@ -176,7 +184,7 @@ class Engine:
             self._reporter.finished(request)
             if not self.busy:
                 self._reporter.idle()
-        _deliver(request, [])
+        deliver(request, [])
 
     def step(self, *, hurry: bool = False) -> list[Sequence]:
         """Admit who may run, advance every row, and hand each request's sink what it gained.
@@ -202,19 +210,37 @@ class Engine:
                 self._reporter.failed("step", request.error, request.request_id)
         if ended:
             self._give_back()
+        self.shortage.stepped()
         if self._reporter:
             self._reporter.stepped(self.decoder, self.scheduler, outputs, len(ended))
         # Last: who sees a request end finds it in the statistics, and its memory free.
         for output in outputs:
-            if output.sequence.sink is not None:
-                _deliver(output.sequence, make_chunks(output))
+            if output.sequence.sink is not None:  # else no chunk need be made
+                deliver(output.sequence, make_chunks(output))
         if outputs and self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return [output.sequence for output in outputs]
 
     def set_batch_size(self, rows: int) -> None:
         """Change the number of rows; what runs beyond it is preempted at the next step."""
-        self.limit.rows = rows
+        self.shortage.set(rows)
+
+    def begin_anew(self) -> Sequence:
+        """After a step that found no memory: what ran waits again, with nothing in the caches, but
+        for the one request that is given up; returns that."""
+        victim = self.shortage.happened(self.scheduler.running)
+        self.finished += 1
+        self.scheduler.remove(victim)
+        preempted = self.scheduler.evict_all(self.now())
+        self.decoder = renewed(self.decoder, self._make_decoder)
+        self.decoder.stop_when(self._stopping)
+        self._reservations = Reservations(self.budget, self.decoder.margin)
+        self._promise()
+        self._reporter.began_anew(preempted, victim)
+        if not self.busy:
+            self.shortage.over()
+        deliver(victim, [])
+        return victim
 
     def stats(self) -> GenerationStats:
         """Figures over all requests so far."""
@@ -231,16 +257,13 @@ class Engine:
         """The K/V memory now."""
         return self.decoder.kv_usage(self.budget.kv.limit)
 
-    @property
-    def _token_bytes(self) -> int:
-        """Bytes that choosing takes for each token that a step verifies, beside its K/V."""
-        return self.decoder.runner.vocabulary * 4 * STEP_COPIES
-
     def _advance(self) -> list[StepOutput]:
         try:
             return self.decoder.step()
         except Exception as error:
             self._reporter.failed("step", repr(error))
+            if is_shortage(error):
+                raise self.shortage.error(self.scheduler.active) from error
             raise
 
     def _admit(self, hurry: bool) -> None:
@@ -324,22 +347,4 @@ class Engine:
         if not self.busy:
             self.decoder.trim()
             self._promise()
-
-
-def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
-    """The one way out: what a request gained, and its result if it has ended."""
-    if request.sink is not None:
-        request.sink.put(chunks, make_result(request) if request.ended else None)
-
-
-def _alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
-    """Whether all ranks hold as many layers of each kind."""
-    caches = plan(model, batching.cache)
-    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
-    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1
-
-
-def _with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:
-    """The same, but for prefix caches that would crowd out the rows."""
-    most = int(PREFIX_SHARE * room) // models
-    return replace(batching, prefix_cache_bytes=min(batching.prefix_cache_bytes, most))
+            self.shortage.over()

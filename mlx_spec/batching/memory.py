@@ -14,13 +14,17 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from zlib import crc32
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.layout import plan
+from mlx_spec.cache.several import leaves
+from mlx_spec.config import BatchingConfig
 from mlx_spec.errors import CapacityError
 from mlx_spec.model.ranks import Ranks
 from mlx_spec.platform import recommended_memory
@@ -28,6 +32,8 @@ from mlx_spec.platform import recommended_memory
 DEFAULT_MEMORY_SHARE = 0.9
 # Bytes of a step for each float32 logit: the logits, noise and filters (measured: docs/LOG.md).
 STEP_COPIES = 10
+# Most of the memory beside the models that repeated beginnings may take from running rows.
+PREFIX_SHARE = 0.25
 
 
 class Holder(Protocol):
@@ -164,6 +170,19 @@ def agreed_room(ranks: Ranks, memory_limit: int | float | None, *models: Any) ->
             "so none is left for K/V"
         )
     return min(rooms)
+
+
+def alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
+    """Whether all ranks hold as many layers of each kind."""
+    caches = plan(model, batching.cache)
+    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
+    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1
+
+
+def with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:
+    """The same, but for prefix caches that would crowd out the rows."""
+    most = int(PREFIX_SHARE * room) // models
+    return replace(batching, prefix_cache_bytes=min(batching.prefix_cache_bytes, most))
 
 
 class _Wired:
