@@ -167,6 +167,11 @@ class Sequence(LifeCycle):
         return keys
 
     @property
+    def brings_guesses(self) -> bool:
+        """Whether it brings guesses itself: what a constraint forces, or what was predicted."""
+        return self.guide is not None or self.prediction is not None
+
+    @property
     def open_end(self) -> bool:
         """Whether it may go on to the end of the context."""
         return self.sampling.max_tokens is None

@@ -7,14 +7,15 @@ constraint forces is never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
-from tests.architecture_runs import not_compiled
-from tests.drafter_runs import Drafting, run
+from tests.drafter_runs import Drafting, kinds, run
 from tests.test_mutants import accepts_one_too_many, no_rollback
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 Patch = pytest.MonkeyPatch
 
@@ -25,6 +26,7 @@ DRAFTERS = (
     "self",
     "model",
     "head",
+    "stack",
     "forced",
     "predicted",
     "ngram+model",
@@ -34,18 +36,12 @@ DRAFTERS = (
 LOOKED_UP = {"ngram", "lookahead"}  # find nothing in some texts
 
 
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with not_compiled():
-        yield
-
-
 def check(draft: str, outcome: Drafting) -> None:
     """That it is exact, and that nobody was idle."""
     assert outcome.wrong == []
     assert outcome.packed
-    assert set(outcome.drafted) == set(draft.split("+"))
-    for name in draft.split("+"):
+    assert set(outcome.drafted) == set(kinds(draft).split("+"))
+    for name in kinds(draft).split("+"):
         assert outcome.accepted[name] > 0
         if name == "forced":
             assert outcome.rejected(name) == 0

@@ -13,7 +13,8 @@ import pytest
 from mlx_spec.server import connections, guard
 from mlx_spec.server.options import ServerOptions
 from tests.servers import CHAT, SAFETY, Live, content_of, running_server, said, truth
-from tests.test_server_live import received, request_of, until
+from tests.test_server_live import received, request_of
+from tests.waiting import eventually
 
 HOST = b"Host: localhost\r\n"
 GET = b"GET /health HTTP/1.1\r\n" + HOST
@@ -92,7 +93,7 @@ def test_it_is_refused_and_counted(live: Live, name: str) -> None:
         assert head.split()[1] == str(status).encode(), answer[:300]
         error, _ = json.JSONDecoder().raw_decode(body.decode())
         assert len(error["error"]["message"]) > 10
-    until(lambda: sum(live.service.refusals.values()) > before)
+    eventually(lambda: sum(live.service.refusals.values()) > before)
     neighbour(live)
 
 
@@ -116,7 +117,7 @@ def test_several_requests_in_one_piece_are_answered_in_their_order(live: Live) -
 def test_half_a_body_is_counted(live: Live) -> None:
     before = live.service.refusals["incomplete"]
     assert told(live, request_of(said())[:-20]) == b""
-    until(lambda: live.service.refusals["incomplete"] == before + 1)
+    eventually(lambda: live.service.refusals["incomplete"] == before + 1)
     neighbour(live)
 
 

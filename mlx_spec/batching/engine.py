@@ -13,35 +13,36 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import mlx.core as mx
 
 from mlx_spec.batching.detokenizers import LateDetokenizer
 from mlx_spec.batching.memory import (
-    LEDGER,
     STEP_COPIES,
     Holder,
+    TokenBudget,
     agreed_room,
-    alike,
     with_prefix_share,
 )
-from mlx_spec.batching.memory import TokenBudget as TokenBudget
-from mlx_spec.batching.output import deliver, make_chunks
+from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
 from mlx_spec.batching.reservations import Reservations
+from mlx_spec.batching.row_memory import RowMemory
 from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.batching.shortage import Shortage, is_shortage, renewed
 from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
-from mlx_spec.cache.pool import SlotSize
+from mlx_spec.cache.layout import plan
+from mlx_spec.cache.several import leaves
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.setup import used_model
 from mlx_spec.events import Listener
-from mlx_spec.model.ranks import ranks_of
-from mlx_spec.results import GenerationStats
+from mlx_spec.model.ranks import Ranks, ranks_of
+from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
 
@@ -55,7 +56,8 @@ class Engine:
     Args:
         model, draft_model: target and draft; the draft may be None, or a pair with its tokenizer.
         tokenizer: None for tokens without text.
-        speculation, batching: as everywhere; clock: seconds, for tests.
+        speculation, batching: as everywhere.
+        clock: seconds; for tests.
         listeners: told what happens, at step boundaries (``events``).
     """
 
@@ -77,7 +79,7 @@ class Engine:
         self.ranks = ranks_of(model)
         room = agreed_room(self.ranks, batching.memory_limit, model, draft)
         # Where ranks hold layers of different kinds or numbers, what fits differs between them.
-        self._keeps = not self.ranks.several or alike(self.ranks, model, batching)
+        self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
         share = room if self._keeps else 0
         self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
         self.clock = clock
@@ -96,29 +98,32 @@ class Engine:
         self.decoder = self._make_decoder()
         self._stopping: Callable[[], bool] = lambda: False
         self._tokenizer = tokenizer
-        self.budget = self._budget(room)
+        budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,
             self.batching.batch_timeout,
-            self.budget,
+            budget,
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
-        # no way back here: who drops an engine gets its memory at once
-        self._reservations = Reservations(self.budget, self.decoder.margin)
+        self._use(self.decoder, budget)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
             models = {"target": model, "draft": draft}
-            limit = self.budget.kv.limit
-            self._reporter.started(models, self.batching, self.speculation, limit)
+            self._reporter.started(models, self.batching, self.speculation, budget.kv.limit)
+
+    def _use(self, decoder: SpeculativeDecoder, budget: TokenBudget) -> None:
+        """Run requests here. No way back from there: who drops an engine gets its memory at once."""
+        self.decoder = decoder
+        self._reservations = Reservations(budget, decoder.speculation.margin)
+        self.memory = RowMemory(self, decoder, self.scheduler, budget)
 
     def _budget(self, room: int) -> TokenBudget:
         """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
         room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
         cost = self.ranks.share(self.decoder.cost)
-        token_bytes = self.decoder.runner.vocabulary * 4 * STEP_COPIES
-        kv = KVBudget(cost, room, self.batching.block_size, token_bytes)
+        kv = KVBudget(cost, room, self.batching.block_size, self._token_bytes)
         owner: weakref.ref[Holder] | None = None if self.ranks.several else weakref.ref(self)
         return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
@@ -155,7 +160,7 @@ class Engine:
             request.request_id = request.request_id or f"prompt-{request.index}"
             try:
                 self.decoder.check(request)
-                request.guesses = self.decoder.guesses(request)
+                request.guesses = self.decoder.speculation.most_of(request)
                 self.scheduler.check(request, self._reservations.first(request))
             except Exception as error:
                 self._reporter.failed("submit", repr(error), request.request_id)
@@ -164,7 +169,7 @@ class Engine:
     def queue(self, requests: Seq[Sequence], now: float) -> None:
         """Take in requests that were checked, and that came at a time of the clock."""
         for request in requests:
-            request.guesses = self.decoder.guesses(request)
+            request.guesses = self.decoder.speculation.most_of(request)
             request.submit(now, self._reservations.first(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
@@ -184,7 +189,7 @@ class Engine:
             self._reporter.finished(request)
             if not self.busy:
                 self._reporter.idle()
-        deliver(request, [])
+        _deliver(request, [])
 
     def step(self, *, hurry: bool = False) -> list[Sequence]:
         """Admit who may run, advance every row, and hand each request's sink what it gained.
@@ -209,14 +214,14 @@ class Engine:
             if request.error is not None:
                 self._reporter.failed("step", request.error, request.request_id)
         if ended:
-            self._give_back()
+            self.memory.requests_ended()
         self.shortage.stepped()
         if self._reporter:
             self._reporter.stepped(self.decoder, self.scheduler, outputs, len(ended))
         # Last: who sees a request end finds it in the statistics, and its memory free.
         for output in outputs:
-            if output.sequence.sink is not None:  # else no chunk need be made
-                deliver(output.sequence, make_chunks(output))
+            if output.sequence.sink is not None:
+                _deliver(output.sequence, make_chunks(output))
         if outputs and self.decoder.meter.steps % CLEAR_CACHE_EVERY == 0:
             mx.clear_cache()
         return [output.sequence for output in outputs]
@@ -226,20 +231,22 @@ class Engine:
         self.shortage.set(rows)
 
     def begin_anew(self) -> Sequence:
-        """After a step that found no memory: what ran waits again, with nothing in the caches, but
-        for the one request that is given up; returns that."""
+        """After a step that found no memory: what ran waits again, with nothing in the caches.
+
+        Returns:
+            The one request that is given up.
+        """
         victim = self.shortage.happened(self.scheduler.running)
         self.finished += 1
         self.scheduler.remove(victim)
         preempted = self.scheduler.evict_all(self.now())
-        self.decoder = renewed(self.decoder, self._make_decoder)
+        self._use(renewed(self.decoder, self._make_decoder), self.memory.budget)
         self.decoder.stop_when(self._stopping)
-        self._reservations = Reservations(self.budget, self.decoder.margin)
-        self._promise()
+        self.memory.members_changed()
         self._reporter.began_anew(preempted, victim)
         if not self.busy:
             self.shortage.over()
-        deliver(victim, [])
+        _deliver(victim, [])
         return victim
 
     def stats(self) -> GenerationStats:
@@ -250,12 +257,17 @@ class Engine:
             stats,
             exactness="near-ties" if ties else "exact",
             passes=self.decoder.slow_passes,
-            measured=self.decoder.measuring.told,
+            measured=self.decoder.speculation.measuring.told,
         )
 
     def kv_usage(self) -> KVUsage:
         """The K/V memory now."""
-        return self.decoder.kv_usage(self.budget.kv.limit)
+        return self.memory.usage
+
+    @property
+    def _token_bytes(self) -> int:
+        """Bytes that choosing takes for each token that a step verifies, beside its K/V."""
+        return self.decoder.runner.vocabulary * 4 * STEP_COPIES
 
     def _advance(self) -> list[StepOutput]:
         try:
@@ -275,8 +287,7 @@ class Engine:
             self._reporter.moved(plan.preempt, plan.admit)
         for request in plan.preempt:
             self.decoder.suspend(request, save=self._keeps)
-        self._drop_saved()
-        self._size_slots()
+        self.memory.members_changed()
         self.decoder.add(plan.admit)
 
     def _grow(self) -> None:
@@ -296,55 +307,25 @@ class Engine:
             for victim in preempted:
                 self.decoder.suspend(victim, save=self._keeps)
         if grown:
-            self._drop_saved()
-            self._size_slots()
-
-    def _drop_saved(self) -> None:
-        """K/V kept aside that do not fit beside the rows are given up, to be computed again.
-
-        First of those whose turn is last. What returns now stays until it is back in its slot.
-        """
-        free = self.budget.kv.left(*self._needs())
-        if self.decoder.saved_bytes > free:
-            for request in reversed(self.scheduler.waiting):
-                dropped = self.decoder.drop_saved(request)
-                if dropped and self.decoder.saved_bytes <= free:
-                    break
-
-    def _needs(self) -> tuple[list[int], list[int]]:
-        """Most tokens that each row may come to hold, and guesses that a step verifies of it."""
-        running = self.scheduler.running
-        return [request.reserved for request in running], [request.guesses for request in running]
-
-    def _size_slots(self) -> None:
-        """Make room for what the running requests may come to need, within the limit."""
-        tokens, guesses = self._needs()
-        if tokens:
-            kv = self.budget.kv
-            aside = replace(kv, limit=kv.limit - self.decoder.saved_bytes)
-            positions = kv.positions(tokens, guesses)
-            most = min(self.limit.rows, aside.most_rows(positions, max(guesses)))
-            self.decoder.size_slots(SlotSize(len(tokens), max(len(tokens), most), positions))
-        self._promise()
-
-    def _promise(self) -> None:
-        """Tell other engines what rows may come to hold, so that they leave it alone."""
-        usage = self.kv_usage()
-        rows = self.budget.kv.nbytes(*self._needs())
-        kept = usage.bytes_saved + usage.bytes_prefix
-        LEDGER.note(self, max(rows, usage.bytes_held) + kept, usage.total)
-
-    def _give_back(self) -> None:
-        """Where most of what is held was for requests that have ended, hold less."""
-        held = sum(runner.pool.nbytes for runner in self.decoder.runners)
-        if held > 4 * self.budget.kv.slot_bytes(*self._needs()):
-            self._size_slots()
+            self.memory.members_changed()
 
     def _forget(self, request: Sequence) -> None:
         """It has ended: its row and its place are free."""
         self.scheduler.remove(request)
         self.decoder.remove(request)
         if not self.busy:
-            self.decoder.trim()
-            self._promise()
+            self.memory.idle()
             self.shortage.over()
+
+
+def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
+    """The one way out: what a request gained, and its result if it has ended."""
+    if request.sink is not None:
+        request.sink.put(chunks, make_result(request) if request.ended else None)
+
+
+def _alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
+    """Whether all ranks hold as many layers of each kind."""
+    caches = plan(model, batching.cache)
+    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
+    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1

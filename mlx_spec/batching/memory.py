@@ -16,24 +16,21 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
-from zlib import crc32
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.cache.budget import KVBudget
-from mlx_spec.cache.layout import plan
-from mlx_spec.cache.several import leaves
 from mlx_spec.config import BatchingConfig
 from mlx_spec.errors import CapacityError
 from mlx_spec.model.ranks import Ranks
 from mlx_spec.platform import recommended_memory
 
 DEFAULT_MEMORY_SHARE = 0.9
-# Bytes of a step for each float32 logit: the logits, noise and filters (measured: docs/LOG.md).
-STEP_COPIES = 10
 # Most of the memory beside the models that repeated beginnings may take from running rows.
 PREFIX_SHARE = 0.25
+# Bytes of a step for each float32 logit: the logits, noise and filters (measured: docs/LOG.md).
+STEP_COPIES = 10
 
 
 class Holder(Protocol):
@@ -63,9 +60,9 @@ class Ledger:
         """Bytes promised by all engines but one."""
         return sum(promised for promised, _ in self._others(but))
 
-    def held(self, but: Holder | None = None) -> int:
-        """Bytes of caches of all engines but one."""
-        return sum(held for _, held in self._others(but))
+    def held(self) -> int:
+        """Bytes of all engines' caches."""
+        return sum(held for _, held in self._others(None))
 
     def alone(self, owner: Holder) -> bool:
         """Whether no other engine has work."""
@@ -170,13 +167,6 @@ def agreed_room(ranks: Ranks, memory_limit: int | float | None, *models: Any) ->
             "so none is left for K/V"
         )
     return min(rooms)
-
-
-def alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
-    """Whether all ranks hold as many layers of each kind."""
-    caches = plan(model, batching.cache)
-    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
-    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1
 
 
 def with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:

@@ -75,9 +75,3 @@ def _reason(request: Sequence, count: int) -> FinishReason:
 
 def _since(request: Sequence, moment: float | None) -> float:
     return 0.0 if moment is None else moment - request.arrival
-
-
-def deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
-    """The one way out: what a request gained, and its result if it has ended."""
-    if request.sink is not None:
-        request.sink.put(chunks, make_result(request) if request.ended else None)
