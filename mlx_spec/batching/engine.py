@@ -114,7 +114,7 @@ class Engine:
             self._reporter.started(models, self.batching, self.speculation, budget.kv.limit)
 
     def _use(self, decoder: SpeculativeDecoder, budget: TokenBudget) -> None:
-        """Run requests here. No way back from there: who drops an engine gets its memory at once."""
+        """Run requests here. No way back from it: who drops an engine has its memory at once."""
         self.decoder = decoder
         self._reservations = Reservations(budget, decoder.speculation.margin)
         self.memory = RowMemory(self, decoder, self.scheduler, budget)
@@ -140,6 +140,10 @@ class Engine:
         """Ask between the layers of a prompt's pass whether all requests are about to go."""
         self._stopping = stopping
         self.decoder.stop_when(stopping)
+
+    def synchronize(self) -> None:
+        """Wait for all that was launched."""
+        self.decoder.device.synchronize()
 
     def settle(self) -> None:
         """What was cancelled is to be gone, for everybody who takes part."""

@@ -190,8 +190,7 @@ class Worker:
             engine.ranks.when_lost(_unless_gone(self))
             self._stats = generator_stats(engine)
             self._started.set()
-            made = engine  # whose decoder may be another one by then
-            with wired_memory(lambda: made.decoder.device.synchronize()):
+            with wired_memory(engine.synchronize):
                 while self._attend(engine):
                     self._drop(request for request in self._step(engine) if request.ended)
             for request in list(self._requests.values()):
@@ -233,7 +232,7 @@ class Worker:
             for one in (error.__cause__, error):
                 traceback.clear_frames(one.__traceback__ if one else None)
         with suppress(Exception):  # nobody wants what is left of it
-            engine.decoder.device.synchronize()
+            engine.synchronize()
         victim = engine.begin_anew()
         gc.collect()
         mx.clear_cache()
@@ -286,7 +285,7 @@ class Worker:
             if engine is not None:
                 with suppress(Exception):
                     self._stats = generator_stats(engine)
-                engine.decoder.device.synchronize()
+                engine.synchronize()
         except BaseException as late:
             self._error = self._error or late
         engine = None
