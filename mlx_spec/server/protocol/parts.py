@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from mlx_spec.results import GenerationResult
 from mlx_spec.server.protocol.asked import Asked
+from mlx_spec.server.protocol.call_stream import CallStream
 from mlx_spec.server.protocol.ends import ended_itself
 from mlx_spec.server.protocol.markers import (
     REASONING,
@@ -123,6 +124,7 @@ class AnswerReader:
         self._reasoning = _Blanks(between=True)
         self._reasoning.part()
         self._tool = ""  # what came between the markers of a call, or of a text that is calls
+        self._stream, self._more = CallStream(how.tokenizer), False
 
     def add(self, piece: str) -> list[Part]:
         """Take text; the parts that it makes certain."""
@@ -146,6 +148,7 @@ class AnswerReader:
                 parts += self._forced(text) if self._how.tools.forced else _said(text)
             elif one.state == TOOL:
                 self._tool += one.text
+                parts += self._streamed(one.text)
             elif one.state == REASONING and (text := self._reasoning.add(one.text)):
                 self._text.part()
                 parts.append(Thought(text))
@@ -159,12 +162,28 @@ class AnswerReader:
     def _closed(self, whole: bool, end: str) -> list[Part]:
         """What came between the markers of a call, if it is one; else it is text."""
         text, self._tool = self._tool, ""
+        stream, self._stream = self._stream, CallStream(self._how.tokenizer)
+        if stream.begun:
+            return []
         tokenizer, tools = self._how.tokenizer, self._how.tools
         calls = parsed_calls(text, tokenizer, tools.tools) if whole else []
         if calls:
             self._text.part()
             return self._called(calls)
         return _said(self._text.add(f"{tokenizer.tool_call_start}{text}{end}"))
+
+    def _streamed(self, piece: str) -> list[Part]:
+        """What is known of a call before it is whole."""
+        parts: list[Part] = []
+        for more in self._stream.add(piece):
+            if more.name:
+                self._text.part()
+                begun = self._called([ToolCall(more.name, "", more.id)])
+                self._more = bool(begun)
+                parts += begun
+            elif self._more:
+                parts.append(Called(ToolCall("", more.arguments), begins=False))
+        return parts
 
     def _called(self, calls: Seq[ToolCall]) -> list[Part]:
         parallel = self._how.tools.parallel
@@ -232,6 +251,9 @@ def blocks_of(how: Reading, result: GenerationResult, index: int) -> list[Part]:
             blocks[-1] = Said(last.text + part.text)
         elif isinstance(part, Thought) and isinstance(last, Thought):
             blocks[-1] = Thought(last.text + part.text)
+        elif isinstance(part, Called) and isinstance(last, Called) and not part.begins:
+            whole = last.call.arguments + part.call.arguments
+            blocks[-1] = Called(replace(last.call, arguments=whole))
         else:
             blocks.append(part)
     return blocks
