@@ -242,6 +242,24 @@ def test_old_exchanges_go_by_themselves_where_that_was_said(small: Path) -> None
         assert heard.texts[-2] == SAID[-1]
 
 
+def test_thirty_turns_in_a_context_of_ten(tmp_path: Path) -> None:
+    """Each is answered with room to spare. What is forgotten goes a quarter of the context at a
+    time, so that most turns find what the one before has read."""
+    folder = write_talker(tmp_path / "some", context=400)
+    with closing(Heard(folder, max_tokens=8, drop_old=True)) as heard:
+        reused = []
+        for turn in range(30):
+            heard.say(f"{turn}?")
+            reused.append(heard.last.reused_tokens)
+            assert heard.last.generation_tokens == 8
+            assert heard.last.prompt_tokens + 50 <= 400
+        assert not heard.talk.failed
+        assert heard.texts[-2] == "29?"
+        forgotten = sum("exchanges forgotten" in line for line in heard.told)
+        assert 2 < forgotten < 20
+        assert sum(tokens > 100 for tokens in reused) > 10
+
+
 def test_a_message_that_no_context_holds(small: Path) -> None:
     with closing(Heard(small)) as heard:
         heard.say("x" * 200)

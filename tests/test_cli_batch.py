@@ -21,6 +21,7 @@ from mlx_spec.pipeline.stage_runner import Tally
 from mlx_spec.results import GenerationStats
 from tests.folders import CONTEXT, write_folder
 from tests.jsonl import read_lines
+from tests.waiting import PATIENCE
 
 SAMPLED = ("--temp", "0.9", "--top-p", "0.95", "--seed", "11")
 
@@ -171,7 +172,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None
     process = start(source, out, *options)
     wait_for_lines(process, out, 9)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert f"go on with --resume: {out} keeps what is done" in errors

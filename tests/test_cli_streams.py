@@ -21,6 +21,7 @@ import pytest
 
 from mlx_spec.cli.main import main
 from tests.jsonl import read_lines
+from tests.waiting import PATIENCE
 
 FULL = Path("/dev/full")
 # As users have it: streams without buffers would hide what a buffer does at exit.
@@ -166,7 +167,7 @@ def test_ctrl_c_of_a_run_from_stdin_promises_no_resume(tmp_path: Path) -> None:
     while process.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") > 3):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "interrupted after" in errors
     assert "--resume" not in errors

@@ -113,3 +113,14 @@ def test_the_picture_is_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> No
     assert "prefers-color-scheme: dark" in drawn
     shown = {token["by"] for row in rows for one in row["passes"] for token in one}
     assert shown == {"own", "ngram", "head"}
+
+
+@pytest.mark.parametrize("room", ["", "batching", "cache", "control", "decoding", "model"])
+def test_the_picture_of_the_house_has_every_module_of_its_core(room: str) -> None:
+    """Stops a file that nobody finds, and one that has gone and is still described."""
+    listing = ARCHITECTURE[ARCHITECTURE.index("```text\nmlx_spec/") :].split("```")[1]
+    pattern = rf"\n  {room}/ +(.*(?:\n {{21}}.*)*)" if room else r"mlx_spec/\n((?:.*\n)*?)  cache/"
+    found = re.search(pattern, listing)
+    assert found is not None
+    names = {path.stem for path in (ROOT / "mlx_spec" / room).glob("*.py")}
+    assert names - set(re.findall(r"\w+", found[1])) <= {"__init__", "__main__"}

@@ -48,9 +48,10 @@ def test_after_plain_steps_they_still_are(in_turn: bool) -> None:
 
 
 def test_a_row_that_comes_back_is_guessed_for() -> None:
-    """What guesses stood at its last positions is not written again: seldom it is wrong."""
+    """What was guessed of its last positions stays there for good; here that was right."""
     made = run(RaggedPolicy(4), preempt=6, head=SumStack(3))
-    assert 0 <= missed(made) < 0.2 * sum(row.drafted for row in made)
+    assert missed(made) == 0
+    assert all(row.drafted for row in made)
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_its_drafts_change_no_text_and_are_accepted_if_right(
     assert accepted == drafted if right else accepted < drafted
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def brings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model's folder as converters write it, and the original, which has a head besides."""
     converted = tmp_path_factory.mktemp("mtp") / "converted"
@@ -236,6 +236,12 @@ def test_from_the_command_line(brings: tuple[Path, Path], capsys: Any) -> None:
         assert shown.err.count(f"drafting with the head that {original} brings") == 1
         assert "By drafter: head" in shown.out
         assert "Tokens: all 9 identical" in shown.out
+    write("mimo", Path(original), heads=2)
+    (Path(original) / "model-head.safetensors").unlink()
+    assert main(["generate", *named, "--draft", "head", *PLAIN, "--compare"]) == 0
+    shown = capsys.readouterr()
+    assert f"drafting with the 2 heads that {original} brings" in shown.err
+    assert "Tokens: all 9 identical" in shown.out
     assert main(["generate", "--model", converted, "--draft", "head", *PLAIN]) == 2
     shown = capsys.readouterr()
     assert "a converted checkpoint has lost them" in shown.err

@@ -26,8 +26,7 @@ from mlx_spec.events import Event
 from tests.scenario import Job, make_jobs, target
 from tests.test_row_errors import BAD, Tokenizer
 from tests.traffic import given
-
-PATIENCE = 30.0
+from tests.waiting import PATIENCE
 
 
 class DeviceLost(RuntimeError):

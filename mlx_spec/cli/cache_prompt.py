@@ -29,6 +29,10 @@ _OPTIONS = (
     "chat_template_config",
     "prefill_step_size",
     "memory_limit",
+    "kv_bits",
+    "kv_group_size",
+    "quantized_kv_start",
+    "max_kv_size",
 )
 
 Prompt = Annotated[
@@ -69,7 +73,7 @@ def cache_prompt(
     tokens = first_ids(tokenizer, texts[0], flags.chat(tokenizer))
     with status(f"reading {len(tokens):,} tokens", quiet):
         cache = read_prompt(model, tokens, flags.target, flags.batches)
-        write_prompt_cache(prompt_cache_file, cache)
+        write_prompt_cache(prompt_cache_file, cache, model)
     if not quiet:
         size = prompt_cache_file.expanduser().stat().st_size
         note(f"{prompt_cache_file}: {len(tokens):,} tokens, {size / 1e6:,.1f} MB")

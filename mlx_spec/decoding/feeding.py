@@ -79,7 +79,7 @@ class Feeder:
         self._runner, self._ride = runner, ride
         self._meter = meter or PromptMeter()
         self._clock = runner.ranks.clock(clock)
-        self._shared = SharedPrefixes(runner.pool, batching, self.size)
+        self._shared = SharedPrefixes(runner.pool, batching, self.size, begun=ride > 1)
         self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
         self._queue = ReadingQueue()
         self._flying = 0
@@ -157,6 +157,12 @@ class Feeder:
         """Copy what a row that decodes begins with, ``seen`` tokens, into the prefix cache."""
         self._shared.keep(sequence, slot, min(seen, self._cuts.read(sequence)))
 
+    def keep_end(self, slot: int, sequence: Sequence, held: int | None) -> None:
+        """The same of a row that has ended and cannot be cut: all ``held`` tokens of it."""
+        alike = self._cuts.read(sequence) == sequence.length - 1  # what was said is as if read
+        if held is not None and alike and held <= sequence.length:
+            self._shared.keep_end(sequence, slot, held)
+
     def remember(self, sequence: Sequence, source: RowSource) -> int:
         """Put what somebody else has read of a text into the prefix cache; how many tokens."""
         return self._shared.remember(sequence, source)
@@ -193,9 +199,9 @@ class Feeder:
         self._finish(slots)
         self._shared.settle()
         if not built:
-            schedule(self._prompts.take_copies())
+            schedule(self._copies())
             return None
-        more = [*self._listeners.described, *self._prompts.take_copies()]
+        more = [*self._listeners.described, *self._copies()]
         return self._runner.chunk(built, self._meter.seconds, self._listeners.launched(), more)
 
     def compute(self, slots: Slots) -> None:
@@ -208,7 +214,7 @@ class Feeder:
         while self._runner.proceed(started + TURN - self._clock()):
             self._listeners.settle()
             self._finish(slots)
-            schedule(self._prompts.take_copies())
+            schedule(self._copies())
             self.publish()
             self._shared.settle()
             part = self._next(slots, budget, budget - built)
@@ -218,6 +224,10 @@ class Feeder:
             self._note(part, rows, slots, self._runner.begin(rows))
             built += part.tokens
         self._meter.seconds(self._clock() - started)
+
+    def _copies(self) -> list[mx.array]:
+        """Of prompts that were read, to be computed before their slots are written to."""
+        return [*self._prompts.take_copies(), *self._shared.take_copies()]
 
     def _next(self, slots: Slots, budget: int, left: int) -> FedPass | None:
         """The first row to be read, and neighbours of it that stand at the same place.
@@ -260,8 +270,9 @@ class Feeder:
 
     def _last(self, row: FedRow) -> int:
         """Where what is computed alike ends, or where the row is to be copied."""
-        last, end = self._cuts.last(row.sequence, row.seen), self._prompts.end(row.sequence)
-        return last if end is None or end <= row.seen else min(last, end)
+        ends = (self._prompts.end(row.sequence), self._shared.place(row.sequence))
+        last = self._cuts.last(row.sequence, row.seen)
+        return min([last, *(end for end in ends if end is not None and end > row.seen)])
 
     def _decoded(self, row: FedRow) -> bool:
         return self._cuts.decoded(row.sequence, row.seen)

@@ -219,11 +219,13 @@ class Stepper:
             if sequence in flight.gone:
                 flight.outputs.append(None)
                 continue
+            held = sequence.length + count
             tokens = sequence.extend(samples[: count + 1])
             kept = max(0, min(count, len(tokens)))
             if sequence.finish_reason:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
+                self.members.held[sequence] = held
                 self.leave(sequence)
             sequence.count(drafted, kept, source)
             outputs.append(StepOutput(sequence, tokens, drafted, kept, source))
