@@ -1,4 +1,4 @@
-"""``mlx-spec batch`` where files and streams misbehave: full disks, closed pipes, odd bytes.
+"""``mlx-spec batch``, and others, where streams misbehave: full disks, closed pipes, odd bytes.
 
 Real processes: what happens to a stream at exit cannot be seen from inside.
 """
@@ -134,6 +134,23 @@ def test_a_full_disk_under_the_log_ends_no_run(tmp_path: Path) -> None:
         assert run(source, out, "-m", 3, stderr=full).returncode == 0
         assert len(read_lines(out)) == 6
         assert run(source, out, "-m", 3, stderr=full).returncode == 2
+
+
+@needs_full
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["generate", "-p", "d", "-m", "2"], ["doctor", "--json"]]
+)
+def test_no_command_takes_a_full_disk_under_stdout_for_a_fault_of_ours(
+    arguments: list[str],
+) -> None:
+    command = [sys.executable, "-m", "mlx_spec", *arguments]
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "mlx-spec: error: stdout: No space left on device"
+    assert "Traceback" not in done.stderr
 
 
 def small_files() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mlx_spec.cli.new_files import check_writable
 from mlx_spec.cli.notes import note, say_models, status
 from mlx_spec.cli.parameters import takes
 from mlx_spec.cli.prompts import read_prompts
@@ -59,6 +60,7 @@ def cache_prompt(
         raise InvalidRequest(
             f"[cache-prompt] --prompt-cache-file {prompt_cache_file}, expected FILE.safetensors"
         )
+    check_writable(prompt_cache_file, f"[cache-prompt] --prompt-cache-file {prompt_cache_file}")
     texts = read_prompts([] if prompt is None else [prompt], None)
     if not texts:
         raise InvalidRequest("[cache-prompt] no prompt; give --prompt, or pipe one in")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_spec.cli.messages_file import read_conversations, write_json
+from mlx_spec.cli.messages_file import read_conversations
+from mlx_spec.cli.new_files import write_json
 from mlx_spec.errors import InvalidRequest
 
 Message = Mapping[str, Any]
