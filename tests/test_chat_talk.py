@@ -154,6 +154,26 @@ def test_what_is_saved_is_loaded_and_goes_on_alike(
     assert len(json.loads(path.read_text())) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "holds", "words"),
+    [
+        ("a.safetensors", "x", "holds arrays; /load takes messages in JSON"),
+        ("a.json", "", "a.json"),
+        ("a.json", '[{"role": "user"', "not JSON"),
+        ("a.json", '{"format": 9}', "expected a list of"),
+        ("a.json", '[{"role": "robot", "content": 3}]', "message 1"),
+    ],
+)
+def test_a_file_that_is_no_talk_changes_nothing(
+    name: str, holds: str, words: str, heard: Heard, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(holds)
+    heard.say(SAID[0], f"/load {tmp_path / name}")
+    assert words in heard.told[-1]
+    assert heard.texts[0] == SAID[0]
+    assert len(heard.texts) == 2
+
+
 def test_a_file_is_not_overwritten_by_chance(heard: Heard, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text("precious")

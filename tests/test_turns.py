@@ -154,7 +154,11 @@ def test_a_talk_of_many_turns_keeps_to_its_bytes(mixed: Path) -> None:
             before = read
 
 
-def together(model: Any, prompts: list[list[int]], **options: Any) -> list[Any]:
+def together(
+    model: Any, prompts: list[list[int]], stops: tuple[int, ...] = (), **options: Any
+) -> list[Any]:
+    """Texts, and those that go on behind them."""
+    limit = SamplingParams(max_tokens=12, stop_token_ids=stops)
     with BatchedMLXGenerator(
         model,
         None,
@@ -162,10 +166,10 @@ def together(model: Any, prompts: list[list[int]], **options: Any) -> list[Any]:
         batching=BatchingConfig(batch_size=3, batch_timeout=0.02, block_size=4, **options),
         speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
     ) as generator:
-        first = generator.generate(prompts, SamplingParams(max_tokens=12))
+        first = generator.generate(prompts, limit)
         said = zip(prompts, first, strict=True)
         longer = [[*prompt, *one.token_ids, 5, 7, 9] for prompt, one in said]
-        return [*first, *generator.generate(longer, SamplingParams(max_tokens=12))]
+        return [*first, *generator.generate(longer, limit)]
 
 
 def of_another_end(patch: pytest.MonkeyPatch) -> None:
@@ -203,6 +207,20 @@ def test_rows_go_on_from_where_they_ended(talker: Path) -> None:
     for one, prompt in zip(warm[5:], prompts, strict=True):
         assert one.reused_tokens == len(prompt) + 11
     assert all(one.accepted > 0 for one in warm)
+
+
+def test_rows_that_end_among_accepted_guesses(mixed: Path) -> None:
+    """What the slot holds beyond such an end is nobody's, and goes nowhere."""
+    model, _ = load(mixed)
+    prompts, cold, _ = go_on(mixed)
+    stops = tuple(one.token_ids[4 + place % 3] for place, one in enumerate(cold[:5]))
+    cold = together(model, prompts, stops)
+    warm = together(model, prompts, stops, prefix_cache_bytes=2**24)
+    assert {len(one.token_ids) for one in cold[:5]} > {5}
+    assert [one.token_ids for one in warm] == [one.token_ids for one in cold]
+    known = [one.reused_tokens - len(p) for one, p in zip(warm[5:], prompts, strict=True)]
+    assert min(known) >= -1
+    assert max(known) > 0
 
 
 @pytest.mark.parametrize("plant", [of_another_end, ended_later])

@@ -24,6 +24,7 @@ from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.decoding.batch_state import BatchState
+from mlx_spec.decoding.checks import check_tokens
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.registry import DraftParts
 from mlx_spec.decoding.drivers import ahead, in_turn
@@ -230,18 +231,7 @@ class SpeculativeDecoder:
         Raises:
             InvalidRequest: a token id outside the vocabulary, in the prompt or a bias.
         """
-        highest = max(sequence.prompt)
-        if highest >= self.runner.vocabulary:
-            raise InvalidRequest(
-                f"[SpeculativeDecoder.check] prompt {sequence.index + 1} holds the token id "
-                f"{highest}; the model's vocabulary has {self.runner.vocabulary}"
-            )
-        biases = sequence.sampling.biases
-        if biases and biases[-1][0] >= self.runner.vocabulary:
-            raise InvalidRequest(
-                f"[SpeculativeDecoder.check] logit_bias of request {sequence.index + 1} names the "
-                f"token id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
-            )
+        check_tokens(sequence, self.runner.vocabulary)
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence leave now; what a step in flight computes for it is dropped."""

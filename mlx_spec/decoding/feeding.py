@@ -30,6 +30,7 @@ from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.chunk_size import DRAFT_SHARE, ChunkSize
 from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.fed_rows import FedPass, FedRow
+from mlx_spec.decoding.pass_group import PassGroup
 from mlx_spec.decoding.pass_listeners import PassListener, PassListeners, PromptPass
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.decoding.prompt_share import SharedPrompts
@@ -234,48 +235,30 @@ class Feeder:
 
         None where there is none, or one takes more than the tokens that are left.
         """
-        chosen: list[FedRow] = []
-        shortest = end = total = 0
+        group = PassGroup(left, pads=self._runner.pads, packs=self._packs)
         for row in self._queue:
             slot = slots[row.sequence]
-            apart = bool(chosen) and slot != slots[chosen[-1].sequence] + 1
-            if apart or not self._wants(row, slot):
-                if chosen:
+            if group.apart(slot) or not self._wants(row, slot):
+                if group:
                     break
                 continue
             row.last = self._last(row)
-            own = min(row.last, self._cuts.end(row.sequence, row.seen, budget))
-            begin, low, high = row.seen, min(own, shortest or own), max(own, end)
-            alike = not chosen or (
-                begin == chosen[0].seen and self._decoded(row) == self._decoded(chosen[0])
-            )
-            if not alike:
+            end = min(row.last, self._cuts.end(row.sequence, row.seen, budget))
+            decoded = self._cuts.decoded(row.sequence, row.seen)
+            if not group.take(row, slot, end, decoded=decoded):
                 break
-            packs = low < high and self._packs(row)
-            room = 32 + (low - begin) // 2 if self._runner.pads else 0
-            tokens = total + own - begin if packs else (len(chosen) + 1) * (high - begin)
-            if tokens > left or not (packs or high - low <= room):
-                break
-            chosen.append(row)
-            shortest, end, total = low, high, total + own - begin
-        if not chosen:
-            return None
-        packs = shortest < end and self._packs(chosen[0])
-        return FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]), packs)
+        return group.made()
 
-    def _packs(self, row: FedRow) -> bool:
-        """Whether a pass over it leaves no holes where others go further; not where one token is
-        computed in another way than several."""
-        return not (self._decoded(row) or self._runner.branches) and self._runner.packs
+    def _packs(self) -> bool:
+        """Whether a pass leaves no holes where some rows go further than others; not where one
+        token is computed in another way than several."""
+        return not self._runner.branches and self._runner.packs
 
     def _last(self, row: FedRow) -> int:
         """Where what is computed alike ends, or where the row is to be copied."""
         ends = (self._prompts.end(row.sequence), self._shared.place(row.sequence))
         last = self._cuts.last(row.sequence, row.seen)
         return min([last, *(end for end in ends if end is not None and end > row.seen)])
-
-    def _decoded(self, row: FedRow) -> bool:
-        return self._cuts.decoded(row.sequence, row.seen)
 
     def _wants(self, row: FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""

@@ -143,7 +143,7 @@ def _load(path: Path, where: str) -> tuple[list[Any], dict[str, Any]]:
     except Exception as error:  # whatever mlx and mlx-lm raise over a foreign file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, ModelLoadError):
-            reason = reason.removeprefix(f"{path.name} ")
+            reason = f"it {reason.removeprefix(f'{path.name} ')}"
         words = " ".join(str(reason).split())[:200] or type(error).__name__
         raise InvalidRequest(f"{where} is no prompt cache: {words}") from error
     notes = notes if isinstance(notes, dict) else {}
