@@ -303,36 +303,6 @@ def test_a_shape_holds_behind_reasoning(thinking: Live) -> None:
     assert not hasattr(calm, "reasoning_content")
 
 
-@pytest.mark.parametrize(
-    ("shape", "texts"),
-    [
-        ({"guided_choice": ["<think>"]}, {"<think>"}),
-        ({"guided_choice": [" ", "<tool_call>"]}, {" ", "<tool_call>"}),
-        ({"guided_regex": "(<think>)?</think>"}, {"<think></think>", "</think>"}),
-        (
-            {"response_format": {"type": "json_object", "schema": {"const": "<think>"}}},
-            {'"<think>"'},
-        ),
-    ],
-)
-def test_marks_are_text_where_a_constraint_wants_them(
-    thinking: Live, shape: dict[str, Any], texts: set[str]
-) -> None:
-    """Streamed and whole, at once and behind reasoning; it is no reasoning and no call."""
-    client = openai_client(thinking)
-    options: dict[str, Any] = {"model": "x", "messages": HI, "temperature": 1, "seed": 3}
-    options |= {"max_tokens": 99, "logit_bias": {"2049": 5}, "tools": TOOLS}
-    for think in (False, True):
-        extra = {**shape, "chat_template_kwargs": {"enable_thinking": think}}
-        whole = client.chat.completions.create(extra_body=extra, **options).choices[0]
-        assert whole.finish_reason == "stop"
-        assert whole.message.content in ({one.strip() for one in texts} if think else texts)
-        assert hasattr(whole.message, "reasoning_content") is think
-        stream = client.chat.completions.create(extra_body=extra, stream=True, **options)
-        parts = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
-        assert "".join(parts) == whole.message.content
-
-
 def test_mistakes_are_errors_of_the_client(plain: Live) -> None:
     client = openai_client(plain)
     wrong: list[dict[str, Any]] = [

@@ -80,8 +80,8 @@ class Engine:
         room = agreed_room(self.ranks, batching.memory_limit, model, draft)
         # Where ranks hold layers of different kinds or numbers, what fits differs between them.
         self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
-        share = room if self._keeps else 0
-        self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
+        models = 1 if draft is None else 2
+        self.batching = with_prefix_share(batching, room if self._keeps else 0, models)
         self.clock = clock
         self.limit = RowLimit(self.batching.batch_size)
         self.shortage = Shortage(self.limit)
@@ -96,7 +96,7 @@ class Engine:
             limit=self.limit,
         )
         self.decoder = self._make_decoder()
-        self._stopping: Callable[[], bool] = lambda: False
+        self._stopping: Callable[[], bool] = bool
         self._tokenizer = tokenizer
         budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
