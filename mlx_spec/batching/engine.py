@@ -80,9 +80,9 @@ class Engine:
         room = agreed_room(self.ranks, batching.memory_limit, model, draft)
         # Where ranks hold layers of different kinds or numbers, what fits differs between them.
         self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
-        models = 1 if draft is None else 2
-        self.batching = with_prefix_share(batching, room if self._keeps else 0, models)
-        self.clock = clock
+        share = room if self._keeps else 0
+        self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
+        self.clock, self._tokenizer = clock, tokenizer
         self.limit = RowLimit(self.batching.batch_size)
         self.shortage = Shortage(self.limit)
         self._make_decoder = partial(
@@ -95,9 +95,7 @@ class Engine:
             clock=clock,
             limit=self.limit,
         )
-        self.decoder = self._make_decoder()
-        self._stopping: Callable[[], bool] = bool
-        self._tokenizer = tokenizer
+        self.decoder, self._stopping = self._make_decoder(), _never
         budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,
@@ -320,6 +318,10 @@ class Engine:
         if not self.busy:
             self.memory.idle()
             self.shortage.over()
+
+
+def _never() -> bool:
+    return False
 
 
 def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
