@@ -1,6 +1,6 @@
 """How many slots to have, and how long: from what there is and what is needed. Knows no mlx.
 
-Slots double and halve, and lengths grow by half, so that rows that come and go one by one are copied
+Slots double and halve, lengths grow by half, so that rows that come and go one by one are copied
 O(1) times a row, and a text that grows O(1) times a token. Memory that nobody needs goes back.
 """
 
