@@ -22,11 +22,14 @@ from mlx_spec import (
 from mlx_spec.batching.commands import RequestRecord
 from mlx_spec.config import SamplingParams
 from mlx_spec.decoding.drafters.predicted import PredictedText
-from mlx_spec.errors import InvalidRequest, RankError
+from mlx_spec.errors import InvalidRequest, RankError, UnsupportedModel
+from mlx_spec.model.heads.head import DraftHead, HeadConfig
+from mlx_spec.model.hidden import HiddenLayers
 from mlx_spec.sequence import Sequence
 from tests.linked import Linked, linked
-from tests.models import make_model
+from tests.models import VOCABULARY, make_model
 from tests.scenario import noisy_draft
+from tests.structures import small_tokenizer
 
 PROMPTS = [[3, 9, 12], [40, 2], [7, 7, 7, 7, 30, 31, 2], [1], [22, 5, 17, 8]]
 FIXED = SpeculationConfig(adaptive=False, num_draft_tokens=3)
@@ -126,6 +129,36 @@ def test_another_draft_there_is_an_error_here() -> None:
             generator_of(both, new_draft())
         with generator_of(both) as generator:
             assert len(generator.generate([[1]], max_tokens=3)[0].token_ids) == 3
+    assert both.error is None
+
+
+def test_no_tokenizer_there_is_an_error_here() -> None:
+    """Ranks with one draft what a constraint forces, and others would not."""
+    with linked() as both:
+        with pytest.raises(RankError, match="this rank was given none"):
+            BatchedMLXGenerator(both.model, small_tokenizer())
+        with generator_of(both) as generator:
+            assert len(generator.generate([[1]], max_tokens=3)[0].token_ids) == 3
+    assert both.error is None
+
+
+class MiddleHead(DraftHead):
+    """Reads what its target's first layer gives."""
+
+    def reads(self, layers: int) -> HiddenLayers:
+        return HiddenLayers(final=False, layers=(0,))
+
+
+@pytest.mark.parametrize("draft", ["head", "self"])
+def test_layers_that_one_rank_has_draft_on_none(draft: str) -> None:
+    heads = [MiddleHead(HeadConfig(32, 48, 4, 2, 8, VOCABULARY)) for _ in range(2)]
+    given = heads if draft == "head" else [None, None]
+    words = {"head": "head reads layers 0, and each of 2 ranks", "self": "draft='self' runs layers"}
+    with (
+        linked(given[0], "pipeline") as both,
+        pytest.raises(UnsupportedModel, match=words[draft]),
+    ):
+        generator_of(both, given[1], speculation=SpeculationConfig(draft=draft))
     assert both.error is None
 
 

@@ -1,6 +1,7 @@
-"""A stage over Ray: two workers on this machine write what one process writes, whatever dies.
+"""A stage over Ray: two nodes on this machine write what one process writes, whatever dies.
 
-One Ray for the whole file: it takes seconds to start.
+One Ray for the whole file: it takes seconds to start. Its second node is what ``ray start`` makes,
+and does not live to the end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +35,10 @@ from mlx_spec.pipeline import (
     ray_cluster,
 )
 from mlx_spec.pipeline.checkpoint import Checkpoint
+from mlx_spec.pipeline.process import Outcome
 from mlx_spec.pipeline.ray_process import RayOptions, process_over_ray, together
 from mlx_spec.pipeline.ray_worker import SecondTry
+from mlx_spec.pipeline.records import Record, read_records
 from mlx_spec.results import GenerationResult, GenerationStats
 
 SAMPLED = ("--temp", "0.9", "--seed", "11", "-m", "8", "--batch-size", "2")
@@ -161,14 +167,82 @@ def test_figures_of_workers_side_by_side() -> None:
     assert together({}) == GenerationStats()
 
 
-# --- over two workers -----------------------------------------------------------------------
+# --- over two nodes, a worker on each ---------------------------------------------------------
+
+
+class Node:
+    """A node of the cluster that can be lost.
+
+    Attributes:
+        id: Ray's.
+    """
+
+    def __init__(self) -> None:
+        import ray
+
+        address = ray.get_runtime_context().gcs_address
+        before = {node["NodeID"] for node in ray.nodes()}
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--address", address]
+        command += ["--num-cpus", "1", "--object-store-memory", str(80 * 2**20), "--block"]
+        self._started = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        )
+        until = time.monotonic() + SAFETY
+        while not (new := {node["NodeID"] for node in ray.nodes() if node["Alive"]} - before):
+            assert self._started.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        (self.id,) = new
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers on it."""
+        return [pid for pid, name in self._processes() if "RayWorker" in name]
+
+    def lose(self) -> None:
+        """All of its processes at once, as with its power."""
+        for pid, _ in self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._started.wait(SAFETY)
+
+    def _processes(self) -> list[tuple[int, str]]:
+        return below(self._started.pid)
+
+
+def below(root: int) -> list[tuple[int, str]]:
+    """A process and all that it began: ids and commands."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,command="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    rows = [
+        (int(pid), int(parent), name) for pid, parent, name in (x.split(None, 2) for x in listed)
+    ]
+    ours, size = {root}, 0
+    while len(ours) > size:
+        size = len(ours)
+        ours |= {pid for pid, parent, _ in rows if parent in ours}
+    return [(pid, name) for pid, _, name in rows if pid in ours]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A Ray of our own, which the commands find and leave as it is."""
-    with ray_cluster.joined("local", 2):
+    with ray_cluster.joined("local", 1):
         yield
+
+
+@pytest.fixture(scope="module")
+def node(cluster: None) -> Iterator[Node]:
+    """The second of its nodes."""
+    made = Node()
+    try:
+        yield made
+    finally:
+        made.lose()
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +259,7 @@ OVER = ("--ray", "local", "--ray-workers", "2")
 
 @pytest.mark.slow
 def test_two_workers_write_the_bytes_of_one(
-    cluster: None, alone: tuple[Path, bytes], tmp_path: Path
+    node: Node, alone: tuple[Path, bytes], tmp_path: Path
 ) -> None:
     source, bytes_alone = alone
     out = tmp_path / "out.jsonl"
@@ -210,44 +284,112 @@ def test_it_goes_on_where_one_process_stopped(
     assert run(source, out, "--resume", *OVER) == 1  # nothing is left
 
 
-def workers() -> list[int]:
-    """Process ids of this process's own workers."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,command="], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    rows = [
-        (int(pid), int(parent), name) for pid, parent, name in (x.split(None, 2) for x in listed)
-    ]
-    ours, size = {os.getpid()}, 0
-    while len(ours) > size:
-        size = len(ours)
-        ours |= {pid for pid, parent, _ in rows if parent in ours}
-    return [pid for pid, _, name in rows if pid in ours and "RayWorker" in name]
+def watched(source: Path, out: Path, heard: Callable[[], None]) -> Outcome:
+    """A run that says when its first results are written."""
+    told: list[bool] = []
+
+    class Watched(Checkpoint):
+        def write(self, record: dict[str, Any]) -> None:
+            super().write(record)
+            if not told:
+                told.append(True)
+                heard()
+
+    flags = Flags(temp=0.9, seed=11, max_tokens=8, batch_size=2)
+    output, read = Watched(out, "jsonl", {}, 11), partial(read_records, source, "jsonl")
+    return process_over_ray(GenerateText(), flags, read, output, RayOptions("local", 2))
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(
-    cluster: None, alone: tuple[Path, bytes], tmp_path: Path
+    node: Node, alone: tuple[Path, bytes], tmp_path: Path
 ) -> None:
     """As soon as the first results are there one worker gets kill -9."""
     source, bytes_alone = alone
     out, killed = tmp_path / "out.jsonl", list[int]()
 
-    class Watched(Checkpoint):
-        def write(self, record: dict[str, Any]) -> None:
-            super().write(record)
-            if not killed:
-                killed.append(workers()[0])
-                os.kill(killed[0], signal.SIGKILL)
+    def kill() -> None:
+        killed.extend(node.workers())
+        os.kill(killed[0], signal.SIGKILL)
 
-    flags = Flags(temp=0.9, seed=11, max_tokens=8, batch_size=2)
-    output = Watched(out, "jsonl", {}, 11)
-    done = process_over_ray(
-        GenerateText(), flags, (source, "jsonl"), output, RayOptions("local", 2)
-    )
-    assert killed
+    done = watched(source, out, kill)
+    assert len(killed) == 1  # a worker on each node
     assert done.tally.written == 40
     assert out.read_bytes() == bytes_alone
+
+
+def noted(source: Path, log: Path) -> Iterator[Record]:
+    """Records, each with a mark in a file when it is read."""
+    for record in read_records(source, "jsonl"):
+        with log.open("ab") as file:
+            file.write(b".")
+        yield record
+
+
+@pytest.mark.slow
+def test_no_more_is_read_than_workers_have_room_for(node: Node, tmp_path: Path) -> None:
+    """Records that were read and not written: four chunks for each that workers have under way."""
+    source, log, held = tmp_path / "in.jsonl", tmp_path / "log", list[int]()
+    source.write_text("".join(f'{{"prompt": "{place}"}}\n' for place in range(160)))
+
+    class Counting(Checkpoint):
+        def write(self, record: dict[str, Any]) -> None:
+            held.append(log.stat().st_size - len(held))
+            super().write(record)
+
+    output, read = Counting(tmp_path / "out.jsonl", "jsonl", {}, 1), partial(noted, source, log)
+    flags = Flags(max_tokens=2, batch_size=1)
+    process_over_ray(GenerateText(), flags, read, output, RayOptions("local", 2))
+    workers, calls, chunk = 2, 2, flags.look_ahead // 2
+    assert len(held) == log.stat().st_size == 160
+    assert chunk < max(held) <= 4 * workers * calls * chunk < 160
+
+
+CHAIN = """
+input = "in.jsonl"
+output = "{out}"
+[options]
+seed = 3
+temp = 0.7
+batch_size = 2
+max_tokens = 6
+[[stage]]
+kind = "generate"
+[[stage]]
+kind = "filter"
+field = "output"
+must_match = "[aeiou]"
+[[stage]]
+kind = "generate"
+prompt_template = "{{{{ output }}}}"
+output_field = "more"
+"""
+
+
+@pytest.mark.slow
+def test_a_chain_over_nodes_of_which_one_is_lost(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the first stage, with its worker and all that it held: no record is lost,
+    and no byte is another. Its worker begins again on the node that is left."""
+    write_input(tmp_path / "in.jsonl", 40)
+    for name in ("alone", "over"):
+        (tmp_path / f"{name}.toml").write_text(CHAIN.format(out=f"{name}.jsonl"))
+    assert main(["pipeline", "run", str(tmp_path / "alone.toml"), "-q"]) == 1
+    own, lost = Checkpoint.write, list[int]()
+
+    def write(output: Checkpoint, record: dict[str, Any]) -> None:
+        own(output, record)
+        if not lost:
+            lost.extend(node.workers())
+            node.lose()
+
+    monkeypatch.setattr(Checkpoint, "write", write)
+    assert main(["pipeline", "run", str(tmp_path / "over.toml"), "-q", *OVER]) == 1
+    assert len(lost) == 1
+    for place in ("{}.jsonl", "{}.jsonl.stages/1-generate.jsonl"):
+        alone, over = (tmp_path / place.format(name) for name in ("alone", "over"))
+        assert over.read_bytes() == alone.read_bytes()
 
 
 @pytest.mark.slow

@@ -58,7 +58,8 @@ def make_engine(model: Any, tokenizer: Any, **options: Any) -> Engine:
     draft = describe_draft(options.get("draft_model"))
     with ranks.turn:
         number = next(ranks.numbers)
-        ranks.tell(Make(number, speculation, batching, draft, ranks.take_gone()))
+        reads = tokenizer is not None
+        ranks.tell(Make(number, speculation, batching, draft, reads, ranks.take_gone()))
         engine = make_sharded(
             ranks, lambda: ShardedEngine(ranks, number, model, tokenizer, **options)
         )
