@@ -20,6 +20,7 @@ from tests.chatting import write_talker
 from tests.ranks import LONGEST, Launched, launch
 
 PROMPTS = ["def read_", "class Stack:", "import os", "x", "for i in"]
+SAID = dict.fromkeys((65, 70, 75), 60.0)  # what was said before comes again
 SILENT = (0, "", "")
 
 
@@ -54,14 +55,14 @@ def asked(**options: Any) -> dict[str, Any]:
 def test_serve_drains_when_the_other_rank_is_told_to_end(model: Path) -> None:
     """A client that goes, one that asks for nonsense, a batch in few slots; then SIGTERM to rank 1
     in the middle of an answer, which is finished."""
-    expected = batch_generate(*load(str(model)), PROMPTS, max_tokens=40)
+    expected = batch_generate(*load(str(model)), PROMPTS, max_tokens=40, logit_bias=SAID)
     with ranks(model, "serve", "--port", "0", "--batch-size", "3", "--no-adaptive") as launched:
         client = served(launched)
         with client.stream("POST", "completions", json=asked(ignore_eos=True)) as gone:
             next(events(gone))
         refused = client.post("completions", json=asked(max_tokens=-3))
         assert refused.status_code == 400
-        wanted = asked(prompt=PROMPTS, max_tokens=40, stream=False)
+        wanted = asked(prompt=PROMPTS, max_tokens=40, stream=False, logit_bias=SAID)
         said = client.post("completions", json=wanted).json()
         assert [one["text"] for one in said["choices"]] == expected.texts
         assert said["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] > 0

@@ -238,10 +238,18 @@ class Engine:
 
     def _advance(self) -> list[StepOutput]:
         try:
-            return self.decoder.step()
+            return self.decode()
         except Exception as error:
             self._reporter.failed("step", repr(error))
             raise
+
+    def decode(self) -> list[StepOutput]:
+        """The decoder's part of a step."""
+        return self.decoder.step()
+
+    def lose(self, words: str) -> None:
+        """A part of the model is gone: have listeners told, in any thread."""
+        self._reporter.failed("ranks", words)
 
     def _admit(self, hurry: bool) -> None:
         self._grow()
