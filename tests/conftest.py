@@ -25,6 +25,7 @@ if threading.current_thread() is threading.main_thread():
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,31 @@ def nobody_learns_the_pace() -> Iterator[None]:
     ReadingPace.note = own  # type: ignore[method-assign]
 
 
+@pytest.fixture(scope="module")
+def uncompiled() -> Iterator[None]:
+    """``mx.compile`` does nothing: on a CPU each compiled function is a run of a C++ compiler."""
+    from tests.architecture_runs import not_compiled
+
+    with not_compiled():
+        yield
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model with a chat template."""
+    from tests.chatting import write_talker
+
+    return write_talker(tmp_path_factory.mktemp("models") / "talker")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model without one."""
+    from tests.folders import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
 PAYS: list[Callable[..., bool]] = []
 OWN: list[Callable[..., object]] = []
 
@@ -108,8 +134,9 @@ def nothing_known_of_pairs() -> None:
     """What one test's steps have shown of a model is not what the next one's go by: models are
     shared by tests, and how wide passes are padded must not depend on their order."""
     from mlx_spec.control import shared
+    from mlx_spec.weak_memo import WeakMemo
 
-    shared._KNOWN.clear()
+    shared._KNOWN = WeakMemo()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ They implement the public protocols, so nothing of the engine is patched to use 
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -118,3 +119,10 @@ class CyclingPolicy:
     def forget(self) -> None:
         """Take the dropped turn again."""
         self._turn -= 1
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written to it."""
+
+    def isatty(self) -> bool:
+        return True

@@ -10,21 +10,14 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from tests.models import make_model
+from tests.models import SHAPE, make_model
 
 END = "<|end|>"
 CONTEXT = 64
 _CONFIG: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
+    **SHAPE,
     "vocab_size": 272,  # padded past the tokenizer's 257, as many real models are
     "max_position_embeddings": CONTEXT,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
 }
 
 

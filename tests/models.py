@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 VOCABULARY = 64
 
-_COMMON: dict[str, Any] = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "intermediate_size": 48,
@@ -50,7 +51,7 @@ def _unit_rows(like: mx.array) -> mx.array:
 def make_model(family: str = "llama", seed: int = 0, **overrides: Any) -> Any:
     """A random model of ``family``; weights large enough that the text varies."""
     module = importlib.import_module(f"mlx_lm.models.{family}")
-    config = {**_COMMON, **FAMILIES[family], "model_type": family, **overrides}
+    config = {**SHAPE, **FAMILIES[family], "model_type": family, **overrides}
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(config))
     weights = [
@@ -61,3 +62,9 @@ def make_model(family: str = "llama", seed: int = 0, **overrides: Any) -> Any:
     model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
+
+
+@cache
+def endless() -> Any:
+    """A llama whose context nobody reaches; never changed."""
+    return make_model("llama", max_position_embeddings=10**6)

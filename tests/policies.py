@@ -9,8 +9,19 @@ from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.shared import PairMeasurements
 from scripts.simulated.machines import DRAFTER, Machine
+from scripts.simulated.play import SimulatedRow
 
 MOST = 6  # draft tokens, where a test says nothing else
+
+
+def make_rows(*remaining: int) -> list[SimulatedRow]:
+    """Rows with so many tokens left each."""
+    return [SimulatedRow(count) for count in remaining]
+
+
+def long_rows(count: int) -> list[SimulatedRow]:
+    """So many rows, none of which ends soon."""
+    return make_rows(*[99] * count)
 
 
 def adaptive(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mlx_spec.batching.engine import TokenBudget
+from mlx_spec.batching.memory import TokenBudget
 from mlx_spec.batching.scheduler import Scheduler, SchedulerOutput
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.cost import RowCost

@@ -30,6 +30,7 @@ from mlx_spec.pipeline.stage_runner import StageRunner
 from mlx_spec.server.api_records import ApiRecords
 from tests import api_support
 from tests.folders import write_folder
+from tests.jsonl import read_lines
 
 Run = Callable[..., int]
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
@@ -62,10 +63,6 @@ def write(path: Path, requests: list[dict[str, Any]]) -> Path:
     lines = [json.dumps(one) for one in requests]
     path.write_text("\n".join([*lines, "not json"]) + "\n")
     return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +225,7 @@ def test_the_run_says_what_bodies_leave_open(run: Run, tmp_path: Path) -> None:
     bare = {"custom_id": "a", "body": {"prompt": "import "}}  # no url: the body tells
     source, out = write(tmp_path / "in.jsonl", [bare]), tmp_path / "out.jsonl"
     assert run(source, out, "-m", "3") == 1
-    assert read(out)[0]["response"]["body"]["usage"]["completion_tokens"] == 3
+    assert read_lines(out)[0]["response"]["body"]["usage"]["completion_tokens"] == 3
 
 
 def test_other_records_are_what_they_were(run: Run, tmp_path: Path) -> None:
@@ -236,12 +233,12 @@ def test_other_records_are_what_they_were(run: Run, tmp_path: Path) -> None:
     both = {"prompt": "import ", "custom_id": "a", "body": {"messages": turns("x")}}
     source, out = write(tmp_path / "in.jsonl", [both]), tmp_path / "out.jsonl"
     assert run(source, out, "-m", "3") == 1
-    assert read(out)[0]["output"]
+    assert read_lines(out)[0]["output"]
     asked = [request("a", PLAIN, prompt="import ")]
     source = write(tmp_path / "in.jsonl", asked)
     template = ("--prompt-template", "{{ body.prompt }}", "--overwrite")
     assert run(source, out, "-m", "3", *template) == 1
-    assert read(out)[0]["output"]
+    assert read_lines(out)[0]["output"]
 
 
 def test_a_table_cannot_hold_answers(

@@ -8,7 +8,6 @@ windows of 16 tokens (``tests/architecture_runs.py``). A long run of each is the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.model.support import Support, examine
-from tests.architecture_runs import Plan, not_compiled, run
+from tests.architecture_runs import Plan, run
 from tests.architectures import UNDECODED, build, names
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 MOST_REFUSED, LEAST_EXACT = 3, 120  # of 123: 97%
 
@@ -37,12 +38,6 @@ KINDS = {
 }
 TEXTS = [[(11 * row + 7 * i) % 64 for i in range(10)] for row in range(2)]
 STARTS = [6, 2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with not_compiled():
-        yield
 
 
 SEEN: dict[str, Support] = {}

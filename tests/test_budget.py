@@ -102,7 +102,7 @@ def test_prefix_caches_never_crowd_out_the_rows(draft: bool) -> None:
     )
     kept = engine.batching.prefix_cache_bytes * (1 + draft)
     assert 0 < kept <= room / 4
-    assert engine.budget.kv.limit == room - kept
+    assert engine.memory.budget.kv.limit == room - kept
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,6 @@ SAID = ("Name a river, please.", "And another one, further north.", "Is that all
 
 
 @pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_talker(tmp_path_factory.mktemp("models") / "talker")
-
-
-@pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a context that is soon full."""
     return write_talker(tmp_path_factory.mktemp("models") / "small", context=160)

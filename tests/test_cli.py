@@ -27,11 +27,6 @@ TEMPLATE = (
 FLOAT = r"\d+\.\d{3}"
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("models") / "tiny")
-
-
 def test_one_prompt_shows_text_and_mlx_lms_three_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "-p", "def read_", "-m", "12"]) == 0
     shown = capsys.readouterr()

@@ -20,6 +20,7 @@ from mlx_spec.pipeline.progress import Progress, figures
 from mlx_spec.pipeline.stage_runner import Tally
 from mlx_spec.results import GenerationStats
 from tests.folders import CONTEXT, write_folder
+from tests.jsonl import read_lines
 
 SAMPLED = ("--temp", "0.9", "--top-p", "0.95", "--seed", "11")
 
@@ -35,10 +36,6 @@ def write_input(path: Path, count: int) -> Path:
     return path
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def run(source: Path, out: Path, *options: str, tokens: int = 6) -> int:
     return main(["batch", str(source), str(out), "-q", "-m", str(tokens), *options])
 
@@ -51,7 +48,7 @@ def test_every_record_comes_out_in_order_with_errors_where_they_belong(
 ) -> None:
     source, out = write_input(tmp_path / "in.jsonl", 12), tmp_path / "out.jsonl"
     assert main(["batch", str(source), str(out), "-m", "6", "--batch-size", "4"]) == 1
-    records = read(out)
+    records = read_lines(out)
     assert [record["_record"] for record in records] == list(range(1, 13))
     for number, record in enumerate(records, start=1):
         if number == 4:
@@ -75,7 +72,7 @@ def test_batching_speculation_and_order_do_not_change_a_text(tmp_path: Path) -> 
     ):
         out = tmp_path / f"{number}.jsonl"
         assert run(source, out, *SAMPLED, *change) == 1
-        texts.append({record["_record"]: record.get("output") for record in read(out)})
+        texts.append({record["_record"]: record.get("output") for record in read_lines(out)})
     assert all(text == texts[0] for text in texts)
     assert len(set(texts[0].values())) > 5
 
@@ -100,7 +97,7 @@ def test_parquet_in_and_out(tmp_path: Path) -> None:
     assert [row["_record"] for row in table] == list(range(1, 10))
     options = ["--prompt-field", "output"]
     assert run(tmp_path / "a.parquet", tmp_path / "b.jsonl", *options) == 1
-    assert [r["_record"] for r in read(tmp_path / "b.jsonl") if "error" in r] == [4, 8]
+    assert [r["_record"] for r in read_lines(tmp_path / "b.jsonl") if "error" in r] == [4, 8]
 
 
 def test_chat_messages_and_too_long_prompts(tmp_path: Path) -> None:
@@ -117,7 +114,7 @@ def test_chat_messages_and_too_long_prompts(tmp_path: Path) -> None:
     ]
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run(source, out, "--model", str(folder), "--messages-field", "m", tokens=2) == 1
-    first, second, third, last = read(out)
+    first, second, third, last = read_lines(out)
     assert first["_prompt_tokens"] == len("<user>hi<assistant>")
     assert "field 'm' is text but not JSON" in second["error"]
     assert f"the model's context is {CONTEXT}" in third["error"]
@@ -178,7 +175,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert f"go on with --resume: {out} keeps what is done" in errors
-    assert 9 <= len(read(out)) < 400
+    assert 9 <= len(read_lines(out)) < 400
     assert main(["batch", str(source), str(out), "-q", "--resume", *options]) == 1
     assert main(["batch", str(source), str(tmp_path / "all.jsonl"), "-q", *options]) == 1
     assert out.read_bytes() == (tmp_path / "all.jsonl").read_bytes()

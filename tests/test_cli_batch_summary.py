@@ -15,6 +15,7 @@ from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.failures import Failures
 from mlx_spec.pipeline.record_sampling import check_names, sampling_of
 from mlx_spec.pipeline.records import read_records
+from tests.jsonl import read_lines
 
 TEMPLATE = "--prompt-template"
 
@@ -22,10 +23,6 @@ TEMPLATE = "--prompt-template"
 def write(path: Path, records: list[Any]) -> Path:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def run(*arguments: Any) -> int:
@@ -116,9 +113,9 @@ def test_a_retry_that_fails_again_or_stops_half_way_loses_nothing(
     # As a kill leaves it: failed lines gone, one of the new ones there, at the end.
     right = ["-q", "-m", 2, TEMPLATE, "{{ record.text | default('x') }}"]
     assert run(source, out, *right, "--retry-failed", "--limit", 4) == 0
-    assert len(read(out)) == 7
+    assert len(read_lines(out)) == 7
     assert run(source, out, *right, "--resume") == 0
-    assert [record["_record"] for record in read(out)] == list(range(1, 9))
+    assert [record["_record"] for record in read_lines(out)] == list(range(1, 9))
     write(source, RECORDS[:-1])
     assert run(source, out, *right, "--retry-failed") == 2
     assert "the input, or a stage before this one, was another" in capsys.readouterr().err
@@ -132,7 +129,7 @@ def test_a_stage_that_drops_takes_its_failed_records_again(format: str, tmp_path
     assert main(["filter", *rules]) == 1
     assert main(["filter", *rules, "--field", "body", "--retry-failed"]) == 0
     assert main(["filter", *rules, "--field", "body", "--retry-failed"]) == 0
-    everything = read(tmp_path / f"out.{format}.all.jsonl")
+    everything = read_lines(tmp_path / f"out.{format}.all.jsonl")
     assert [(one["_record"], one["keep"]) for one in everything] == [
         (1, True),
         (2, True),
@@ -159,7 +156,7 @@ def test_a_record_s_own_options_count_where_they_are_asked_for(tmp_path: Path) -
     source, out = write(tmp_path / "in.jsonl", records), tmp_path / "out.jsonl"
     names = ["--sampling-fields", "max_tokens, temperature,seed"]
     assert run(source, out, "-q", "-m", 6, *names) == 1
-    first, short, hot, many, cold, again = read(out)
+    first, short, hot, many, cold, again = read_lines(out)
     assert [r.get("_generation_tokens") for r in (first, short, hot)] == [6, 2, 6]
     assert hot["output"] == again["output"] != first["output"]
     assert many["error"] == "field 'max_tokens' holds 'many', expected an integer"
@@ -167,7 +164,7 @@ def test_a_record_s_own_options_count_where_they_are_asked_for(tmp_path: Path) -
     # Unasked, a column of that name is data.
     plain = tmp_path / "plain.jsonl"
     assert run(source, plain, "-q", "-m", 6) == 0
-    assert {r["output"] for r in read(plain)} == {first["output"]}
+    assert {r["output"] for r in read_lines(plain)} == {first["output"]}
 
 
 def test_options_come_in_the_types_of_every_format(tmp_path: Path) -> None:
@@ -189,7 +186,7 @@ def test_options_come_in_the_types_of_every_format(tmp_path: Path) -> None:
     export(rows, tmp_path / "in.csv", "csv")
     out = tmp_path / "out.jsonl"
     assert run(tmp_path / "in.csv", out, "-q", "-m", 3, "--sampling-fields", "max_tokens") == 0
-    assert [record["_generation_tokens"] for record in read(out)] == [2, 3]
+    assert [record["_generation_tokens"] for record in read_lines(out)] == [2, 3]
 
 
 def test_a_name_that_is_no_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from mlx_spec.cli.streaming import FRAME
 from mlx_spec.cli.terminal import ERASE, marked
 from mlx_spec.events import PromptProgress
 from mlx_spec.pipeline.flag_values import memory_size
+from tests.fakes import Terminal
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")
 
@@ -160,13 +161,6 @@ def test_completion_and_help_as_a_command() -> None:
     assert names == list(ORDER)
     assert runner.invoke(app, ["help", "batch"]).output.startswith("Usage: ")
     assert runner.invoke(app, ["-V"]).output == f"mlx-spec {mlx_spec.__version__}\n"
-
-
-class Terminal(io.StringIO):
-    """A terminal that keeps what is written to it."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_long_prompt_shows_how_far_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

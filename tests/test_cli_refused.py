@@ -17,11 +17,6 @@ from tests.folders import CONTEXT, byte_vocabulary, write_folder
 Refused = Callable[..., str]
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("models") / "tiny")
-
-
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     """Run the command and return its one line of error."""

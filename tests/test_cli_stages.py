@@ -15,12 +15,9 @@ from mlx_spec.cli.main import main
 from mlx_spec.cli.stages import KINDS
 from mlx_spec.pipeline.stages import STAGES
 from tests.folders import CONTEXT, write_folder
+from tests.jsonl import read_lines
 
 TEXTS = ["def read(path): return 1", "hi", "Bake the bread for an hour.", "Stir the soup, slowly."]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -81,7 +78,7 @@ def test_classify_writes_as_it_goes_and_resumes(folder: Path) -> None:
     assert run(folder, "classify", *options, "--limit", "2") == 0
     assert run(folder, "classify", *options) == 2  # exists
     assert run(folder, "classify", *options, "--resume", "--no-batching") == 0
-    rows = read(folder / "out.jsonl")
+    rows = read_lines(folder / "out.jsonl")
     assert [row["id"] for row in rows] == [0, 1, 2, 3]
     assert all(list(row["scores"]) == ["code", "cooking", "sports"] for row in rows)
     assert run(folder, "classify", "--labels", "a,b", out="b.csv") == 0
@@ -91,11 +88,11 @@ def test_classify_writes_as_it_goes_and_resumes(folder: Path) -> None:
 def test_filter_leaves_out_what_it_drops_and_keeps_the_reasons(folder: Path) -> None:
     options = ("--question", "", "--min-chars", "5", "--must-not-match", "soup")
     assert run(folder, "filter", *options, "--limit", "2") == 0
-    assert [row["id"] for row in read(folder / "out.jsonl")] == [0]
+    assert [row["id"] for row in read_lines(folder / "out.jsonl")] == [0]
     for again in range(2):  # the second time there is nothing left to do
         assert run(folder, "filter", *options, "--resume") == 0, again
-        assert [row["id"] for row in read(folder / "out.jsonl")] == [0, 2]
-        everything = read(folder / "out.jsonl.all.jsonl")
+        assert [row["id"] for row in read_lines(folder / "out.jsonl")] == [0, 2]
+        everything = read_lines(folder / "out.jsonl.all.jsonl")
         assert [row["keep"] for row in everything] == [True, False, True, False]
         assert everything[1]["reason"] == "too short: 2 characters, 5 wanted"
     assert run(folder, "filter", *options, out="kept.csv") == 0
@@ -112,19 +109,19 @@ def test_filter_to_stdout(folder: Path, capfdbinary: pytest.CaptureFixture[bytes
 
 def test_a_field_in_no_record_is_an_error_of_each(folder: Path) -> None:
     assert run(folder, "filter", "--field", "txt", "--question", "") == 1
-    rows = read(folder / "out.jsonl")
+    rows = read_lines(folder / "out.jsonl")
     assert len(rows) == 4
     assert all("no field 'txt'; the record's fields are: text, id" in row["error"] for row in rows)
 
 
 def test_structure_and_align(folder: Path) -> None:
     assert run(folder, "structure", "-m", "4", "--batch-size", "2", "--temp", "1") in (0, 1)
-    assert len(read(folder / "out.jsonl")) == 4
+    assert len(read_lines(folder / "out.jsonl")) == 4
     asked = ("--policy", "No soup.", "--answers", "soup,bread")
     assert run(folder, "align", *asked, out="a.jsonl") == 0
-    flags = [row["flagged"] for row in read(folder / "a.jsonl")]
+    flags = [row["flagged"] for row in read_lines(folder / "a.jsonl")]
     assert run(folder, "align", *asked, "--drop", out="d.jsonl") == 0
-    assert len(read(folder / "d.jsonl")) == flags.count(False)
+    assert len(read_lines(folder / "d.jsonl")) == flags.count(False)
 
 
 @pytest.mark.parametrize(

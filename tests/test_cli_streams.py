@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from mlx_spec.cli.main import main
+from tests.jsonl import read_lines
 
 FULL = Path("/dev/full")
 # As users have it: streams without buffers would hide what a buffer does at exit.
@@ -40,10 +41,6 @@ def command(*arguments: Any) -> list[str]:
 def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT, **options}
     return subprocess.run(command(*arguments), text=True, timeout=120, check=False, **given)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # --- pipes ----------------------------------------------------------------------------------
@@ -134,7 +131,7 @@ def test_a_full_disk_under_the_log_ends_no_run(tmp_path: Path) -> None:
     source, out = write_input(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     with FULL.open("w") as full:
         assert run(source, out, "-m", 3, stderr=full).returncode == 0
-        assert len(read(out)) == 6
+        assert len(read_lines(out)) == 6
         assert run(source, out, "-m", 3, stderr=full).returncode == 2
 
 
@@ -173,7 +170,7 @@ def test_ctrl_c_of_a_run_from_stdin_promises_no_resume(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted after" in errors
     assert "--resume" not in errors
-    assert len(read(out)) > 3
+    assert len(read_lines(out)) > 3
 
 
 def test_resume_from_stdin_says_what_to_do_instead(
@@ -208,7 +205,7 @@ def test_odd_bytes_cost_their_own_record_only(case: str, tmp_path: Path) -> None
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(data)
     assert main(["batch", str(source), str(out), "-q", "-m", "2"]) == int(any(errors))
-    records = read(out)
+    records = read_lines(out)
     assert len(records) == len(errors)
     for record, words in zip(records, errors, strict=True):
         if words is None:
@@ -221,6 +218,6 @@ def test_csv_quotes_and_line_breaks_come_out_as_they_went_in(tmp_path: Path) -> 
     source, out = tmp_path / "in.csv", tmp_path / "out.jsonl"
     source.write_text('prompt,note\n"def f(","a ""quoted"", one"\n"two\nlines",ä\n')
     assert main(["batch", str(source), str(out), "-q", "-m", "2"]) == 0
-    first, second = read(out)
+    first, second = read_lines(out)
     assert (first["prompt"], first["note"]) == ("def f(", 'a "quoted", one')
     assert (second["prompt"], second["note"]) == ("two\nlines", "ä")

@@ -10,10 +10,7 @@ import pytest
 from mlx_spec.control.acceptance import AcceptanceEstimate, AverageAcceptance
 from mlx_spec.control.report import StepReport
 from scripts.simulated.play import SimulatedRow
-
-
-def make_rows(count: int) -> list[SimulatedRow]:
-    return [SimulatedRow(99) for _ in range(count)]
+from tests.policies import long_rows
 
 
 def newcomer(estimate: AcceptanceEstimate) -> tuple[float, ...]:
@@ -29,7 +26,7 @@ def accept(chances: Seq[float], length: int, rng: random.Random) -> int:
 
 def learned(estimate: AcceptanceEstimate, texts: Seq[Seq[float]], steps: int) -> list[list[float]]:
     """Mean chances of the first three guesses of each row, over the later steps."""
-    rng, rows = random.Random(1), make_rows(len(texts))
+    rng, rows = random.Random(1), long_rows(len(texts))
     sums = [[0.0] * 3 for _ in texts]
     for step in range(steps):
         length = 1 + step % 5
@@ -73,7 +70,7 @@ def test_what_a_row_shows_at_its_first_guesses_tells_of_the_later_ones() -> None
     """Stops rows that are told apart only where each was tested: by odds, as the average falls."""
     estimate = AcceptanceEstimate(AverageAcceptance())
     learned(estimate, [(0.8, 0.6, 0.4)] * 8, 200)
-    easy, hard, *_ = rows = make_rows(8)
+    easy, hard, *_ = rows = long_rows(8)
     for _ in range(20):
         estimate.observe(StepReport(rows, [1] * 8, [1, 0, *[1, 1, 1, 1, 0, 1]], 1.0, True))
     assert estimate.chances(easy, 3)[2] > estimate.chances(hard, 3)[2] + 0.2
@@ -81,7 +78,7 @@ def test_what_a_row_shows_at_its_first_guesses_tells_of_the_later_ones() -> None
 
 
 def test_a_position_that_nobody_tested_is_nearly_as_the_one_before() -> None:
-    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(4)
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), long_rows(4)
     for _ in range(50):
         estimate.observe(StepReport(rows, [1] * 4, [1, 1, 1, 0], 1.0, True))
     assert newcomer(estimate)[:3] == pytest.approx([0.75, 0.7, 0.65], abs=0.03)
@@ -90,7 +87,7 @@ def test_a_position_that_nobody_tested_is_nearly_as_the_one_before() -> None:
 
 def test_undrafted_steps_say_nothing_of_acceptance() -> None:
     """Stops plain steps counted as rejections."""
-    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(2)
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), long_rows(2)
     before = estimate.chances(rows[0], 3)
     for _ in range(50):
         estimate.observe(StepReport(rows, [0, 0], [0, 0], 1.0, True))
@@ -100,7 +97,7 @@ def test_undrafted_steps_say_nothing_of_acceptance() -> None:
 def test_what_was_learned_fades_while_nothing_is_drafted() -> None:
     """Stops a probe that is not heard beside a thousand old tokens of a wide batch."""
     average = AverageAcceptance()
-    estimate, rows = AcceptanceEstimate(average), make_rows(32)
+    estimate, rows = AcceptanceEstimate(average), long_rows(32)
     for _ in range(40):
         estimate.observe(StepReport(rows, [1] * 32, [0] * 32, 1.0, True))
     for _ in range(40):
@@ -112,7 +109,7 @@ def test_what_was_learned_fades_while_nothing_is_drafted() -> None:
 
 def test_a_result_that_says_nothing_is_not_counted() -> None:
     """Stops rows that had ended before the step from counting as rejections."""
-    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(3)
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), long_rows(3)
     before = newcomer(estimate)
     estimate.observe(StepReport(rows, [4, 4, 0], [-1, -1, 0], 1.0, True))
     assert {estimate.chances(row, 12) for row in rows} == {newcomer(estimate)} == {before}
@@ -120,7 +117,7 @@ def test_a_result_that_says_nothing_is_not_counted() -> None:
 
 def test_rows_alike_share_their_numbers() -> None:
     """Stops work that grows with rows times lengths: a decision is on every step's path."""
-    estimate, rows = AcceptanceEstimate(AverageAcceptance()), make_rows(32)
+    estimate, rows = AcceptanceEstimate(AverageAcceptance()), long_rows(32)
     found = estimate.reaching(rows, 6)
     assert len({id(row) for row in found}) == 1
     assert found[0][:2] == pytest.approx([2 / 3, 0.93 * (2 / 3) ** 2], abs=0.01)

@@ -67,8 +67,9 @@ def test_memory_follows_the_drafter() -> None:
         target("llama"), draft_model=noisy_draft("llama"), speculation=config
     )
     assert isinstance(plain.drafter, NoDraft)
-    assert (plain.most_draft, drafting.most_draft) == (0, 9)
-    assert drafting.margin(9) - plain.margin(0) == 2 * 9
+    without, speculation = plain.speculation, drafting.speculation
+    assert (without.most, speculation.most) == (0, 9)
+    assert speculation.margin(9) - without.margin(0) == 2 * 9
 
 
 def test_every_drafter_has_a_name_in_order() -> None:

@@ -12,11 +12,7 @@ from mlx_spec.cli.draft_colors import DraftPaint
 from mlx_spec.cli.main import main
 from mlx_spec.cli.streaming import OrderedPrinter
 from tests.chatting import write_talker
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tests.fakes import Terminal
 
 
 def chunk(text: str, drafter: str | None, index: int = 0, last: bool = False) -> GenerationChunk:

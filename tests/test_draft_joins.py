@@ -12,17 +12,13 @@ from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.joins import JoinCost, ReadingCost
 from mlx_spec.control.report import StepReport
 from scripts.simulated.machines import COMPUTE, CPU, DEAR_DRAFT, FLAT, LINEAR, TILES_32, Machine
-from scripts.simulated.play import Clairvoyant, Conditions, SimulatedRow, Simulation
+from scripts.simulated.play import Clairvoyant, Conditions, Simulation
 from scripts.simulated.texts import Workload, even, mixed
-from tests.policies import MOST, adaptive
+from tests.policies import MOST, adaptive, long_rows
 from tests.test_draft_length import named
 
 STEPS = 300
 HARD = Conditions(seed=11, catch_up=3.0)
-
-
-def make_rows(count: int) -> list[SimulatedRow]:
-    return [SimulatedRow(99) for _ in range(count)]
 
 
 def total(policy: Any, machine: Machine, work: Workload, conditions: Conditions = HARD) -> float:
@@ -103,7 +99,7 @@ def test_reading_counts_for_those_who_were_read() -> None:
     """
     reading = ReadingCost()
     joins = JoinCost(reading)
-    batch = make_rows(3)
+    batch = long_rows(3)
 
     def observe(lengths: list[int], read: float, *, clean: bool = True) -> None:
         report = StepReport(batch, lengths, [0] * 3, 1.0, clean, reading=read)
@@ -126,6 +122,6 @@ def test_where_reading_is_not_measured_slow_steps_stand_for_it() -> None:
     hiccup from making them unaffordable.
     """
     for seconds, expected in ((1.5, 1.0), (1000.0, JoinCost.MOST * 0.5)):
-        reading, batch = ReadingCost(), make_rows(1)
+        reading, batch = ReadingCost(), long_rows(1)
         JoinCost(reading).observe(StepReport(batch, [2], [0], seconds, False), 0.5)
         assert reading.seconds == pytest.approx(expected)

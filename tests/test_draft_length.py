@@ -28,9 +28,9 @@ from scripts.simulated.machines import (
     TILES_32,
     Machine,
 )
-from scripts.simulated.play import Clairvoyant, Conditions, SimulatedRow, Simulation
+from scripts.simulated.play import Clairvoyant, Conditions, Simulation
 from scripts.simulated.texts import Workload, even, mixed
-from tests.policies import MOST, adaptive
+from tests.policies import MOST, adaptive, make_rows
 
 STEPS = 300
 STATIONARY, SHIFTED = 0.03, 0.08  # most regret
@@ -38,10 +38,6 @@ STATIONARY, SHIFTED = 0.03, 0.08  # most regret
 
 def named(machine: Machine) -> str:
     return machine.name
-
-
-def make_rows(*remaining: int) -> list[SimulatedRow]:
-    return [SimulatedRow(count) for count in remaining]
 
 
 def best(machine: Machine, work: Workload, most: int = MOST, steps: int = 2) -> float:

@@ -7,14 +7,15 @@ constraint forces is never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
-from tests.architecture_runs import not_compiled
 from tests.drafter_runs import Drafting, run
 from tests.test_mutants import accepts_one_too_many, no_rollback
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 Patch = pytest.MonkeyPatch
 
@@ -32,12 +33,6 @@ DRAFTERS = (
     "forced+ngram+model",
 )
 LOOKED_UP = {"ngram", "lookahead"}  # find nothing in some texts
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with not_compiled():
-        yield
 
 
 def check(draft: str, outcome: Drafting) -> None:

@@ -7,7 +7,6 @@ are penalised, biased, constrained, or chosen and changed by users' own function
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import SamplingParams, Structure
-from tests.architecture_runs import not_compiled
 from tests.drafter_runs import SAID, WORDS
 from tests.models import VOCABULARY
 from tests.scenario import Job, plain_alone, target
@@ -26,6 +24,8 @@ from tests.test_mixes import second_best, upside_down
 from tests.test_rough_traffic import treat_badly
 from tests.test_soak import Soak, Witness, check_outputs, make_generator
 from tests.traffic import given, run_traffic
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 SOAKED = 30
 SHAPED: tuple[dict[str, Any], ...] = (
@@ -40,12 +40,6 @@ SHAPED: tuple[dict[str, Any], ...] = (
     {"sampler": second_best},
     {"min_tokens": 6, "stop_token_ids": (3, 17, 29), "logit_bias": SAID},
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with not_compiled():
-        yield
 
 
 @cache

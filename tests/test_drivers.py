@@ -202,7 +202,7 @@ def test_ctrl_c_while_a_step_is_waited_for_loses_nothing(monkeypatch: pytest.Mon
     for _ in range(4):
         decoder.step()
     monkeypatch.setattr(Timeline, "wait", interrupted)
-    monkeypatch.setattr("mlx_spec.decoding.stepper.on_cpu", lambda: False)
+    monkeypatch.setattr("mlx_spec.decoding.chunk_queue.on_cpu", lambda: False)
     interrupts = 0
     while decoder.busy:
         try:

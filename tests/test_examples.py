@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import os
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from nbclient import NotebookClient
 
 from mlx_spec import SamplingParams, generate, load
 from mlx_spec.cli.main import main
+from tests.jsonl import read_lines
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -29,19 +29,15 @@ def examples(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EXAMPLES, tmp_path / "e", ignore=shutil.ignore_patterns("out")))
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.toml")))
 def test_the_configs_run(name: str, examples: Path) -> None:
     assert main(["pipeline", "run", str(examples / name), "-q", "--limit", "5"]) in (0, 1)
     (out,) = (examples / "out").glob("*.jsonl")
     first = sorted((examples / "out").glob("*.stages/1-*.jsonl"))
     # What a stage decides with the embedded models is chance; that it takes every record is not.
-    assert [len(read(path)) for path in first] == [5]
+    assert [len(read_lines(path)) for path in first] == [5]
     # They may leave a line empty, too; what they may not is fail otherwise.
-    records = [*read(out), *read(first[0])]
+    records = [*read_lines(out), *read_lines(first[0])]
     assert all("is empty" in record["error"] for record in records if "error" in record)
 
 
@@ -61,7 +57,7 @@ def test_the_script_runs_twice(examples: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert words in done.stderr
-    records = read(examples / "out" / "generated.jsonl")
+    records = read_lines(examples / "out" / "generated.jsonl")
     assert [record["_record"] for record in records] == list(range(1, 37))
     assert all(record["output"] for record in records)
 

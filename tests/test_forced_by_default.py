@@ -167,14 +167,14 @@ def test_each_row_takes_the_bytes_of_its_own_guesses() -> None:
     engine, made = engine_of(num_draft_tokens=5), rows()
     engine.submit(*made)
     assert [row.guesses for row in made] == [5 if row.guide is not None else 0 for row in made]
-    kv, fits = engine.budget.kv, engine.budget.fits
+    kv, fits = engine.memory.budget.kv, engine.memory.budget.fits
     assert kv.token_bytes > 0
     tokens = [row.reserved for row in made[:2]]
     both = kv.nbytes(tokens, [0, 5])
     assert both - kv.slot_bytes(tokens, [0, 5]) == 7 * kv.token_bytes
-    engine.budget = replace(engine.budget, kv=replace(kv, limit=both - 1))
-    assert not engine.budget.fits(tokens, [0, 5])
-    assert engine.budget.fits(tokens, [0, 4])
+    engine.memory.budget = replace(engine.memory.budget, kv=replace(kv, limit=both - 1))
+    assert not engine.memory.budget.fits(tokens, [0, 5])
+    assert engine.memory.budget.fits(tokens, [0, 4])
     assert fits(tokens, [0, 5])
 
 
@@ -184,9 +184,11 @@ def test_a_batch_of_plain_rows_is_as_large_as_without() -> None:
     for kind in (0, 1):
         engine = engine_of(size=8)
         one = [row for row in rows() if (row.guide is not None) is bool(kind)]
-        whole = engine.budget.kv.nbytes([90] * 3, [0] * 3)
-        engine.budget = replace(engine.budget, kv=replace(engine.budget.kv, limit=whole))
-        engine.scheduler.budget = engine.budget
+        whole = engine.memory.budget.kv.nbytes([90] * 3, [0] * 3)
+        engine.memory.budget = replace(
+            engine.memory.budget, kv=replace(engine.memory.budget.kv, limit=whole)
+        )
+        engine.scheduler.budget = engine.memory.budget
         engine.submit(*one)
         engine.step(hurry=True)
         running.append(engine.scheduler.active)

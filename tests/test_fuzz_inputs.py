@@ -34,6 +34,7 @@ from mlx_spec.pipeline.stages.generate import GenerateText
 from mlx_spec.pipeline.templates import PromptTemplate
 from mlx_spec.pipeline.values import plain
 from tests.api_support import TEMPLATE, tokenizer
+from tests.jsonl import strict
 
 bounded = settings(
     max_examples=60,
@@ -78,13 +79,6 @@ def refused(action: Callable[[], Any]) -> Any:
         return action()
     except MlxSpecError:
         return None
-
-
-def strict(line: bytes) -> Any:
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    return json.loads(line, parse_constant=refuse)
 
 
 # --- templates ------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def engine_limit(generator: BatchedMLXGenerator, room: int) -> None:
     """Let the engine keep rows aside, or not: ``room`` is what K/V may take, in bytes."""
 
     def limit(engine: Engine) -> None:
-        engine.budget = TokenBudget(replace(engine.budget.kv, limit=room), None)
+        engine.memory.budget = TokenBudget(replace(engine.memory.budget.kv, limit=room), None)
 
     generator._worker.post(limit)
 

@@ -7,17 +7,17 @@ beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from mlx_spec.config import SamplingParams
-from tests.architecture_runs import Plan, not_compiled, run
+from tests.architecture_runs import Plan, run
 from tests.scenario import noisy_draft, target
 from tests.soaking import soaked
 from tests.test_rough_traffic import treat_badly
 from tests.test_soak import ROWS, Soak, check_outputs, make_generator
 from tests.traffic import run_traffic
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 FAMILIES = ("gemma3", "qwen3_next")
 SOAKED = 60
@@ -33,12 +33,6 @@ class ShortSoak(Soak):
             self._generator.set_batch_size(2)
         elif running < 3:
             self._generator.set_batch_size(ROWS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with not_compiled():
-        yield
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,6 +16,7 @@ from mlx_spec.decoding.drafters.calibration import chosen_layers
 from mlx_spec.decoding.drafters.layer_choice import LayerChoice, choice_file, fingerprint
 from mlx_spec.decoding.drafters.self_layers import SelfDrafter
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.weak_memo import WeakMemo
 from tests.models import make_model
 from tests.scenario import make_jobs, run_jobs, target, wrong_rows
 
@@ -38,12 +39,12 @@ def idle_layers() -> Any:
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(calibration, "_KNOWN", {})
+    monkeypatch.setattr(calibration, "_KNOWN", WeakMemo())
 
 
 def measured_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """From now on, how often layers were measured."""
-    monkeypatch.setattr(calibration, "_KNOWN", {})
+    monkeypatch.setattr(calibration, "_KNOWN", WeakMemo())
     right, times = calibration._Search.best, [0]
 
     def best(self: Any) -> LayerChoice:

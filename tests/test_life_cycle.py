@@ -9,10 +9,8 @@ import asyncio
 import contextlib
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -22,30 +20,17 @@ from mlx_spec.api import stream_batch_generate
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.errors import GeneratorClosed, InvalidRequest
-from tests.models import make_model
+from tests.models import endless, make_model
+from tests.waiting import PATIENCE, eventually
 
 # Some minutes of decoding: nothing here ends by itself.
 LONG = SamplingParams(max_tokens=100_000)
 SHORT = SamplingParams(max_tokens=3)
-PATIENCE = 20.0
-
-
-@cache
-def endless() -> Any:
-    return make_model("llama", max_position_embeddings=10**6)
 
 
 def make_generator(rows: int = 2) -> BatchedMLXGenerator:
     config = BatchingConfig(batch_size=rows, batch_timeout=0.0)
     return BatchedMLXGenerator(endless(), None, batching=config)
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    """Wait for what another thread does at its next step."""
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def all_free(generator: BatchedMLXGenerator) -> None:

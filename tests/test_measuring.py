@@ -18,6 +18,7 @@ from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model import cost_files
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
+from mlx_spec.weak_memo import WeakMemo
 from tests.models import make_model
 
 PROMPTS = ([1, 2, 3], [4, 5, 6, 7], [8, 9], [10, 11, 12, 13, 14])
@@ -51,31 +52,31 @@ def run(made: SpeculativeDecoder, count: int = 8) -> list[list[int]]:
 
 def forget() -> None:
     """As another process."""
-    shared._KNOWN.clear()
+    shared._KNOWN = WeakMemo()
 
 
 def test_a_pair_is_timed_once_for_all_processes(folder: Path) -> None:
     target, draft = make_model(seed=1), make_model(seed=2, num_hidden_layers=1)
     first = decoder(target, draft)
-    assert not first.measuring.prices.known
+    assert not first.speculation.measuring.prices.known
     tokens = run(first)
-    assert first.measuring.prices.known
-    assert "kept in" in first.measuring.told
-    assert str(folder) in first.measuring.told
-    points = first.measuring.prices.target.points[1]
+    assert first.speculation.measuring.prices.known
+    assert "kept in" in first.speculation.measuring.told
+    assert str(folder) in first.speculation.measuring.told
+    points = first.speculation.measuring.prices.target.points[1]
     assert points.keys() == {1, 2, 3, 4, 6, 8, 10, 12, 14, 15, 16, 18}  # 4 rows of 3
     assert len(list(folder.iterdir())) == 2
-    assert first.measuring.prices.draft("model", 4, 2) > 0
+    assert first.speculation.measuring.prices.draft("model", 4, 2) > 0
 
     second = decoder(target, draft)
-    assert second.measuring.prices is first.measuring.prices
+    assert second.speculation.measuring.prices is first.speculation.measuring.prices
     assert run(second) == tokens
-    assert second.measuring.told == ""
+    assert second.speculation.measuring.told == ""
     forget()
     third = decoder(target, draft)
     assert run(third) == tokens == run(decoder(target))
-    assert third.measuring.told == ""
-    again = third.measuring.prices.target
+    assert third.speculation.measuring.told == ""
+    again = third.speculation.measuring.prices.target
     assert again.points[1].keys() == points.keys()
     assert again.looks == 2  # a short look: another process may have been disturbed
     assert all(again.points[1][tokens] <= spent for tokens, spent in points.items())
@@ -86,7 +87,7 @@ def test_more_rows_need_more_points(folder: Path) -> None:
     run(decoder(target, draft))
     wider = SpeculativeDecoder(target, draft_model=draft, batching=BatchingConfig(batch_size=8))
     run(wider)
-    assert max(wider.measuring.prices.target.points[1]) == 64
+    assert max(wider.speculation.measuring.prices.target.points[1]) == 64
     held = [json.loads(path.read_text())["record"]["costs"]["points"] for path in folder.iterdir()]
     assert any("64" in points["1"] for points in held)
 
@@ -95,16 +96,16 @@ def test_more_rows_need_more_points(folder: Path) -> None:
 def test_layers_of_the_target_are_timed_as_layers(draft_by: str) -> None:
     made = decoder(make_model(seed=1), None, draft_by, draft_layers=(0,))
     tokens = run(made)
-    costs = made.measuring.prices
+    costs = made.speculation.measuring.prices
     assert costs.draft("self", 4, 1) > 0
-    assert "could not" not in made.measuring.told
+    assert "could not" not in made.speculation.measuring.told
     assert tokens == run(decoder(make_model(seed=1)))
 
 
 def test_lookups_cost_next_to_nothing() -> None:
     made = decoder(make_model(seed=1), None, "ngram")
     run(made)
-    costs = made.measuring.prices
+    costs = made.speculation.measuring.prices
     assert costs.known
     assert not costs.draft("ngram", 4, 0)
 
@@ -112,7 +113,7 @@ def test_lookups_cost_next_to_nothing() -> None:
 def test_where_nothing_is_chosen_nothing_is_timed(folder: Path) -> None:
     made = decoder(make_model(seed=1), enabled=False)
     run(made)
-    assert made.measuring.told == ""
+    assert made.speculation.measuring.told == ""
     assert not list(folder.iterdir())
 
 
@@ -120,8 +121,8 @@ def test_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cost_files.VARIABLE, "off")
     made = decoder(make_model(seed=1), make_model(seed=2))
     run(made)
-    assert made.measuring.told == ""
-    assert not made.measuring.prices.known
+    assert made.speculation.measuring.told == ""
+    assert not made.speculation.measuring.prices.known
     assert not list(folder.iterdir())
 
 
@@ -137,8 +138,8 @@ def test_a_model_that_cannot_be_timed_decodes_all_the_same(
     monkeypatch.setattr(ModelRunner, "trial", fails)
     made = decoder(target, draft)
     assert run(made) == tokens
-    assert "could not be timed (a cache, please)" in made.measuring.told
-    assert not made.measuring.prices.known
+    assert "could not be timed (a cache, please)" in made.speculation.measuring.told
+    assert not made.speculation.measuring.prices.known
 
 
 def test_ctrl_c_while_passes_are_timed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -157,12 +158,12 @@ def test_ctrl_c_while_passes_are_timed(monkeypatch: pytest.MonkeyPatch, folder: 
     made.add(rows)
     with pytest.raises(KeyboardInterrupt):
         made.step()
-    assert not made.measuring.prices.known
+    assert not made.speculation.measuring.prices.known
     assert not list(folder.iterdir())
     while made.busy:
         made.step()
     assert [row.tokens for row in rows] == tokens
-    assert made.measuring.prices.known
+    assert made.speculation.measuring.prices.known
 
 
 def test_nobody_waits_for_it_any_more() -> None:
@@ -170,7 +171,7 @@ def test_nobody_waits_for_it_any_more() -> None:
     made.stop_when(lambda: True)
     made.add([Sequence(prompt=[1, 2, 3], max_new_tokens=8)])
     made.step()
-    assert made.measuring.told == ""
+    assert made.speculation.measuring.told == ""
 
 
 def known_table(
@@ -214,13 +215,13 @@ def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(seed=1)
     few = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=8))
     run(few)
-    assert few.measuring.told == ""
+    assert few.speculation.measuring.told == ""
     made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=8))
     rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=4) for n in range(7)]
     made.add(rows)
     while made.busy:
         made.step()
-    assert made.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
+    assert made.speculation.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
 
 
 def test_plain_passes_of_more_rows_are_timed_when_they_come() -> None:
@@ -229,11 +230,11 @@ def test_plain_passes_of_more_rows_are_timed_when_they_come() -> None:
     rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=12) for n in range(18)]
     made.add(rows[:5])
     made.step()
-    assert made.measuring.prices.target.points[1].keys() == {5, 6, 8, 10, 12}
+    assert made.speculation.measuring.prices.target.points[1].keys() == {5, 6, 8, 10, 12}
     made.add(rows[5:])
     while made.busy:
         made.step()
-    assert {18, 24, 30, 32, 33, 40} <= made.measuring.prices.target.points[1].keys()
+    assert {18, 24, 30, 32, 33, 40} <= made.speculation.measuring.prices.target.points[1].keys()
     alone = [run_alone(model, row.prompt) for row in rows]
     assert [row.tokens for row in rows] == alone
 

@@ -55,7 +55,7 @@ def test_engines_do_not_promise_the_same_memory() -> None:
     start(first, 3)
     assert len(first.scheduler.running) == 3
     second = engine_of(4)
-    assert second.budget.kv.limit == pytest.approx(first.budget.kv.limit, abs=2**14)
+    assert second.memory.budget.kv.limit == pytest.approx(first.memory.budget.kv.limit, abs=2**14)
     start(second, 4)
     assert len(second.scheduler.running) == 1  # what is left, and what always runs
     while first.busy:
@@ -108,11 +108,11 @@ def test_what_a_step_takes_is_in_the_budget() -> None:
     speculation = SpeculationConfig(num_draft_tokens=4)
     plain = Engine(make_model(), None, speculation=speculation)
     row = Sequence([1], SamplingParams(max_tokens=9))
-    assert plain.budget.kv.token_bytes == VOCABULARY * 4 * STEP_COPIES
-    assert plain.decoder.guesses(row) == 0
+    assert plain.memory.budget.kv.token_bytes == VOCABULARY * 4 * STEP_COPIES
+    assert plain.decoder.speculation.most_of(row) == 0
     engine = Engine(make_model(), None, draft_model=make_model(), speculation=speculation)
-    kv = engine.budget.kv
-    guesses = engine.decoder.guesses(row)
+    kv = engine.memory.budget.kv
+    guesses = engine.decoder.speculation.most_of(row)
     assert guesses == 4
     slots = kv.slot_bytes([10, 20], [guesses] * 2)
     assert kv.nbytes([10, 20], [guesses] * 2) == slots + 10 * VOCABULARY * 4 * STEP_COPIES

@@ -13,7 +13,6 @@ from mlx_spec import generate, load
 from mlx_spec.cli.main import main
 from mlx_spec.cli.messages_file import read_conversations
 from mlx_spec.errors import InvalidRequest
-from tests.chatting import write_talker
 
 ONE: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
@@ -24,11 +23,6 @@ TWO: list[dict[str, Any]] = [
     {"role": "assistant", "content": "Hi"},
     {"role": "user", "content": [{"type": "text", "text": "Name a cat."}]},
 ]
-
-
-@pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_talker(tmp_path_factory.mktemp("models") / "talker")
 
 
 @pytest.mark.parametrize(

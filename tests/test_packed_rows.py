@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from mlx_spec.model.hidden import HiddenLayers
 from mlx_spec.model.kernel_binding import OPERATIONS, bind_operations
 from mlx_spec.model.packing import packs
 from mlx_spec.model.runner import ModelRunner, Rows
-from tests.architecture_runs import not_compiled
 from tests.architectures import build
 from tests.models import make_model
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 Patch = pytest.MonkeyPatch
 ROWS = 3
@@ -31,12 +32,6 @@ PASSES = [
     ((2, 2, 2), (1, 2, 2), 9),
 ]
 PROMPTS = (13, 1, 6)  # the first comes to the end of a window of 16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with not_compiled():
-        yield
 
 
 class Texts:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mlx_spec.metrics.log_file import LogFile
 from mlx_spec.metrics.log_reader import read_logs
 from tests.scenario import noisy_draft, target
 from tests.test_metrics import finished, step
+from tests.waiting import eventually
 
 Record = dict[str, Any]
 
@@ -36,14 +36,6 @@ def lines(folder: Path) -> list[Record]:
 
 def log_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "mlx-spec-log"]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen within 20 s")
 
 
 def run_code(code: str) -> subprocess.CompletedProcess[str]:
@@ -164,7 +156,7 @@ def test_what_was_counted_is_written_though_nothing_more_comes(tmp_path: Path) -
     """A server that falls idle, or a run that nobody closes, leaves no figures in memory."""
     log = PerformanceLog(tmp_path, interval=0.01)
     log(step(time.perf_counter(), ("a",)))
-    wait_until(
+    eventually(
         lambda: any("inference" in path.read_text() for path in tmp_path.iterdir()),
     )
     log.close()

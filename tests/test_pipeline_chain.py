@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlx_spec.cli.main import main
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.config_file import read_config
+from tests.jsonl import read_lines
 
 HEAD = 'input = "in.jsonl"\noutput = "out.jsonl"\n'
 CHAIN = f"""{HEAD}
@@ -34,10 +34,6 @@ seed = 3
 kind = "align"
 policy = "no soup"
 """
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def write_config(folder: Path, text: str) -> Path:
@@ -170,7 +166,7 @@ def test_an_output_that_takes_nothing_loses_nothing(
     assert shown.count("\n") == 1
     where.unlink()
     assert main(["pipeline", "run", config, "-q", "--resume"]) == 1
-    assert len(read(where / "out.jsonl")) == 14
+    assert len(read_lines(where / "out.jsonl")) == 14
 
 
 # --- runs -----------------------------------------------------------------------------------
@@ -187,11 +183,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_chain_drops_carries_errors_and_adds_fields(finished: Path) -> None:
     work = finished / "out.jsonl.stages"
-    stages = [read(path) for path in sorted(work.glob("*.jsonl"))]
+    stages = [read_lines(path) for path in sorted(work.glob("*.jsonl"))]
     assert [len(stage) for stage in stages] == [14, 13, 13, 13]
     short = stages[0][2]
     assert short["reason"] == "too short: 2 characters, 5 wanted"
-    out = read(finished / "out.jsonl")
+    out = read_lines(finished / "out.jsonl")
     assert [record["_record"] for record in out] == [1, 2, *range(4, 15)]
     for record in out:
         if record["_record"] == 6:

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -26,6 +25,7 @@ from mlx_spec.pipeline.records import (
     read_records,
     to_line,
 )
+from tests.jsonl import strict
 
 
 def read(path: Path, data: bytes, format: str = "jsonl") -> list[Record]:
@@ -173,15 +173,6 @@ def test_another_encoding_is_named_once(
         read(tmp_path / "a", data, format)
     with pytest.raises(InvalidRequest, match=words):
         count(tmp_path / "a", format)
-
-
-def strict(line: bytes) -> Any:
-    """JSON as RFC 8259 has it."""
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    return json.loads(line, parse_constant=refuse)
 
 
 def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_nothing_waits_for_the_device_in_secret(
     join, are cancelled, preempted and fed meanwhile, and their beginnings are kept.
     """
     monkeypatch.setattr(timeline, "on_cpu", lambda: False)
-    monkeypatch.setattr("mlx_spec.decoding.stepper.on_cpu", lambda: False)
+    monkeypatch.setattr("mlx_spec.decoding.chunk_queue.on_cpu", lambda: False)
     monkeypatch.setattr(pace.PACE, "_operations", 1e12)  # a fast machine's chunks
     traffic = Requests(8, prompts, block_size=8, prefill_interleave=64)
     traffic.run(30)

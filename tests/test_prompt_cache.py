@@ -20,17 +20,11 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.model import prompt_cache
 from mlx_spec.model.prompt_cache import read_prompt_cache
 from tests.architectures import build
-from tests.chatting import write_talker
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
 
 DOCUMENT = "A long document about rivers; it is read once and asked about many times."
 ASKED = ("Which river?", "And where does it go to, in the end?", "Why?")
-
-
-@pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_talker(tmp_path_factory.mktemp("models") / "talker")
 
 
 def of_mlx_lm(path: Path, model: Any, tokens: list[int], name: str = "someone/model") -> Path:

@@ -27,11 +27,13 @@ from mlx_spec.decoding.drafters.model import ModelDrafter
 from mlx_spec.errors import InvariantError
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
-from tests.architecture_runs import Plan, not_compiled, run
+from tests.architecture_runs import Plan, run
 from tests.architectures import build
 from tests.fakes import RaggedPolicy
 from tests.scenario import mlx_lm_greedy
 from tests.tiny_sizes import VOCABULARY, WINDOW
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 Patch = pytest.MonkeyPatch
 
@@ -49,12 +51,6 @@ NAMES = [
 LONG = Plan((75, 3, 9, 40, 1), (24, 10 * WINDOW, 20, 24, 20), acceptance=0.85, reusing=True)
 SHORT = Plan((75, 83, 1, 40, 9), (16, 16, 40, 9, 20), reusing=True)
 FEW = Plan((20, 3, 1, 9, 2), (12, 9, 12, 9, 5))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with not_compiled():
-        yield
 
 
 @contextmanager

@@ -244,8 +244,13 @@ def test_what_can_never_fit_is_refused_with_the_numbers() -> None:
     assert scheduler.waiting == []
 
 
+def imports_of(file: str) -> set[str]:
+    return set(imports(Path(f"batching/{file}.py")))
+
+
 def test_it_knows_no_mlx_no_clock_and_no_record_of_ours() -> None:
-    names = set(imports(Path("batching/scheduler.py")))
+    names = imports_of("scheduler") | imports_of("schedulable")
     ours = {name for name in names if name.startswith("mlx")}
-    assert ours == {"mlx_spec.errors.InvalidRequest", "mlx_spec.row_limit.RowLimit"}
+    asked = {f"mlx_spec.batching.schedulable.{name}" for name in ("Budget", "R")}
+    assert ours == {"mlx_spec.errors.InvalidRequest", "mlx_spec.row_limit.RowLimit", *asked}
     assert "time" not in {name.split(".")[0] for name in names}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from mlx_spec.batching.engine import Engine
+from mlx_spec.batching.row_memory import RowMemory
 from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.decoding.decoder import SpeculativeDecoder
@@ -227,12 +227,12 @@ def victim_keeps_decoding(patch: Patch) -> None:
 
 def slots_never_sized(patch: Patch) -> None:
     """Slots grow as the pool likes, whatever the budget."""
-    patch.setattr(Engine, "_size_slots", lambda self: None)
+    patch.setattr(RowMemory, "_size_slots", lambda self: None)
 
 
 def kept_aside_without_room(patch: Patch) -> None:
     """K/V of preempted rows are kept however many there are."""
-    patch.setattr(Engine, "_drop_saved", lambda self: None)
+    patch.setattr(RowMemory, "_drop_saved", lambda self: None)
 
 
 def emitted_tokens_not_counted(patch: Patch) -> None:

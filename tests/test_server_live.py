@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -20,16 +18,9 @@ import pytest
 from mlx_spec.server.listening import allow_files
 from mlx_spec.server.options import ServerOptions
 from tests.servers import CHAT, SAFETY, Live, content_of, events_of, running_server, said, truth
+from tests.waiting import eventually
 
 LONG = {"max_tokens": 400}
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what must come."""
-    end = time.monotonic() + SAFETY
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.005)
 
 
 def request_of(body: Any, **headers: str) -> bytes:
@@ -62,18 +53,18 @@ def test_a_caller_that_leaves_frees_its_row_within_a_step(stream: bool) -> None:
         steps: list[int] = []
         with socket.create_connection(("127.0.0.1", live.port)) as caller:
             caller.sendall(request_of(said(stream=stream) | LONG))
-            until(lambda: live.service.traffic.steps > 3)
+            eventually(lambda: live.service.traffic.steps > 3)
             neighbour: list[httpx.Response] = []
             body = said(content="x") | {"max_tokens": 30}
             other = threading.Thread(target=lambda: neighbour.append(client.post(CHAT, json=body)))
             other.start()
-            until(lambda: live.service.generator.stats().running == 2)
-        until(lambda: live.service.traffic.ends["cancelled"] == 1)
+            eventually(lambda: live.service.generator.stats().running == 2)
+        eventually(lambda: live.service.traffic.ends["cancelled"] == 1)
         steps.append(live.service.traffic.steps)
         hold.set()
         other.join(SAFETY)
         assert content_of(neighbour[0]) == truth("x", 30)
-        until(lambda: live.service.outstanding == 0)
+        eventually(lambda: live.service.outstanding == 0)
         assert steps[0] < LONG["max_tokens"]
 
 
@@ -83,13 +74,13 @@ def test_a_caller_that_leaves_the_queue_leaves_it() -> None:
         slow_steps(live, hold)
         with socket.create_connection(("127.0.0.1", live.port)) as first:
             first.sendall(request_of(said(stream=True) | LONG))
-            until(lambda: live.service.outstanding == 1)
+            eventually(lambda: live.service.outstanding == 1)
             with socket.create_connection(("127.0.0.1", live.port)) as second:
                 second.sendall(request_of(said(stream=True) | LONG))
-                until(lambda: live.service.outstanding == 2)
-            until(lambda: live.service.outstanding == 1)
+                eventually(lambda: live.service.outstanding == 2)
+            eventually(lambda: live.service.outstanding == 1)
             assert live.service.generator.stats().running == 1
-        until(lambda: live.service.outstanding == 0)
+        eventually(lambda: live.service.outstanding == 0)
 
 
 def test_slow_and_half_closed_requests_are_let_go() -> None:
@@ -116,7 +107,7 @@ def test_slow_and_half_closed_requests_are_let_go() -> None:
         assert said_to["nothing"] == said_to["half a head"] == said_to["half closed"] == b""
         assert said_to["half a body"].startswith(b"HTTP/1.1 408 ")
         assert b'"slow_request"' in said_to["half a body"]
-        until(lambda: live.service.outstanding == 0)
+        eventually(lambda: live.service.outstanding == 0)
 
 
 def received(caller: socket.socket) -> bytes:
@@ -131,13 +122,13 @@ def test_a_connection_too_many_is_told_so() -> None:
     options = ServerOptions(port=0, max_connections=2)
     with running_server(options) as live:
         held = [socket.create_connection(("127.0.0.1", live.port)) for _ in range(2)]
-        until(lambda: len(live.server.server_state.connections) == 2)
+        eventually(lambda: len(live.server.server_state.connections) == 2)
         with socket.create_connection(("127.0.0.1", live.port)) as third:
             third.settimeout(SAFETY)
             assert b"too many connections" in received(third)
         for one in held:
             one.close()
-        until(lambda: not live.server.server_state.connections)
+        eventually(lambda: not live.server.server_state.connections)
         with live.client() as client:
             assert client.get("/health").status_code == 200
 
@@ -163,7 +154,7 @@ def test_draining_finishes_what_runs_and_the_door_says_so() -> None:
             lines = reply.iter_lines()
             next(lines)
             live.server.drain()
-            until(lambda: live.service.draining)
+            eventually(lambda: live.service.draining)
             late = other.post(CHAT, json=said())
             assert (late.status_code, late.headers["retry-after"]) == (503, "1")
             assert other.get("/ready").status_code == 503
@@ -188,7 +179,7 @@ def test_an_engine_that_fails_tells_its_callers_and_ends_the_server() -> None:
             next(lines)
             live.service.generator._worker.post(explode)
             text = "\n".join(lines)
-        until(lambda: live.server.broken)
+        eventually(lambda: live.server.broken)
     assert '"error"' in text
     assert 'finish_reason": "' not in text
     assert "secret" not in text
@@ -249,7 +240,7 @@ def test_sigterm_cuts_nothing_off() -> None:
     with served() as process:
         asking = Asking(started(process), 100)
         asking.start()
-        until(asking.running)
+        eventually(asking.running)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SAFETY) == 0
     asking.join(SAFETY)
@@ -262,9 +253,9 @@ def test_a_second_ctrl_c_ends_it_and_says_so() -> None:
     with served() as process:
         asking = Asking(started(process), 2000)
         asking.start()
-        until(asking.running)
+        eventually(asking.running)
         process.send_signal(signal.SIGINT)
-        until(lambda: httpx.get(f"{asking.url}/ready", timeout=SAFETY).status_code == 503)
+        eventually(lambda: httpx.get(f"{asking.url}/ready", timeout=SAFETY).status_code == 503)
         process.send_signal(signal.SIGINT)
         assert process.wait(SAFETY) == 130
     asking.join(SAFETY)

@@ -17,14 +17,10 @@ from mlx_spec.control.report import StepReport
 from mlx_spec.control.shared import PairMeasurements
 from mlx_spec.control.turns import Turns
 from scripts.simulated.machines import DRAFTER, Machine, TruePrices
-from scripts.simulated.play import SimulatedRow
+from tests.policies import make_rows
 
 MOST = 6
 CONFIG = SpeculationConfig(num_draft_tokens=MOST)
-
-
-def make_rows(*remaining: int) -> list[SimulatedRow]:
-    return [SimulatedRow(count) for count in remaining]
 
 
 def flat(draft: float) -> Machine:

@@ -17,6 +17,7 @@ from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.model import known_support, support
 from mlx_spec.model.recurrence.verdict import Recurrence
 from mlx_spec.sequence import Sequence
+from mlx_spec.weak_memo import WeakMemo
 from tests.architectures import build
 from tests.fakes import CorruptingDrafter, KnowingDrafter, RaggedPolicy, every_fifth
 from tests.models import VOCABULARY
@@ -36,7 +37,7 @@ def token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no family's recurrence could be run again, or be told where a row ends."""
     none = Recurrence(replays=False, pads=False, zeros=False)
     monkeypatch.setattr(support, "recurrence_of", lambda model: none)
-    monkeypatch.setattr(known_support, "_KNOWN", {})
+    monkeypatch.setattr(known_support, "_KNOWN", WeakMemo())
 
 
 @cache

@@ -39,18 +39,18 @@ def as_the_first_row(patch: pytest.MonkeyPatch) -> None:
 
 def from_the_first_slot(patch: pytest.MonkeyPatch) -> None:
     """All rows read what slot 0 holds."""
-    right = state._begun
+    right = state.read_by
 
     def begun(states: mx.array | None, span: Any) -> mx.array | None:
         read = right(states, span)
         return None if read is None else mx.broadcast_to(read[:1], read.shape)
 
-    patch.setattr(state, "_begun", begun)
+    patch.setattr(state, "read_by", begun)
 
 
 def newcomers_go_on(patch: pytest.MonkeyPatch) -> None:
     """A row begins where whoever held its slot before has ended."""
-    patch.setattr(state, "_begun", lambda states, span: states)
+    patch.setattr(state, "read_by", lambda states, span: states)
 
 
 def saved_as_it_is(patch: pytest.MonkeyPatch) -> None:

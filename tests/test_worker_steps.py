@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from functools import cache
 from typing import Any
 
 import pytest
@@ -17,15 +16,10 @@ from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.generator_stats import GeneratorStats
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.events import Event, StepDone
-from tests.models import make_model
+from tests.models import endless
+from tests.waiting import PATIENCE
 
-PATIENCE = 20.0
 LONG = SamplingParams(max_tokens=100_000)
-
-
-@cache
-def endless() -> Any:
-    return make_model("llama", max_position_embeddings=10**6)
 
 
 class Counts:

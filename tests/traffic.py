@@ -137,7 +137,7 @@ def make_sequence(arrival: Arrival) -> Sequence:
 
 def look(engine: Engine) -> list[str]:
     """What must hold after every step."""
-    running, kv = engine.scheduler.running, engine.budget.kv
+    running, kv = engine.scheduler.running, engine.memory.budget.kv
     findings = []
     if len(running) > engine.limit.rows:
         findings.append(f"{len(running)} run, {engine.limit.rows} rows")

@@ -18,16 +18,21 @@ from zlib import crc32
 import mlx.core as mx
 
 from mlx_spec.batching.detokenizers import LateDetokenizer
-from mlx_spec.batching.memory import LEDGER, STEP_COPIES, Holder, agreed_room
-from mlx_spec.batching.memory import TokenBudget as TokenBudget
+from mlx_spec.batching.memory import (
+    STEP_COPIES,
+    Holder,
+    TokenBudget,
+    agreed_room,
+    with_prefix_share,
+)
 from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
 from mlx_spec.batching.reservations import Reservations
+from mlx_spec.batching.row_memory import RowMemory
 from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.layout import plan
-from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.several import leaves
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
@@ -42,8 +47,6 @@ from mlx_spec.sequence import Sequence
 
 # As mlx-lm does: give unused buffers back now and then, since lengths and so sizes change.
 CLEAR_CACHE_EVERY = 256
-# Most of the memory beside the models that repeated beginnings may take from running rows.
-PREFIX_SHARE = 0.25
 
 
 class Engine:
@@ -77,7 +80,7 @@ class Engine:
         # Where ranks hold layers of different kinds or numbers, what fits differs between them.
         self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
         share = room if self._keeps else 0
-        self.batching = _with_prefix_share(batching, share, models=1 if draft is None else 2)
+        self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
         self.clock = clock
         self.limit = RowLimit(self.batching.batch_size)
         self.decoder = SpeculativeDecoder(
@@ -90,22 +93,22 @@ class Engine:
             limit=self.limit,
         )
         self._tokenizer = tokenizer
-        self.budget = self._budget(room)
+        budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,
             self.batching.batch_timeout,
-            self.budget,
+            budget,
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
         decoder = self.decoder  # no way back here: who drops an engine gets its memory at once
-        self._reservations = Reservations(self.budget, decoder.margin)
+        self._reservations = Reservations(budget, decoder.speculation.margin)
+        self.memory = RowMemory(self, decoder, self.scheduler, budget)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
             models = {"target": model, "draft": draft}
-            kv_limit = self.budget.kv.limit
-            self._reporter.started(models, self.batching, self.speculation, kv_limit)
+            self._reporter.started(models, self.batching, self.speculation, budget.kv.limit)
 
     def _budget(self, room: int) -> TokenBudget:
         """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
@@ -147,7 +150,7 @@ class Engine:
             request.request_id = request.request_id or f"prompt-{request.index}"
             try:
                 self.decoder.check(request)
-                request.guesses = self.decoder.guesses(request)
+                request.guesses = self.decoder.speculation.most_of(request)
                 self.scheduler.check(request, self._reservations.first(request))
             except Exception as error:
                 self._reporter.failed("submit", repr(error), request.request_id)
@@ -156,7 +159,7 @@ class Engine:
     def queue(self, requests: Seq[Sequence], now: float) -> None:
         """Take in requests that were checked, and that came at a time of the clock."""
         for request in requests:
-            request.guesses = self.decoder.guesses(request)
+            request.guesses = self.decoder.speculation.most_of(request)
             request.submit(now, self._reservations.first(request))
             detokenizer = LateDetokenizer(self._tokenizer, request.prompt)
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
@@ -201,7 +204,7 @@ class Engine:
             if request.error is not None:
                 self._reporter.failed("step", request.error, request.request_id)
         if ended:
-            self._give_back()
+            self.memory.requests_ended()
         if self._reporter:
             self._reporter.stepped(self.decoder, self.scheduler, outputs, len(ended))
         # Last: who sees a request end finds it in the statistics, and its memory free.
@@ -224,12 +227,12 @@ class Engine:
             stats,
             exactness="near-ties" if ties else "exact",
             passes=self.decoder.slow_passes,
-            measured=self.decoder.measuring.told,
+            measured=self.decoder.speculation.measuring.told,
         )
 
     def kv_usage(self) -> KVUsage:
         """The K/V memory now."""
-        return self.decoder.kv_usage(self.budget.kv.limit)
+        return self.memory.usage
 
     @property
     def _token_bytes(self) -> int:
@@ -260,8 +263,7 @@ class Engine:
             self._reporter.moved(plan.preempt, plan.admit)
         for request in plan.preempt:
             self.decoder.suspend(request, save=self._keeps)
-        self._drop_saved()
-        self._size_slots()
+        self.memory.members_changed()
         self.decoder.add(plan.admit)
 
     def _grow(self) -> None:
@@ -281,57 +283,14 @@ class Engine:
             for victim in preempted:
                 self.decoder.suspend(victim, save=self._keeps)
         if grown:
-            self._drop_saved()
-            self._size_slots()
-
-    def _drop_saved(self) -> None:
-        """K/V kept aside that do not fit beside the rows are given up, to be computed again.
-
-        First of those whose turn is last. What returns now stays until it is back in its slot.
-        """
-        free = self.budget.kv.left(*self._needs())
-        if self.decoder.saved_bytes > free:
-            for request in reversed(self.scheduler.waiting):
-                dropped = self.decoder.drop_saved(request)
-                if dropped and self.decoder.saved_bytes <= free:
-                    break
-
-    def _needs(self) -> tuple[list[int], list[int]]:
-        """Most tokens that each row may come to hold, and guesses that a step verifies of it."""
-        running = self.scheduler.running
-        return [request.reserved for request in running], [request.guesses for request in running]
-
-    def _size_slots(self) -> None:
-        """Make room for what the running requests may come to need, within the limit."""
-        tokens, guesses = self._needs()
-        if tokens:
-            kv = self.budget.kv
-            aside = replace(kv, limit=kv.limit - self.decoder.saved_bytes)
-            positions = kv.positions(tokens, guesses)
-            most = min(self.limit.rows, aside.most_rows(positions, max(guesses)))
-            self.decoder.size_slots(SlotSize(len(tokens), max(len(tokens), most), positions))
-        self._promise()
-
-    def _promise(self) -> None:
-        """Tell other engines what rows may come to hold, so that they leave it alone."""
-        usage = self.kv_usage()
-        rows = self.budget.kv.nbytes(*self._needs())
-        kept = usage.bytes_saved + usage.bytes_prefix
-        LEDGER.note(self, max(rows, usage.bytes_held) + kept, usage.total)
-
-    def _give_back(self) -> None:
-        """Where most of what is held was for requests that have ended, hold less."""
-        held = sum(runner.pool.nbytes for runner in self.decoder.runners)
-        if held > 4 * self.budget.kv.slot_bytes(*self._needs()):
-            self._size_slots()
+            self.memory.members_changed()
 
     def _forget(self, request: Sequence) -> None:
         """It has ended: its row and its place are free."""
         self.scheduler.remove(request)
         self.decoder.remove(request)
         if not self.busy:
-            self.decoder.trim()
-            self._promise()
+            self.memory.idle()
 
 
 def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
@@ -345,9 +304,3 @@ def _alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
     caches = plan(model, batching.cache)
     kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
     return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1
-
-
-def _with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:
-    """The same, but for prefix caches that would crowd out the rows."""
-    most = int(PREFIX_SHARE * room) // models
-    return replace(batching, prefix_cache_bytes=min(batching.prefix_cache_bytes, most))

@@ -14,18 +14,21 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.config import BatchingConfig
 from mlx_spec.errors import CapacityError
 from mlx_spec.model.ranks import Ranks
 from mlx_spec.platform import recommended_memory
 
 DEFAULT_MEMORY_SHARE = 0.9
+# Most of the memory beside the models that repeated beginnings may take from running rows.
+PREFIX_SHARE = 0.25
 # Bytes of a step for each float32 logit: the logits, noise and filters (measured: docs/LOG.md).
 STEP_COPIES = 10
 
@@ -57,9 +60,9 @@ class Ledger:
         """Bytes promised by all engines but one."""
         return sum(promised for promised, _ in self._others(but))
 
-    def held(self, but: Holder | None = None) -> int:
-        """Bytes of caches of all engines but one."""
-        return sum(held for _, held in self._others(but))
+    def held(self) -> int:
+        """Bytes of all engines' caches."""
+        return sum(held for _, held in self._others(None))
 
     def alone(self, owner: Holder) -> bool:
         """Whether no other engine has work."""
@@ -164,6 +167,12 @@ def agreed_room(ranks: Ranks, memory_limit: int | float | None, *models: Any) ->
             "so none is left for K/V"
         )
     return min(rooms)
+
+
+def with_prefix_share(batching: BatchingConfig, room: int, models: int) -> BatchingConfig:
+    """The same, but for prefix caches that would crowd out the rows."""
+    most = int(PREFIX_SHARE * room) // models
+    return replace(batching, prefix_cache_bytes=min(batching.prefix_cache_bytes, most))
 
 
 class _Wired:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlx_spec.batching.scheduler import Budget
+from mlx_spec.batching.schedulable import Budget
 from mlx_spec.sequence import Sequence
 
 AHEAD = 512  # tokens beyond what a request knows that it reserves at once

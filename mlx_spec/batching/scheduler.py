@@ -18,83 +18,14 @@ a step looks at its head only.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
+from mlx_spec.batching.schedulable import Budget, R
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.row_limit import RowLimit
-
-
-class Schedulable(Protocol):
-    """What the scheduler sees of a request; ``life_cycle`` says what its states are."""
-
-    @property
-    def request_id(self) -> str:
-        """Its name, for errors."""
-        ...
-
-    @property
-    def reserved(self) -> int:
-        """Most tokens it can come to hold, prompt and output."""
-        ...
-
-    @property
-    def guesses(self) -> int:
-        """Most draft tokens that one step verifies of it."""
-        ...
-
-    @property
-    def priority(self) -> int:
-        """Higher goes first."""
-        ...
-
-    @property
-    def arrival(self) -> float:
-        """When it was submitted, in seconds of the caller's clock."""
-        ...
-
-    @property
-    def claim(self) -> float:
-        """While it holds a row, the claim it was admitted with."""
-        ...
-
-    @property
-    def ran(self) -> float:
-        """Seconds that it held a row before it was preempted, over all times."""
-        ...
-
-    def reserve(self, reserved: int) -> None:
-        """It can come to hold so many."""
-        ...
-
-    def admit(self, now: float, claim: float) -> None:
-        """It gets a row."""
-        ...
-
-    def preempt(self, now: float) -> None:
-        """It loses its row and waits again."""
-        ...
-
-
-R = TypeVar("R", bound=Schedulable)
-
-
-class Budget(Protocol):
-    """Which requests fit into memory together; more or longer ones never fit better."""
-
-    def fits(self, tokens: Seq[int], guesses: Seq[int] = ()) -> bool:
-        """Whether rows that may come to hold these numbers of tokens fit together.
-
-        Args:
-            guesses: most draft tokens of each one's steps; empty where there are none.
-        """
-        ...
-
-    def explain(self, tokens: Seq[int], guesses: Seq[int] = ()) -> str:
-        """The numbers behind a refusal."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -231,22 +162,14 @@ class Scheduler(Generic[R]):
             Who is preempted for it, the least claims first, perhaps itself; None where there is no
             room and nobody may be preempted: then nothing changes.
         """
-        staying, victims = list(self._running), list[R]()
 
         def fits(others: Seq[R]) -> bool:
             tokens = [reserved if other is request else other.reserved for other in others]
             return self.budget.fits(tokens, [other.guesses for other in others])
 
-        while not fits(staying):
-            victims.append(self._by_claim(staying)[0])
-            staying.remove(victims[-1])
-        if victims and not self.preemption:
+        victims = self._victims(self._running, fits)
+        if victims is None:
             return None
-        # As in ``_make_room``: whoever need not have gone, after all, stays.
-        for victim in victims[::-1]:
-            if fits([*staying, victim]):
-                staying.append(victim)
-                victims.remove(victim)
         request.reserve(reserved)
         for victim in victims:
             self._evict(victim, now)
@@ -285,24 +208,25 @@ class Scheduler(Generic[R]):
 
     def _make_room(self, request: R, exempt: Iterable[R]) -> list[R] | None:
         """Whom to evict so that ``request`` can run; None if it cannot run now."""
-        if self._fit(self._running, request):
-            return []
-        if not self.preemption:
-            return None
-        staying = list(self._running)
-        victims: list[R] = []
         spared = set(exempt)
-        weaker = [r for r in staying if r.claim < request.priority and r not in spared]
-        candidates = self._by_claim(weaker)
-        while not self._fit(staying, request):
+        weaker = [r for r in self._running if r.claim < request.priority and r not in spared]
+        return self._victims(weaker, lambda staying: self._fit(staying, request))
+
+    def _victims(self, weaker: Iterable[R], fits: Callable[[Seq[R]], bool]) -> list[R] | None:
+        """Whom of ``weaker`` to evict so that those who stay fit, nobody in vain; None where all of
+        them are not enough, or nobody may be evicted."""
+        staying, victims = list(self._running), list[R]()
+        if fits(staying):
+            return victims
+        candidates = self._by_claim(weaker) if self.preemption else []
+        while not fits(staying):
             if not candidates:
                 return None
-            victim = candidates.pop(0)
-            victims.append(victim)
-            staying.remove(victim)
+            victims.append(candidates.pop(0))
+            staying.remove(victims[-1])
         # The least claims went first; whoever need not have gone, after all, stays.
         for victim in victims[::-1]:
-            if self._fit([*staying, victim], request):
+            if fits([*staying, victim]):
                 staying.append(victim)
                 victims.remove(victim)
         return victims

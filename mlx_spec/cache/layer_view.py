@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import mlx.core as mx
+
 from mlx_spec.cache.layer import LayerCache
+from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
 
 
@@ -36,6 +39,25 @@ class LayerView:
         """The cache itself."""
         layer: LayerCache = self._layer
         return layer
+
+
+class PackedView(LayerView):
+    """A view of a cache whose pass is packed: the model is given its tokens alone.
+
+    Args:
+        layer: the cache, bound to the rectangle.
+        packing: the tokens.
+        offset: [M] int32, the position of each.
+    """
+
+    def __init__(self, layer: LayerCache, packing: TokenPacking, offset: mx.array) -> None:
+        super().__init__(layer, _packing=packing, _offset=offset)
+
+    @property
+    def offset(self) -> mx.array:
+        """[M] int32: each token's own position."""
+        offset: mx.array = self._offset
+        return offset
 
 
 def as_views(cache: OwnCaches, view: Callable[[LayerCache], LayerView]) -> OwnCaches:

@@ -30,30 +30,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.cache.layer import LayerCache
-from mlx_spec.cache.layer_view import LayerView
+from mlx_spec.cache.layer_view import PackedView
 from mlx_spec.cache.packing import QueryRun, TokenPacking, spread_heads
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import UnsupportedModel
 
 
-class PackedRows(LayerView):
-    """One layer's cache, bound to a rectangle, as a model sees it that is given its tokens.
-
-    Args:
-        layer: the cache.
-        packing: the tokens.
-        offset: [M] int32, the position of each.
-    """
-
-    def __init__(self, layer: LayerCache, packing: TokenPacking, offset: mx.array) -> None:
-        super().__init__(layer, _packing=packing, _offset=offset)
-
-    @property
-    def offset(self) -> mx.array:
-        """[M] int32: each token's own position."""
-        offset: mx.array = self._offset
-        return offset
+class PackedRows(PackedView):
+    """One layer's cache, bound to a rectangle, as a model sees it that is given its tokens."""
 
     def make_mask(
         self,

@@ -27,10 +27,9 @@ import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.row_states import States, aligned, choose, choose_each, of_rows, read_by
 from mlx_spec.cache.span import Span
 
-# Of some rows, one array for each item of the cache; None for what no model has set yet.
-States: TypeAlias = "tuple[mx.array | None, ...]"
 # From the states before a call, as the model read them, and how many of each row's tokens are kept.
 Replay: TypeAlias = Callable[[list["mx.array | None"], mx.array], Seq["mx.array | None"]]
 
@@ -87,8 +86,8 @@ class StateCache:
             present.after.append(tuple(self.cache))
         else:
             self._write()
-            before = tuple(_rows(states, span, self.slots) for states in self._kept)
-            read = tuple(_begun(states, span) for states in before)
+            before = tuple(of_rows(states, span, self.slots) for states in self._kept)
+            read = tuple(read_by(states, span) for states in before)
             if not span.tentative and span.counts is None:
                 before = (None,) * len(before)  # nobody will ask
             if span.opens:
@@ -170,7 +169,7 @@ class StateCache:
         if done.after or done.span.width == 1:
             states, *after = (*done.after, tuple(self.cache))
             for token, later in enumerate(after, start=1):
-                states = _each(kept > token, later, states)
+                states = choose_each(kept > token, later, states)
         else:
             if not done.replays:
                 raise RuntimeError(
@@ -182,7 +181,7 @@ class StateCache:
                 replayed = list(replay(replayed, kept))
             states = tuple(replayed)
             if done.span.counts is not None:
-                states = _each(done.span.counts > 0, states, done.before)
+                states = choose_each(done.span.counts > 0, states, done.before)
         done.after, done.replays = [], []
         self.cache, self._changed = list(states), True
 
@@ -191,21 +190,19 @@ class StateCache:
         if self._changed and self._pass is not None:
             span = self._pass.span
             rows = slice(span.first, span.first + span.count)
-            self._kept = tuple(
-                old
-                if new is None
-                else new
-                if span.count == self.slots
-                else self._put(old, rows, new)
-                for old, new in zip(self._kept, self.cache, strict=True)
-            )
+            kept = list(self._kept)
+            for place, new in enumerate(self.cache):
+                if new is not None:
+                    whole = span.count == self.slots
+                    kept[place] = new if whole else self._put(kept[place], rows, new)
+            self._kept = tuple(kept)
         self._changed = False
 
     def _put(self, states: mx.array | None, slots: Any, new: mx.array) -> mx.array:
         """All slots' states with new ones in some of them."""
         if states is None:
             states = mx.zeros((self.slots, *new.shape[1:]), new.dtype)
-        states, new = _aligned(states, new)
+        states, new = aligned(states, new)
         written = copy.copy(states)  # a snapshot may hold the handle
         if new.size:
             written[slots] = new
@@ -286,51 +283,3 @@ class StateCache:
     def cost(self) -> RowCost:
         """The same for any number of tokens."""
         return RowCost(fixed=sum(states.nbytes for states in self.arrays) // max(1, self.slots))
-
-
-def _rows(states: mx.array | None, span: Span, slots: int) -> mx.array | None:
-    """What the rows of a pass hold."""
-    if states is None or span.count == slots:
-        return states
-    return states[span.first : span.first + span.count]
-
-
-def _begun(states: mx.array | None, span: Span) -> mx.array | None:
-    """The same as a model reads it: rows that begin hold nothing."""
-    if states is None or span.since > 0:
-        return states
-    if span.uniform:
-        return None if span.limit == span.width else states
-    begins = span.starts == 0
-    if span.counts is not None:
-        begins = begins & (span.counts > 0)
-    return choose(begins, mx.zeros_like(states), states)
-
-
-def _each(rows: mx.array, states: States, others: States) -> States:
-    """``states`` for those of [rows], ``others`` for the other ones."""
-    pairs = zip(states, others, strict=True)
-    return tuple(new if new is None else choose(rows, new, old) for new, old in pairs)
-
-
-def choose(rows: mx.array, states: mx.array, others: mx.array | None) -> mx.array:
-    """The same for one of them; NaN on one side is none on the other."""
-    if others is None:
-        others = mx.zeros_like(states)
-    states, others = _aligned(states, others)
-    return mx.where(rows.reshape(-1, *[1] * (states.ndim - 1)), states, others)
-
-
-def _aligned(one: mx.array, other: mx.array) -> tuple[mx.array, mx.array]:
-    """Both of one type and shape: what holds less of the last tokens gets zeros in front."""
-    if one.dtype != other.dtype:
-        other = other.astype(one.dtype)
-    if one.shape[1:] != other.shape[1:]:
-        shape = list(map(max, one.shape[1:], other.shape[1:]))
-        one, other = _padded(one, shape), _padded(other, shape)
-    return one, other
-
-
-def _padded(states: mx.array, shape: Seq[int]) -> mx.array:
-    missing = [(size - own, 0) for size, own in zip(shape, states.shape[1:], strict=True)]
-    return mx.pad(states, [(0, 0), *missing])

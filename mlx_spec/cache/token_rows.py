@@ -20,9 +20,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_map
 
-from mlx_spec.cache.layer import LayerCache
-from mlx_spec.cache.layer_view import LayerView, as_views
-from mlx_spec.cache.packing import TokenPacking, spread_heads
+from mlx_spec.cache.layer_view import LayerView, PackedView, as_views
+from mlx_spec.cache.packing import spread_heads
 from mlx_spec.cache.several import OwnCaches
 
 
@@ -68,23 +67,8 @@ class TokenRows(LayerView):
         return tree_map(lambda array: mx.repeat(array, width, axis=0), read)
 
 
-class FannedRows(TokenRows):
-    """The same of a packed pass.
-
-    Args:
-        layer: the cache.
-        packing: its tokens.
-        offset: [M] int32, the position of each.
-    """
-
-    def __init__(self, layer: LayerCache, packing: TokenPacking, offset: mx.array) -> None:
-        super().__init__(layer, _packing=packing, _offset=offset)
-
-    @property
-    def offset(self) -> mx.array:
-        """[M] int32: each token's own position."""
-        offset: mx.array = self._offset
-        return offset
+class FannedRows(PackedView, TokenRows):
+    """The same of a packed pass."""
 
     def _of_tokens(self, rectangle: mx.array) -> mx.array:
         packed: mx.array = self._packing.packed(rectangle)

@@ -9,7 +9,6 @@ chose, and when, is its own.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from mlx_spec.control.confidence import Confidence
 from mlx_spec.control.joins import ReadingCost
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.step_prices import StepPrices
+from mlx_spec.weak_memo import WeakMemo
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,7 @@ class PairMeasurements:
     reading: ReadingCost = field(default_factory=ReadingCost)
 
 
-@dataclass(frozen=True)
-class _Shared:
-    owners: tuple[weakref.ref[Any], ...]
-    value: Any
-
-
-# By identity, mlx modules being dictionaries without a hash; and by what it is of them.
-_KNOWN: dict[tuple[int, int, str], _Shared] = {}
+_KNOWN = WeakMemo[Any]()
 _LOCK = threading.RLock()
 
 
@@ -73,15 +66,6 @@ def prices_of(
 
 
 def _shared(model: Any, draft_model: Any, name: str, make: Callable[[], Any]) -> Any:
-    key = (id(model), id(draft_model), name)
     with _LOCK:
-        entry = _KNOWN.get(key)
-        if entry is None or any(owner() is None for owner in entry.owners):
-            owners = tuple(
-                # Takes no lock: it may be called at any allocation, also by whoever holds it.
-                weakref.ref(owner, lambda _, key=key: _KNOWN.pop(key, None))  # type: ignore[misc]
-                for owner in (model, draft_model)
-                if owner is not None
-            )
-            entry = _KNOWN[key] = _Shared(owners, make())
-        return entry.value
+        found = _KNOWN.get(model, draft_model, key=name)
+        return _KNOWN.keep(make(), model, draft_model, key=name) if found is None else found

@@ -60,7 +60,7 @@ class BatchState:
         rows = mx.array(list(order), mx.int32)
         parts = [(self.tokens[rows], self.lengths[rows])] if order else []
         if newcomers:
-            parts.append(upload(newcomers))
+            parts.append(_upload(newcomers))
         width = max(tokens.shape[1] for tokens, _ in parts)
         self.tokens = mx.concatenate([_widen(tokens, width) for tokens, _ in parts])
         self.lengths = mx.concatenate([lengths for _, lengths in parts])
@@ -91,16 +91,13 @@ class BatchState:
         self.lengths = self.seen + 1
 
 
-def upload(
-    sequences: Seq[Sequence], begin: int = 0, end: int | None = None
-) -> tuple[mx.array, mx.array]:
-    """Tokens [b, end - begin], padded with 0, and lengths [b] of what the host knows."""
-    known = [(sequence.prompt + sequence.tokens)[begin:end] for sequence in sequences]
-    width = max(map(len, known)) if end is None else end - begin
-    tokens = np.zeros((len(sequences), width), np.int32)
-    for row, part in enumerate(known):
-        tokens[row, : len(part)] = part
-    return mx.array(tokens), mx.array([s.length for s in sequences], mx.int32)
+def _upload(sequences: Seq[Sequence]) -> tuple[mx.array, mx.array]:
+    """Tokens [b, C], padded with 0, and lengths [b] of what the host knows."""
+    lengths = [sequence.length for sequence in sequences]
+    tokens = np.zeros((len(sequences), max(lengths)), np.int32)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : lengths[row]] = sequence.prompt + sequence.tokens
+    return mx.array(tokens), mx.array(lengths, mx.int32)
 
 
 def _widen(tokens: mx.array, width: int) -> mx.array:

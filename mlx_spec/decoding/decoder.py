@@ -29,20 +29,11 @@ from mlx_spec.decoding.drafters.registry import DraftParts
 from mlx_spec.decoding.drivers import ahead, in_turn
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.logprobs import LogprobsWatcher
-from mlx_spec.decoding.members import MARGIN, Members
+from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
-from mlx_spec.decoding.prices import Measuring
 from mlx_spec.decoding.rules import LogitsRule
-from mlx_spec.decoding.setup import (
-    make_acceptance,
-    make_drafter,
-    make_grammar_rule,
-    make_policy,
-    may_be_read,
-    most_draft_tokens,
-    only_given,
-    used_model,
-)
+from mlx_spec.decoding.setup import make_acceptance, make_grammar_rule, used_model
+from mlx_spec.decoding.speculation import Speculation
 from mlx_spec.decoding.step import StepParts
 from mlx_spec.decoding.stepper import Stepper
 from mlx_spec.errors import InvalidRequest
@@ -105,18 +96,12 @@ class SpeculativeDecoder:
             draft_model if isinstance(draft_model, tuple) else (draft_model, None)
         )
         draft = used_model(draft, speculation)
-        self.drafter = drafter or make_drafter(
-            DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer)
+        self.speculation = Speculation(
+            DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer),
+            drafter,
+            policy,
         )
-        # Of a drafter that somebody made nobody else knows anything.
-        owners = (model, draft) if drafter is None else (self, None)
-        self.most_draft = most_draft_tokens(self.drafter, speculation)
-        self._given = policy is None and only_given(self.drafter, speculation)
-        most = 0 if self._given else self.most_draft  # nothing is timed for what is given
-        adaptive = speculation.adaptive and policy is None
-        self.measuring = Measuring(self.runner, self.drafter, owners, most, adaptive=adaptive)
-        reads, prices = may_be_read(speculation, self.runner.ranks), self.measuring.prices
-        self.policy = policy or make_policy(self.drafter, speculation, owners, prices, reads=reads)
+        self.drafter, self.policy = self.speculation.drafter, self.speculation.policy
         self.meter = StepMeter()
         self.clock = clock
         self.limit = limit or RowLimit(self.batching.batch_size)
@@ -140,7 +125,7 @@ class SpeculativeDecoder:
             (*rules, make_grammar_rule(self.runner.ranks)),
             (LogprobsWatcher(), *self.drafter.watchers),
             make_acceptance(speculation),
-            self.measuring.prices,
+            self.speculation.measuring.prices,
         )
 
     @property
@@ -171,16 +156,6 @@ class SpeculativeDecoder:
         return ", ".join(
             f"{role} {words}" for role, words in zip(roles, forms, strict=True) if words
         )
-
-    def guesses(self, sequence: Sequence) -> int:
-        """The most guesses that a step may verify of it."""
-        brings = sequence.guide is not None or sequence.prediction is not None
-        return self.most_draft if brings or not self._given else 0
-
-    def margin(self, guesses: int) -> int:
-        """Positions past a row's end that steps may still write to: the one in which it ends, and
-        the one that was built on that, so many guesses and a token each."""
-        return 2 * (guesses + 1) + MARGIN + self.drafter.spare
 
     @property
     def cost(self) -> RowCost:
@@ -258,14 +233,14 @@ class SpeculativeDecoder:
         highest = max(sequence.prompt)
         if highest >= self.runner.vocabulary:
             raise InvalidRequest(
-                f"[SpeculativeDecoder] prompt {sequence.index + 1} holds the token id {highest}; "
-                f"the model's vocabulary has {self.runner.vocabulary}"
+                f"[SpeculativeDecoder.check] prompt {sequence.index + 1} holds the token id "
+                f"{highest}; the model's vocabulary has {self.runner.vocabulary}"
             )
         biases = sequence.sampling.biases
         if biases and biases[-1][0] >= self.runner.vocabulary:
             raise InvalidRequest(
-                f"[SpeculativeDecoder] logit_bias of request {sequence.index + 1} names the token "
-                f"id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
+                f"[SpeculativeDecoder.check] logit_bias of request {sequence.index + 1} names the "
+                f"token id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
             )
 
     def remove(self, sequence: Sequence) -> None:
@@ -335,7 +310,8 @@ class SpeculativeDecoder:
         """
         with self.device.work():
             rows = self._members.staying + len(self._members.waiting)
-            self.measuring.before_step(rows, self.limit.rows, self._members.feeder.stopping)
+            stopping = self._members.feeder.stopping
+            self.speculation.measuring.before_step(rows, self.limit.rows, stopping)
             outputs = self._drive()
             if not outputs and self._stepper.flight is not None:
                 # Nothing was in flight before: that call launched a step, and this one reads it.

@@ -5,7 +5,7 @@ else is fed, so that its K/V do not depend on traffic (``chunk_size``). Neighbou
 same place share a pass: packed where the model can, else such as are about as long. What several
 texts begin with is computed once: the first one's blocks go to the prefix cache, where the others
 look just before they are fed. Rows are read in the order in which they came, but that short ones
-pass much longer ones (``reading_order``).
+pass much longer ones (``reading_queue``, ``reading_order``).
 
 The target must have read a row but for its pending token before the row decodes; a draft may lag by
 what rides in its first pass. That number is the only difference::
@@ -21,7 +21,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Seq
-from itertools import takewhile
 
 import mlx.core as mx
 
@@ -34,7 +33,7 @@ from mlx_spec.decoding.fed_rows import FedPass, FedRow
 from mlx_spec.decoding.pass_listeners import PassListener, PassListeners, PromptPass
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.decoding.prompt_share import SharedPrompts
-from mlx_spec.decoding.reading_order import with_newcomers
+from mlx_spec.decoding.reading_queue import ReadingQueue
 from mlx_spec.decoding.shared_prefixes import SharedPrefixes
 from mlx_spec.model.pace import Chunk
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -82,30 +81,29 @@ class Feeder:
         self._clock = runner.ranks.clock(clock)
         self._shared = SharedPrefixes(runner.pool, batching, self.size)
         self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
-        self._rows: dict[Sequence, FedRow] = {}
-        self._flying = self._group = 0
-        self._to_read = 0  # tokens of all texts read since nobody's was
+        self._queue = ReadingQueue()
+        self._flying = 0
 
     @property
     def sequences(self) -> list[Sequence]:
         """Rows that are being read, in the order in which they will be done."""
-        return list(self._rows)
+        return self._queue.sequences
 
     @property
     def cached(self) -> list[int]:
         """Tokens that each of their slots holds."""
-        return [row.seen for row in self._rows.values()]
+        return [row.seen for row in self._queue]
 
     @property
     def progress(self) -> tuple[int, int]:
         """Tokens in the cache, and all tokens, of the texts read since nobody's was."""
-        missing = sum(max(0, row.sequence.length - 1 - row.seen) for row in self._rows.values())
-        return max(0, self._to_read - missing - self._runner.unread), self._to_read
+        built, asked = self._queue.progress
+        return max(0, built - self._runner.unread), asked
 
     @property
     def prefix_bytes(self) -> int:
         """Bytes of repeated beginnings kept."""
-        return self._shared.nbytes + self._prompts.nbytes(self._rows)
+        return self._shared.nbytes + self._prompts.nbytes(self._queue.sequences)
 
     def add(
         self, sequences: Seq[Sequence], seen: Mapping[Sequence, int] | None = None
@@ -123,38 +121,26 @@ class Feeder:
         seen = seen or {}
         new = self._shared.order(s for s in sequences if s not in seen)
         order = [*(s for s in sequences if s in seen), *new]
-        if not self._rows:
-            self._to_read = 0
-        self._to_read += sum(sequence.length - 1 for sequence in order)
-        shortest = None  # of the group
+        self._queue.add(order, seen)
         for sequence in order:
-            if shortest is None or not shortest <= sequence.length <= 32 + shortest * 3 // 2:
-                self._group += 1
-                shortest = None if sequence in seen else sequence.length
-            self._rows[sequence] = FedRow(sequence, seen.get(sequence, 0), self._group)
             if not seen.get(sequence):
                 self._listeners.begin(sequence)
         return order
 
     def pass_longer(self, newcomers: int) -> list[int]:
         """Let the rows that came last pass much longer ones; the rows' old places, in new order."""
-        rows = list(self._rows.values())
-        at = len(rows) - newcomers
-        order = with_newcomers(rows[:at], rows[at:])
-        self._rows = {row.sequence: row for row in order}
-        return [rows.index(row) for row in order]
+        return self._queue.pass_longer(newcomers)
 
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Forget rows: they leave."""
-        for sequence in sequences:
-            self._rows.pop(sequence, None)
+        self._queue.drop(sequences)
         self._prompts.drop(sequences)
         self._listeners.drop(sequences)
         self._forget()
 
     def seen(self, sequence: Sequence) -> int:
         """Tokens from the first on that the slot of a row being read holds."""
-        return self._rows[sequence].seen
+        return self._queue[sequence].seen
 
     def take(self, *, in_order: bool, groups: bool = False) -> dict[Sequence, int]:
         """Hand over the rows that are done, with what was seen of each.
@@ -163,15 +149,7 @@ class Feeder:
             in_order: only those that no row stands before which is not done.
             groups: and only whole groups.
         """
-        rows = list(self._rows.values())
-        if in_order:
-            rows = list(takewhile(lambda row: row.done, rows))
-        if groups:
-            reading = {row.group for row in self._rows.values() if not row.done}
-            rows = [row for row in rows if row.group not in reading]
-        done = {row.sequence: row.seen for row in rows if row.done}
-        for sequence in done:
-            del self._rows[sequence]
+        done = self._queue.take(in_order=in_order, groups=groups)
         self._forget()
         return done
 
@@ -190,7 +168,7 @@ class Feeder:
 
     def _forget(self) -> None:
         """While nothing is read nobody waits for what was published."""
-        if not self._rows:
+        if not self._queue:
             self._shared.settle()
 
     def build(self, slots: Slots, flying: int = 0, *, alone: bool = False) -> Chunk | None:
@@ -248,7 +226,7 @@ class Feeder:
         """
         chosen: list[FedRow] = []
         shortest = end = total = 0
-        for row in self._rows.values():
+        for row in self._queue:
             slot = slots[row.sequence]
             apart = bool(chosen) and slot != slots[chosen[-1].sequence] + 1
             if apart or not self._wants(row, slot):
@@ -313,9 +291,7 @@ class Feeder:
 
     def _waits(self, row: FedRow) -> bool:
         """Whether an earlier row is about to give away what comes next of this one."""
-        before = takewhile(lambda other: other is not row, self._rows.values())
-        earlier = [other.sequence for other in before if not other.done]
-        return self._shared.waits(row.sequence, row.seen, earlier)
+        return self._shared.waits(row.sequence, row.seen, self._queue.before(row))
 
     def _read(self, part: FedPass, slots: Slots) -> Rows:
         """What a pass reads."""
@@ -337,7 +313,7 @@ class Feeder:
 
     def _finish(self, slots: Slots) -> None:
         """Note which rows are done; what they begin with is to be published."""
-        for row in self._rows.values():
+        for row in self._queue:
             if not row.done and self._ready(row):
                 row.done = True
                 self._prompts.read(row.sequence, slots[row.sequence], row.seen)

@@ -22,6 +22,8 @@ from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
 
+TOLERANCE = 1e-3  # largest difference, relative to the largest value of a layer's array
+
 
 def check_lengths(
     lengths: mx.array, rows: Seq[Sequence], finished: Collection[Sequence] = ()
@@ -44,7 +46,6 @@ def check_rows(
     runner: ModelRunner,
     rows: Seq[Sequence],
     finished: Collection[Sequence] = (),
-    tolerance: float = 1e-3,
 ) -> None:
     """Compare the K/V of each row with a batch of one.
 
@@ -52,7 +53,6 @@ def check_rows(
         runner: the target and its slots.
         rows: sequences in slot order.
         finished: rows to skip: they end inside an accepted run.
-        tolerance: largest allowed difference, relative to the largest value of the layer.
 
     Raises:
         InvariantError: a row's cache differs, or slots and rows do not match.
@@ -69,7 +69,7 @@ def check_rows(
         own = held.parts[: len(expected.parts)]  # a head's layers stand behind the model's
         for layer, (ours, theirs) in enumerate(zip(own, expected.parts, strict=True)):
             for place, gap in enumerate(_gaps(ours, theirs)):
-                if gap > tolerance:
+                if gap > TOLERANCE:
                     raise InvariantError(
                         f"[check_rows] array {place} of layer {layer}, slot {slot} (request "
                         f"{sequence.index}, {cached} cached tokens) differs from a lone cache "

@@ -16,14 +16,16 @@ import mlx.core as mx
 
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.decoding.acceptance import NO_NUMBERS
+from mlx_spec.decoding.chunk_queue import ChunkQueue
 from mlx_spec.decoding.flight import Flight, StepOutput, StepPlan
 from mlx_spec.decoding.invariants import check_lengths, check_rows
 from mlx_spec.decoding.members import Members
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.planning import plan_step
 from mlx_spec.decoding.step import Proposal, StepParts
 from mlx_spec.decoding.suspects import Suspects
 from mlx_spec.decoding.timeline import Timeline
-from mlx_spec.model.pace import Chunk, on_cpu
+from mlx_spec.model.pace import on_cpu
 from mlx_spec.sequence import Sequence
 
 T = TypeVar("T")
@@ -67,9 +69,7 @@ class Stepper:
         self.debug = False
         self.ranks = parts.runner.ranks
         self._timeline = Timeline(clock, at_once=not self.ranks.several)
-        self._described: list[Chunk] = []  # chunks that are not launched yet, in their order
-        # Whether chunks were launched for the next step; and already for one that was dropped.
-        self._sent = self._fed = False
+        self._chunks = ChunkQueue(self._timeline, clock)
         # When the step that is being built was begun, and when what went before it was on its way.
         self._planned = self._described_from = 0.0
         self._build_seconds = self._step_seconds = 0.0  # of the last step that was built, and read
@@ -78,9 +78,9 @@ class Stepper:
         """Let rows leave, join and be fed, behind a step in flight; whether any decode then."""
         flight = self.flight
         self.members.change(flying=flight.width if flight else 0)
-        self._fed &= bool(self.parts.state.sequences)
-        if not self._fed:
-            self._described += self.members.fill()
+        self._chunks.fed &= bool(self.parts.state.sequences)
+        if not self._chunks.fed:
+            self._chunks.add(self.members.fill())
         if flight is None:
             self._timeline.rest()
             self.suspects.clear_slots(self.parts.state, self.parts.runner)
@@ -102,13 +102,13 @@ class Stepper:
         one is only read, and what was described to go before the next stays."""
         if self.waits:
             self.parts.drafter.landing()
-            self._fed = bool(self._described)
+            self._chunks.keep()
             return False
         return True
 
     def feed_no_more(self) -> None:
         """Before the next tokens, where chunks were launched since the last ones."""
-        self._fed = self._sent
+        self._chunks.close()
 
     @property
     def ready(self) -> float:
@@ -122,65 +122,14 @@ class Stepper:
             self.flight.gone.add(sequence)
 
     def plan(self) -> StepPlan:
-        """What the next step may take, with room made for it.
-
-        Asked before the snapshot: while that holds the old arrays of all layers, growing them
-        would keep old and new side by side.
-        """
+        """What the next step may take, with room made for it."""
         self._planned = self.clock()
-        state, flight = self.parts.state, self.flight
-        rows = list(state.sequences)
-        flying = flight.rows if flight else ()
-        gains = {row: flight.width for row in flying if row not in flight.gone} if flight else {}
-        shortest = min(row.length + (row in gains) for row in rows)
-        longest = max(row.length + gains.get(row, 0) for row in rows)
-        lengths = self.policy.choose(rows)
-        if self.suspects:
-            lengths = [0] * len(lengths)
-        positions = longest + max(lengths) + 1 + self.parts.drafter.spare
-        for runner in (self.parts.runner, *self.parts.drafter.runners):
-            runner.pool.reserve(positions)
-        state.reserve(positions)
-        try:
-            lengths, reading = self._read_ahead(lengths)
-        except BaseException:
-            self.policy.forget()
-            raise
-        self._fed = False
-        if reading is not None:
-            self._described.append(reading)
-        known = None if gains else tuple(row.length for row in rows)
-        begins = tuple(row.length == 1 and row not in gains for row in rows)
-        return StepPlan(
-            rows, lengths, shortest, longest, reading, known, begins if any(begins) else ()
-        )
-
-    def _read_ahead(self, lengths: list[int]) -> tuple[list[int], Chunk | None]:
-        """Draft lengths of the rows that the drafter covers, once it reads on for the others."""
-        if max(lengths) == 0:  # a plain step asks nothing of the drafter
-            return lengths, None
-        reading = None if self._fed else self.parts.drafter.feed(1 if self.flight else 0)
-        covered = self.parts.drafter.covers()
-        if covered is not None:
-            lengths = [k if known else 0 for k, known in zip(lengths, covered, strict=True)]
-        return lengths, reading
+        plain = bool(self.suspects)
+        return plan_step(self.parts, self.policy, self.flight, self._chunks, plain=plain)
 
     def send(self) -> bool:
-        """Launch the chunks that were described; whether all are on their way.
-
-        Not where ``stopping`` says that nobody wants them any more.
-        """
-        self._sent = bool(self._described)
-        while self._described:
-            launched = self.clock()
-            if not self._described[0].launch(self.members.feeder.stopping):
-                return False
-            self._timeline.add(self._described.pop(0), launched)
-        if on_cpu():
-            # async_eval computes most of a chunk before it returns: nothing is lost, and when the
-            # chunk ended is known.
-            self._timeline.wait()
-        return True
+        """Launch the chunks that were described; whether all are on their way."""
+        return self._chunks.launch(self.members.feeder.stopping)
 
     def show(self, plan: StepPlan, draft: Proposal, logits: mx.array) -> tuple[Proposal, float]:
         """Launch a draft and its verification, and read it for the rules that must see it.
@@ -290,7 +239,7 @@ class Stepper:
 
     def land(self) -> None:
         """Wait for what is in flight; nobody wants what it says, nor what was described."""
-        self._described.clear()
+        self._chunks.clear()
         self._timeline.wait()
         if self.flight is not None:
             mx.eval(self.flight.packed)
@@ -327,7 +276,7 @@ class Stepper:
             rows = len(self.parts.state.sequences)
             self.parts.runner.commit(mx.zeros(rows, mx.int32))
             self.policy.forget()
-            self._fed = self._sent
+            self._chunks.close()
             raise
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -337,8 +286,8 @@ class Stepper:
         parts.runner.pool.restore(snapshot["target"])
         parts.drafter.restore(snapshot["drafter"])
         self.policy.forget()
-        self._fed = self._sent or bool(self._described)
-        if self.flight is None and not self._described:
+        self._chunks.undone()
+        if self.flight is None and not self._chunks:
             # Nobody reads the caches now: copies of rows that moved need not wait for a step.
             mx.async_eval(self._pools())  # type: ignore[no-untyped-call]
 

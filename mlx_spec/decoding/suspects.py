@@ -52,8 +52,8 @@ class Suspects:
             if sequence.guide is not None:
                 why += "; or min_tokens, a bias or a function forbids what the structure leaves"
             sequence.fail(
-                f"[SpeculativeDecoder] the model's logits are not numbers after {sequence.length} "
-                f"tokens ({why})"
+                f"[SpeculativeDecoder.step] the model's logits are not numbers after "
+                f"{sequence.length} tokens ({why})"
             )
         return True
 

@@ -8,8 +8,7 @@ weights are cast, quantized or replaced by others of another shape. So a verdict
 
 from __future__ import annotations
 
-import weakref
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,33 +19,24 @@ from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.attention import unbound_class
 from mlx_spec.model.recurrence.mixer import own_class
 from mlx_spec.model.support import Support, examine
-
-
-class _Known(NamedTuple):
-    model: weakref.ref[Any]
-    mark: tuple[Any, ...]
-    support: Support
-
+from mlx_spec.weak_memo import WeakMemo
 
 _PLAIN = (bool, int, float, str)
 
-# By identity: mlx modules are dictionaries and so have no hash.
-_KNOWN: dict[tuple[int, CacheOptions], _Known] = {}
+# The verdict, and what the model was like then.
+_KNOWN = WeakMemo[tuple[tuple[Any, ...], Support]]()
 
 
 def support_of(model: Any, options: CacheOptions = PLAIN_CACHES) -> Support:
     """As ``support.examine``, which is asked again only if the model has changed since."""
     if not isinstance(model, nn.Module):
         return examine(model, options)  # nothing says what is in it
-    key, mark = (id(model), options), _mark(model)
-    entry = _KNOWN.get(key)
-    if entry is not None and entry.model() is model and entry.mark == mark:
-        return entry.support
+    mark, known = _mark(model), _KNOWN.get(model, key=options)
+    if known is not None and known[0] == mark:
+        return known[1]
     support = examine(model, options)
-    if not support.recurrence.tried:
-        return support  # weights were not computed yet, which is no mark
-    owner = weakref.ref(model, lambda _: _KNOWN.pop(key, None))
-    _KNOWN[key] = _Known(owner, mark, support)
+    if support.recurrence.tried:  # else weights were not computed yet, which is no mark
+        _KNOWN.keep((mark, support), model, key=options)
     return support
 
 

@@ -14,7 +14,6 @@ A verdict is remembered as long as that on the model itself (``known_support``) 
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from mlx_spec.model.passes.packed import PackedPass
 from mlx_spec.model.ranks import ranks_of
 from mlx_spec.model.rows import Rows
 from mlx_spec.model.support import Support
+from mlx_spec.weak_memo import WeakMemo
 
 # Of 32 bits, and of fewer: how far numbers of the two may be apart, of the largest.
 _NEAR, _NEARLY = 1e-3, 5e-2
@@ -59,7 +59,7 @@ _CASES = (
     _Case((1, 1, 1), 5, (1, 1, 1), True),
 )
 _COMPARED = _Case((3, 1, 2), 8, (0, 0, 0))
-_KNOWN: dict[tuple[int, CacheOptions], tuple[weakref.ref[Any], Support, bool]] = {}
+_KNOWN = WeakMemo[tuple[Support, bool]]()
 
 
 def packs(model: Any, options: CacheOptions, support: Support) -> bool:
@@ -72,13 +72,10 @@ def packs(model: Any, options: CacheOptions, support: Support) -> bool:
     """
     if not isinstance(model, nn.Module):
         return False  # nothing says what is in it
-    key = id(model), options
-    known = _KNOWN.get(key)
-    if known is not None and known[0]() is model and known[1] is support:
-        return known[2]
-    verdict = _examine(model, options, support)
-    _KNOWN[key] = weakref.ref(model, lambda _: _KNOWN.pop(key, None)), support, verdict
-    return verdict
+    known = _KNOWN.get(model, key=options)
+    if known is None or known[0] is not support:
+        known = _KNOWN.keep((support, _examine(model, options, support)), model, key=options)
+    return known[1]
 
 
 def _examine(model: Any, options: CacheOptions, support: Support) -> bool:

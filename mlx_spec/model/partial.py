@@ -12,7 +12,6 @@ the model's own. Whether a model's code can be called so is told by numbers, not
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.rows import Rows
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.weak_memo import WeakMemo
 
 _TOKENS = 4  # of each of the rows that a copy is tried with
 _ROWS = 5  # no layer gives as many things, so that rows are not taken for them
@@ -145,8 +145,7 @@ def _like(item: dict[str, Any], values: list[Any]) -> Any:
     return copy
 
 
-# By identity: mlx modules are dictionaries and so have no hash.
-_KNOWN: dict[int, tuple[weakref.ref[Any], Skipping]] = {}
+_KNOWN = WeakMemo["Skipping"]()
 
 
 def skipping_of(runner: ModelRunner) -> Skipping:
@@ -155,13 +154,8 @@ def skipping_of(runner: ModelRunner) -> Skipping:
     Raises:
         UnsupportedModel: they cannot; with what is in the way.
     """
-    key = id(runner.model)
-    known = _KNOWN.get(key)
-    if known is not None and known[0]() is runner.model:
-        return known[1]
-    found = _look(runner)
-    _KNOWN[key] = (weakref.ref(runner.model, lambda _: _KNOWN.pop(key, None)), found)
-    return found
+    known = _KNOWN.get(runner.model)
+    return _KNOWN.keep(_look(runner), runner.model) if known is None else known
 
 
 def _look(runner: ModelRunner) -> Skipping:

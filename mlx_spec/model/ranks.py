@@ -37,6 +37,7 @@ from mlx_spec.errors import InvalidRequest, RankError
 from mlx_spec.model.device_stream import DeviceStream
 from mlx_spec.model.rank_link import RankLink
 from mlx_spec.model.rank_watch import RankWatch
+from mlx_spec.weak_memo import WeakMemo
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -313,20 +314,18 @@ def _end_all() -> None:
             watch.dismiss()
 
 
-# By identity: mlx modules are dictionaries and so have no hash.
-_KNOWN: dict[int, tuple[weakref.ref[Any], Ranks]] = {}
+_KNOWN = WeakMemo[Ranks]()
 
 
 def ranks_of(model: Any) -> Ranks:
     """The ranks that hold a model."""
-    owner, ranks = _KNOWN.get(id(model), (None, LONE))
-    return ranks if owner is not None and owner() is model else LONE
+    ranks = _KNOWN.get(model)
+    return LONE if ranks is None else ranks
 
 
 def note_ranks(model: Any, ranks: Ranks) -> None:
     """Remember whose a model is, while it lives."""
-    key = id(model)
-    _KNOWN[key] = weakref.ref(model, lambda _: _KNOWN.pop(key, None)), ranks
+    _KNOWN.keep(ranks, model)
 
 
 def whole_layers(model: Any) -> int:

@@ -8,12 +8,12 @@ models have shown of the machine.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from typing import Any
 
 from mlx_spec.model.pace import AIM, FEWEST, PACE, Pace, power_of_two
 from mlx_spec.model.ranks import LONE, Ranks
+from mlx_spec.weak_memo import WeakMemo
 
 # Passes after which a model's pace is known: kernels are compiled in the first of its kind.
 TELLING = 2
@@ -89,21 +89,18 @@ class ReadingPace:
         return min(max(least, int(longest / each)), most)
 
 
-_KNOWN: dict[tuple[int, bool], tuple[weakref.ref[Any], ReadingPace]] = {}
+_KNOWN = WeakMemo[ReadingPace]()
 _LOCK = threading.Lock()
 
 
 def pace_of(model: Any, parameters: int, ranks: Ranks = LONE) -> ReadingPace:
     """The pace of a model, the same for all who run it while it is alive."""
-    key = id(model), ranks.several  # mlx modules are dictionaries without a hash
     machine = PACE
     if ranks.several:  # what else runs on one of them must not tell it apart
         parameters, speed = ranks.share((parameters, PACE.speed))
         machine = Pace(speed)
     with _LOCK:
-        owner, pace = _KNOWN.get(key, (None, None))
-        if pace is None or owner is None or owner() is not model:
-            gone = weakref.ref(model, lambda _: _KNOWN.pop(key, None))
-            pace = ReadingPace(parameters, machine)
-            _KNOWN[key] = gone, pace
+        pace = _KNOWN.get(model, key=ranks.several)
+        if pace is None:
+            pace = _KNOWN.keep(ReadingPace(parameters, machine), model, key=ranks.several)
         return pace

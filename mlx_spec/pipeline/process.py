@@ -9,12 +9,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from mlx_spec import interrupts
 from mlx_spec.events import EventFeed, Listener, StageDone
-from mlx_spec.pipeline.backend import Backend, Models, open_backend
+from mlx_spec.pipeline.backend import Models, open_backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
 from mlx_spec.pipeline.failures import Failures
 from mlx_spec.pipeline.flags import Flags
@@ -58,6 +59,35 @@ class Outcome:
         """A word where nearly all records got the same verdict."""
         return self.tally.verdicts.warning()
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While records are under way: takes their time, and Ctrl-C ends them alone."""
+        started = time.perf_counter()
+        try:
+            yield
+        except KeyboardInterrupt:
+            interrupts.answered()
+            self.interrupted = True
+        self.seconds = time.perf_counter() - started
+
+
+@contextmanager
+def outcome_of(output: Output, limit: int | None) -> Iterator[Outcome]:
+    """What comes of a stage, whose output is finished behind the block, and closed in any case.
+
+    Args:
+        output: of the stage.
+        limit: only the first records of the input are to be done; None for all.
+    """
+    outcome = Outcome()
+    try:
+        yield outcome
+        if not outcome.interrupted:
+            output.finish(complete=limit is None)
+    finally:
+        output.close()
+    outcome.failures = output.failures
+
 
 def identity(stage: Stage, flags: Flags, source: Any) -> dict[str, Any]:
     """What must be equal for a resume: the input, the stage's options, those of the text."""
@@ -83,55 +113,32 @@ def process(
     Raises:
         MlxSpecError: the input, a model or the output cannot be used.
     """
-    outcome = Outcome()
-    left = iter(_remaining(records, output, outcome.tally, limit))
-    try:
+    with outcome_of(output, limit) as outcome:
+        left = iter(_remaining(records, output, outcome.tally, limit))
         first = next((record for record in left if record is not None), None)
         if first is None:
             output.begin()
-        else:
-            with open_backend(stage, flags, models, listeners) as backend:
-                # Only now, so that a model that is not there costs nobody an old output.
-                output.begin()
-                _run(stage, flags, itertools.chain([first], left), output, backend, outcome, watch)
-            tally, now = outcome.tally, time.perf_counter()
-            done = StageDone(now, stage.kind, tally.written, outcome.seconds, tally.failed)
-            EventFeed(listeners).publish(done)
-        if not outcome.interrupted:
-            output.finish(complete=limit is None)
-    finally:
-        output.close()
-    outcome.failures = output.failures
+            return outcome
+        with open_backend(stage, flags, models, listeners) as backend:
+            # Only now, so that a model that is not there costs nobody an old output.
+            output.begin()
+            runner = StageRunner(
+                stage,
+                backend,
+                output,
+                tally=outcome.tally,
+                seed=output.seed,
+                look_ahead=flags.look_ahead,
+                ordered=not flags.unordered,
+                watch=lambda: watch(outcome.tally, backend.stats),
+            )
+            with outcome.running():
+                runner.run(itertools.chain([first], left))
+            outcome.stats = backend.stats()
+        tally, now = outcome.tally, time.perf_counter()
+        done = StageDone(now, stage.kind, tally.written, outcome.seconds, tally.failed)
+        EventFeed(listeners).publish(done)
     return outcome
-
-
-def _run(
-    stage: Stage,
-    flags: Flags,
-    records: Arrivals,
-    output: Output,
-    backend: Backend,
-    outcome: Outcome,
-    watch: Watch,
-) -> None:
-    started = time.perf_counter()
-    runner = StageRunner(
-        stage,
-        backend,
-        output,
-        tally=outcome.tally,
-        seed=output.seed,
-        look_ahead=flags.look_ahead,
-        ordered=not flags.unordered,
-        watch=lambda: watch(outcome.tally, backend.stats),
-    )
-    try:
-        runner.run(records)
-    except KeyboardInterrupt:
-        interrupts.answered()
-        outcome.interrupted = True
-    outcome.seconds = time.perf_counter() - started
-    outcome.stats = backend.stats()
 
 
 def _remaining(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from mlx_spec import interrupts
 from mlx_spec.errors import GeneratorClosed, MlxSpecError
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import options_of
-from mlx_spec.pipeline.process import Outcome, Output, Watch
+from mlx_spec.pipeline.process import Outcome, Output, Watch, outcome_of
 from mlx_spec.pipeline.ray_cluster import Machines, check_address, import_ray, joined
 from mlx_spec.pipeline.records import Reader
 from mlx_spec.pipeline.stage import Stage
@@ -76,19 +75,13 @@ def process_over_ray(
 
     work = RemoteWork(stage, _located(flags), output.seed)
     source = ChunkSource(read, output.done, options.limit, work.chunk)
-    outcome = Outcome()
-    outcome.tally.skipped = sum(map(bool, output.done))
-    try:
+    with outcome_of(output, options.limit) as outcome:
+        outcome.tally.skipped = sum(map(bool, output.done))
         if output.complete or next(source.left(), None) is None:
             output.begin()
         else:
             with joined(options.address, options.workers) as machines:
                 _run(work, source, machines, output, outcome, watch)
-        if not outcome.interrupted:
-            output.finish(complete=options.limit is None)
-    finally:
-        output.close()
-    outcome.failures = output.failures
     return outcome
 
 
@@ -100,11 +93,11 @@ def _run(
     outcome: Outcome,
     watch: Watch,
 ) -> None:
-    started, begun = time.perf_counter(), False
+    begun = False
     stats: dict[str, GenerationStats] = {}
     tally = outcome.tally
     watch(tally, GenerationStats)  # its clock begins
-    try:
+    with outcome.running():
         for answer in _answers(work, source, machines):
             if not begun:
                 # Only now, so that a model that is not there costs nobody an old output.
@@ -118,10 +111,6 @@ def _run(
             stats[answer.worker] = max(known, answer.stats, key=lambda one: one.prompt_tokens)
             watch(tally, lambda: together(stats))
             interrupts.check()
-    except KeyboardInterrupt:
-        interrupts.answered()
-        outcome.interrupted = True
-    outcome.seconds = time.perf_counter() - started
     outcome.stats = together(stats)
 
 

@@ -11,8 +11,8 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 
+from mlx_spec.batching.closing import Closing
 from mlx_spec.errors import MlxSpecError, OutputError
 from mlx_spec.pipeline.backend import Generation
 from mlx_spec.pipeline.stage import LoadedModel
@@ -31,7 +31,7 @@ LOG = logging.getLogger("mlx_spec.server")
 PRIORITY = -1_000_000
 
 
-class BatchApi:
+class BatchApi(Closing):
     """A context manager of the server's life.
 
     Args:
@@ -53,12 +53,8 @@ class BatchApi:
                 LOG.warning("no files and batches: %s", error)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Nothing more is begun, and what runs is given up."""
         with self._lock:
             self._held.close()
 

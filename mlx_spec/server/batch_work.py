@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
+from mlx_spec.batching.closing import Closing
 from mlx_spec.errors import GeneratorClosed, MlxSpecError
 from mlx_spec.pipeline.backend import Backend
 from mlx_spec.pipeline.checkpoint import Checkpoint
@@ -35,7 +35,7 @@ class _Halt(Exception):
     """A batch ends before its records do."""
 
 
-class BatchWork:
+class BatchWork(Closing):
     """A context manager: batches are run while it is entered.
 
     Args:
@@ -68,12 +68,8 @@ class BatchWork:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give up what runs, and wait for the thread's end."""
         with self._shelf.changed:
             self._closed = True
             self._shelf.changed.notify_all()

@@ -13,7 +13,6 @@ are left out or put back while that pays more, until time is up.
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,6 +31,7 @@ from mlx_spec.model.partial import Skipped, Skipping, layers_of, skipping_of, wi
 from mlx_spec.model.passes.make import make_pass
 from mlx_spec.model.rows import Rows
 from mlx_spec.model.runner import ModelRunner
+from mlx_spec.weak_memo import WeakMemo
 
 ROWS, WIDTH, OWN, AHEAD = 16, 8, 6, 3  # texts; tokens given, gone on with, and looked at
 SECONDS = 2.5  # for trying layers one by one
@@ -55,7 +55,7 @@ _TEXTS = (
     "A train leaves the station at noon and travels at",
 )
 
-_KNOWN: dict[int, tuple[weakref.ref[Any], LayerChoice]] = {}
+_KNOWN = WeakMemo[LayerChoice]()
 
 
 def chosen_layers(runner: ModelRunner, tokenizer: Any = None) -> LayerChoice:
@@ -64,18 +64,16 @@ def chosen_layers(runner: ModelRunner, tokenizer: Any = None) -> LayerChoice:
     Raises:
         UnsupportedModel: its layers cannot be skipped.
     """
-    model, key = runner.model, id(runner.model)
-    known = _KNOWN.get(key)
-    if known is not None and known[0]() is model:
-        return known[1]
+    model = runner.model
+    if (known := _KNOWN.get(model)) is not None:
+        return known
     skipping, name = skipping_of(runner), fingerprint(model)
     choice = runner.ranks.share(kept_choice(name, len(skipping.outputs)))
     if choice is None:
         choice = _Search(runner, skipping, _prompts(runner, tokenizer)).best()
         if runner.ranks.rank == 0:
             keep_choice(name, choice)
-    _KNOWN[key] = (weakref.ref(model, lambda _: _KNOWN.pop(key, None)), choice)
-    return choice
+    return _KNOWN.keep(choice, model)
 
 
 def _prompts(runner: ModelRunner, tokenizer: Any) -> mx.array:

@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary, ref
 
 import mlx.core as mx
 
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
-from mlx_spec.decoding.drafters.guesses import Guess, host_draft
+from mlx_spec.decoding.drafters.guesses import Guess
+from mlx_spec.decoding.drafters.on_host import HostDrafter
 from mlx_spec.decoding.drafters.suffixes.confirmation import Confirmation, worth_waiting
 from mlx_spec.decoding.drafters.suffixes.pool import GramPool
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
@@ -85,7 +85,7 @@ class _Answers(Watcher):
                 drafter.collect(row, Answered(draft, answers, seconds, len(output.tokens)))
 
 
-class LookaheadDrafter(BaseDrafter):
+class LookaheadDrafter(HostDrafter):
     """Follows n-grams collected from the target's answers at verified positions."""
 
     FLOOR = 0.3  # chance of a whole draft under which it is not continued
@@ -96,17 +96,10 @@ class LookaheadDrafter(BaseDrafter):
         self._trust = Trust((2,), (0.3, 0.6))
         self._rows: WeakKeyDictionary[Sequence, _Collected] = WeakKeyDictionary()
         self._present: list[Sequence] = []
-        self._asked = True  # whether the last step wanted a draft
-
-    @property
-    def needs_host(self) -> bool:  # type: ignore[override]
-        """Whether some row's n-grams are worth a verification, and were asked for."""
-        rows = [self._rows[row].confirmation for row in self._present]
-        return self._asked and worth_waiting(rows)
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Newcomers have said nothing; who comes back goes on."""
-        self._asked = True  # what was not worth it for others may be for these
+        super().join(sequences, longest)
         for sequence in sequences:
             self._rows.setdefault(sequence, _Collected())
         self._present += sequences
@@ -115,20 +108,11 @@ class LookaheadDrafter(BaseDrafter):
         """What was collected is a request's own, wherever its row stands."""
         self._present = [self._present[row] for row in order]
 
-    def skip(self, most: int = 1) -> None:
-        """Nobody wants a draft: steps may be built ahead until somebody does."""
-        self._asked = False
+    def _worthwhile(self) -> bool:
+        return worth_waiting([self._rows[row].confirmation for row in self._present])
 
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        """Chains from the ends of the rows that are confirmed."""
-        self._asked = True
-        rows = context.sequences
-        if context.known is None:  # a step is in flight: where the chain begins is not known
-            return host_draft(rows, [[] for _ in rows])
-        return host_draft(rows, [self.guesses(row, count) for row in rows])
-
-    def guesses(self, sequence: Sequence, most: int) -> list[Guess]:
-        """The likeliest chain from where a row stands."""
+    def _guess(self, sequence: Sequence, most: int) -> list[Guess]:
+        """The likeliest chain from where a row stands, if what it collected is confirmed."""
         made, product = list[Guess](), 1.0
         if not self._verified(sequence):
             return made

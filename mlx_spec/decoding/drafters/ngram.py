@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from weakref import WeakKeyDictionary
 
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
-from mlx_spec.decoding.drafters.guesses import Guess, host_draft
+from mlx_spec.decoding.drafters.guesses import Guess
+from mlx_spec.decoding.drafters.on_host import HostDrafter
 from mlx_spec.decoding.drafters.suffixes.confirmation import worth_waiting
 from mlx_spec.decoding.drafters.suffixes.row import Lookups, RowIndex
 from mlx_spec.decoding.drafters.suffixes.shared import SharedIndex, SharedReader
@@ -32,7 +32,7 @@ MATCHES = (3, 4, 5, 7, 10, 16)
 USUAL = (0.35, 0.5, 0.6, 0.7, 0.8, 0.88, 0.95)
 
 
-class NgramDrafter(BaseDrafter):
+class NgramDrafter(HostDrafter):
     """Looks the ends of texts up in what was said before.
 
     Args:
@@ -50,17 +50,10 @@ class NgramDrafter(BaseDrafter):
         self._lookups = Lookups(own, others, least, self.FLOOR)
         self._rows: dict[Sequence, RowIndex] = {}
         self._away: WeakKeyDictionary[Sequence, RowIndex] = WeakKeyDictionary()
-        self._asked = True  # whether the last step wanted a draft
-
-    @property
-    def needs_host(self) -> bool:  # type: ignore[override]
-        """Whether some row's guesses are worth a verification, and were asked for."""
-        self._hear()
-        return self._asked and worth_waiting([row.confirmation for row in self._rows.values()])
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Newcomers are indexed from their first token on; who comes back goes on."""
-        self._asked = True  # what was not worth it for others may be for these
+        super().join(sequences, longest)
         for sequence in sequences:
             self._rows[sequence] = self._away.get(sequence) or self._new()
 
@@ -73,24 +66,15 @@ class NgramDrafter(BaseDrafter):
             if sequence not in self._rows and not sequence.ended:
                 self._away[sequence] = index
 
-    def skip(self, most: int = 1) -> None:
-        """Nobody wants a draft: steps may be built ahead until somebody does."""
-        self._asked = False
+    def _worthwhile(self) -> bool:
+        return worth_waiting([row.confirmation for row in self._rows.values()])
 
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        """What the rows' lookups say, of those that are confirmed."""
-        self._asked = True
-        rows = context.sequences
-        if context.known is None:  # a step is in flight: what follows is not known
-            return host_draft(rows, [[] for _ in rows])
-        self._hear()
-        return host_draft(rows, [self._guess(sequence, count) for sequence in rows])
-
-    def _guess(self, sequence: Sequence, count: int) -> list[Guess]:
+    def _guess(self, sequence: Sequence, most: int) -> list[Guess]:
+        """What the row's lookups say, if they are confirmed."""
         index = self._rows[sequence]
         if not index.confirmation.verified or not index.caught_up(sequence):
             return []
-        return index.guesses(count)
+        return index.guesses(most)
 
     def _hear(self) -> None:
         """Index what rows have said since the last time."""

@@ -18,8 +18,8 @@ from itertools import accumulate, takewhile
 from operator import mul
 from weakref import WeakKeyDictionary
 
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext
-from mlx_spec.decoding.drafters.guesses import Guess, host_draft
+from mlx_spec.decoding.drafters.guesses import Guess
+from mlx_spec.decoding.drafters.on_host import HostDrafter
 from mlx_spec.decoding.drafters.suffixes.confirmation import WORTH, Confirmation
 from mlx_spec.decoding.drafters.suffixes.trust import Trust
 from mlx_spec.sequence import Sequence
@@ -122,30 +122,22 @@ class PredictedRow:
         return self._text.tokens[self._place]
 
 
-class PredictedDrafter(BaseDrafter):
+class PredictedDrafter(HostDrafter):
     """Proposes what rows' callers have predicted; rows without a prediction have no guess.
 
     Args:
         most: longest draft.
+        vocabulary: size of the target's; a prediction may have been encoded into more.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, vocabulary: int) -> None:
+        self._most, self._vocabulary = most, vocabulary
         self._rows: list[Sequence] = []
         self._known: WeakKeyDictionary[Sequence, PredictedRow] = WeakKeyDictionary()
-        self._asked = True  # whether the last step wanted a draft
-
-    @property
-    def needs_host(self) -> bool:  # type: ignore[override]
-        """Whether enough is likely gained that all rows wait for the host, and it was asked for."""
-        self._hear()
-        known = [self._known[row] for row in self._rows if row in self._known]
-        promised = sum(row.promise(self._most) for row in known)
-        return self._asked and promised > 0 and promised >= WORTH * len(self._rows)
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
         """Who comes back goes on where it was."""
-        self._asked = True  # what was not worth it for others may be for these
+        super().join(sequences, longest)
         self._rows += sequences
         for sequence in sequences:
             if sequence.prediction is not None and sequence not in self._known:
@@ -156,25 +148,18 @@ class PredictedDrafter(BaseDrafter):
         self._hear()
         self._rows = [self._rows[row] for row in order]
 
-    def skip(self, most: int = 1) -> None:
-        """Nobody wants a draft: steps may be built ahead until somebody does."""
-        self._asked = False
+    def _worthwhile(self) -> bool:
+        known = [self._known[row] for row in self._rows if row in self._known]
+        promised = sum(row.promise(self._most) for row in known)
+        return promised > 0 and promised >= WORTH * len(self._rows)
 
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        """What follows in the rows' predictions."""
-        self._asked = True
-        rows = context.sequences
-        if context.known is None:  # a step is in flight: what follows is not known
-            return host_draft(rows, [[] for _ in rows])
-        self._hear()
-        return host_draft(rows, [self._guess(row, count, context.vocabulary) for row in rows])
-
-    def _guess(self, sequence: Sequence, count: int, vocabulary: int) -> list[Guess]:
+    def _guess(self, sequence: Sequence, most: int) -> list[Guess]:
+        """What follows in the row's prediction."""
         known = self._known.get(sequence)
         if known is None or not known.confirmation.verified or not known.caught_up(sequence):
             return []
-        guesses = known.guesses(count)
-        return list(takewhile(lambda guess: guess[0] < vocabulary, guesses))
+        guesses = known.guesses(most)
+        return list(takewhile(lambda guess: guess[0] < self._vocabulary, guesses))
 
     def _hear(self) -> None:
         for row in self._rows:

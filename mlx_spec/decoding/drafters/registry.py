@@ -125,7 +125,9 @@ MAKERS: Mapping[str, Maker] = {
     "model": make_model_drafter,
     "self": lambda parts: make_self_drafter(parts.runner, parts.speculation, parts.tokenizer),
     "ngram": make_ngram_drafter,
-    PREDICTED: lambda parts: PredictedDrafter(parts.speculation.num_draft_tokens),
+    PREDICTED: lambda parts: PredictedDrafter(
+        parts.speculation.num_draft_tokens, parts.runner.vocabulary
+    ),
 }
 
 

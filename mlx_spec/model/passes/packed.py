@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_spec.cache.layer_view import as_views
+from mlx_spec.cache.layer_view import PackedView, as_views
 from mlx_spec.cache.packed_rows import PackedQueries, PackedRows, packed_now
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.token_rows import FannedRows
@@ -36,9 +36,7 @@ class PackedPass:
 
     def __init__(self, model: Any, pool: KVCachePool, form: PassForm, grouped: bool) -> None:
         self._model, self._pool, self._grouped = model, pool, grouped
-        self._kind: type[FannedRows | PackedRows] = (
-            FannedRows if form.tokens_as_rows else PackedRows
-        )
+        self._kind: type[PackedView] = FannedRows if form.tokens_as_rows else PackedRows
         self._attention = None if form.tokens_as_rows else BoundAttention(model)
 
     def forward(self, rows: Rows) -> Outputs:

@@ -7,7 +7,7 @@ from enum import Enum
 
 import mlx.core as mx
 
-from mlx_spec.cache.state import choose
+from mlx_spec.cache.row_states import choose
 from mlx_spec.model.recurrence.mixer import MixerCall, Notes, States, own_class
 from mlx_spec.model.recurrence.row_ends import told_row_ends
 

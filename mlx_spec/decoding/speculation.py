@@ -1,0 +1,60 @@
+"""``Speculation``: what guesses for a decoder's rows, how far, and at what price."""
+
+from __future__ import annotations
+
+from mlx_spec.control.policy import DraftLengthPolicy
+from mlx_spec.decoding.drafters.base import Drafter
+from mlx_spec.decoding.drafters.registry import DraftParts
+from mlx_spec.decoding.members import MARGIN
+from mlx_spec.decoding.prices import Measuring
+from mlx_spec.decoding.setup import (
+    make_drafter,
+    make_policy,
+    may_be_read,
+    most_draft_tokens,
+    only_given,
+)
+from mlx_spec.sequence import Sequence
+
+
+class Speculation:
+    """Drafter, policy and prices, as the options ask for them.
+
+    Args:
+        parts: what a drafter may be made of.
+        drafter: one that somebody made, instead.
+        policy: chooses draft lengths, instead of what the options say.
+
+    Attributes:
+        drafter, policy: those that are used.
+        most: tokens of the longest draft.
+        measuring: times what they choose by.
+    """
+
+    def __init__(
+        self,
+        parts: DraftParts,
+        drafter: Drafter | None = None,
+        policy: DraftLengthPolicy | None = None,
+    ) -> None:
+        runner, config = parts.runner, parts.speculation
+        # Of a drafter that somebody made nobody else knows anything.
+        owners = (runner.model, parts.draft_model) if drafter is None else (self, None)
+        self.drafter = drafter or make_drafter(parts)
+        self.most = most_draft_tokens(self.drafter, config)
+        self._given = policy is None and only_given(self.drafter, config)
+        most = 0 if self._given else self.most  # nothing is timed for what is given
+        adaptive = config.adaptive and policy is None
+        self.measuring = Measuring(runner, self.drafter, owners, most, adaptive=adaptive)
+        reads, prices = may_be_read(config, runner.ranks), self.measuring.prices
+        self.policy = policy or make_policy(self.drafter, config, owners, prices, reads=reads)
+
+    def most_of(self, sequence: Sequence) -> int:
+        """The most guesses that a step may verify of it."""
+        brings = sequence.guide is not None or sequence.prediction is not None
+        return self.most if brings or not self._given else 0
+
+    def margin(self, guesses: int) -> int:
+        """Positions past a row's end that steps may still write to: the one in which it ends, and
+        the one that was built on that, so many guesses and a token each."""
+        return 2 * (guesses + 1) + MARGIN + self.drafter.spare
