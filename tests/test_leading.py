@@ -20,6 +20,7 @@ from mlx_spec import (
     stream_batch_generate,
 )
 from mlx_spec.batching.commands import RequestRecord
+from mlx_spec.batching.leading import make_engine
 from mlx_spec.config import SamplingParams
 from mlx_spec.decoding.drafters.predicted import PredictedText
 from mlx_spec.errors import InvalidRequest, RankError, UnsupportedModel
@@ -33,6 +34,7 @@ from tests.structures import small_tokenizer
 
 PROMPTS = [[3, 9, 12], [40, 2], [7, 7, 7, 7, 30, 31, 2], [1], [22, 5, 17, 8]]
 FIXED = SpeculationConfig(adaptive=False, num_draft_tokens=3)
+LONG = SamplingParams(max_tokens=12)
 ROWS = BatchingConfig(batch_size=3, batch_timeout=0.0)
 
 
@@ -97,6 +99,22 @@ def test_a_generator_that_is_closed_in_the_middle_leaves_the_ranks_in_step() -> 
             rows = generator.generate(PROMPTS[:2], max_tokens=9)
         assert [row.token_ids for row in rows] == alone(PROMPTS[:2], 9)
     assert both.error is None
+
+
+def test_the_last_row_goes_as_the_next_request_comes() -> None:
+    """One meeting brings both; what is in flight is then dropped by all ranks, or by none."""
+    first, second = Sequence([3, 9], SamplingParams(max_tokens=90)), Sequence(PROMPTS[0], LONG)
+    with linked() as both:
+        engine = make_engine(both.model, None, speculation=FIXED, batching=ROWS)
+        engine.submit(first)
+        for _ in range(3):
+            engine.step(hurry=True)
+        engine.cancel(first)
+        engine.submit(second)
+        while engine.busy:
+            engine.step(hurry=True)
+    assert both.error is None
+    assert second.tokens == alone(PROMPTS[:1], 12)[0]
 
 
 def test_a_stream_that_is_dropped_is_left_by_the_others_too() -> None:

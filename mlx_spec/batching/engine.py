@@ -119,9 +119,14 @@ class Engine:
         return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
     @property
+    def rests(self) -> bool:
+        """Whether nothing waits or runs: the same on all ranks, whatever has come to one."""
+        return not (self.scheduler.backlog or self.scheduler.active)
+
+    @property
     def busy(self) -> bool:
         """Whether any request waits or runs."""
-        return bool(self.scheduler.backlog or self.scheduler.active)
+        return not self.rests
 
     def now(self) -> float:
         """The time by which it is decided who runs."""
@@ -289,7 +294,7 @@ class Engine:
         """It has ended: its row and its place are free."""
         self.scheduler.remove(request)
         self.decoder.remove(request)
-        if not self.busy:
+        if self.rests:
             self.memory.idle()
 
 
