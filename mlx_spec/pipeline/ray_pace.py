@@ -9,6 +9,8 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+from mlx_spec.pipeline.ray_cluster import import_ray
+
 
 class Pace:
     """Counts of one run.
@@ -41,9 +43,8 @@ class Pace:
 
 def begin_pace(ahead: int) -> Any:
     """The actor of a run, which outlives workers."""
-    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    ray = import_ray()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote = ray.remote(num_cpus=0, scheduling_strategy=here)(Pace)
-    return remote.remote(ahead)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Pace).remote(ahead)

@@ -146,7 +146,6 @@ def _answers(work: RemoteWork, source: ChunkSource, machines: Machines) -> Itera
             enable_true_multi_threading=work.calls > 1,
         ),
         num_cpus=1,
-        scheduling_strategy="SPREAD",
     )
     try:
         for batch in rows.iter_batches(batch_size=None, prefetch_batches=1):
