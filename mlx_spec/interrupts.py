@@ -13,6 +13,9 @@ asks at its edges whether one is still unanswered (``check``)::
 The first press is raised where it falls, as ever. From the second on one more ends the process.
 Where a press ends a piece of work and not the program, as an answer in a chat, who ends that says
 ``go_on()``: the next press is a first one again.
+
+SIGTERM, with which schedulers and containers end a job, is heard in the same way, so that what is
+done is kept and said, and a terminal is left as it was; but it ends the program, also a chat.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 
 class _Presses:
@@ -32,12 +35,23 @@ class _Presses:
     Attributes:
         count: how many there were.
         unanswered: whether one was raised of which nobody has said that it was heard.
-        listening: whether they come here.
+        terminated: whether SIGTERM was among them.
+        taken: signals that come here, with what they did before.
     """
 
     count = 0
     unanswered = False
-    listening = False
+    terminated = False
+    taken: ClassVar[dict[int, Any]] = {}
+
+
+# Taken only from who has these: what does nothing, or something of its own, keeps it.
+_DEFAULTS: dict[int, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+# As shells count.
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def check() -> None:
@@ -56,10 +70,21 @@ def answered() -> None:
 
 
 def go_on() -> None:
-    """A press was heard and has ended a piece of work; the program goes on."""
+    """A press was heard and has ended a piece of work; the program goes on.
+
+    Raises:
+        KeyboardInterrupt: it was SIGTERM, which ends the program.
+    """
+    if _Presses.terminated:
+        raise KeyboardInterrupt
     _Presses.count, _Presses.unanswered = 0, False
-    if _Presses.listening:
-        signal.signal(signal.SIGINT, _press)
+    for number in _Presses.taken:
+        signal.signal(number, _press)
+
+
+def exit_code(code: int) -> int:
+    """The code of a process that ends with ``code``: 143 in the place of 130 after SIGTERM."""
+    return TERMINATED if code == INTERRUPTED and _Presses.terminated else code
 
 
 @contextmanager
@@ -67,10 +92,10 @@ def listening() -> Iterator[None]:
     """While it lasts, no Ctrl-C is lost.
 
     Nothing is changed outside the main thread, or where Ctrl-C is somebody else's affair: ignored,
-    as for a job in the background, or handled by the program that calls us.
+    as for a job in the background, or handled by the program that calls us. The same of SIGTERM.
     """
-    own = threading.current_thread() is threading.main_thread()
-    if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    taken = {n: own for n, own in _DEFAULTS.items() if signal.getsignal(n) == own}
+    if threading.current_thread() is not threading.main_thread() or not taken:
         yield
         return
     before = sys.unraisablehook
@@ -79,37 +104,45 @@ def listening() -> Iterator[None]:
         if not issubclass(found.exc_type, KeyboardInterrupt):  # that one is raised again
             before(found)
 
-    _Presses.count, _Presses.unanswered, _Presses.listening = 0, False, True
+    _Presses.count, _Presses.unanswered, _Presses.terminated = 0, False, False
+    _Presses.taken = taken
     sys.unraisablehook = unraisable
-    signal.signal(signal.SIGINT, _press)
+    for number in taken:
+        signal.signal(number, _press)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, own in taken.items():
+            signal.signal(number, own)
         sys.unraisablehook = before
-        _Presses.unanswered = _Presses.listening = False
+        _Presses.unanswered, _Presses.taken = False, {}
 
 
 @contextmanager
 def held() -> Iterator[None]:
     """While it lasts Ctrl-C waits, in the main thread: it is answered behind the block."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    found = {number: signal.getsignal(number) for number in _DEFAULTS}
+    before = {number: own for number, own in found.items() if callable(own)}
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     presses: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: presses.append((number, frame)))
+    for number in before:
+        signal.signal(number, lambda number, frame: presses.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, own in before.items():
+            signal.signal(number, own)
     for press in presses[:1]:
-        before(*press)
+        before[press[0]](*press)
 
 
-def _press(_number: int, _frame: Any) -> None:
+def _press(number: int, _frame: Any) -> None:
     _Presses.count += 1
     _Presses.unanswered = True
+    _Presses.terminated |= number == signal.SIGTERM
     if _Presses.count > 1:  # it takes long to end in order: the next press does not wait for that
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for one in _Presses.taken:
+            signal.signal(one, signal.SIG_DFL)
     raise KeyboardInterrupt

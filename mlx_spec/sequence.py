@@ -112,6 +112,8 @@ class Sequence(LifeCycle):
         spell: the text of one token alone; None where a decoder is used alone.
         evidence: what the draft-length policy learned of it; nobody else looks there.
         share: what it has in common with requests of the same prompt; None where there are none.
+        border: tokens of its prompt that the next turn of the same talk begins with, too, where
+            these end before the prompt does.
     """
 
     prompt: list[int]
@@ -138,6 +140,7 @@ class Sequence(LifeCycle):
     spell: Callable[[int], str] | None = field(default=None, kw_only=True, repr=False)
     evidence: Any = None  # control.row.RowEvidence, which this module must not know
     share: Any = None  # decoding.prompt_share.PromptShare: likewise
+    border: int | None = None
     seed: int = field(init=False)
     _keys: dict[int, list[bytes]] = field(init=False, default_factory=dict, repr=False)
 
@@ -165,6 +168,11 @@ class Sequence(LifeCycle):
         for end in range((len(keys) + 1) * size, whole * size + 1, size):
             keys.append(chain_key(keys[-1] if keys else b"", self.known(end - size, end)))
         return keys
+
+    @property
+    def brings_guesses(self) -> bool:
+        """Whether it brings guesses itself: what a constraint forces, or what was predicted."""
+        return self.guide is not None or self.prediction is not None
 
     @property
     def open_end(self) -> bool:

@@ -18,6 +18,7 @@ from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig, S
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.predicted import PredictedText
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
+from mlx_spec.model.heads.stack import HeadStack
 from mlx_spec.sequence import Sequence
 from tests.fakes import RaggedPolicy
 from tests.models import VOCABULARY
@@ -85,13 +86,17 @@ def run(family: str, draft: str) -> Drafting:
     Where constraints are drafted for, all rows have one; every second row if others draft too.
     """
     named = draft.split("+")
-    models = {"model": lambda: noisy_draft(family, 0.3), "head": random_head}
+    models = {
+        "model": lambda: noisy_draft(family, 0.3),
+        "head": random_head,
+        "stack": random_stack,
+    }
     given = [models[name]() for name in named if name in models]
     layers = (0,) if "self" in named else None
     decoder = SpeculativeDecoder(
         target(family),
         draft_model=given[0] if given else None,
-        speculation=SpeculationConfig(draft=draft, draft_layers=layers),
+        speculation=SpeculationConfig(draft=kinds(draft), draft_layers=layers),
         policy=RaggedPolicy(3),
         batching=BatchingConfig(batch_size=ROWS, prefill_step_size=16, prefill_interleave=8),
     )
@@ -130,6 +135,20 @@ def guessed(made: list[Sequence]) -> tuple[Counter[str], Counter[str]]:
     return drafted, accepted
 
 
+def kinds(draft: str) -> str:
+    """As options name it: a stack is a head."""
+    return draft.replace("stack", "head")
+
+
 def random_head() -> DraftHead:
     mx.random.seed(5)
     return DraftHead(HeadConfig(32, 48, 4, 2, 8, VOCABULARY))
+
+
+def random_stack(depth: int = 3, *, chained: bool = True, window: int | None = None) -> HeadStack:
+    """Heads behind one another."""
+    mx.random.seed(5)
+    heads = [DraftHead(HeadConfig(32, 48, 4, 2, 8, VOCABULARY)) for _ in range(depth)]
+    for head in heads:
+        head.window = window
+    return HeadStack(heads, chained=chained)

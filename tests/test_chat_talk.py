@@ -154,6 +154,26 @@ def test_what_is_saved_is_loaded_and_goes_on_alike(
     assert len(json.loads(path.read_text())) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "holds", "words"),
+    [
+        ("a.safetensors", "x", "holds arrays; /load takes messages in JSON"),
+        ("a.json", "", "a.json"),
+        ("a.json", '[{"role": "user"', "not JSON"),
+        ("a.json", '{"format": 9}', "expected a list of"),
+        ("a.json", '[{"role": "robot", "content": 3}]', "message 1"),
+    ],
+)
+def test_a_file_that_is_no_talk_changes_nothing(
+    name: str, holds: str, words: str, heard: Heard, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(holds)
+    heard.say(SAID[0], f"/load {tmp_path / name}")
+    assert words in heard.told[-1]
+    assert heard.texts[0] == SAID[0]
+    assert len(heard.texts) == 2
+
+
 def test_a_file_is_not_overwritten_by_chance(heard: Heard, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text("precious")
@@ -240,6 +260,24 @@ def test_old_exchanges_go_by_themselves_where_that_was_said(small: Path) -> None
         assert not heard.talk.failed
         assert any("of the oldest exchanges forgotten" in line for line in heard.told)
         assert heard.texts[-2] == SAID[-1]
+
+
+def test_thirty_turns_in_a_context_of_ten(tmp_path: Path) -> None:
+    """Each is answered with room to spare. What is forgotten goes a quarter of the context at a
+    time, so that most turns find what the one before has read."""
+    folder = write_talker(tmp_path / "some", context=400)
+    with closing(Heard(folder, max_tokens=8, drop_old=True)) as heard:
+        reused = []
+        for turn in range(30):
+            heard.say(f"{turn}?")
+            reused.append(heard.last.reused_tokens)
+            assert heard.last.generation_tokens == 8
+            assert heard.last.prompt_tokens + 50 <= 400
+        assert not heard.talk.failed
+        assert heard.texts[-2] == "29?"
+        forgotten = sum("exchanges forgotten" in line for line in heard.told)
+        assert 2 < forgotten < 20
+        assert sum(tokens > 100 for tokens in reused) > 10
 
 
 def test_a_message_that_no_context_holds(small: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(talker: Path, tmp_path: Pat
     history = tmp_path / "mlx-spec" / "chat_history"
     assert "+go on" in history.read_text()
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+def test_sigterm_ends_it_and_leaves_the_terminal_as_it_was(talker: Path, tmp_path: Path) -> None:
+    child = spawn(tmp_path, "chat", "--model", str(talker), "--no-history")
+    child.expect(PROMPT)
+    child.kill(signal.SIGTERM)
+    child.expect(re.escape("\x1b[?2004l"))
+    shown = child.read()
+    child.close()
+    assert "Traceback" not in shown
+    assert child.exitstatus == 143
 
 
 def test_enter_sends_and_alt_enter_does_not(talker: Path, tmp_path: Path) -> None:

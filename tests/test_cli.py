@@ -18,6 +18,7 @@ from mlx_spec.cli.main import app, main
 from mlx_spec.cli.streaming import FRAME
 from mlx_spec.errors import ModelLoadError
 from tests.folders import write_folder
+from tests.waiting import PATIENCE
 
 DEMO = ("generate", "--model", "demo", "--draft-model", "demo-draft")
 TEMPLATE = (
@@ -140,7 +141,9 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'mlx', 'mlx.core', 'mlx_lm', 'transformers', 'numpy', 'rich.console'}\n"
         "print(heavy & sys.modules.keys(), file=sys.stderr)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert run.stderr.strip() == "set()"
 
 
@@ -159,7 +162,7 @@ def test_ctrl_c_prints_what_there_is_and_exits_130() -> None:
     assert process.stdout is not None
     first = [process.stdout.readline(), process.stdout.readline(), process.stdout.read(4)]
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in errors
     shown = "".join(first) + rest
@@ -189,7 +192,7 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     assert process.stderr is not None
     assert process.stderr.read().splitlines() == [
         "mlx-spec: no --model given, using the embedded demo and demo-draft, toys that write Python"

@@ -21,6 +21,7 @@ from mlx_spec.pipeline.stage_runner import Tally
 from mlx_spec.results import GenerationStats
 from tests.folders import CONTEXT, write_folder
 from tests.jsonl import read_lines
+from tests.waiting import PATIENCE
 
 SAMPLED = ("--temp", "0.9", "--top-p", "0.95", "--seed", "11")
 
@@ -54,7 +55,9 @@ def test_every_record_comes_out_in_order_with_errors_where_they_belong(
         if number == 4:
             assert record["error"].startswith("[records] line 4: not JSON")
         elif number == 8:
-            assert record["error"] == "no field 'prompt'; the record's fields are: id"
+            assert record["error"] == (
+                "no field 'prompt', 'text' or 'messages'; the record's fields are: id"
+            )
         else:
             assert record["output"]
             assert (record["id"], record["_generation_tokens"]) == (number - 1, 6)
@@ -171,7 +174,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None
     process = start(source, out, *options)
     wait_for_lines(process, out, 9)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert f"go on with --resume: {out} keeps what is done" in errors
@@ -218,6 +221,9 @@ def test_outputs_and_inputs_that_cannot_be(
     cases: list[tuple[Path, Path, list[str], str]] = [
         (source, out, [], "exists; --resume goes on with it"),
         (source, out, ["--resume"], "was not begun by this command"),
+        (source, out, ["--resume", "--overwrite"], "choose"),
+        (source, out, ["--retry-failed", "--overwrite"], "--retry-failed goes on with OUT"),
+        (tmp_path / "list.json", out, ["--overwrite"], "jq -c '.[]'"),
         (source, out, ["--overwrite", "--model", "./nothing"], "no such folder"),
         (source, source, ["--overwrite"], "both input and output"),
         (tmp_path / "none.jsonl", tmp_path / "new.jsonl", [], "No such file"),

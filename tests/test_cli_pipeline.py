@@ -14,6 +14,7 @@ import pytest
 
 from mlx_spec.cli.main import main
 from tests.folders import CONTEXT, write_folder
+from tests.waiting import PATIENCE
 
 RECORDS = 300
 STAGES = ("1-filter", "2-classify", "3-generate", "4-align")
@@ -118,7 +119,7 @@ def test_ctrl_c_in_any_stage_says_how_to_go_on(
     process = start(config)
     wait_for_lines(process, tmp_path, int(share * most))
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert f"go on with --resume: {tmp_path / 'out.jsonl.stages'} keeps what is done" in errors

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlx_spec.cli.main import main
+from mlx_spec.cli.stages import KINDS
 from tests.folders import CONTEXT, byte_vocabulary, write_folder
 
 Refused = Callable[..., str]
@@ -35,13 +36,19 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "a path without a model": (["--model", "./nothing"], "no such folder"),
+    "a variable that is not set": (["--model", ""], "--model is empty"),
+    "a draft without end": (["--num-draft-tokens", "1000000"], "expected 0..512"),
+    "more memory than there is": (["--memory-limit", "150%"], "more than there is"),
+    "no choice": (["--choices", "yes,"], "an empty text"),
+    "a model misspelt": (["--model", "smolm2"], "did you mean smollm2?"),
+    "a model by its title": (["--model", "SmolLM2-135M-Instruct"], "did you mean smollm2?"),
     "an empty prompt": (["-p", ""], "the prompt is empty"),
     "one empty prompt of two": (["-p", "a", "-p", ""], "prompt 2 of 2 is empty"),
     "a prompt that is no text": (["-p", "\udcff"], "not valid UTF-8"),
     "stdin twice": (["-p", "-", "-p", "-"], "given twice"),
     "no prompt file": (["--prompt-file", "/nothing"], "No such file"),
     "a folder as prompt file": (["--prompt-file", "/"], "Is a directory"),
-    "max-tokens 0": (["-m", "0"], "max_tokens=0"),
+    "max-tokens 0": (["-m", "0"], "max_tokens=0, expected an integer >= 1, or -1"),
     "temperature < 0": (["--temp", "-1"], "temperature=-1.0"),
     "temperature NaN": (["--temp", "nan"], "temperature=nan"),
     "top-p 0": (["--top-p", "0"], "top_p=0.0"),
@@ -56,6 +63,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a type that is none": (["--dtype", "int8"], "dtype='int8'"),
     "a draft model that is none": (["--model", "demo", "--draft", "model"], "--draft-model"),
     "a drafter that is none": (["--draft", "oracle"], "'oracle', expected one of forced, head"),
+    "a drafter misspelt": (["--draft", "ngram+hed"], "names 'hed' (did you mean head?)"),
+    "no drafter by name": (["--draft", "none"], "--no-speculative"),
     "a draft's temperature of 0": (["--draft-temperature", "0"], "a number in (0, 100]"),
     "a head that nobody brings": (["--draft", "head"], "no tensors of a head"),
     "a model that is no head": (
@@ -73,6 +82,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "many texts, all alike": (["-n", "2"], "give --temp"),
     "keywords that are no JSON": (["--chat-template-config", "{a: 1}"], "is not JSON"),
     "no such end token": (["--extra-eos-token", "<none>"], "is no token of this model"),
+    "nowhere to save": (["--save-messages", "/nothing/chat.json"], "no such folder as /nothing"),
+    "a folder to save in": (["--save-messages", "/"], "is a folder"),
     "no adapter": (["--adapter-path", "/nothing"], "no such folder"),
 }
 
@@ -127,9 +138,34 @@ def test_a_draft_with_other_ids_is_not_refused(
     assert drafted["drafted"] > 0
 
 
-@pytest.mark.parametrize("arguments", [["--nothing"], ["generate", "--nothing"], ["nothing"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nothing"],
+        ["generate", "--nothing"],
+        ["nothing"],
+        *([name] for name in (*KINDS, "train-draft", "cache-prompt")),  # and nothing behind it
+        ["pipeline", "run"],
+        ["batch", "in.jsonl"],
+    ],
+)
 def test_an_unknown_option_is_a_usage_error(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
     assert "Usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "Why is the sky blue?", "-m", "3"], "a prompt is given with -p"),
+        (["Why is the sky blue?"], "mlx-spec generate -p"),
+        (["--model", "demo"], "options follow a command"),
+    ],
+)
+def test_habits_of_other_programs_are_answered(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``mlx-spec batch`` where files and streams misbehave: full disks, closed pipes, odd bytes.
+"""``mlx-spec batch``, and others, where streams misbehave: full disks, closed pipes, odd bytes.
 
 Real processes: what happens to a stream at exit cannot be seen from inside.
 """
@@ -21,6 +21,7 @@ import pytest
 
 from mlx_spec.cli.main import main
 from tests.jsonl import read_lines
+from tests.waiting import PATIENCE
 
 FULL = Path("/dev/full")
 # As users have it: streams without buffers would hide what a buffer does at exit.
@@ -135,6 +136,23 @@ def test_a_full_disk_under_the_log_ends_no_run(tmp_path: Path) -> None:
         assert run(source, out, "-m", 3, stderr=full).returncode == 2
 
 
+@needs_full
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["generate", "-p", "d", "-m", "2"], ["doctor", "--json"]]
+)
+def test_no_command_takes_a_full_disk_under_stdout_for_a_fault_of_ours(
+    arguments: list[str],
+) -> None:
+    command = [sys.executable, "-m", "mlx_spec", *arguments]
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "mlx-spec: error: stdout: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
 def small_files() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
@@ -166,7 +184,7 @@ def test_ctrl_c_of_a_run_from_stdin_promises_no_resume(tmp_path: Path) -> None:
     while process.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") > 3):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "interrupted after" in errors
     assert "--resume" not in errors

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from mlx_spec import BatchingConfig, GenerationResult, SpeculationConfig, batch_generate
+from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.surest import Settling, Surest
+from mlx_spec.decoding.drafters.chain import Hearing
+from mlx_spec.decoding.stepper import Stepper
 from tests.models import make_model
 from tests.scenario import noisy_draft, target
 
@@ -103,3 +106,44 @@ def test_fewer_are_verified_than_are_guessed_and_nothing_changes(
     assert cut > 5
     assert sum(r.drafted for r in results) > 20
     assert 0 < sum(r.accepted for r in results) < sum(r.drafted for r in results)
+
+
+def test_nothing_is_seen_while_a_step_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft that is hardly ever right is left alone, so that steps are built ahead; where it is
+    asked again the step in flight is read first, and seems to last no longer than it does."""
+    asked, put_off, steppers = list[bool](), list[bool](), list[Stepper]()
+    own_plan, own_put_off, own_add = Stepper.plan, Stepper.puts_off, Hearing.add
+
+    def plan(stepper: Stepper) -> Any:
+        steppers[:] = [stepper]
+        return own_plan(stepper)
+
+    def puts_off(stepper: Stepper) -> bool:
+        put_off.append(own_put_off(stepper))
+        return put_off[-1]
+
+    def add(hearing: Hearing, notes: Any) -> None:
+        asked.append(steppers[0].flight is not None)
+        own_add(hearing, notes)
+
+    monkeypatch.setattr(Stepper, "plan", plan)
+    monkeypatch.setattr(Stepper, "puts_off", puts_off)
+    monkeypatch.setattr(Hearing, "add", add)
+    monkeypatch.setattr(AdaptiveDrafts, "PROBE_SHARE", 1.0)  # asked again before the texts end
+    model, hostile = make_model("llama", seed=4), make_model("llama", seed=9)
+    made = batch_generate(
+        model,
+        None,
+        PROMPTS[:3],
+        draft_model=hostile,
+        speculation=SpeculationConfig(draft="ngram+model", probe_interval=4),
+        batching=BatchingConfig(batch_size=3),
+        max_tokens=160,
+        ignore_eos=True,
+    )
+    plain = batch_generate(model, None, PROMPTS[:3], max_tokens=160, ignore_eos=True)
+    assert [r.token_ids for r in made.results] == [r.token_ids for r in plain.results]
+    assert asked
+    assert not any(asked)
+    assert any(put_off), "somebody was asked again behind a step"
+    assert put_off.count(False) > 50, "most steps are built ahead all the same"

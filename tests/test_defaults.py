@@ -26,6 +26,7 @@ from mlx_spec.results import GenerationResult
 from tests.caches import dense_pool
 from tests.models import make_model
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, plain_alone, target
+from tests.waiting import PATIENCE
 
 PROMPTS = ["def read_", "import ", "class Stack:\n    ", "for i in range(", "x = ", "def parse("]
 NEW = 24
@@ -142,9 +143,9 @@ def test_a_listener_hears_in_the_worker_s_thread_and_may_submit_from_there() -> 
                 third.set()
 
     with BatchedMLXGenerator(target("llama"), None, listeners=[listen]) as generator:
-        first = generator.submit([2, 3], SamplingParams(max_tokens=5)).result(60)
+        first = generator.submit([2, 3], SamplingParams(max_tokens=5)).result(PATIENCE)
         assert third.wait(60)
-        said = [stream.result(60).token_ids for stream in more]
+        said = [stream.result(PATIENCE).token_ids for stream in more]
     assert said == [first.token_ids] * 3
     assert set(heard) == {"mlx-spec"}
 

@@ -13,6 +13,7 @@ import pytest
 
 from mlx_spec.cli.main import main
 from mlx_spec.model.inspection import inspect_model
+from mlx_spec.model.packaged import PACKAGED
 from mlx_spec.model.support import Support
 from tests.architectures import write_architecture
 from tests.folders import CONTEXT, byte_vocabulary, write_folder
@@ -28,17 +29,26 @@ def test_it_says_where_it_looked_and_finds_folders_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    packaged = tmp_path / "packaged"
+    packaged.mkdir()
+    monkeypatch.setenv("MLX_SPEC_TEST_MODELS", str(packaged))
     write_folder(tmp_path / "models" / "tiny")
     write_folder(tmp_path / "other")
     record = as_json(capsys)
     names = [model["name"] for model in record["models"]]
     assert names[3:] == ["./models/tiny", "./other"]
+    assert main(["doctor"]) == 0
+    assert "fetched on first use: smollm2" in capsys.readouterr().out
+    (packaged / PACKAGED["smollm2"].file).write_bytes(b"GGUF")  # it was
+    assert "smollm2" in [model["name"] for model in as_json(capsys)["models"]]
     assert record["searched"] == [
         f"folders in {tmp_path}",
         f"the Hugging Face cache {tmp_path / 'cache'} (not there)",
     ]
     assert main(["doctor"]) == 0
-    assert "looked in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "looked in" in shown
+    assert "fetched on first use" not in shown
 
 
 @pytest.mark.parametrize(

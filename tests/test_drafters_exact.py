@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from mlx_spec.decoding.drafters.ngram import NgramDrafter
-from tests.drafter_runs import Drafting, run
+from tests.drafter_runs import Drafting, kinds, run
 from tests.test_mutants import accepts_one_too_many, no_rollback
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -26,6 +26,7 @@ DRAFTERS = (
     "self",
     "model",
     "head",
+    "stack",
     "forced",
     "predicted",
     "ngram+model",
@@ -39,8 +40,8 @@ def check(draft: str, outcome: Drafting) -> None:
     """That it is exact, and that nobody was idle."""
     assert outcome.wrong == []
     assert outcome.packed
-    assert set(outcome.drafted) == set(draft.split("+"))
-    for name in draft.split("+"):
+    assert set(outcome.drafted) == set(kinds(draft).split("+"))
+    for name in kinds(draft).split("+"):
         assert outcome.accepted[name] > 0
         if name == "forced":
             assert outcome.rejected(name) == 0

@@ -26,6 +26,7 @@ from mlx_spec.events import (
 from tests.models import VOCABULARY
 from tests.scenario import make_jobs, noisy_draft, target
 from tests.test_metrics import step
+from tests.waiting import PATIENCE
 
 SPECULATION = SpeculationConfig(num_draft_tokens=4, probe_interval=3)
 
@@ -70,7 +71,7 @@ def test_a_broken_listener_does_not_kill_the_batch() -> None:
         pytest.warns(RuntimeWarning, match="hears no more"),
         BatchedMLXGenerator(target("llama"), None, listeners=[lambda event: 1 / 0]) as generator,
     ):
-        results = [generator.submit(list(j.prompt), j.sampling).result(60) for j in jobs]
+        results = [generator.submit(list(j.prompt), j.sampling).result(PATIENCE) for j in jobs]
     assert [tuple(r.token_ids) for r in results] == [job.expected for job in jobs]
 
 
@@ -138,7 +139,7 @@ def test_a_preempted_request_is_told_of() -> None:
     with BatchedMLXGenerator(
         target("llama"), None, batching=BatchingConfig(batch_size=1), listeners=[listen]
     ) as generator:
-        generator.submit([1, 2, 3], sampling, request_id="long").result(60)
+        generator.submit([1, 2, 3], sampling, request_id="long").result(PATIENCE)
         generator.drain(60)
     assert [e.request_id for e in events if isinstance(e, RequestPreempted)] == ["long"]
     admitted = [(e.request_id, e.again) for e in events if isinstance(e, RequestAdmitted)]
@@ -150,7 +151,7 @@ def test_cancels_and_refusals_are_told_of() -> None:
     events: list[Event] = []
     with BatchedMLXGenerator(target("llama"), None, listeners=[events.append]) as generator:
         with pytest.raises(InvalidRequest):
-            generator.submit([VOCABULARY], request_id="bad").result(60)
+            generator.submit([VOCABULARY], request_id="bad").result(PATIENCE)
         stream = generator.submit([1], SamplingParams(max_tokens=400), request_id="gone")
         next(stream)
         stream.cancel()

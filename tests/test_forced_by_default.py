@@ -13,6 +13,7 @@ import pytest
 from mlx_spec.batching.engine import Engine
 from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig, Structure
+from mlx_spec.control.ration import Ration
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.prices import PassTimer
 from mlx_spec.decoding.rules.base import LogitsRule
@@ -81,6 +82,12 @@ def run(engine: Engine, made: list[Sequence]) -> list[list[int]]:
         engine.step(hurry=True)
     assert [row.error for row in made] == [None] * len(made)
     return [row.tokens for row in made]
+
+
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch: Patch) -> None:
+    """How often plain neighbours wait for guesses is told by a clock (``test_given_guesses``)."""
+    monkeypatch.setattr(Ration, "most", lambda self, rows, offered: offered)
 
 
 @cache

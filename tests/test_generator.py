@@ -22,6 +22,7 @@ from mlx_spec.sequence import Sequence
 from tests.memory import settled_memory
 from tests.models import VOCABULARY
 from tests.scenario import make_jobs, noisy_draft, target
+from tests.waiting import PATIENCE
 
 SPECULATION = SpeculationConfig(num_draft_tokens=4, probe_interval=3)
 
@@ -73,7 +74,7 @@ def test_outputs_equal_solo_runs_under_random_traffic(
                 rng.choice(streams).cancel()
             if rng.random() < 0.15:
                 generator.set_batch_size(rng.randint(1, rows))
-        results = [stream.result(60) for stream in streams]
+        results = [stream.result(PATIENCE) for stream in streams]
     for job, result in zip(jobs, results, strict=True):
         if result.finish_reason == "cancelled":
             assert tuple(result.token_ids) == job.expected[: len(result.token_ids)]
@@ -94,9 +95,9 @@ def test_preempted_requests_go_on_exactly(room: int) -> None:
         next(first)
         engine_limit(generator, room)
         second = generator.submit(list(urgent.prompt), urgent.sampling, priority=9)
-        assert tuple(second.result(30).token_ids) == urgent.expected
+        assert tuple(second.result(PATIENCE).token_ids) == urgent.expected
         assert not first.done
-        assert tuple(first.result(30).token_ids) == long.expected
+        assert tuple(first.result(PATIENCE).token_ids) == long.expected
         assert generator.stats().preempted == 1
 
 
@@ -127,7 +128,7 @@ def test_async_iteration_and_await() -> None:
 def test_idle_waits_for_the_timeout() -> None:
     sampling = SamplingParams(max_tokens=1)
     with make_generator(4, batch_timeout=0.2) as generator:
-        assert generator.submit([1, 2], sampling).result(60).queue_time >= 0.2
+        assert generator.submit([1, 2], sampling).result(PATIENCE).queue_time >= 0.2
 
 
 def emitted(engine: Engine) -> list[Sequence]:
@@ -161,7 +162,7 @@ def test_a_full_batch_does_not_wait_for_the_timeout() -> None:
     sampling = SamplingParams(max_tokens=1)
     with make_generator(4, batch_timeout=3600.0) as generator:
         streams = [generator.submit([1, 2 + i], sampling) for i in range(4)]
-        assert all(stream.result(60).token_ids for stream in streams)
+        assert all(stream.result(PATIENCE).token_ids for stream in streams)
 
 
 def test_a_failing_worker_reaches_every_reader() -> None:
@@ -175,7 +176,7 @@ def test_a_failing_worker_reaches_every_reader() -> None:
     generator._worker.post(explode)
     for stream in streams:
         with pytest.raises(RuntimeError, match="planted"):
-            stream.result(10)
+            stream.result(PATIENCE)
     with pytest.raises(GeneratorClosed, match="planted"):
         generator.submit([1])
     generator.close()
@@ -199,14 +200,14 @@ def test_who_saw_a_request_end_sees_it_in_the_statistics() -> None:
     """However it ended, and although no step follows."""
     with make_generator(2) as generator:
         for count in range(1, 21):
-            generator.submit([1, 2, count], SamplingParams(max_tokens=2)).result(10)
+            generator.submit([1, 2, count], SamplingParams(max_tokens=2)).result(PATIENCE)
             stats = generator.stats()
             assert (stats.running, stats.finished) == (0, count)
         for count in range(1, 6):
             stream = generator.submit([1, 2, 3], SamplingParams(max_tokens=400))
             next(stream)
             stream.cancel()
-            stream.result(10)
+            stream.result(PATIENCE)
             stats = generator.stats()
             assert (stats.running, stats.cancelled) == (0, count)
 

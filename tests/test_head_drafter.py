@@ -44,12 +44,17 @@ def requests(sampled: bool) -> list[Sequence]:
 
 
 def run(
-    policy: Any, *, sampled: bool = False, preempt: int | None = None, in_turn: bool = False
+    policy: Any,
+    *,
+    sampled: bool = False,
+    preempt: int | None = None,
+    in_turn: bool = False,
+    head: Any = None,
 ) -> list[Sequence]:
     """Nine requests over four rows, of which one makes way for a while; their texts are checked."""
     decoder = SpeculativeDecoder(
         SumTarget(),
-        draft_model=SumHead(),
+        draft_model=SumHead() if head is None else head,
         policy=policy,
         batching=BatchingConfig(batch_size=4, prefill_step_size=16),
     )

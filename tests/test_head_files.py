@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from mlx_spec import generate, load
 from mlx_spec.cli.main import main
-from mlx_spec.config import BatchingConfig
+from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.errors import ModelLoadError, UnsupportedModel
 from mlx_spec.model.heads.eagle3 import Eagle3Head
@@ -24,9 +24,11 @@ from mlx_spec.model.heads.files import load_head, save_head
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
 from mlx_spec.model.heads.mark import mark_of
 from mlx_spec.model.heads.parts import TargetParts
+from mlx_spec.sequence import Sequence
 from tests.fakes import RaggedPolicy
 from tests.models import VOCABULARY, make_model
-from tests.scenario import make_jobs, run_jobs, target, wrong_rows
+from tests.preemption import serve
+from tests.scenario import plain_alone, target
 
 WIDTH, HEADS, GROUPS, SIZE, INNER, GUESSED = 32, 4, 2, 8, 48, 20
 
@@ -135,8 +137,11 @@ def eagle_weights(own_embedding: bool) -> dict[str, np.ndarray]:
     return weights
 
 
-def write_eagle(folder: Path, own_embedding: bool = True, **changes: Any) -> dict[str, np.ndarray]:
-    settings = {
+def write_eagle(
+    folder: Path, own_embedding: bool = True, speculators: bool = False, **changes: Any
+) -> dict[str, np.ndarray]:
+    """A head as it is published: by EAGLE's authors and SGLang, or by vLLM's ``speculators``."""
+    settings: dict[str, Any] = {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
         "hidden_size": WIDTH,
@@ -150,13 +155,31 @@ def write_eagle(folder: Path, own_embedding: bool = True, **changes: Any) -> dic
         "num_hidden_layers": 1,
         **changes,
     }
+    if speculators:
+        layer = {key: settings.pop(key) for key in OF_LAYER}
+        layer["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+        settings |= {"architectures": ["Eagle3Speculator"], "transformer_layer_config": layer}
+        settings |= {"speculators_model_type": "eagle3", "target_hidden_size": None}
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(settings))
     weights = eagle_weights(own_embedding)
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), {name: mx.array(v) for name, v in weights.items()}
-    )
+    written = {
+        name.replace("midlayer.", "layers.0.") if speculators else name: mx.array(value)
+        for name, value in weights.items()
+    }
+    mx.save_safetensors(str(folder / "model.safetensors"), written)
     return weights
+
+
+OF_LAYER = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "rms_norm_eps",
+    "rope_theta",
+)
 
 
 def rms(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -200,11 +223,12 @@ def eagle_forward(
     return x + by("mlp.down_proj", gate / (1 + np.exp(-gate)) * by("mlp.up_proj", inner))
 
 
+@pytest.mark.parametrize("speculators", [False, True])
 @pytest.mark.parametrize("normed_around", [False, True])
 def test_an_eagle_3_head_computes_what_it_is_published_to(
-    normed_around: bool, tmp_path: Path
+    normed_around: bool, speculators: bool, tmp_path: Path
 ) -> None:
-    w = write_eagle(tmp_path, norm_before_residual=normed_around)
+    w = write_eagle(tmp_path, speculators=speculators, norm_before_residual=normed_around)
     head = load_head(tmp_path)
     assert isinstance(head, Eagle3Head)
     rng = np.random.default_rng(9)
@@ -223,16 +247,27 @@ def test_an_eagle_3_head_computes_what_it_is_published_to(
     assert choices.tokens.tolist() == [3 * place + 1 for place in range(GUESSED)]
 
 
-def test_it_reads_what_goes_into_three_layers(tmp_path: Path) -> None:
+def test_it_reads_what_three_layers_gave(tmp_path: Path) -> None:
+    """EAGLE's configs count the layers whose output is read, those of speculators the next ones."""
+    ids = {"eagle_aux_hidden_state_layer_ids": [1, 2, 3]}
     write_eagle(tmp_path)
     assert load_head(tmp_path).reads(32).layers == (1, 15, 28)
-    write_eagle(tmp_path, eagle_config={"eagle_aux_hidden_state_layer_ids": [1, 2, 3]})
+    write_eagle(tmp_path, eagle_config=ids)
+    assert load_head(tmp_path).reads(32).layers == (1, 2, 3)
+    write_eagle(tmp_path, speculators=True, **ids)
     assert load_head(tmp_path).reads(32).layers == (0, 1, 2)
+    with pytest.raises(UnsupportedModel, match="reads layers 0, 1, 2 of a target; this one has 2"):
+        load_head(tmp_path).reads(2)
 
 
+SAID = dict.fromkeys((4, 16, 28, 43), 60.0)  # which it can guess
+
+
+@pytest.mark.parametrize("speculators", [False, True])
 @pytest.mark.parametrize("own_embedding", [False, True])
-def test_it_drafts(own_embedding: bool, tmp_path: Path) -> None:
-    write_eagle(tmp_path, own_embedding)
+def test_it_drafts(own_embedding: bool, speculators: bool, tmp_path: Path) -> None:
+    """As a user has it: of a folder, over rows that come and go; some guesses are right."""
+    write_eagle(tmp_path, own_embedding, speculators)
     model = make_model("llama", num_hidden_layers=6)
     decoder = SpeculativeDecoder(
         model,
@@ -240,17 +275,23 @@ def test_it_drafts(own_embedding: bool, tmp_path: Path) -> None:
         policy=RaggedPolicy(3),
         batching=BatchingConfig(batch_size=3, prefill_step_size=16),
     )
-    jobs = make_jobs("llama", False, 7)
-    made = run_jobs(decoder, jobs)
-    plain = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=3, prefill_step_size=16))
-    assert [row.tokens for row in made] == [row.tokens for row in run_jobs(plain, jobs)]
-    assert wrong_rows(jobs, made)  # another model than those were made with
-    assert sum(row.drafted for row in made) > sum(row.accepted for row in made)
+    made = [
+        Sequence(
+            [(5 * row + 3 * place) % VOCABULARY for place in range(2 + 4 * row)],
+            SamplingParams(max_tokens=9 + row, logit_bias=SAID, temperature=row % 2, seed=row),
+        )
+        for row in range(7)
+    ]
+    serve(decoder, made)
+    for row in made:
+        assert row.tokens == plain_alone(model, tuple(row.prompt), row.sampling)
+        assert row.drafted > 0
+    assert sum(row.drafted for row in made) > sum(row.accepted for row in made) > 0
 
 
 def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     write_eagle(tmp_path, target_hidden_size=64)
-    with pytest.raises(ModelLoadError, match=r"fc\.weight"):
+    with pytest.raises(ModelLoadError, match=r"'fc\.weight' is \(32, 96\), not \(32, 192\)"):
         load(tmp_path)
     write_eagle(tmp_path, vocab_size=65, own_embedding=False)
     with pytest.raises(UnsupportedModel, match="32 and 65 tokens; this one has 32 and 64"):
@@ -258,3 +299,31 @@ def test_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match=r"without a \*\.safetensors file"):
         load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Eagle3Speculator"]}))
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), {"a": mx.zeros(1)})
+    with pytest.raises(
+        ModelLoadError, match=r"config\.json does not say hidden_size, intermediate"
+    ):
+        load(tmp_path)
+
+
+def test_another_layout_is_named_by_its_tensors(tmp_path: Path) -> None:
+    """Heads of several layers, with norms of their own, or without the table of tokens."""
+    write_eagle(tmp_path)
+    file = str(tmp_path / "model.safetensors")
+    right: Any = mx.load(file)
+    mx.eval(right)  # before it is overwritten
+
+    def refused(tensors: dict[str, mx.array]) -> str:
+        mx.save_safetensors(file, tensors)
+        with pytest.raises(ModelLoadError) as error:
+            load(tmp_path)
+        return str(error.value)
+
+    more = {"layers.1.hidden_norm.weight": mx.ones(4), "fc_norm.weight": mx.ones(4)}
+    said = refused({**right, **more})
+    assert "[load_head]" in said
+    assert "'fc_norm.weight' is not known; 'layers.1.hidden_norm.weight' is not known" in said
+    said = refused({k: v for k, v in right.items() if k not in ("d2t", "lm_head.weight")})
+    assert "'lm_head.weight' is missing; 'd2t' is missing, for 20 of 64 tokens" in said
+    assert "and 10 more" in refused({"norm.weight": right["norm.weight"]})

@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_spec.decoding.drafters.head import HeadDrafter, Pairs
+from mlx_spec.decoding.drafters.head import HeadDrafter
+from mlx_spec.decoding.drafters.pairs import Pairs
 from mlx_spec.model.heads.slots import HeadSlots
 from tests.fakes import CyclingPolicy
 from tests.test_head_drafter import chat_goes_on, missed, run
@@ -21,18 +22,18 @@ Patch = pytest.MonkeyPatch
 
 def wrong_position(patch: Patch) -> None:
     """The hidden state before the newest one."""
-    right = Pairs.last
+    right = Pairs.tail
 
-    def last(self: Pairs) -> Pairs:
-        if self.tokens.shape[1] == 1:
+    def tail(self: Pairs, most: int) -> Pairs:
+        if self.tokens.shape[1] <= most:
             return self
         before = Pairs(self.tokens, mx.roll(self.hidden, 1, axis=1), *fields(self))
-        return right(before)
+        return right(before, most)
 
     def fields(pairs: Pairs) -> Any:
         return pairs.starts, pairs.counts, pairs.ready, pairs.written
 
-    patch.setattr(Pairs, "last", last)
+    patch.setattr(Pairs, "tail", tail)
 
 
 def first_row_for_all(patch: Patch) -> None:

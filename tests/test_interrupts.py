@@ -25,10 +25,13 @@ from tests.folders import write_folder
 
 
 class Pressing:
-    """Presses Ctrl-C as it is dropped."""
+    """Presses Ctrl-C as it is dropped, or sends another signal."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.number = number
 
     def __del__(self) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(self.number)
         raise AssertionError("a press is raised here")
 
 
@@ -41,7 +44,7 @@ def as_in_a_terminal() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def losing(own: Callable[..., Any], at: int) -> Callable[..., Any]:
+def losing(own: Callable[..., Any], at: int, number: int = signal.SIGINT) -> Callable[..., Any]:
     """The same function, in whose call number ``at`` a press is lost."""
     calls = 0
 
@@ -49,7 +52,7 @@ def losing(own: Callable[..., Any], at: int) -> Callable[..., Any]:
         nonlocal calls
         calls += 1
         if calls == at:
-            Pressing()
+            Pressing(number)
         return own(*args, **kwargs)
 
     return call
@@ -111,6 +114,34 @@ def test_other_errors_in_finalizers_are_shown_as_ever() -> None:
     assert heard == [ValueError]
 
 
+def test_sigterm_is_heard_as_a_press_and_ends_even_what_goes_on() -> None:
+    with interrupts.listening():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.go_on()
+        assert [interrupts.exit_code(code) for code in (0, 2, 130)] == [0, 2, 143]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the next one waits for nobody
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with interrupts.listening():
+        assert interrupts.exit_code(130) == 130
+
+
+def test_sigterm_waits_where_ctrl_c_waits() -> None:
+    done = []
+
+    def holding() -> None:
+        with interrupts.held():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("whole")
+
+    with interrupts.listening(), pytest.raises(KeyboardInterrupt):
+        holding()
+    assert done == ["whole"]
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
 def test_who_handles_ctrl_c_keeps_it(handler: Any) -> None:
     """A job in the background ignores it; a program may have other plans."""
@@ -144,16 +175,19 @@ def records(tmp_path: Path) -> Path:
     return path
 
 
-def ends(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def ends(command: list[str], capsys: pytest.CaptureFixture[str], code: int = 130) -> str:
     """What a command says that is interrupted."""
-    assert main(command) == 130
+    assert main(command) == code
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
     assert "ignored" not in errors
     return errors
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_batch(
+    number: int,
+    code: int,
     records: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -161,8 +195,8 @@ def test_batch(
 ) -> None:
     """As a stream of tokens is dropped, which is where it was lost."""
     out = tmp_path / "out.jsonl"
-    monkeypatch.setattr(ChunkBuffer, "cancel", losing(ChunkBuffer.cancel, 6))
-    shown = ends(["batch", str(records), str(out), "-m", "2", "--batch-size", "4"], capsys)
+    monkeypatch.setattr(ChunkBuffer, "cancel", losing(ChunkBuffer.cancel, 6, number))
+    shown = ends(["batch", str(records), str(out), "-m", "2", "--batch-size", "4"], capsys, code)
     assert f"go on with --resume: {out} keeps what is done" in shown
     assert 4 <= out.read_bytes().count(b"\n") < 40
     monkeypatch.undo()

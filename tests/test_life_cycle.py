@@ -49,7 +49,8 @@ def give_up_by_timeout(generator: BatchedMLXGenerator) -> None:
 def give_up_by_cancelling(generator: BatchedMLXGenerator) -> None:
     async def run() -> None:
         task = asyncio.create_task(generator.agenerate([[1], [2], [3]], LONG))
-        await asyncio.sleep(0.05)
+        while not generator.stats().running:
+            await asyncio.sleep(0.005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.errors import InvalidRequest, ModelLoadError
-from mlx_spec.model.catalog import EMBEDDED, find_models
+from mlx_spec.model.catalog import EMBEDDED
 from mlx_spec.model.context import context_length
 from mlx_spec.model.loader import load
 from mlx_spec.model.pairing import check_pair
@@ -296,33 +296,6 @@ def test_the_embedded_head_is_smollm2s() -> None:
 
 def test_context_length_of_a_loaded_model(good: Path) -> None:
     assert context_length(load(good)[0]) == CONTEXT
-
-
-def test_find_models_lists_the_pair_and_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from huggingface_hub import scan_cache_dir
-
-    commit = "0" * 40
-    repository = tmp_path / "models--org--tiny"
-    write_folder(repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: scan_cache_dir(tmp_path))
-    found = {model.name: model for model in find_models()}
-    assert list(found) == ["demo", "demo-draft", "smollm2-draft", "org/tiny"]
-    assert found["org/tiny"].model_type == "llama"
-    assert found["org/tiny"].size > 0
-
-
-def test_find_models_does_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import CacheNotFound
-
-    def nothing() -> None:
-        raise CacheNotFound("none", cache_dir="/nothing")
-
-    monkeypatch.setattr("huggingface_hub.scan_cache_dir", nothing)
-    assert [model.name for model in find_models()] == ["demo", "demo-draft", "smollm2-draft"]
 
 
 def test_the_end_token_ends(good: Path) -> None:

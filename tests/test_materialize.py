@@ -16,6 +16,7 @@ from mlx_spec.model.loader import load
 from mlx_spec.model.materialize import held_arrays, materialize
 from tests.folders import write_folder
 from tests.models import make_model
+from tests.waiting import PATIENCE
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -30,7 +31,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 def in_thread(action: Any) -> Any:
     """The action's result in a thread of its own."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(action).result(60)
+        return pool.submit(action).result(PATIENCE)
 
 
 class Odd(nn.Module):

@@ -20,6 +20,7 @@ from mlx_spec.errors import CapacityError
 from mlx_spec.sequence import Sequence
 from tests.models import VOCABULARY, make_model
 from tests.scenario import target
+from tests.waiting import PATIENCE
 
 OFF = SpeculationConfig(enabled=False, num_draft_tokens=0)
 ROW = 64 * 256 + VOCABULARY * 4 * STEP_COPIES  # of 64 tokens: K/V of the tiny llama, and a step
@@ -166,7 +167,7 @@ def test_every_driver_raises_metal_s_limit_and_the_last_restores_it(
     monkeypatch.setattr(memory, "recommended_memory", lambda: 2**33)
     options = SamplingParams(max_tokens=3)
     with BatchedMLXGenerator(target("llama"), None) as generator:
-        generator.submit([1, 2], options).result(60)
+        generator.submit([1, 2], options).result(PATIENCE)
         assert limits == [5, 2**33]
         with stream_batch_generate(target("llama"), None, [[3]], sampling=options) as stream:
             next(stream)

@@ -14,6 +14,7 @@ from mlx_spec.batching.messages import without_nulls
 from mlx_spec.batching.prompts import encode
 from mlx_spec.errors import InvalidRequest
 from tests.api_support import TEMPLATE, ids, model, tokenizer
+from tests.waiting import PATIENCE
 
 TOOLS = (
     "{% for m in messages %}<{{ m.role }}>"
@@ -122,7 +123,7 @@ def test_a_template_that_refuses_does_so_in_its_own_words(template: str, words: 
         good = generator.submit("good", one)
         with pytest.raises(InvalidRequest, match=words):
             generator.submit([user("x")], one)
-        assert good.result(60).finish_reason == "length"
+        assert good.result(PATIENCE).finish_reason == "length"
 
 
 def test_half_a_character_is_refused_in_a_text_too() -> None:

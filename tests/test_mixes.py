@@ -70,14 +70,19 @@ class Ran:
     drafters: set[str]
 
 
-def alone(options: list[SamplingParams]) -> list[list[int]]:
+def alone(options: list[SamplingParams], family: str = "llama") -> list[list[int]]:
     """What each row says by itself, without drafts."""
-    ran = run(options, at_once=1, enabled=False)
+    ran = run(options, family, at_once=1, enabled=False)
     assert not ran.drafters
     return [list(result.token_ids) for result in ran.results]
 
 
-def run(options: list[SamplingParams], at_once: int = len(PROMPTS), **speculation: Any) -> Ran:
+def run(
+    options: list[SamplingParams],
+    family: str = "llama",
+    at_once: int = len(PROMPTS),
+    **speculation: Any,
+) -> Ran:
     """All prompts in one batch; drafts of four, whatever comes of them."""
     rows: list[int] = []
 
@@ -86,11 +91,11 @@ def run(options: list[SamplingParams], at_once: int = len(PROMPTS), **speculatio
             rows.append(event.rows)
 
     batch = batch_generate(
-        target("llama"),
+        target(family),
         small_tokenizer(),
         PROMPTS,
         sampling=options,
-        draft_model=noisy_draft("llama", 0.05),
+        draft_model=noisy_draft(family, 0.05),
         speculation=SpeculationConfig(num_draft_tokens=4, adaptive=False, **speculation),
         batching=BatchingConfig(batch_size=at_once),
         listeners=[listen],
@@ -118,11 +123,14 @@ def check(drafted: Ran) -> None:
     assert sum(r.drafted - r.accepted for r in drafted.results) > 0
 
 
+@pytest.mark.cut(3)
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "lfm2"])
 @pytest.mark.parametrize("mix", MIXES)
-def test_nobody_is_kept_from_batching_or_drafting(mix: str) -> None:
+def test_nobody_is_kept_from_batching_or_drafting(mix: str, family: str) -> None:
+    """Over full attention, windows and states."""
     options = mixed(mix)
-    drafted = run(options, draft="ngram+model")
-    assert [list(result.token_ids) for result in drafted.results] == alone(options)
+    drafted = run(options, family, draft="ngram+model")
+    assert [list(result.token_ids) for result in drafted.results] == alone(options, family)
     check(drafted)
 
 

@@ -21,20 +21,25 @@ from tests.architectures import build, write_architecture
 from tests.fakes import RaggedPolicy
 from tests.scenario import plain_alone
 
-FAMILIES = ("deepseek_v3", "glm4_moe", "qwen3_next", "qwen3_5", "mimo")
+FAMILIES = ("deepseek_v3", "glm4_moe", "qwen3_next", "qwen3_5", "mimo", "mimo_v2_flash")
 OUTER = {  # embedding norm, hidden norm, projection, norm
     "deepseek_v3": ("enorm", "hnorm", "eh_proj", "shared_head.norm"),
     "glm4_moe": ("enorm", "hnorm", "eh_proj", "shared_head.norm"),
     "qwen3_next": ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm"),
     "qwen3_5": ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm"),
     "mimo": ("token_layernorm", "hidden_layernorm", "input_proj", "final_layernorm"),
+    "mimo_v2_flash": ("enorm", "hnorm", "eh_proj", "final_layernorm"),
 }
 LESS_ONE = ("qwen3_next", "qwen3_5")
+# Its heads have windows and no experts, which none of its layers has both.
+ATTENDS = {"hybrid_layer_pattern": [0, 1]}
+MORE: dict[str, Any] = {"mimo_v2_flash": ATTENDS}
+TWINS: dict[str, Any] = {"mimo_v2_flash": {**ATTENDS, "moe_layer_freq": [1, 0]}}
 
 
 @cache
 def target(name: str) -> Any:
-    return build(name)
+    return build(name, **MORE.get(name, {}))
 
 
 def attending(model: Any) -> Any:
@@ -42,12 +47,14 @@ def attending(model: Any) -> Any:
     return [layer for layer in model.layers if not getattr(layer, "is_linear", False)][-1]
 
 
-def prefixes(name: str) -> tuple[str, str]:
-    """Where a family keeps its head, and the head's layer."""
+def prefixes(name: str, place: int = 0) -> tuple[str, str]:
+    """Where a family keeps a head, and the head's layer."""
     if name in LESS_ONE:
-        return "mtp.", "mtp.layers.0."
-    place = "mtp_layers.0." if name == "mimo" else f"layers.{len(target(name).layers)}."
-    return f"model.{place}", f"model.{place}"
+        return "mtp.", f"mtp.layers.{place}."
+    names = {"mimo": "mtp_layers", "mimo_v2_flash": "mtp.layers"}
+    first = 0 if name in names else len(target(name).layers)
+    prefix = f"model.{names.get(name, 'layers')}.{first + place}."
+    return prefix, prefix
 
 
 def published(name: str, layer: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -65,34 +72,44 @@ def published(name: str, layer: dict[str, mx.array]) -> dict[str, mx.array]:
         keys = found.pop("self_attn.embed_q.weight").swapaxes(-1, -2)
         both = mx.concatenate([keys, found.pop("self_attn.unembed_out.weight")], axis=1)
         found["self_attn.kv_b_proj.weight"] = both.reshape(-1, both.shape[-1])
+    if name == "mimo_v2_flash":
+        found["pre_mlp_layernorm.weight"] = found.pop("post_attention_layernorm.weight")
     return found
 
 
-def write(name: str, folder: Path, *, right: bool = False) -> dict[str, mx.array]:
-    """A checkpoint's head in a folder; its weights by our names. ``right``: it passes embeddings
-    on, which is all that a target without layers looks at."""
+def write(
+    name: str, folder: Path, *, right: bool = False, heads: int = 1
+) -> list[dict[str, mx.array]]:
+    """A checkpoint's heads in a folder; the weights of each by our names. ``right``: they pass
+    embeddings on, which is all that a target without layers looks at."""
     width = target(name).layers[0].input_layernorm.weight.shape[0]
     mx.random.seed(3)
-    layer = dict(tree_flatten(attending(build(name, seed=8)).parameters()))
-    norms = [1 + 0.1 * mx.random.normal((width,)) for _ in range(3)]
-    join = mx.random.normal((width, 2 * width)) * width**-0.5
-    if right:
-        layer = {key: value * (key.split(".")[-2] not in LAST) for key, value in layer.items()}
-        norms = [mx.ones(width)] * 3
-        own, none = mx.eye(width), mx.zeros((width, width))
-        join = mx.concatenate([none, own] if name == "mimo" else [own, none], axis=1)
-    outer, block = prefixes(name)
-    parts = [norms[0], norms[1], join, norms[2]]
-    shift = 1 if name in LESS_ONE else 0
-    tensors = {f"{block}{key}": value for key, value in published(name, layer).items()}
-    for part, value in zip(OUTER[name], parts, strict=True):
-        tensors[f"{outer}{part}.weight"] = value - shift * (value.ndim == 1)
-    tensors["model.embed_tokens.weight"] = mx.zeros((4, 4))  # others' tensors lie beside
-    tensors[f"{block}embed_tokens.weight"] = mx.zeros((4, 4))
+    tensors: dict[str, mx.array] = {}
+    ours: list[dict[str, mx.array]] = []
+    parts: list[mx.array] = []
+    for place in range(heads):
+        twin = build(name, seed=8 + place, **TWINS.get(name, {}))
+        layer = dict(tree_flatten(attending(twin).parameters()))
+        if not parts or name not in LESS_ONE:  # which share these
+            norms = [1 + 0.1 * mx.random.normal((width,)) for _ in range(3)]
+            parts = [*norms[:2], mx.random.normal((width, 2 * width)) * width**-0.5, norms[2]]
+        if right:
+            layer = {key: value * (key.split(".")[-2] not in LAST) for key, value in layer.items()}
+            own, none = mx.eye(width), mx.zeros((width, width))
+            join = mx.concatenate([none, own] if name == "mimo" else [own, none], axis=1)
+            parts = [mx.ones(width), mx.ones(width), join, mx.ones(width)]
+        outer, block = prefixes(name, place)
+        shift = 1 if name in LESS_ONE else 0
+        tensors |= {f"{block}{key}": value for key, value in published(name, layer).items()}
+        for part, value in zip(OUTER[name], parts, strict=True):
+            tensors[f"{outer}{part}.weight"] = value - shift * (value.ndim == 1)
+        tensors[f"{block}embed_tokens.weight"] = mx.zeros((4, 4))  # others' tensors lie beside
+        named = dict(zip(("embedding_norm", "hidden_norm", "join", "norm"), parts, strict=True))
+        of_layer = {f"layer.{key}": value for key, value in layer.items()}
+        ours.append({**{f"{part}.weight": value for part, value in named.items()}, **of_layer})
+    tensors["model.embed_tokens.weight"] = mx.zeros((4, 4))
     mx.save_safetensors(str(folder / "model-00001-of-00001.safetensors"), tensors)
-    named = dict(zip(("embedding_norm", "hidden_norm", "join", "norm"), parts, strict=True))
-    ours = {f"{part}.weight": value for part, value in named.items()}
-    return {**ours, **{f"layer.{key}": value for key, value in layer.items()}}
+    return ours
 
 
 LAST = ("o_proj", "down_proj")  # what a layer adds goes through one of these
@@ -105,7 +122,7 @@ def normed(x: mx.array, weight: mx.array, eps: float) -> mx.array:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_head_is_what_its_family_s_checkpoints_hold(name: str, tmp_path: Path) -> None:
     """Every weight, and the way in which they are put together."""
-    expected = write(name, tmp_path)
+    (expected,) = write(name, tmp_path)
     head = make_draft_model(target(name), tmp_path)
     found = dict(tree_flatten(head.parameters()))
     assert found.keys() == expected.keys()
@@ -129,9 +146,24 @@ def test_a_head_is_what_its_family_s_checkpoints_hold(name: str, tmp_path: Path)
     assert mx.allclose(given, out if keeps_out else after, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_of_several_all_are_there_in_their_order(name: str, tmp_path: Path) -> None:
+    expected = write(name, tmp_path, heads=3)
+    stack = make_draft_model(target(name), tmp_path)
+    assert stack.chained is (name != "mimo_v2_flash")
+    assert len(stack.stages) == 3
+    for own, head in zip(expected, stack.stages, strict=True):
+        found = dict(tree_flatten(head.parameters()))
+        assert found.keys() == own.keys()
+        for key, value in own.items():
+            assert mx.allclose(found[key], value, atol=1e-6), key
+        windowed = head.layer.is_sliding_window if name == "mimo_v2_flash" else False
+        assert (head.window is not None) is windowed is (name == "mimo_v2_flash")
+
+
 def without_layers(name: str) -> Any:
     """A target whose layers add nothing: its next token depends on the last one alone."""
-    model = build(name, seed=4)
+    model = build(name, seed=4, **MORE.get(name, {}))
 
     def less(path: str, value: mx.array) -> mx.array:
         last = path.split(".")[-2] if "." in path else ""
@@ -142,12 +174,12 @@ def without_layers(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize(("heads", "right"), [(1, False), (1, True), (2, True)])
 def test_its_drafts_change_no_text_and_are_accepted_if_right(
-    name: str, right: bool, tmp_path: Path
+    name: str, heads: int, right: bool, tmp_path: Path
 ) -> None:
     """Over four rows, with joins and leaves; in these families some rows have states beside."""
-    write(name, tmp_path, right=right)
+    write(name, tmp_path, right=right, heads=heads)
     model = without_layers(name) if right else target(name)
     decoder = SpeculativeDecoder(
         model,
@@ -175,7 +207,7 @@ def test_its_drafts_change_no_text_and_are_accepted_if_right(
     assert accepted == drafted if right else accepted < drafted
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def brings(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model's folder as converters write it, and the original, which has a head besides."""
     converted = tmp_path_factory.mktemp("mtp") / "converted"
@@ -204,6 +236,12 @@ def test_from_the_command_line(brings: tuple[Path, Path], capsys: Any) -> None:
         assert shown.err.count(f"drafting with the head that {original} brings") == 1
         assert "By drafter: head" in shown.out
         assert "Tokens: all 9 identical" in shown.out
+    write("mimo", Path(original), heads=2)
+    (Path(original) / "model-head.safetensors").unlink()
+    assert main(["generate", *named, "--draft", "head", *PLAIN, "--compare"]) == 0
+    shown = capsys.readouterr()
+    assert f"drafting with the 2 heads that {original} brings" in shown.err
+    assert "Tokens: all 9 identical" in shown.out
     assert main(["generate", "--model", converted, "--draft", "head", *PLAIN]) == 2
     shown = capsys.readouterr()
     assert "a converted checkpoint has lost them" in shown.err

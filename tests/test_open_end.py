@@ -7,14 +7,21 @@ from typing import Any
 
 import pytest
 
-from mlx_spec import BatchingConfig, GenerationResult, InvalidRequest, SamplingParams, generate
+from mlx_spec import (
+    BatchingConfig,
+    GenerationResult,
+    InvalidRequest,
+    SamplingParams,
+    SpeculationConfig,
+    generate,
+)
 from mlx_spec.api import batch_generate
 from mlx_spec.batching import reservations
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.sequence import Sequence
 from tests.models import make_model
-from tests.scenario import noisy_draft
+from tests.scenario import mlx_lm_greedy, noisy_draft, target
 
 Patch = pytest.MonkeyPatch
 CONTEXT = 80
@@ -58,6 +65,23 @@ def test_it_goes_to_the_end_of_the_context() -> None:
         model(), None, PROMPTS, sampling=OPEN, batching=BatchingConfig(max_seq_len=24)
     )
     assert [r.prompt_tokens + r.generation_tokens for r in short.results] == [24] * 3
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "mamba2", "lfm2"])
+def test_windows_and_states_go_there_together_with_drafts(family: str) -> None:
+    results = batch_generate(
+        target(family),
+        None,
+        PROMPTS,
+        draft_model=noisy_draft(family),
+        sampling=OPEN,
+        speculation=SpeculationConfig(num_draft_tokens=3, adaptive=False),
+        batching=BatchingConfig(batch_size=2, max_seq_len=CONTEXT),
+    ).results
+    for prompt, one in zip(PROMPTS, results, strict=True):
+        left = CONTEXT - len(prompt)
+        assert one.token_ids == mlx_lm_greedy(target(family), tuple(prompt), left)
+        assert 0 < one.accepted < one.drafted
 
 
 @pytest.mark.parametrize("room", [None, 3 * (CONTEXT + 60), CONTEXT + 60, CONTEXT + 20])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from mlx_spec.pipeline.flags import (
 )
 from mlx_spec.pipeline.options import Option, options_of
 from mlx_spec.pipeline.stages import STAGES
+from mlx_spec.server.options import ServerOptions
+from mlx_spec.training.recipe import Recipe
 from scripts import options_table
 
 OPTIONS = options_of(Flags)
@@ -124,12 +127,39 @@ def toml(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
 
 
+NASTY: dict[type, tuple[Any, ...]] = {
+    str: ("", " ", "{", "null", "9" * 400, "1e999", "\ud800", "a\0b", "~nobody/x", "@", "%", "("),
+    int: (-1, 2**64, 10**400),
+    float: (math.nan, math.inf, 10**400, -(10**400)),
+    tuple: (("",), ("=",), ("9" * 400,), ("a", "a")),
+}
+
+
+@pytest.mark.parametrize("record", [Flags, ServerOptions, Recipe])
+def test_what_nobody_would_give_is_refused_in_our_words(record: type[Any]) -> None:
+    """Over HTTP, in a config, by a slip: it is taken, or an error of ours, and a short one."""
+    taken, refused = 0, []
+    for name, one in options_of(record).items():
+        for value in (nasty for kind in one.kinds for nasty in NASTY.get(kind, ())):
+            try:
+                record(**{name: value})
+                taken += 1
+            except InvalidRequest as error:
+                refused.append(str(error))
+    assert taken
+    assert max(map(len, refused)) < 1000
+
+
 def test_a_config_takes_a_memory_limit_as_the_command_line_does(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     head = 'input = "in"\noutput = "out"\n[[stage]]\nkind = "generate"\nmemory_limit = '
     for text, meant in (('"8GB"', 8 * 10**9), ('"50%"', 0.5), ("0.25", 0.25), ("1e9", 10**9)):
         path.write_text(head + text)
         assert read_config(path).stages[0].flags.batches.memory_limit == meant
+    for text in ('"150%"', "1.5", '"1e999"'):
+        path.write_text(head + text)
+        with pytest.raises(InvalidRequest, match=r"more than there is|expected a size"):
+            read_config(path)
     path.write_text(head + '"8XB"')
     with pytest.raises(InvalidRequest, match=r"\[\[stage\]\] 1 \(generate\): .*expected a size"):
         read_config(path)
@@ -156,6 +186,10 @@ def test_what_changes_no_text_may_differ_where_a_run_goes_on() -> None:
         ({"draft": "ngram", "draft_model": "d"}, "--draft-model d is not used: --draft ngram"),
         ({"draft": "ngram+model", "draft_model": "d"}, None),
         ({"draft_model": "d", "enable_speculative": False}, None),  # as the help says
+        ({"top_p": 0.9, "min_p": 0.1}, "--top-p 0.9 and --min-p 0.1 are not used: --temp 0 is"),
+        ({"top_p": 0.9, "temp": 0.7}, None),
+        ({"kv_group_size": 32}, "--kv-group-size 32 is not used: there is no --kv-bits"),
+        ({"kv_group_size": 32, "kv_bits": 8}, None),
     ],
 )
 def test_what_is_given_and_not_used_is_said(given: dict[str, Any], unused: str | None) -> None:

@@ -53,11 +53,16 @@ def write_input(folder: Path) -> None:
 
 BAD = {
     "no TOML": ("input = ", "not TOML"),
-    "no input": ('output = "a.jsonl"', "top level: input=None, expected a path"),
+    "no input": ('output = "a.jsonl"', "top level: no input, expected input ="),
     "no stage": (HEAD, r"no \[\[stage\]\]"),
     "an unknown table": (f"{HEAD}[option]\n", "top level: unknown key 'option'; did you mean"),
     "no kind": (f"{HEAD}[[stage]]\n", r"\[\[stage\]\] 1: kind=None, expected one of filter"),
     "another kind": (f'{HEAD}[[stage]]\nkind = "sort"', "kind='sort'"),
+    "a stage misspelt": (f'{HEAD}[[stage]]\nkind = "classfy"', "did you mean 'classify'"),
+    "one table": (
+        f'{HEAD}[stage]\nkind = "filter"',
+        r"one table; stages are a list: \[\[stage\]\]",
+    ),
     "a typo": (
         f'{HEAD}[[stage]]\nkind = "classify"\nlabel = ["a", "b"]',
         r"\[\[stage\]\] 1 \(classify\): unknown key 'label'; did you mean 'labels'",

@@ -35,8 +35,8 @@ def read(path: Path, data: bytes, format: str = "jsonl") -> list[Record]:
 
 BROKEN = {
     "no JSON": (b"{", "not JSON"),
-    "an array": (b"[1]", "a JSON list, expected an object"),
-    "a number": (b"7", "a JSON int"),
+    "an array": (b"[1]", "a JSON list (jq -c '.[]' makes lines of one), expected an object"),
+    "a number": (b"7", "a number, expected an object a line"),
     "no UTF-8": (b'{"a": "\xff"}', "not UTF-8 at byte 8"),
     "cut in half": (b'{"a": 1', "not JSON"),
     "endless nesting": (b"[" * 100_000, "not JSON"),

@@ -82,9 +82,10 @@ def test_where_a_prompt_comes_from() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "no field 'prompt'; the record's fields are: none"),
+        ({}, "no field 'prompt', 'text' or 'messages'; the record's fields are: none"),
         ({"prompt": 3}, "field 'prompt' holds '3', expected text"),
         ({"prompt": " "}, "expected text"),
+        ({"text": ""}, "field 'text' holds '', expected text"),
         ({"prompt": None}, "expected text"),
     ],
 )

@@ -13,6 +13,7 @@ from mlx_spec.decoding.drafters.predicted import PredictedDrafter, PredictedRow,
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.sequence import Sequence
 from tests.api_support import PROMPTS, draft_model, model, tokenizer
+from tests.waiting import PATIENCE
 
 Patch = pytest.MonkeyPatch
 
@@ -34,7 +35,7 @@ def run(predictions: list[Any], **more: Any) -> list[GenerationResult]:
             made.submit(prompt, prediction=prediction, **OPTIONS)
             for prompt, prediction in zip(PROMPTS, predictions, strict=True)
         ]
-        return [stream.result(60) for stream in streams]
+        return [stream.result(PATIENCE) for stream in streams]
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +90,9 @@ def test_several_texts_of_a_prompt_share_a_prediction(plain: list[GenerationResu
     with generator() as made:
         prediction = plain[0].token_ids
         streams = made.submit(PROMPTS[0], n=3, prediction=prediction, **OPTIONS)
-        results = [stream.result(60) for stream in streams]
+        results = [stream.result(PATIENCE) for stream in streams]
         alone = made.submit(PROMPTS[0], n=3, **OPTIONS)
-        assert said(results) == said([stream.result(60) for stream in alone])
+        assert said(results) == said([stream.result(PATIENCE) for stream in alone])
     assert results[0].accepted > 25
 
 
@@ -109,7 +110,7 @@ def test_it_is_refused_where_nothing_is_drafted() -> None:
         with generator(SpeculationConfig(enabled=False, **options)) as made:
             with pytest.raises(InvalidRequest, match="nothing is drafted here"):
                 made.submit("x", prediction="y")
-            assert made.submit("x", prediction="", max_tokens=2).result(60).token_ids
+            assert made.submit("x", prediction="", max_tokens=2).result(PATIENCE).token_ids
 
 
 def test_nothing_else_need_be_drafted(plain: list[GenerationResult]) -> None:
@@ -119,7 +120,7 @@ def test_nothing_else_need_be_drafted(plain: list[GenerationResult]) -> None:
             made.submit(prompt, prediction=None if i % 2 else one.token_ids, **OPTIONS)
             for i, (prompt, one) in enumerate(zip(PROMPTS, plain, strict=True))
         ]
-        results = [stream.result(60) for stream in streams]
+        results = [stream.result(PATIENCE) for stream in streams]
     assert said(results) == said(plain)
     assert all((result.drafted > 0) is (i % 2 == 0) for i, result in enumerate(results))
     assert sum(result.accepted for result in results) > 25

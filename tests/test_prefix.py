@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mlx_spec.block_keys import block_keys
+from mlx_spec.block_keys import TextKeys, block_keys
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import RowState
-from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.pool import KVCachePool, schedule
 from mlx_spec.cache.prefix import PrefixCache, RowSource
 from tests.caches import dense_pool, filled, row_state
 
@@ -56,17 +56,25 @@ class Rows:
         self.reads.append((begin, end))
         return [kv(self.tokens, start, start + size) for start in range(begin, end, size)]
 
+    def on_the_way(self, state: RowState) -> RowState:
+        return state
+
+
+def keys(cache: PrefixCache, tokens: Seq[int]) -> TextKeys:
+    size = cache.block_size
+    return TextKeys(block_keys(tokens, size), size, len(tokens), lambda a, b: tokens[a:b])
+
 
 def store(cache: PrefixCache, tokens: Seq[int], source: RowSource, slot: int) -> None:
-    cache.store(block_keys(tokens, cache.block_size), len(tokens), source, slot)
+    schedule(cache.store(keys(cache, tokens), source, slot))
 
 
 def match(cache: PrefixCache, tokens: Seq[int]) -> int:
-    return cache.match(block_keys(tokens, cache.block_size))
+    return cache.match(keys(cache, tokens))
 
 
 def read(cache: PrefixCache, tokens: Seq[int]) -> list[RowState]:
-    return cache.read(block_keys(tokens, cache.block_size))
+    return cache.read(keys(cache, tokens))
 
 
 def keep(cache: PrefixCache, tokens: Tokens) -> list[tuple[int, int]]:
@@ -295,50 +303,3 @@ def test_storing_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) 
     assert waited == []
     monkeypatch.undo()
     assert match(cache, range(20)) == 20
-
-
-class Uncut(Rows):
-    """Rows that can be saved only up to where they end now: a state that was folded."""
-
-    cost = RowCost(fixed=4)
-    sliceable, folds = False, False
-
-    def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
-        self.reads.append((begin, end))
-        assert (size, end) == (end - begin, len(self.tokens))
-        return [row_state([(mx.array([fingerprint(self.tokens[:end])]),)])]
-
-
-def test_rows_that_cannot_be_cut_are_kept_where_they_were_looked_at() -> None:
-    """Stretches of several blocks follow each other; one that ends within a block is not kept."""
-    text = tuple(range(12))
-    cache = PrefixCache(2, 3 * 4)
-    for end, reads in ((4, [(0, 4)]), (5, []), (10, [(4, 10)]), (10, [])):
-        rows = Uncut(text[:end])
-        store(cache, text[:end], rows, 3)
-        assert rows.reads == reads
-    assert [match(cache, text[:end]) for end in (3, 4, 9, 10, 12)] == [0, 4, 4, 10, 10]
-    assert match(cache, (*text[:4], 99, 98)) == 4
-    states = read(cache, text)
-    assert [state.flat[0].item() for state in states] == [
-        fingerprint(text[:4]),
-        fingerprint(text[:10]),
-    ]
-    # Nothing of a chain is given up for its own end.
-    tight = PrefixCache(2, 4)
-    for end in (4, 8):
-        store(tight, text[:end], Uncut(text[:end]), 3)
-    assert (match(tight, text[:8]), tight.nbytes) == (4, 4)
-
-
-def test_a_beginning_that_is_kept_whole_costs_nothing_again() -> None:
-    """Of a window no byte is fixed, so that no blocks cost none: a division by that was a crash."""
-
-    class Window(Uncut):
-        cost = RowCost(capped=((8, 4),))
-
-    cache, text = PrefixCache(2, 2**10), tuple(range(4))
-    for reads in ([(0, 4)], []):
-        rows = Window(text)
-        store(cache, text, rows, 3)
-        assert rows.reads == reads

@@ -75,7 +75,7 @@ def wrong(rows: list[Sequence], family: str = "llama") -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("family", ["llama", "mamba2"])
+@pytest.mark.parametrize("family", ["llama", "mamba2", "gemma3_text", "lfm2"])
 def test_they_are_those_of_one_pass(family: str) -> None:
     rows = run(family)
     assert wrong(rows, family) == []

@@ -11,7 +11,6 @@ import asyncio
 import gc
 import random
 import threading
-import time
 import warnings
 from typing import Any
 
@@ -26,8 +25,7 @@ from mlx_spec.events import Event
 from tests.scenario import Job, make_jobs, target
 from tests.test_row_errors import BAD, Tokenizer
 from tests.traffic import given
-
-PATIENCE = 30.0
+from tests.waiting import PATIENCE, eventually
 
 
 class DeviceLost(RuntimeError):
@@ -207,7 +205,7 @@ def test_a_device_that_is_lost_in_the_middle(call: str, monkeypatch: pytest.Monk
         monkeypatch.setattr(mx, call, unsteady)
         clients = [Client(generator, n) for n in range(4)]
         if call == "synchronize":
-            time.sleep(0.05)
+            eventually(lambda: generator.closed or generator.stats().generation.steps > 0)
             generator.close()
         for client in clients:
             client.join(PATIENCE)

@@ -11,11 +11,11 @@ from mlx_spec import BatchedMLXGenerator, batch_generate
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.events import ErrorHappened, Event, RequestFinished
 from tests.scenario import make_jobs, noisy_draft, target
+from tests.waiting import PATIENCE
 
 JOBS = make_jobs("llama", False, 8)
 # A token that some requests say, at a place that is not their last.
 BAD = JOBS[1].expected[len(JOBS[1].expected) // 2]
-PATIENCE = 20.0
 
 
 class Detokenizer:

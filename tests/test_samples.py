@@ -26,6 +26,7 @@ from tests.models import VOCABULARY
 from tests.preemption import serve
 from tests.scenario import _new, noisy_draft, plain_alone, target
 from tests.test_shared_beginnings import count_fed
+from tests.waiting import PATIENCE
 
 Patch = pytest.MonkeyPatch
 LONG = [(7 * i + 3) % VOCABULARY for i in range(45)]
@@ -67,7 +68,7 @@ def test_beside_others_and_with_drafts(monkeypatch: Patch) -> None:
     ) as generator:
         running = generator.submit([1, 2, 3], max_tokens=60)
         results = generator.generate(prompts, SAMPLED, n=3)
-        running.result(60)
+        running.result(PATIENCE)
         assert [one.token_ids for one in results] == alone
         assert sorted(one.reused_tokens for one in results) == [0, 0, 44, 44, 44, 44]
         assert sum(one.drafted for one in results) > 0
@@ -135,11 +136,11 @@ def test_one_prompt_several_texts_of_the_functions_for_one() -> None:
         streams = generator.submit(LONG, SAMPLED, n=3, request_id="mine")
         assert [stream.request_id for stream in streams] == ["mine-0", "mine-1", "mine-2"]
         streams[1].cancel()
-        made = [stream.result(60) for stream in streams]
+        made = [stream.result(PATIENCE) for stream in streams]
         assert [one.token_ids for one in made[::2]] == alone[::2]
         assert made[1].finish_reason in ("cancelled", "length")
         (only,) = generator.submit(LONG, SAMPLED, n=1, request_id="one")
-        assert (only.request_id, only.result(60).token_ids) == ("one", alone[0])
+        assert (only.request_id, only.result(PATIENCE).token_ids) == ("one", alone[0])
         with pytest.raises(InvalidRequest, match="n=2 greedy texts"):
             generator.submit(LONG, n=2)
     with pytest.raises(InvalidRequest, match="streamed by stream_batch_generate"):

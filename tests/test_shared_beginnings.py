@@ -15,6 +15,7 @@ from tests.fakes import CyclingPolicy
 from tests.models import VOCABULARY, make_model
 from tests.scenario import mlx_lm_greedy, target
 from tests.test_generator import make_generator
+from tests.waiting import PATIENCE
 
 
 def test_a_shared_beginning_is_computed_once() -> None:
@@ -94,7 +95,7 @@ def test_a_system_prompt_is_fed_once_to_target_and_draft(
                 streams.append(generator.submit(prompt, sampling))
                 for _ in range(6):
                     next(streams[-1])  # it drafts by now, and so its draft has caught up
-            results = [stream.result(30) for stream in streams]
+            results = [stream.result(PATIENCE) for stream in streams]
     assert [result.token_ids for result in results] == alone
     assert sum(result.reused_tokens for result in results) == 5 * 1000
     # The rest: 6 rows of at most 8 + 2 own prompt tokens and 12 steps 4 wide; 2,000 were twice.

@@ -38,7 +38,9 @@ class Hostile(KnowingDrafter):
 
 def test_steps_taken_in_turn() -> None:
     decoder = make_decoder(FAMILY, InTurn(texts(FAMILY), 0.6, VOCABULARY))
-    assert wrong(FAMILY, run(decoder, FAMILY)) == []
+    made = run(decoder, FAMILY)
+    assert wrong(FAMILY, made) == []
+    assert 0 < sum(row.accepted for row in made) < sum(row.drafted for row in made)
 
 
 @pytest.mark.parametrize("every", [2, 3])
@@ -49,7 +51,9 @@ def test_what_is_built_and_dropped_has_changed_nothing(
     monkeypatch.setattr(
         Stepper, "holds", lambda self, flight: bool(next(steps) % every) and right(self, flight)
     )
-    assert wrong(FAMILY, run(make_decoder(FAMILY, 0.6), FAMILY)) == []
+    made = run(make_decoder(FAMILY, 0.6), FAMILY)
+    assert wrong(FAMILY, made) == []
+    assert 0 < sum(row.accepted for row in made) < sum(row.drafted for row in made)
     assert next(steps) > 10
 
 

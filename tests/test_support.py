@@ -22,6 +22,7 @@ from tests.architectures import build
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
 from tests.test_known_support import Flat
+from tests.waiting import PATIENCE
 
 TEXTS = [[(11 * row + 7 * i) % 64 for i in range(10)] for row in range(5)]
 
@@ -109,7 +110,7 @@ def test_nothing_is_computed_for_a_verdict() -> None:
         return model
 
     with ThreadPoolExecutor(1) as pool:
-        model = pool.submit(unread).result(60)
+        model = pool.submit(unread).result(PATIENCE)
     assert examine(model).verdict == "exact"
     with pytest.raises(RuntimeError, match="Stream"):
         mx.eval(model.parameters())

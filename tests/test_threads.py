@@ -29,6 +29,7 @@ from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model import device_stream
 from tests.models import make_model
 from tests.scenario import mlx_lm_greedy
+from tests.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def scaled(seed: int = 0) -> Any:
 def in_thread(work: Callable[[], T]) -> T:
     """What ``work`` returns in a thread of its own, its exception raised here."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result(60)
+        return pool.submit(work).result(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_threads_share_a_stream(expected: list[list[int]]) -> None:
     """They never meet in it: each chunk goes to one of them."""
     stream = stream_batch_generate(settled(), None, PROMPTS, sampling=SAMPLING)
     with ThreadPoolExecutor(3) as pool:
-        parts = [part.result(60) for part in [pool.submit(list, stream) for _ in range(3)]]
+        parts = [part.result(PATIENCE) for part in [pool.submit(list, stream) for _ in range(3)]]
     assert sum(map(len, parts)) == sum(map(len, expected))
     assert tokens(stream.result().results) == expected
 
@@ -154,7 +155,7 @@ def test_many_at_once_over_one_model(expected: list[list[int]]) -> None:
         with ThreadPoolExecutor(6) as pool:
             work = [pool.submit(serve, g) for g in (one, two, one, two)]
             work += [pool.submit(call, None) for _ in range(2)]
-            assert all(part.result(60) == expected for part in work)
+            assert all(part.result(PATIENCE) == expected for part in work)
 
 
 def test_what_threads_leave_behind_does_not_pile_up() -> None:

@@ -15,10 +15,11 @@ from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.memory import STEP_COPIES
 from mlx_spec.batching.output import make_result
 from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.decoding.drafters.predicted import PredictedText
 from mlx_spec.errors import MlxSpecError
 from mlx_spec.model.support import examine
 from mlx_spec.sequence import Sequence
-from tests.drafter_runs import random_head
+from tests.drafter_runs import edited, kinds, random_head, random_stack
 from tests.memory import settled_memory
 from tests.models import VOCABULARY
 from tests.scenario import Job, constrain, make_jobs, noisy_draft, target
@@ -67,7 +68,7 @@ def run_traffic(
         while len(made) < len(plan) or engine.busy:
             for number, arrival in enumerate(plan):
                 if arrival.step == steps:
-                    made[number] = make_sequence(arrival)
+                    made[number] = make_sequence(arrival, draft)
                     engine.submit(made[number])
                 if arrival.cancelled == steps and number in made:
                     engine.cancel(made[number])
@@ -82,15 +83,14 @@ def run_traffic(
         return [*findings, f"step {steps}: {error!r}"]
     if not engine.scheduler.preempted:
         findings.append("nothing was preempted: the traffic tests nothing")
-    if draft is not None:
-        findings += idle(draft, list(made.values()))
+    findings += idle(draft or "model", list(made.values()))
     return findings + [text for n, request in made.items() if (text := judge(plan[n], request))]
 
 
 def idle(draft: str, requests: list[Sequence]) -> list[str]:
     """Drafters that guessed nothing, nothing right or nothing wrong."""
     findings = []
-    for name in draft.split("+"):
+    for name in kinds(draft).split("+"):
         own = [row.drafters[name] for row in requests if name in row.drafters]
         drafted, accepted = sum(of.drafted for of in own), sum(of.accepted for of in own)
         if not accepted or (accepted == drafted) is not (name == "forced"):
@@ -108,7 +108,7 @@ def make_engine(clock: object, family: str, draft: str | None = None) -> Engine:
         speculation=SpeculationConfig(
             num_draft_tokens=4,
             adaptive=False,
-            draft=draft,
+            draft=draft and kinds(draft),
             draft_layers=(0,) if draft == "self" else None,
         ),
         batching=BatchingConfig(
@@ -123,15 +123,18 @@ def make_engine(clock: object, family: str, draft: str | None = None) -> Engine:
 
 def given(family: str, draft: str | None) -> Any:
     """The draft model or head that is needed."""
-    return random_head() if draft == "head" else noisy_draft(family)
+    heads = {"head": random_head, "stack": random_stack}
+    return heads[draft]() if draft in heads else noisy_draft(family)
 
 
-def make_sequence(arrival: Arrival) -> Sequence:
+def make_sequence(arrival: Arrival, draft: str | None) -> Sequence:
     sampling = arrival.job.sampling
     stops = frozenset(sampling.stop_token_ids)
     prompt = list(arrival.job.prompt)
     row = Sequence(prompt, sampling, stop_ids=stops, priority=arrival.priority)
     constrain(row)
+    if draft is not None and "predicted" in draft:
+        row.prediction = PredictedText(edited(arrival.job.expected))
     return row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-PATIENCE = 120.0  # seconds; a safety net, never a measure
+PATIENCE = 300.0  # seconds; a safety net, never a measure
 
 
 def eventually(true: Callable[[], bool], patience: float = PATIENCE) -> None:

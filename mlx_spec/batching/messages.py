@@ -12,8 +12,10 @@ import json
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from mlx_spec.batching.borders import TurnIds, find_border
 from mlx_spec.errors import InvalidRequest
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -48,7 +50,9 @@ def chat_ids(tokenizer: Any, messages: Seq[Any], where: str, /, **options: Any) 
         ids = tokenizer.apply_chat_template(good, **keywords)
     except Exception as error:  # a foreign template over foreign data may raise anything
         raise InvalidRequest(f"{where}: the chat template fails: {_words(error)}") from error
-    return list(ids)
+    if not keywords["add_generation_prompt"]:
+        return list(ids)
+    return TurnIds(ids, partial(find_border, tokenizer, good, keywords, ids))
 
 
 def check_messages(messages: Seq[Any], where: str) -> list[dict[str, Any]]:

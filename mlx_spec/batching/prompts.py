@@ -8,8 +8,10 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
+from mlx_spec.batching.borders import TurnIds
 from mlx_spec.batching.chat import RAW, text_ids, turns_ids
 from mlx_spec.batching.messages import check_text
+from mlx_spec.cache.layout import cut_anywhere
 from mlx_spec.config import ChatConfig, SamplingParams
 from mlx_spec.config.checks import check_integer
 from mlx_spec.decoding.prompt_share import share_prompts
@@ -60,10 +62,14 @@ def make_sequences(
     limits = [limit for limit in (context_length(model), longest) if limit is not None]
     context = min(limits, default=None)
     made = []
+    # Prompts that come in lists are not of talks that go on.
+    talks = all(prompt is prompts[0] for prompt in prompts) and not cut_anywhere(model)
     for index, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
         where = f"[generate] {prompt_name(index, len(prompts))}"
         ids = encode(tokenizer, prompt, where, chat)
-        made.append(_make_sequence(ids, option, tokenizer, context, index, where))
+        made.append(_make_sequence(list(ids), option, tokenizer, context, index, where))
+        if talks and isinstance(ids, TurnIds):
+            made[-1].border = ids.border()
     share_prompts(made)
     return made
 
@@ -143,6 +149,8 @@ def encode(
     if isinstance(prompt[0], Mapping):
         _need(tokenizer, f"{where} is a list of chat messages")
         return turns_ids(tokenizer, cast("Seq[Mapping[str, Any]]", prompt), chat, where)
+    if isinstance(prompt, TurnIds):
+        return prompt
     return [_token_id(token, where) for token in prompt]
 
 

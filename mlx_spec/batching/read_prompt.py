@@ -10,16 +10,15 @@ from typing import Any
 
 from mlx_spec.batching.messages import chat_ids, check_text
 from mlx_spec.batching.prompts import encode
-from mlx_spec.cache.given import given_by, takes_given
 from mlx_spec.config import BatchingConfig, ChatConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.decoding.prompt_share import share_prompts
 from mlx_spec.errors import InvalidRequest, PromptTooLong
 from mlx_spec.model.context import context_length
 from mlx_spec.model.prompt_cache import PromptCache
 from mlx_spec.sequence import Sequence
 
-# The row is let go behind its first step, which must not be its end.
-_SOME = 64
+_ONE = SamplingParams(max_tokens=1)
 _WHERE, _MARK = "[cache-prompt] the prompt", "<query>"
 _GOES_ON = {"add_generation_prompt": False, "continue_final_message": True}
 
@@ -68,16 +67,15 @@ def _turns(text: str, chat: ChatConfig) -> list[dict[str, str]]:
 
 
 def read_prompt(model: Any, tokens: list[int], name: str, batching: BatchingConfig) -> PromptCache:
-    """The keys and values of a text.
+    """What a model's layers keep of a text.
 
     Args:
         model: as ``load`` returned it.
         tokens: the text.
         name: of the model, for the file.
-        batching: how much is read at once.
+        batching: how much is read at once, into which caches.
 
     Raises:
-        InvalidRequest: some layer keeps something else.
         PromptTooLong, UnsupportedModel: as for any prompt.
     """
     plain = SpeculationConfig(enabled=False)
@@ -88,18 +86,12 @@ def read_prompt(model: Any, tokens: list[int], name: str, batching: BatchingConf
             "more than that"
         )
     decoder = SpeculativeDecoder(model, speculation=plain, batching=batching)
-    layers = decoder.runner.pool.layers
-    if not takes_given(layers):
-        kinds = ", ".join(sorted({getattr(layer, "kind", "") for layer in layers}))
-        raise InvalidRequest(
-            f"[cache-prompt] this model's layers keep {kinds}; only full attention can be kept"
-        )
-    # One token more: the last known one is never in the cache.
-    row = Sequence([*tokens, tokens[-1]], SamplingParams(max_tokens=_SOME))
+    # One token more: the last known one is never in the cache. What one of two reads is copied for
+    # the other at the prompt's end, to the last token and of whatever kind.
+    row, other = (Sequence([*tokens, tokens[-1]], _ONE) for _ in range(2))
+    share_prompts([row, other])
     decoder.add([row])
-    while not row.tokens:
+    while decoder.busy:
         decoder.step()
-    decoder.suspend(row, save=True)
-    decoder.step()
-    state = decoder.saved(row)
-    return PromptCache(tokens, given_by(state, len(layers), len(tokens)), name)
+    state = row.share.of(decoder.runner.pool).state
+    return PromptCache(tokens, state, name, batching.cache)

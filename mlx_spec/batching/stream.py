@@ -18,7 +18,7 @@ from mlx_spec.batching.closing import Closing
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.memory import LEDGER, wired_memory
 from mlx_spec.batching.output import make_result
-from mlx_spec.cache.given import KeysAndValues
+from mlx_spec.cache.layer import RowState
 from mlx_spec.results import BatchResult, GenerationChunk, GenerationResult, GenerationStats
 from mlx_spec.sequence import Sequence
 
@@ -65,14 +65,14 @@ class BatchStream(Iterator[GenerationChunk], Closing):
                 self._engine.cancel(request)
             self._engine.settle()
 
-    def remember(self, tokens: Seq[int], layers: Seq[KeysAndValues]) -> int:
-        """Before the first chunk: keys and values of what prompts begin with, read elsewhere.
+    def remember(self, tokens: Seq[int], state: RowState) -> int:
+        """Before the first chunk: what was saved elsewhere of a text that prompts begin with.
 
         Returns:
             Tokens that are kept.
         """
         with self._turn:
-            return self._engine.decoder.remember(tokens, layers)
+            return self._engine.decoder.remember(tokens, state)
 
     def result(self) -> BatchResult:
         """The requests as they stand, in the caller's order, and the statistics."""

@@ -1,64 +1,56 @@
-"""``GivenRow``: keys and values that come from elsewhere, as the prefix cache takes those of a row.
-
-Full attention only: what other kinds keep of a text is their own affair (``RowState``).
-"""
+"""``GivenRow``: what was saved elsewhere of a text, as the prefix cache takes it of a row."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence as Seq
 
 import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
-from mlx_spec.cache.dense import DenseKVCache
-from mlx_spec.cache.layer import LayerCache, RowState
-from mlx_spec.cache.pool import schedule
-
-KeysAndValues = tuple[mx.array, mx.array]
-"""Of one layer, [1, kv_heads, tokens, head_dim] each."""
+from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.pool import KVCachePool
 
 
 class GivenRow:
-    """A text's keys and values, layer by layer, where a row of a pool would have them.
+    """A text where a row of a pool would have it.
 
     Args:
-        layers: of the model's own layers.
-        more: layers that the pool has behind them (a head's), of which nothing is given.
+        state: what was saved of it, of the pool's first layers; of those behind (a head's) nothing
+            is given.
+        tokens: of the text.
+        pool: for rows of which it is.
     """
 
-    sliceable = True
+    def __init__(self, state: RowState, tokens: int, pool: KVCachePool) -> None:
+        missing = len(pool.layers) - len(state.parts)
+        self._state = RowState(parts=(*state.parts, *[RowState()] * missing))
+        self._tokens, self._pool = tokens, pool
 
-    def __init__(self, layers: Seq[KeysAndValues], more: int = 0) -> None:
-        self._layers, self._more = layers, more
+    @property
+    def sliceable(self) -> bool:
+        """As of the pool."""
+        return self._pool.sliceable
 
     @property
     def cost(self) -> RowCost:
-        """Linear in tokens."""
-        tokens = self._layers[0][0].shape[2]
-        return RowCost(per_token=sum(a.nbytes for pair in self._layers for a in pair) // tokens)
+        """Of all of it, or linear in tokens where it can be cut."""
+        nbytes = self._state.nbytes
+        return RowCost(per_token=nbytes // self._tokens) if self.sliceable else RowCost(nbytes)
 
     def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
         """Copies of its tokens ``begin .. end - 1``, ``size`` tokens each; there is one slot."""
-        blocks = [self._block(start, start + size) for start in range(begin, end, size)]
-        schedule([array for block in blocks for array in block.flat])
-        return blocks
+        if not self.sliceable:
+            assert (begin, end) == (0, self._tokens)
+            return [self._state]
+        return [_cut(self._state, start, start + size) for start in range(begin, end, size)]
 
-    def _block(self, begin: int, end: int) -> RowState:
-        parts = [
-            RowState(tuple(mx.contiguous(array[:, :, begin:end]) for array in pair))
-            for pair in self._layers
-        ]
-        return RowState(parts=(*parts, *[RowState()] * self._more))
+    def on_the_way(self, state: RowState) -> RowState:
+        """As of the pool."""
+        return self._pool.on_the_way(state)
 
 
-def takes_given(layers: Seq[LayerCache]) -> bool:
-    """Whether what these keep are plain keys and values of all tokens."""
-    return all(type(layer) is DenseKVCache for layer in layers)
-
-
-def given_by(state: RowState, count: int, tokens: int) -> list[KeysAndValues]:
-    """The same of what was saved of a row: of its first layers, and of its first tokens."""
-    return [
-        (part.arrays[0][:, :, :tokens], part.arrays[1][:, :, :tokens])
-        for part in state.parts[:count]
-    ]
+def _cut(state: RowState, begin: int, end: int) -> RowState:
+    """A stretch of what keeps an entry for each token."""
+    return RowState(
+        tuple(mx.contiguous(array[:, :, begin:end]) for array in state.arrays),
+        tuple(_cut(part, begin, end) for part in state.parts),
+        state.note,
+    )

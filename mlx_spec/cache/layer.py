@@ -125,7 +125,10 @@ class LayerCache(Protocol):
         ...
 
     def load(self, slot: int, begin: int, states: Seq[RowState]) -> None:
-        """Put saved stretches, one behind the other, at positions ``begin ..``, lazily."""
+        """Put saved stretches, one behind the other, at positions ``begin ..``, lazily.
+
+        Of a kind that folds and cannot be cut all but the last may be empty.
+        """
         ...
 
     def wipe(self, slot: int, begin: int) -> None:

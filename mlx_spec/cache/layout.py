@@ -2,8 +2,7 @@
 
 ``plan(model)`` asks the model what it wants (its ``make_cache()``, else one full-attention cache a
 layer) and answers class by class, lists of caches member by member; there may be fewer or more
-caches than layers. A kind that is not
-in the table below registers itself::
+caches than layers. A kind that is not in the table below registers itself::
 
     register(TheirCache, lambda own: OurCache(own.size))
 """
@@ -33,7 +32,7 @@ from mlx_spec.cache.late import LateQuantizedSlots
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
 from mlx_spec.cache.ring import RingKVCache
-from mlx_spec.cache.several import OwnCaches, SeveralCaches
+from mlx_spec.cache.several import OwnCaches, SeveralCaches, leaves
 from mlx_spec.cache.state import StateCache
 from mlx_spec.config import KEPT_TOKENS, PLAIN_CACHES, CacheOptions
 from mlx_spec.errors import UnsupportedModel
@@ -52,6 +51,15 @@ _KINDS: dict[type, Maker] = {
     RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
     ChunkedKVCache: lambda own: ChunkedRing(own.chunk_size),
     ArraysCache: lambda own: _States(len(own.cache)),
+}
+
+
+_WORDS: dict[type, str] = {
+    KVCache: "full",
+    QuantizedKVCache: "packed",
+    RotatingKVCache: "window",
+    ChunkedKVCache: "chunk",
+    ArraysCache: "states",
 }
 
 
@@ -111,6 +119,14 @@ def own_caches(model: Any, options: CacheOptions = PLAIN_CACHES) -> list[Any]:
             f"is what that changes; its caches: {found}"
         )
     return [make() if type(own) is KVCache else own for own in caches]
+
+
+def cut_anywhere(model: Any) -> bool:
+    """Whether what its layers keep of a text can be had up to any token, as they are by default."""
+    try:
+        return all(layer.sliceable for cache in plan(model) for layer in leaves(cache))
+    except UnsupportedModel:
+        return True  # whoever runs it says so
 
 
 def caches_in_words(model: Any) -> str:
@@ -184,6 +200,16 @@ def _members(own: Any) -> Iterator[Any]:
             yield from _members(member)
     else:
         yield own
+
+
+def kind_of(own: Any) -> str:
+    """What one of mlx-lm's caches keeps, in a word; "" of classes that are not mlx-lm's own."""
+    return _WORDS.get(type(own), "")
+
+
+def own_leaves(caches: Seq[Any]) -> list[Any]:
+    """mlx-lm's caches of a model's layers, lists of them taken apart: as ``pool.layers`` are."""
+    return [member for own in caches for member in _members(own)]
 
 
 def stand_for(own: Any) -> OwnCaches:

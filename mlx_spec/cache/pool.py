@@ -205,10 +205,17 @@ class KVCachePool:
         return state
 
     def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
-        """The same in blocks of ``size`` tokens, each with buffers of its own; copied once."""
-        blocks = [self.describe(slot, start, start + size) for start in range(begin, end, size)]
-        schedule([array for block in blocks for array in block.flat])
-        return blocks
+        """Blocks of ``size`` tokens, each with buffers of its own, computed by the caller."""
+        return [self.describe(slot, start, start + size) for start in range(begin, end, size)]
+
+    def on_the_way(self, state: RowState) -> RowState:
+        """A stretch without the states at its end: what loading later ones with it needs."""
+        pairs = zip(self.layers, state.parts, strict=True)
+        return RowState(
+            parts=tuple(
+                RowState() if layer.folds and not layer.sliceable else part for layer, part in pairs
+            )
+        )
 
     def describe(self, slot: int, begin: int, end: int) -> RowState:
         """As :meth:`save`, computed by the caller: before the row is written to."""

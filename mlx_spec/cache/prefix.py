@@ -2,10 +2,16 @@
 
 A block is ``block_size`` tokens; its key is a hash over its own tokens and the key of the block
 before it, so equal keys mean equal prefixes. Where the caches can be cut anywhere a stretch is one
-block; else it is what lies between two places where a row was looked at, several blocks, and
-stands under the key of the last one. Stretches are copies: rows come and go without touching them.
-Least recently used ones go first, and of one prefix the later before the earlier, so what is left
-of it can still be found.
+block; else it is what lies between two places where a row was looked at, wherever that is, and
+stands under the key of all tokens up to there. Stretches are copies: rows come and go without
+touching them. Least recently used ones go first, and of one prefix the later before the earlier, so
+what is left of it can still be found::
+
+    a talk, of a model with states   [ turn 1 | turn 2 | turn 3 ]   each: keys and values of its
+                                        (s1)     s2       s3        tokens, and the state at its end
+
+Where memory is short, states in the middle go before anything else does: a stretch without its
+state is still on the way to later ones. Those that several texts went on from stay.
 
 Storing does not wait for the device. Whether what was stored are numbers is computed along with the
 copies and looked at when they are first wanted: what is none goes then, with what follows it.
@@ -13,16 +19,20 @@ copies and looked at when they are first wanted: what is none goes then, with wh
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import mlx.core as mx
 
+from mlx_spec.block_keys import TextKeys
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import RowState
-from mlx_spec.cache.pool import schedule
+
+# Texts that went on from a state in the middle: as many, and it is kept for others.
+SHARED = 2
 
 
 class RowSource(Protocol):
@@ -39,7 +49,11 @@ class RowSource(Protocol):
         ...
 
     def save_blocks(self, slot: int, begin: int, end: int, size: int) -> list[RowState]:
-        """Copies of a row's tokens ``begin .. end - 1``, ``size`` tokens each."""
+        """Copies of a row's tokens ``begin .. end - 1``, ``size`` tokens each, lazily."""
+        ...
+
+    def on_the_way(self, state: RowState) -> RowState:
+        """What of a stretch is needed by those behind it: all but states at its own end."""
         ...
 
 
@@ -52,13 +66,12 @@ class _Check:
 
     def __init__(self, states: Seq[RowState]) -> None:
         # By the reach of their values: that makes no array as large as a stretch.
-        self._finite = mx.isfinite(mx.stack([_reach(state) for state in states]))
+        self.finite = mx.isfinite(mx.stack([_reach(state) for state in states]))
         self._flags: list[bool] | None = None
-        schedule([self._finite])
 
     def __getitem__(self, place: int) -> bool:
         if self._flags is None:
-            self._flags = cast("list[bool]", self._finite.tolist())
+            self._flags = cast("list[bool]", self.finite.tolist())
         return self._flags[place]
 
 
@@ -69,15 +82,47 @@ def _reach(state: RowState) -> mx.array:
 
 
 @dataclass(frozen=True)
+class _Copies:
+    """What is to be copied of a slot: ``count`` stretches of ``step`` tokens each."""
+
+    source: RowSource
+    slot: int
+    count: int
+    step: int
+    uses: int
+
+
+@dataclass(eq=False)
 class _Stretch:
-    """Blocks ``begin .. end - 1``; ``check[place]`` says whether they are sound."""
+    """Tokens ``begin .. end - 1`` of a text.
+
+    Attributes:
+        state: what is kept of them.
+        key: of all tokens up to ``end``; ``before`` of those up to ``begin``.
+        check, place: ``check[place]`` says whether it is sound.
+        within: where it ends in the middle of a block: the key before that, and the tokens in it.
+        way: what is left of it where only later ones need it; None where that is the same.
+        whole: whether a text can go on from its end.
+        uses: texts that did.
+        followers: stretches that begin at its end.
+    """
 
     state: RowState
-    nbytes: int
     begin: int
     end: int
+    key: bytes
+    before: bytes
     check: _Check
     place: int
+    within: tuple[bytes, int] | None = None
+    way: RowState | None = None
+    whole: bool = True
+    uses: int = 0
+    followers: int = 0
+    nbytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nbytes = self.state.nbytes
 
 
 class PrefixCache:
@@ -98,6 +143,9 @@ class PrefixCache:
         self.nbytes = 0
         self.reused = 0
         self._kept: OrderedDict[bytes, _Stretch] = OrderedDict()
+        # Of stretches that end within a block: the key before that, and how far into it they go.
+        self._within: dict[bytes, Counter[int]] = {}
+        self._states = 0  # stretches that have states to give up
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -105,99 +153,186 @@ class PrefixCache:
     def __contains__(self, key: bytes) -> bool:
         return key in self._kept
 
-    def match(self, keys: Seq[bytes]) -> int:
-        """How many tokens of a text with these keys are kept, a multiple of the block size."""
-        return self.block_size * self._blocks(self._known(keys))
+    def match(self, text: TextKeys) -> int:
+        """How many tokens of a text are kept."""
+        return _end(self._known(text))
 
-    def read(self, keys: Seq[bytes]) -> list[RowState]:
-        """The longest kept beginning of such a text, stretch by stretch, to load at position 0."""
-        known = self._known(keys)
+    def read(self, text: TextKeys) -> list[RowState]:
+        """The longest kept beginning of a text, stretch by stretch, to load at position 0."""
+        known = self._known(text)
         self._touch(known)
-        self.reused += self.block_size * self._blocks(known)
-        return [self._kept[key].state for key in known]
+        self.reused += _end(known)
+        if known:
+            known[-1].uses += 1
+        return [stretch.state for stretch in known]
 
-    def store(self, keys: Seq[bytes], length: int, source: RowSource, slot: int) -> None:
-        """Keep the whole blocks of a row that are not kept yet, as many as ``limit`` allows.
+    def store(
+        self, text: TextKeys, source: RowSource, slot: int, *, uses: int = 0
+    ) -> list[mx.array]:
+        """Keep what a row holds of a text and is not kept yet, as much as ``limit`` allows.
 
-        Where rows cannot be cut anywhere, what ends behind the last token, if a block does.
-        Old ones go before new ones are copied, and each is copied once, so that never more than
-        ``limit`` bytes are held.
+        Whole blocks, or where rows cannot be cut anywhere all up to the text's end, if that is a
+        block at least. Old ones go before new ones are copied, and each is copied once, so that
+        never more than ``limit`` bytes are held.
 
         Args:
-            keys: of the row's blocks.
-            length: tokens in the row's cache, from position 0.
+            text: the tokens in the row's cache.
             source, slot: where the row is.
+            uses: texts that are known to go on from there.
+
+        Returns:
+            The copies, to be computed before the row is written to.
         """
-        size = self.block_size
-        if self.limit == 0 or length < size or source.cost == RowCost():
-            return
-        keys = keys[: length // size]
-        chain = self._chain(keys)
-        have = self._blocks(chain)
-        self._touch(chain)
-        if have == len(keys) or (length % size and not source.sliceable):
-            return
-        blocks = 1 if source.sliceable else len(keys) - have  # in each new stretch
-        wanted = keys[have + blocks - 1 :: blocks]
-        each = source.cost.nbytes(blocks * size)
-        wanted = wanted[: (self.limit - sum(self._kept[key].nbytes for key in chain)) // each]
-        self._make_room(len(wanted) * each)
-        if wanted:
-            end = (have + blocks * len(wanted)) * size
-            states = source.save_blocks(slot, have * size, end, blocks * size)
-            check = _Check(states)
-            for place, (key, state) in enumerate(zip(wanted, states, strict=True)):
-                begin = have + place * blocks
-                stretch = _Stretch(state, state.nbytes, begin, begin + blocks, check, place)
-                self._add(key, stretch)
-            self._touch([*chain, *wanted])
+        size, cost = self.block_size, source.cost
+        if self.limit == 0 or text.length < size or cost == RowCost():
+            return []
+        if source.sliceable:
+            text = text.until(text.length // size * size)
+        path = self._path(text)
+        self._touch(path)
+        if text.length - _end(path) < size:
+            return []
+        if source.sliceable:
+            each, step = cost.nbytes(size), size
+        else:
+            path = self._room(path, text.length, cost)
+            step = text.length - _end(path)
+            each = cost.nbytes(step)
+        count = min((text.length - _end(path)) // step, (self.limit - _nbytes(path)) // each)
+        if count <= 0:
+            return []
+        self._make_room(count * each)
+        return self._copy(text, path, _Copies(source, slot, count, step, uses))
+
+    def _copy(self, text: TextKeys, path: list[_Stretch], rows: _Copies) -> list[mx.array]:
+        """Add stretches behind a path; their arrays."""
+        begin, step = _end(path), rows.step
+        states = rows.source.save_blocks(rows.slot, begin, begin + rows.count * step, step)
+        check, before = _Check(states), text.at(begin)
+        for place, state in enumerate(states):
+            begin, end = _end(path), _end(path) + step
+            stretch = _Stretch(state, begin, end, text.at(end), before, check, place)
+            if end % text.size:
+                stretch.within = text.before(end // text.size), end % text.size
+            way = rows.source.on_the_way(state)
+            stretch.way = way if way.nbytes < state.nbytes else None
+            stretch.uses = rows.uses
+            self._add(stretch)
+            path.append(stretch)
+            before = stretch.key
+        self._touch(path)
+        return [*(array for state in states for array in state.flat), check.finite]
+
+    def forget(self, text: TextKeys) -> None:
+        """Drop what is kept of a text's beginning."""
+        for stretch in self._path(text):
+            self._drop(stretch)
 
     def clear(self) -> None:
         """Forget everything."""
         self._kept.clear()
-        self.nbytes = 0
+        self._within.clear()
+        self.nbytes = self._states = 0
 
-    def _touch(self, keys: Seq[bytes]) -> None:
+    def _touch(self, path: Seq[_Stretch]) -> None:
         """Note a use; of the later ones first, so that they go first."""
-        for key in reversed(keys):
-            self._kept.move_to_end(key)
+        for stretch in reversed(path):
+            self._kept.move_to_end(stretch.key)
+
+    def _room(self, path: list[_Stretch], length: int, cost: RowCost) -> list[_Stretch]:
+        """Of a text's own stretches those that may stay beside one more, up to ``length``."""
+        inner = iter(path[:-1])
+        while path and _nbytes(path) + cost.nbytes(length - _end(path)) > self.limit:
+            stretch = next(inner, None)
+            if stretch is not None:
+                self._lighten(stretch)
+            else:
+                path = path[:-1]
+        return path
 
     def _make_room(self, nbytes: int) -> None:
-        """Let the least recently used ones go until ``nbytes`` fit."""
+        """Let states in the middle go, then what was least recently used, until so much fits."""
+        for stretch in list(self._kept.values()) if self._states else ():
+            if self.nbytes + nbytes <= self.limit:
+                return
+            self._lighten(stretch)
         while self.nbytes + nbytes > self.limit:
-            self._drop(next(iter(self._kept)))
+            self._drop(next(iter(self._kept.values())))
 
-    def _chain(self, keys: Seq[bytes]) -> list[bytes]:
-        """Of the stretches kept under ``keys`` those that follow each other from the start."""
-        chain: list[bytes] = []
-        blocks = 0
-        for end, key in enumerate(keys if self._kept else (), start=1):
-            if key in self._kept and self._kept[key].begin == blocks:
-                chain.append(key)
-                blocks = end
-        return chain
+    def _lighten(self, stretch: _Stretch) -> None:
+        """Keep of a stretch in the middle only what is on the way to those behind it."""
+        if stretch.way is None or not stretch.followers or stretch.uses >= SHARED:
+            return
+        self.nbytes += stretch.way.nbytes - stretch.nbytes
+        stretch.state, stretch.nbytes = stretch.way, stretch.way.nbytes
+        stretch.way, stretch.whole = None, False
+        self._states -= 1
 
-    def _blocks(self, chain: Seq[bytes]) -> int:
-        """How many blocks a chain is."""
-        return self._kept[chain[-1]].end if chain else 0
+    def _ends(self, text: TextKeys) -> Iterator[_Stretch]:
+        """What is kept under keys of a text, by length."""
+        for block in range(len(text.blocks) + 1) if self._kept else ():
+            before = text.before(block)
+            if block and before in self._kept:
+                yield self._kept[before]
+            for rest in sorted(self._within.get(before, ())):
+                end = block * text.size + rest
+                found = self._kept.get(text.at(end)) if end <= text.length else None
+                if found is not None:
+                    yield found
 
-    def _known(self, keys: Seq[bytes]) -> list[bytes]:
-        """The sound stretches that a text with these keys begins with.
+    def _path(self, text: TextKeys) -> list[_Stretch]:
+        """The stretches that lead to the farthest place that a text can go on from."""
+        reached: dict[int, _Stretch] = {}
+        best = 0
+        for stretch in self._ends(text):
+            if stretch.begin == 0 or stretch.begin in reached:
+                reached[stretch.end] = stretch
+                best = stretch.end if stretch.whole else best
+        path = []
+        while best:
+            path.append(reached[best])
+            best = reached[best].begin
+        return path[::-1]
 
-        What is not sound is dropped, with what follows it.
-        """
-        chain = self._chain(keys)
-        kept = [self._kept[key] for key in chain]
-        sound = next((i for i, s in enumerate(kept) if not s.check[s.place]), len(kept))
-        for key in chain[sound:]:
-            self._drop(key)
-        return chain[:sound]
+    def _known(self, text: TextKeys) -> list[_Stretch]:
+        """The same, of sound ones; what is not sound is dropped, with what follows it."""
+        while True:
+            path = self._path(text)
+            sound = next((i for i, s in enumerate(path) if not s.check[s.place]), len(path))
+            if sound == len(path):
+                return path
+            for stretch in path[sound:]:
+                self._drop(stretch)
 
-    def _add(self, key: bytes, stretch: _Stretch) -> None:
-        if key in self._kept:  # behind what was given up
-            self._drop(key)
-        self._kept[key] = stretch
+    def _add(self, stretch: _Stretch) -> None:
+        if (old := self._kept.get(stretch.key)) is not None:  # behind what was given up
+            stretch.followers = old.followers
+            self._drop(old)
+        self._kept[stretch.key] = stretch
         self.nbytes += stretch.nbytes
+        self._states += stretch.way is not None
+        if stretch.within is not None:
+            self._within.setdefault(stretch.within[0], Counter())[stretch.within[1]] += 1
+        if stretch.before in self._kept:
+            self._kept[stretch.before].followers += 1
 
-    def _drop(self, key: bytes) -> None:
-        self.nbytes -= self._kept.pop(key).nbytes
+    def _drop(self, stretch: _Stretch) -> None:
+        del self._kept[stretch.key]
+        self.nbytes -= stretch.nbytes
+        self._states -= stretch.way is not None
+        if stretch.within is not None:
+            key, rest = stretch.within
+            self._within[key] -= Counter((rest,))
+            if not self._within[key]:
+                del self._within[key]
+        if stretch.before in self._kept:
+            self._kept[stretch.before].followers -= 1
+
+
+def _end(path: Seq[_Stretch]) -> int:
+    """How many tokens a path is."""
+    return path[-1].end if path else 0
+
+
+def _nbytes(path: Seq[_Stretch]) -> int:
+    return sum(stretch.nbytes for stretch in path)

@@ -210,11 +210,8 @@ class RingKVCache:
         """Make room for more slots or positions, or fewer; of positions never more than a ring."""
         self._forget()
         entries = min(positions, self.ring.entries + 1)
-        if (slots, entries) != (
-            self.slots,
-            self._entries.positions,
-        ):  # a longer text copies nothing
-            self._entries.resize(slots, entries)
+        if (slots, entries) != (self.slots, self._entries.positions):
+            self._entries.resize(slots, entries)  # a longer text alone copies nothing
         self.slots, self.positions = slots, positions
 
     def move(self, sources: mx.array, slots: mx.array) -> list[mx.array]:

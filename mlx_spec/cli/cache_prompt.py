@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mlx_spec.cli.new_files import check_writable
 from mlx_spec.cli.notes import note, say_models, status
 from mlx_spec.cli.parameters import takes
 from mlx_spec.cli.prompts import read_prompts
@@ -29,6 +30,10 @@ _OPTIONS = (
     "chat_template_config",
     "prefill_step_size",
     "memory_limit",
+    "kv_bits",
+    "kv_group_size",
+    "quantized_kv_start",
+    "max_kv_size",
 )
 
 Prompt = Annotated[
@@ -55,6 +60,7 @@ def cache_prompt(
         raise InvalidRequest(
             f"[cache-prompt] --prompt-cache-file {prompt_cache_file}, expected FILE.safetensors"
         )
+    check_writable(prompt_cache_file, f"[cache-prompt] --prompt-cache-file {prompt_cache_file}")
     texts = read_prompts([] if prompt is None else [prompt], None)
     if not texts:
         raise InvalidRequest("[cache-prompt] no prompt; give --prompt, or pipe one in")
@@ -69,7 +75,7 @@ def cache_prompt(
     tokens = first_ids(tokenizer, texts[0], flags.chat(tokenizer))
     with status(f"reading {len(tokens):,} tokens", quiet):
         cache = read_prompt(model, tokens, flags.target, flags.batches)
-        write_prompt_cache(prompt_cache_file, cache)
+        write_prompt_cache(prompt_cache_file, cache, model)
     if not quiet:
         size = prompt_cache_file.expanduser().stat().st_size
         note(f"{prompt_cache_file}: {len(tokens):,} tokens, {size / 1e6:,.1f} MB")

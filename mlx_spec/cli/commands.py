@@ -34,6 +34,19 @@ _STEPS = 3
 class GroupedCommand(TyperCommand):
     """A command whose help lists its options under the names of their groups."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As ever; who types a prompt as one types it elsewhere is told how it is given here."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            said = getattr(error, "message", "")
+            if "unexpected extra argument" in said and "--prompt" in self._names(ctx):
+                error.message = f"{said}; a prompt is given with -p"  # type: ignore[attr-defined]
+            raise
+
+    def _names(self, ctx: Any) -> set[str]:
+        return {name for parameter in self.get_params(ctx) for name in parameter.opts}
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then each group in the order of its first option."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -69,6 +82,16 @@ class Commands(TyperGroup):
     def including(cls, commands: Iterable[TyperCommand]) -> type[Commands]:
         """The group with commands that are not made from functions."""
         return type(cls.__name__, (cls,), {"extra": tuple(commands)})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As ever; who gives a command's option without the command is told what is missing."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if "No such option" in getattr(error, "message", ""):
+                error.message += "; options follow a command: mlx-spec generate ..."  # type: ignore[attr-defined]
+                error.possibilities = None  # type: ignore[attr-defined]
+            raise
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names in the order in which a user meets them; those not foreseen at the end."""
@@ -116,4 +139,6 @@ class Commands(TyperGroup):
             near = [name for name in self.commands if name.startswith(args[0])]
             if near and hasattr(error, "message"):
                 error.message = f"No such command {args[0]!r}. Did you mean {', '.join(near)}?"
+            elif " " in args[0] and hasattr(error, "message"):
+                error.message = "No command before the prompt: mlx-spec generate -p '...'"
             raise

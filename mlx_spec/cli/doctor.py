@@ -52,10 +52,11 @@ def doctor(
     if model is not None or draft_model is not None:
         _show_models(model or "demo", draft_model, as_json)
         return
-    from mlx_spec.model.catalog import find_models, searched
+    from mlx_spec.model.catalog import find_files, find_models, searched
     from mlx_spec.platform import describe
 
-    machine, models, places = describe(), find_models(), searched()
+    machine, places = describe(), searched()
+    models = [*find_models(), *find_files()]
     if as_json:
         record = asdict(machine) | {"models": [_record(m) for m in models], "searched": places}
         print(json.dumps(record, indent=2))
@@ -167,6 +168,9 @@ def _print_tables(machine: Machine, models: list[FoundModel], places: list[str])
     console.print(rich_table(_rows(machine)))
     console.print(found)
     console.print(Text(f"  looked in: the package, {', '.join(places)}"))
+    here = {model.name for model in models}
     for name, one in PACKAGED.items():
+        if name in here:
+            continue
         about = f"{one.title}, {one.size / 1e6:.0f} MB, {one.licence}"
         console.print(Text(f"  fetched on first use: {name} ({about})"))

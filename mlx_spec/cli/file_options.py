@@ -13,7 +13,7 @@ class FileOptions:
     """What to read, what to do with an output that is there, and what to say.
 
     Raises:
-        InvalidRequest: a limit below 1.
+        InvalidRequest: a limit below 1, or options that contradict each other.
     """
 
     resume: bool = option(False, "Go on where an interrupted run stopped; else begin.")
@@ -49,6 +49,9 @@ class FileOptions:
             )
         if self.ray is not None and self.performance_log is not None:
             raise InvalidRequest("[flags] --performance-log is of one machine; not with --ray")
+        if self.overwrite and self.goes_on:
+            on = "--resume" if self.resume else "--retry-failed"
+            raise InvalidRequest(f"[flags] {on} goes on with OUT, --overwrite begins again: choose")
         if self.limit is not None and self.limit < 1:
             raise InvalidRequest(f"[flags] --limit {self.limit}, expected at least 1")
 

@@ -15,6 +15,7 @@ import typer
 
 from mlx_spec.cli.generate_run import GenerateRun, run_generate
 from mlx_spec.cli.given import read_all
+from mlx_spec.cli.new_files import check_writable
 from mlx_spec.cli.notes import note, say_models
 from mlx_spec.cli.parameters import takes, truth
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT
@@ -137,6 +138,8 @@ def generate(
     shown = truth(verbose) and not quiet
     if prompt_cache_file is not None:
         flags = _behind(flags, prompt_cache_file, messages)
+    if save_messages is not None:
+        check_writable(save_messages, f"[generate] --save-messages {save_messages}")
     prompts = read_all(prompt or [], prompt_file, messages)
     if not quiet:
         _say_defaults(flags, bool(prompts.prompts))

@@ -120,20 +120,22 @@ def _behind(run: GenerateRun, path: Path, target: Loaded) -> tuple[GenerateRun, 
     """The same run behind a prompt that was read before, and that prompt.
 
     Raises:
-        InvalidRequest: the file is none, or another model's.
+        InvalidRequest: the file is none, another model's, or of other caches.
     """
     from mlx_spec.batching.prompts import prompt_name
     from mlx_spec.batching.read_prompt import following_ids
     from mlx_spec.model.prompt_cache import read_prompt_cache
 
-    cache = read_prompt_cache(path, target[0], run.flags.target)
+    own = run.flags.batches.cache
+    asked = None if own.kv_bits is None and own.max_kv_size is None else own
+    cache = read_prompt_cache(path, target[0], run.flags.target, asked)
     chat, tokenizer = run.flags.chat(target[1]), target[1]
     fed = []
     for place, text in enumerate(run.prompts):
         where = f"[generate] {prompt_name(place, len(run.prompts))}"
         fed.append([*cache.tokens, *following_ids(tokenizer, str(text), chat, where)])
     kept = max(run.flags.prefix_cache_bytes, 2 * cache.nbytes)
-    flags = replace(run.flags, prefix_cache_bytes=kept)
+    flags = replace(run.flags, prefix_cache_bytes=kept, **asdict(cache.options))
     return replace(run, fed=fed, flags=flags), cache
 
 
@@ -197,7 +199,9 @@ def _decode(
             )
         )
         if cache is not None:
-            stream.remember(cache.tokens, cache.layers)
+            kept = stream.remember(cache.tokens, cache.state)
+            if not (kept or run.quiet):
+                note("there is no room for the prompt cache beside the models: it is read again")
         printer = None
         if not run.as_json:
             printer = OrderedPrinter(_titles(run), sys.stdout, run.verbose, paint)

@@ -1,8 +1,8 @@
 """The ``mlx-spec`` command: its sub-commands, and how every error leaves the process.
 
 Exit codes: 0 done; 1 a check failed (``--compare``, a text in ``bench``), some records of a batch
-failed, or the reader of our output went away; 2 bad input, said on one line; 130 interrupted
-(Ctrl-C).
+failed, or the reader of our output went away; 2 bad input, or a file or disk that does not do what
+is asked, said on one line; 130 interrupted (Ctrl-C), 143 by SIGTERM.
 
 It imports no mlx: help must be instant.
 """
@@ -28,7 +28,13 @@ from mlx_spec.cli.pipeline import pipeline
 from mlx_spec.cli.report import report
 from mlx_spec.cli.serve import serve
 from mlx_spec.cli.stages import KINDS, StageCommand
-from mlx_spec.cli.terminal import RED, marked, open_standard_files, take_every_letter
+from mlx_spec.cli.terminal import (
+    RED,
+    discard,
+    marked,
+    open_standard_files,
+    take_every_letter,
+)
 from mlx_spec.cli.train_draft import train_draft
 from mlx_spec.errors import MlxSpecError
 
@@ -85,26 +91,66 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             with interrupts.listening():
-                return _run(arguments)
+                code = _written(_run(arguments))
         except KeyboardInterrupt:  # pressed again at the very end
-            return 130
+            code = interrupts.INTERRUPTED
+        return interrupts.exit_code(code)
 
 
 def _run(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="mlx-spec")
     except KeyboardInterrupt:
-        return 130
+        return interrupts.INTERRUPTED
     except SystemExit as leaving:  # how typer reports its own errors, a full pipe included
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
         if _was_interrupted(error):
-            return 130
-        if not isinstance(error, MlxSpecError):
+            return interrupts.INTERRUPTED
+        if isinstance(error, MlxSpecError):
+            _say(str(error))
+        elif isinstance(error, OSError) and error.strerror:  # one that nobody on the way foresaw
+            _say(f"{error.filename}: {error.strerror}" if error.filename else _of_stdout(error))
+        else:
             raise
-        note(f"{marked('error:', sys.stderr, RED)} {' '.join(str(error).split())}")
         return 2
     return 0
+
+
+def _say(error: str) -> None:
+    note(f"{marked('error:', sys.stderr, RED)} {' '.join(error.split())}")
+
+
+def _of_stdout(error: OSError) -> str:
+    """Of an error without a file, which all files that we open ourselves would have."""
+    if not _flushes():
+        discard(sys.stdout)
+        return f"stdout: {error.strerror}"
+    return f"{error.strerror}"
+
+
+def _flushes() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _written(code: int) -> int:
+    """The exit code, of which what stdout still holds is part: python would fail over it later."""
+    if sys.stdout is None:
+        return code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader left, which needs no word
+        discard(sys.stdout)
+        return code or 1
+    except OSError as error:
+        discard(sys.stdout)
+        _say(f"stdout: {error.strerror}")
+        return code or 2
+    return code
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -7,7 +7,6 @@ A file is one conversation (a list of messages, or an object with ``messages`` a
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_spec.errors import InvalidRequest, OutputError
+from mlx_spec.cli.new_files import write_json, write_whole
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.text_files import decode, read_text
 
 _FORM = 'expected a list of {"role": ..., "content": ...}, or an object with "messages"'
@@ -96,36 +96,6 @@ def read_conversations(path: Path, where: str) -> ChatFile:
         numbered = enumerate(found, start=1)
         return ChatFile([_record(one, f"{where}: conversation {n}") for n, one in numbered], "list")
     return ChatFile([_record(found, where)], "one")
-
-
-def write_json(path: Path, value: Any, where: str) -> None:
-    """Write a value as JSON for people, whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n", where)
-
-
-def write_whole(path: Path, text: str, where: str) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    path = path.expanduser().resolve()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if path.exists() and not path.is_file():  # a pipe, a device: nothing to be replaced
-            path.write_text(text, encoding="utf-8")
-            return
-        try:
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{where}: {error.strerror}") from error
 
 
 def _lines(text: str, where: str) -> list[tuple[int, Any]]:

@@ -13,9 +13,9 @@ from mlx_spec.cli.notes import status
 from mlx_spec.cli.terminal import ERASE
 
 if TYPE_CHECKING:
-    from mlx_spec.model.at_hand import ModelAtHand
+    from mlx_spec.model.at_hand import DraftFit, ModelAtHand
 
-_COLUMNS = ("model", "type", "on disk", "context", "chat", "what layers keep", "drafts for it")
+_COLUMNS = ("model", "type", "on disk", "context", "chat", "layers keep")
 
 
 def models(
@@ -86,20 +86,24 @@ def _print(found: list[ModelAtHand]) -> None:
     for one in found:
         table.add_row(*map(Text, _row(one)))
     Console().print(table)
+    # Not a column: names are copied, and two of the hub's fill a terminal.
+    for one in found:
+        if one.drafts:
+            print(f"  drafts for {one.name}: {', '.join(map(_draft, one.drafts))}")
 
 
 def _row(one: ModelAtHand) -> tuple[str, ...]:
     """The cells of a model's row."""
     size, own = f"{one.size / 1e6:,.0f} MB", one.found
     if own is None:
-        return one.name, "cannot be loaded", size, "", "", one.problem, ""
+        return one.name, "cannot be loaded", size, "", "", one.problem
     bits = f", {own.bits}-bit" if own.bits else ""
     kind = f"{own.model_type}{bits}"
     if own.verdict == "refused":
         kind += " (refused)"
-    drafts = "\n".join(
-        fit.name if fit.share == 1 else f"{fit.name} ({fit.share:.1%} of its tokens)"
-        for fit in one.drafts
-    )
     context = f"{own.context:,}" if own.context else ""
-    return one.name, kind, size, context, "yes" if own.chat else "", one.caches, drafts
+    return one.name, kind, size, context, "yes" if own.chat else "", one.caches
+
+
+def _draft(fit: DraftFit) -> str:
+    return fit.name if fit.share == 1 else f"{fit.name} ({fit.share:.1%} of its tokens)"

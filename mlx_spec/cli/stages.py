@@ -6,6 +6,7 @@ read when a command is asked for, so that the list of commands needs none of it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -67,7 +68,7 @@ _ADDRESS = re.compile(r"auto|local|ray://.*|[\w.\-\[\]:]+:\d+")
 def _with_address(arguments: list[str]) -> list[str]:
     """The same with an address behind a lone ``--ray``; in typer no value may be left out."""
     given = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*arguments, ""]):
         given.append(word)
         if word == "--ray" and not _ADDRESS.fullmatch(following):
             given.append("auto")

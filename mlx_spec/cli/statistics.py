@@ -28,8 +28,7 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
         return [*lines, "Speculation: off"]
     return [
         *lines,
-        f"Acceptance rate: {stats.acceptance_rate:.1%} "
-        f"({stats.accepted} of {stats.drafted} draft tokens)",
+        _acceptance(stats),
         *_by_drafter(stats),
         f"Mean acceptance length: {stats.mean_acceptance_length:.2f} tokens per verify pass",
         f"Draft lengths: {_histogram(stats)}",
@@ -79,6 +78,14 @@ def _first_difference(
         place = next((index for index, (a, b) in pairs if a != b), shorter)
         return f"prompt {number} differs from token {place + 1} on"
     return None
+
+
+def _acceptance(stats: GenerationStats) -> str:
+    """A rate where there is one: 0% of nothing reads as a fault."""
+    if not stats.drafted:
+        return "Acceptance rate: none (no token drafted: it would not pay, or nothing to go by)"
+    share = f"{stats.accepted} of {stats.drafted} draft tokens"
+    return f"Acceptance rate: {stats.acceptance_rate:.1%} ({share})"
 
 
 def _by_drafter(stats: GenerationStats) -> list[str]:

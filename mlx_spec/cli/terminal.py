@@ -43,6 +43,11 @@ def open_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
+def discard(stream: TextIO) -> None:
+    """Let what a stream could not write go nowhere; it would be tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def marked(text: str, out: TextIO | None, code: int = BOLD) -> str:
     """``text`` in bold, or under another code of ECMA-48, where ``out`` is a terminal."""
     return f"\x1b[{code}m{text}\x1b[0m" if takes_marks(out) else text

@@ -59,8 +59,9 @@ def train_draft(
     questions = read_questions(prompts)
     with status(f"loading {flags.model}", quiet):
         from mlx_spec.model.loader import load
-        from mlx_spec.training.make import Making, Target
+        from mlx_spec.training.make import Making, Target, check_free
 
+        check_free(out)
         model, tokenizer = load(flags.model, config=flags.loading)
     target = Target(flags.model, model, tokenizer, flags.chat(tokenizer))
     line = TrainingLine(quiet)

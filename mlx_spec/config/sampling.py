@@ -70,7 +70,8 @@ class SamplingParams(StructureOptions, ShapingOptions):
         if self.max_tokens == -1:
             object.__setattr__(self, "max_tokens", None)
         if self.max_tokens is not None:
-            check_integer(owner, "max_tokens", self.max_tokens, 1)
+            more = ", or -1: to the end of the context"
+            check_integer(owner, "max_tokens", self.max_tokens, 1, more)
         check_number(owner, "temperature", self.temperature, 0.0, 100.0, "[0, 100]")
         check_number(owner, "top_p", self.top_p, 0.0, 1.0, "(0, 1]")
         check_integer(owner, "top_k", self.top_k, 0)

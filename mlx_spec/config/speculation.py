@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 from mlx_spec.config.checks import check_integer, check_number, plain_numbers
@@ -13,6 +14,8 @@ DRAFTERS = ("forced", "head", "lookahead", "model", "ngram", "predicted", "self"
 # Those that a draft model is.
 DRAFT_MODELS = ("head", "model")
 WITHOUT_A_MODEL = "ngram"
+# Room for a whole draft is kept behind each row; no draft pays that is near as long.
+LONGEST_DRAFT = 512
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class SpeculationConfig:
         plain_numbers(self)
         owner = "SpeculationConfig"
         check_integer(owner, "num_draft_tokens", self.num_draft_tokens, 0)
+        if self.num_draft_tokens > LONGEST_DRAFT:
+            given = f"num_draft_tokens={self.num_draft_tokens}"
+            raise InvalidRequest(f"[{owner}] {given}, expected 0..{LONGEST_DRAFT}")
         check_integer(owner, "probe_interval", self.probe_interval, 1)
         check_number(owner, "hysteresis", self.hysteresis, 0.0, 1.0, "[0, 1]")
         for layer in self.draft_layers or ():
@@ -71,7 +77,8 @@ class SpeculationConfig:
         check_integer(owner, "ngram_shared_bytes", self.ngram_shared_bytes, 0)
         if self.acceptance not in ACCEPTANCE_RULES:
             raise InvalidRequest(
-                f"[{owner}] acceptance={self.acceptance!r}, expected one of {ACCEPTANCE_RULES}"
+                f"[{owner}] acceptance={self.acceptance!r}, expected one of "
+                f"{', '.join(ACCEPTANCE_RULES)}"
             )
         self._check_draft(owner)
 
@@ -81,8 +88,8 @@ class SpeculationConfig:
             raise InvalidRequest(f"[{owner}] draft={draft!r}, expected a text")
         if strange := [kind for kind in self.named if kind not in DRAFTERS]:
             raise InvalidRequest(
-                f"[{owner}] draft={draft!r} names {strange[0]!r}, expected one of "
-                f"{', '.join(DRAFTERS)}, or several joined with +"
+                f"[{owner}] draft={draft!r} names {strange[0]!r}{_meant(strange[0])}, expected one "
+                f"of {', '.join(DRAFTERS)}, or several joined with +"
             )
         if len(set(self.named)) < len(self.named):
             raise InvalidRequest(f"[{owner}] draft={draft!r} names one of them twice")
@@ -116,3 +123,11 @@ class SpeculationConfig:
         if given is not None:
             return (given,)
         return (WITHOUT_A_MODEL,) if self.enabled else ()
+
+
+def _meant(word: str) -> str:
+    """What somebody may have meant who named no drafter."""
+    if word.lower() in ("none", "off", "no", "false"):
+        return " (enabled=False, --no-speculative, drafts nothing)"
+    close = difflib.get_close_matches(word.lower(), DRAFTERS, 1, 0.7)
+    return f" (did you mean {close[0]}?)" if close else ""

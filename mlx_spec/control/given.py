@@ -1,8 +1,9 @@
 """``GivenGuesses``: nothing is guessed but what requests bring themselves.
 
 Where nobody has asked for guesses, a constraint still forces tokens now and then: verified together
-they cost next to nothing, and spare their row steps. The other rows pay nothing for them, so a pass
-that cannot be packed takes no row further than its neighbours.
+they spare their row steps. The other rows lose nothing for them: beside rows that bring none a pass
+is dearer only as often as a ``Ration`` allows, and a pass that cannot be packed takes no row
+further than its neighbours.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
+from mlx_spec.control.allocation import StepBudget, fill
+from mlx_spec.control.looked_up import by_need
 from mlx_spec.control.offers import NOBODY, FixedSources, Offer, Settled
+from mlx_spec.control.ration import Ration
+from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row
 
 
@@ -26,16 +31,36 @@ class GivenGuesses(FixedSources):
     def __init__(self, length: int, asks: Callable[[], bool], packs: Callable[[], bool]) -> None:
         super().__init__(length)
         self._asks, self._packs = asks, packs
+        self._ration, self._rationed = Ration(), False
 
     def choose(self, rows: Seq[Row]) -> list[int]:
         """As much as rows have room for; :meth:`settle` cuts it."""
         return super().choose(rows) if self._asks() else [0] * len(rows)
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
-        """What each row is offered, or as much of it as all of them are."""
+        """What each row is offered, or some of it."""
         settled = super().settle(rows, offers, covered)
-        least = min(settled.lengths)
-        if least == max(settled.lengths) or self._packs():
+        self._rationed = not all(row.brings_guesses for row in rows)
+        lengths, total = settled.lengths, sum(settled.lengths)
+        least = min(lengths)
+        if least == max(lengths):
             return settled
-        picks = settled.picks if least else [NOBODY] * len(rows)
-        return Settled(picks, [least] * len(rows), costly=False)
+        if not self._packs():
+            lengths = [least] * len(rows)
+        elif self._rationed:
+            allowed = self._ration.most(len(rows), total)
+            step = StepBudget(0, allowed, float(len(rows)), 0.0)
+            lengths = fill([[1.0] * n for n in lengths], step, by_need(rows))
+        picks = [pick if n else NOBODY for pick, n in zip(settled.picks, lengths, strict=True)]
+        return Settled(picks, lengths, costly=False)
+
+    def observe(self, report: StepReport) -> None:
+        """What a step took in which rows without guesses were asked to wait, or could have been."""
+        if self._rationed:
+            guesses = sum(report.lengths)
+            self._ration.observe(len(report.rows), guesses, report.seconds, clean=report.clean)
+        self._rationed = False
+
+    def forget(self) -> None:
+        """It was not taken, so that it takes nothing."""
+        self._rationed = False

@@ -64,6 +64,11 @@ class Row(Protocol):
         """Known tokens, which attention reads."""
         ...
 
+    @property
+    def brings_guesses(self) -> bool:
+        """Whether its request brings guesses itself: by a constraint, or a prediction."""
+        ...
+
 
 def evidence_of(row: Row, source: str = "") -> RowEvidence:
     """The row's evidence of a drafter, made when it is first asked for."""

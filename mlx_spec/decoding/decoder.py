@@ -17,13 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_spec.cache.cost import RowCost
-from mlx_spec.cache.given import GivenRow, KeysAndValues, takes_given
+from mlx_spec.cache.given import GivenRow
 from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.pool import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.decoding.batch_state import BatchState
+from mlx_spec.decoding.checks import check_tokens
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.registry import DraftParts
 from mlx_spec.decoding.drivers import ahead, in_turn
@@ -230,18 +231,7 @@ class SpeculativeDecoder:
         Raises:
             InvalidRequest: a token id outside the vocabulary, in the prompt or a bias.
         """
-        highest = max(sequence.prompt)
-        if highest >= self.runner.vocabulary:
-            raise InvalidRequest(
-                f"[SpeculativeDecoder.check] prompt {sequence.index + 1} holds the token id "
-                f"{highest}; the model's vocabulary has {self.runner.vocabulary}"
-            )
-        biases = sequence.sampling.biases
-        if biases and biases[-1][0] >= self.runner.vocabulary:
-            raise InvalidRequest(
-                f"[SpeculativeDecoder.check] logit_bias of request {sequence.index + 1} names the "
-                f"token id {biases[-1][0]}; the model's vocabulary has {self.runner.vocabulary}"
-            )
+        check_tokens(sequence, self.runner.vocabulary)
 
     def remove(self, sequence: Sequence) -> None:
         """Let a sequence leave now; what a step in flight computes for it is dropped."""
@@ -269,22 +259,19 @@ class SpeculativeDecoder:
         """What is kept of a suspended sequence, behind the step after that."""
         return self._members.saved(sequence)
 
-    def remember(self, tokens: Seq[int], layers: Seq[KeysAndValues]) -> int:
-        """Keep keys and values of a text that was read elsewhere, for all that begin with it.
+    def remember(self, tokens: Seq[int], state: RowState) -> int:
+        """Keep what was saved elsewhere of a text, for all that begin with it.
+
+        Args:
+            tokens: the text.
+            state: what the target's own layers keep of it.
 
         Returns:
-            Tokens that are kept, whole blocks.
-
-        Raises:
-            InvalidRequest: some layer of the target keeps something else.
+            Tokens that are kept: whole blocks, or all where caches cannot be cut; 0 where the
+            prefix cache has no room for it.
         """
-        own = self.runner.pool.layers
-        if not takes_given(own):
-            raise InvalidRequest(
-                "[SpeculativeDecoder.remember] some layers keep other than plain full attention"
-            )
         with self.device.work():
-            source = GivenRow(layers, len(own) - len(layers))
+            source = GivenRow(state, len(tokens), self.runner.pool)
             return self._members.feeder.remember(Sequence([*tokens, 0]), source)
 
     def drop_saved(self, sequence: Sequence) -> bool:

@@ -35,10 +35,11 @@ def ahead(step: Stepper) -> list[StepOutput]:
     flight, following = step.flight, None
     if step.change() and step.builds():
         plan = step.plan()
-        with step.building() as before:
-            draft = propose(step.parts, plan)
-            choice = choose(step.parts, draft, verify(step.parts, plan, draft))
-            following = commit(step.parts, plan, draft, choice)
+        if not step.puts_off():
+            with step.building() as before:
+                draft = propose(step.parts, plan)
+                choice = choose(step.parts, draft, verify(step.parts, plan, draft))
+                following = commit(step.parts, plan, draft, choice)
     if flight is not None:
         try:
             step.read(flight)

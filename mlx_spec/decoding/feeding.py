@@ -30,6 +30,7 @@ from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.chunk_size import DRAFT_SHARE, ChunkSize
 from mlx_spec.decoding.cuts import Cuts
 from mlx_spec.decoding.fed_rows import FedPass, FedRow
+from mlx_spec.decoding.pass_group import PassGroup
 from mlx_spec.decoding.pass_listeners import PassListener, PassListeners, PromptPass
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.decoding.prompt_share import SharedPrompts
@@ -79,7 +80,7 @@ class Feeder:
         self._runner, self._ride = runner, ride
         self._meter = meter or PromptMeter()
         self._clock = runner.ranks.clock(clock)
-        self._shared = SharedPrefixes(runner.pool, batching, self.size)
+        self._shared = SharedPrefixes(runner.pool, batching, self.size, begun=ride > 1)
         self._prompts = SharedPrompts(runner.pool, begun=ride > 1)
         self._queue = ReadingQueue()
         self._flying = 0
@@ -157,6 +158,12 @@ class Feeder:
         """Copy what a row that decodes begins with, ``seen`` tokens, into the prefix cache."""
         self._shared.keep(sequence, slot, min(seen, self._cuts.read(sequence)))
 
+    def keep_end(self, slot: int, sequence: Sequence, held: int | None) -> None:
+        """The same of a row that has ended and cannot be cut: all ``held`` tokens of it."""
+        alike = self._cuts.read(sequence) == sequence.length - 1  # what was said is as if read
+        if held is not None and alike and held <= sequence.length:
+            self._shared.keep_end(sequence, slot, held)
+
     def remember(self, sequence: Sequence, source: RowSource) -> int:
         """Put what somebody else has read of a text into the prefix cache; how many tokens."""
         return self._shared.remember(sequence, source)
@@ -193,9 +200,9 @@ class Feeder:
         self._finish(slots)
         self._shared.settle()
         if not built:
-            schedule(self._prompts.take_copies())
+            schedule(self._copies())
             return None
-        more = [*self._listeners.described, *self._prompts.take_copies()]
+        more = [*self._listeners.described, *self._copies()]
         return self._runner.chunk(built, self._meter.seconds, self._listeners.launched(), more)
 
     def compute(self, slots: Slots) -> None:
@@ -208,7 +215,7 @@ class Feeder:
         while self._runner.proceed(started + TURN - self._clock()):
             self._listeners.settle()
             self._finish(slots)
-            schedule(self._prompts.take_copies())
+            schedule(self._copies())
             self.publish()
             self._shared.settle()
             part = self._next(slots, budget, budget - built)
@@ -219,52 +226,39 @@ class Feeder:
             built += part.tokens
         self._meter.seconds(self._clock() - started)
 
+    def _copies(self) -> list[mx.array]:
+        """Of prompts that were read, to be computed before their slots are written to."""
+        return [*self._prompts.take_copies(), *self._shared.take_copies()]
+
     def _next(self, slots: Slots, budget: int, left: int) -> FedPass | None:
         """The first row to be read, and neighbours of it that stand at the same place.
 
         None where there is none, or one takes more than the tokens that are left.
         """
-        chosen: list[FedRow] = []
-        shortest = end = total = 0
+        group = PassGroup(left, pads=self._runner.pads, packs=self._packs)
         for row in self._queue:
             slot = slots[row.sequence]
-            apart = bool(chosen) and slot != slots[chosen[-1].sequence] + 1
-            if apart or not self._wants(row, slot):
-                if chosen:
+            if group.apart(slot) or not self._wants(row, slot):
+                if group:
                     break
                 continue
             row.last = self._last(row)
-            own = min(row.last, self._cuts.end(row.sequence, row.seen, budget))
-            begin, low, high = row.seen, min(own, shortest or own), max(own, end)
-            alike = not chosen or (
-                begin == chosen[0].seen and self._decoded(row) == self._decoded(chosen[0])
-            )
-            if not alike:
+            end = min(row.last, self._cuts.end(row.sequence, row.seen, budget))
+            decoded = self._cuts.decoded(row.sequence, row.seen)
+            if not group.take(row, slot, end, decoded=decoded):
                 break
-            packs = low < high and self._packs(row)
-            room = 32 + (low - begin) // 2 if self._runner.pads else 0
-            tokens = total + own - begin if packs else (len(chosen) + 1) * (high - begin)
-            if tokens > left or not (packs or high - low <= room):
-                break
-            chosen.append(row)
-            shortest, end, total = low, high, total + own - begin
-        if not chosen:
-            return None
-        packs = shortest < end and self._packs(chosen[0])
-        return FedPass(chosen, chosen[0].seen, end, self._decoded(chosen[0]), packs)
+        return group.made()
 
-    def _packs(self, row: FedRow) -> bool:
-        """Whether a pass over it leaves no holes where others go further; not where one token is
-        computed in another way than several."""
-        return not (self._decoded(row) or self._runner.branches) and self._runner.packs
+    def _packs(self) -> bool:
+        """Whether a pass leaves no holes where some rows go further than others; not where one
+        token is computed in another way than several."""
+        return not self._runner.branches and self._runner.packs
 
     def _last(self, row: FedRow) -> int:
         """Where what is computed alike ends, or where the row is to be copied."""
-        last, end = self._cuts.last(row.sequence, row.seen), self._prompts.end(row.sequence)
-        return last if end is None or end <= row.seen else min(last, end)
-
-    def _decoded(self, row: FedRow) -> bool:
-        return self._cuts.decoded(row.sequence, row.seen)
+        ends = (self._prompts.end(row.sequence), self._shared.place(row.sequence))
+        last = self._cuts.last(row.sequence, row.seen)
+        return min([last, *(end for end in ends if end is not None and end > row.seen)])
 
     def _wants(self, row: FedRow, slot: int) -> bool:
         """Whether a row is to be fed now, once it took over what the prefix cache has of it."""

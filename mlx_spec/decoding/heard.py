@@ -45,6 +45,7 @@ class Fed:
         ends: where each row ends, as numbers: tokens before that are read.
         following: [b, N] int32, the token behind each that was read.
         hidden: [b, N, D].
+        begin: where all rows begin.
     """
 
     sequences: Seq[Sequence]
@@ -52,11 +53,23 @@ class Fed:
     ends: Seq[int]
     following: mx.array
     hidden: mx.array
+    begin: int
 
     @classmethod
     def of(cls, ends: Mapping[Sequence, int], begin: int, rows: Rows, hidden: mx.array) -> Fed:
         """Of rows that were read from ``begin`` to their ends; what comes behind those is known."""
-        following = np.zeros(rows.tokens.shape, np.int32)
-        for place, (sequence, end) in enumerate(ends.items()):
-            following[place, : end - begin] = sequence.known(begin + 1, end + 1)
-        return cls(list(ends), rows, list(ends.values()), mx.array(following), hidden)
+        following = _ahead(list(ends.items()), begin, rows, 1)
+        return cls(list(ends), rows, list(ends.values()), following, hidden, begin)
+
+    def further(self, by: int) -> mx.array:
+        """[b, N] int32: the token ``by`` further than ``following``; any where it is unknown."""
+        ends = list(zip(self.sequences, self.ends, strict=True))
+        return _ahead(ends, self.begin, self.rows, by + 1) if by else self.following
+
+
+def _ahead(ends: Seq[tuple[Sequence, int]], begin: int, rows: Rows, by: int) -> mx.array:
+    ahead = np.zeros(rows.tokens.shape, np.int32)
+    for place, (sequence, end) in enumerate(ends):
+        known = sequence.known(begin + by, end + by)
+        ahead[place, : len(known)] = known
+    return mx.array(ahead)

@@ -38,6 +38,8 @@ class Members:
 
     Attributes:
         feeder: reads the prompts of those that do not decode yet.
+        held: tokens in the slots of rows that have ended: an end among accepted guesses leaves some
+            that are nobody's.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Members:
         self.leaving: set[Sequence] = set()
         self.waiting: list[Sequence] = []
         self.size: SlotSize | None = None
+        self.held: dict[Sequence, int] = {}
         self._saving: set[Sequence] = set()
         self._saved: dict[Sequence, RowState] = {}
         self._runner, self._drafter, self._state = runner, drafter, state
@@ -159,7 +162,9 @@ class Members:
             elif sequence in self.leaving and sequence.finish_reason and not sequence.error:
                 # A chat goes on where it ended.
                 self.feeder.keep(slot, sequence, sequence.length - 1)
+                self.feeder.keep_end(slot, sequence, self.held.get(sequence))
         self._saving.clear()
+        self.held.clear()
         rows = len(decoding)
         order = fill_holes(rows, [i for i, s in enumerate(decoding) if s in self.leaving])
         fed = [rows + i for i, s in enumerate(self.feeder.sequences) if s not in self.leaving]

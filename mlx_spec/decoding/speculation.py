@@ -51,8 +51,7 @@ class Speculation:
 
     def most_of(self, sequence: Sequence) -> int:
         """The most guesses that a step may verify of it."""
-        brings = sequence.guide is not None or sequence.prediction is not None
-        return self.most if brings or not self._given else 0
+        return self.most if sequence.brings_guesses or not self._given else 0
 
     def margin(self, guesses: int) -> int:
         """Positions past a row's end that steps may still write to: the one in which it ends, and

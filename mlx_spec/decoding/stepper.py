@@ -101,10 +101,25 @@ class Stepper:
         """Whether the next step may be built now; where somebody has come who needs the host, this
         one is only read, and what was described to go before the next stays."""
         if self.waits:
-            self.parts.drafter.landing()
-            self._chunks.keep()
+            self._only_read()
             return False
         return True
+
+    def puts_off(self) -> bool:
+        """Whether the step that was planned behind another is taken in turn, since somebody needs
+        the host within it after all: guesses are to be seen from now on. Seen here they would be
+        waited for in the middle of a description, and the step in flight would seem to last so
+        long."""
+        if self.flight is None or not self.waits:
+            return False
+        self.policy.forget()
+        self._only_read()
+        return True
+
+    def _only_read(self) -> None:
+        """No step is built behind the one in flight."""
+        self.parts.drafter.landing()
+        self._chunks.keep()
 
     def feed_no_more(self) -> None:
         """Before the next tokens, where chunks were launched since the last ones."""
@@ -219,11 +234,13 @@ class Stepper:
             if sequence in flight.gone:
                 flight.outputs.append(None)
                 continue
+            held = sequence.length + count
             tokens = sequence.extend(samples[: count + 1])
             kept = max(0, min(count, len(tokens)))
             if sequence.finish_reason:
                 # Guesses past the end were neither right nor wrong.
                 drafted = min(drafted, len(tokens))
+                self.members.held[sequence] = held
                 self.leave(sequence)
             sequence.count(drafted, kept, source)
             outputs.append(StepOutput(sequence, tokens, drafted, kept, source))

@@ -5,6 +5,7 @@ It reads folder listings and ``config.json`` files only, never weights, and asks
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
@@ -83,6 +84,19 @@ def _file(name: str, path: Path) -> FoundModel | None:
         return FoundModel(name, "gguf", sum(one.stat().st_size for one in parts), path)
     except OSError:
         return None
+
+
+def nearest(name: str) -> str | None:
+    """The model at hand that somebody means who wrote another name; None where none is like it.
+
+    The owner of a hub's repository may be left out, and letters may be of any case.
+    """
+    meant = {one.title.partition(",")[0].lower(): own for own, one in PACKAGED.items()}
+    at_hand = [*find_models(), *find_files()]
+    for known in [*EMBEDDED, *PACKAGED, *(one.name for one in at_hand)]:
+        meant[known.rsplit("/", 1)[-1].lower()] = meant[known.lower()] = known
+    close = difflib.get_close_matches(name.rstrip("/").lower(), meant, 1, 0.7)
+    return meant[close[0]] if close else None
 
 
 def searched() -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_spec.errors import ModelLoadError
+from mlx_spec.model.catalog import nearest
 from mlx_spec.model.files import check_content, read_json, tensor_names
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.tiktoken")
@@ -41,9 +42,11 @@ def check_folder(folder: Path) -> None:
         ModelLoadError: with the file's name and what is wrong with it.
     """
     if not folder.exists():
+        near = nearest(str(folder))
+        hint = f" (did you mean {near}?)" if near else ""
         raise ModelLoadError(
-            "no such folder or file; expected a model's folder, a .gguf file, a hub id (org/name), "
-            "smollm2, smollm2-draft, demo or demo-draft"
+            f"no such folder or file{hint}; expected a model's folder, a .gguf file, a hub id "
+            "(org/name), smollm2, smollm2-draft, demo or demo-draft"
         )
     if not folder.is_dir():
         raise ModelLoadError("is a file, expected a model's folder or a .gguf file")

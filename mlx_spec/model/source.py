@@ -15,6 +15,10 @@ from mlx_spec.model.gguf.hub import fetch_gguf, parse_hub_file
 from mlx_spec.model.packaged import PACKAGED, packaged_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# A page of the hub, as people copy it.
+_HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:/tree/main)?/?"
+)
 # What mlx-lm takes from a repository.
 _HUB_FILES = (
     "*.json",
@@ -42,6 +46,8 @@ def locate(path_or_repo: str | os.PathLike[str], revision: str | None = None) ->
     if embedded is not None:
         return embedded
     text = os.fspath(path_or_repo)
+    if page := _HUB_PAGE.fullmatch(text):
+        return _fetch(page[1], revision)
     if path_or_repo in PACKAGED:
         return packaged_path(PACKAGED[text])
     path = Path(text).expanduser()

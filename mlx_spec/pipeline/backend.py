@@ -107,13 +107,15 @@ class Models:
         revision = flags.revision if place == flags.target else None
         try:
             with self._loading(f"looking for a head in {place}"):
-                self._loaded[key] = make_draft_model(model, place, revision), None
+                head = make_draft_model(model, place, revision)
         except (UnsupportedModel, ModelLoadError) as error:
             raise type(error)(
                 f"{error}; --draft head takes one with --draft-model, which `mlx-spec train-draft` "
                 "makes"
             ) from error
-        self._tell(f"drafting with the head that {place} brings")
+        self._loaded[key], count = (head, None), len(head.stages)
+        heads = "head" if count == 1 else f"{count} heads"
+        self._tell(f"drafting with the {heads} that {place} brings")
         return self._loaded[key]
 
 

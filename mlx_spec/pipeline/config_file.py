@@ -115,6 +115,8 @@ def read_config(path: Path, given: Mapping[str, Any] | None = None) -> PipelineC
         raise InvalidRequest(f"{where}: options must be a table: [options]")
     _check_table(Flags, options, f"{where}: [options]")
     stages = table.get("stage", [])
+    if isinstance(stages, dict):
+        raise InvalidRequest(f"{where}: [stage] is one table; stages are a list: [[stage]]")
     if not isinstance(stages, list) or not stages:
         raise InvalidRequest(f"{where}: no [[stage]] in it, expected at least one")
     made = tuple(
@@ -138,8 +140,10 @@ def _stage(
     kind = str(table.get("kind"))
     made = _foreign(kind, folder, place) if ":" in kind else STAGES.get(kind)
     if made is None:
+        close = difflib.get_close_matches(kind, STAGES, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InvalidRequest(
-            f"{place}: kind={table.get('kind')!r}, expected one of {', '.join(STAGES)}, "
+            f"{place}: kind={table.get('kind')!r}{hint}, expected one of {', '.join(STAGES)}, "
             "or module:Class for a stage of your own"
         )
     place = f"{place} ({kind})"
@@ -183,6 +187,8 @@ def _located(key: str, value: Any, folder: Path) -> Any:
 
 def _path(table: Mapping[str, Any], key: str, folder: Path, where: str) -> Path:
     value = table.get(key)
+    if value is None:
+        raise InvalidRequest(f'{where}: top level: no {key}, expected {key} = "PATH"')
     if not isinstance(value, str) or not value:
         raise InvalidRequest(f"{where}: top level: {key}={value!r}, expected a path")
     return folder / Path(value).expanduser()

@@ -25,12 +25,14 @@ def memory_size(size: str | float) -> int | float:
         number = float(match["number"]) if match else math.nan
     except ValueError:  # two points
         number = math.nan
-    if match is None or math.isnan(number):
+    if match is None or not math.isfinite(number):
         raise InvalidRequest(
             f"[flags] --memory-limit {size!r}, expected a size (8GB), a share (50%, 0.5) or bytes"
         )
     unit = match["unit"].lower()
     bytes_or_share = number / 100 if unit == "%" else number * _UNITS[unit.removesuffix("b")]
+    if bytes_or_share > 1 and (unit == "%" or bytes_or_share < 2):  # no memory has one byte
+        raise InvalidRequest(f"[flags] --memory-limit {size!r} is more than there is")
     return bytes_or_share if bytes_or_share <= 1 else int(bytes_or_share)
 
 

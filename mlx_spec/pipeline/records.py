@@ -32,6 +32,15 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+_LINES = " (jsonl is an object a line; jq -c '.[]' makes that of a list)"
+_WORDS: dict[type, str] = {
+    list: "a JSON list (jq -c '.[]' makes lines of one)",
+    str: "a JSON text",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
 PARQUET_ROWS = 1024
 _SHOWN = 500  # characters kept of a line that could not be read
 
@@ -63,7 +72,7 @@ def format_of(path: Path, given: str | None) -> str:
     if known is None and given is None and path != STDIO:
         raise InvalidRequest(
             f"[records] {path}: the suffix {path.suffix!r} tells no format; rename it to one of "
-            f"{', '.join(_SUFFIXES)} or give --format"
+            f"{', '.join(_SUFFIXES)} or give --format{_LINES if path.suffix == '.json' else ''}"
         )
     return known or given or "jsonl"
 
@@ -163,7 +172,7 @@ def _parse_line(number: int, line: bytes) -> Record:
     else:
         if isinstance(value, dict):
             return Record(number, value)
-        reason = f"a JSON {type(value).__name__}, expected an object"
+        reason = f"{_WORDS[type(value)]}, expected an object a line"
     start = line.decode("utf-8", "replace").strip()[:_SHOWN]
     return Record(number, {"_input": start}, f"[records] line {number}: {reason}")
 

@@ -9,6 +9,7 @@ lines, features as shards, training as a checkpoint. The folder itself appears a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Sequence as Seq
@@ -104,6 +105,14 @@ class Making:
 
     def run(self) -> dict[str, Acceptance]:
         """All of it, as far as it is not done; what the draft reached, by category."""
+        with (self._work / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(f"[train-draft] another process works in {self._work}") from error
+            return self._made()
+
+    def _made(self) -> dict[str, Acceptance]:
         answers = self._answer()
         vocabulary = self._vocabulary(answers)
         train, held = self._features(answers, vocabulary)
@@ -125,8 +134,7 @@ class Making:
 
     def _claim(self) -> None:
         """The folder beside OUT, for a run with these options alone."""
-        if self._out.exists():
-            raise OutputError(f"[train-draft] {self._out} exists; name another folder")
+        check_free(self._out)
         note = self._work / "run.json"
         mine = {"target": self._target.name, **json.loads(json.dumps(self._recipe.identity))}
         try:
@@ -221,6 +229,16 @@ class Making:
             fresh.rename(self._out)
         except OSError as error:
             raise OutputError(f"[train-draft] {self._out}: {error.strerror}") from error
+
+
+def check_free(out: Path) -> None:
+    """Refuse an OUT that is there.
+
+    Raises:
+        OutputError: it is.
+    """
+    if out.exists():
+        raise OutputError(f"[train-draft] {out} exists; name another folder")
 
 
 # Looks at held-out acceptance in a whole course, and answers that are looked at.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from bench_support.pair import Pair
@@ -24,12 +21,7 @@ from bench_support.serving import (
     run_groups,
 )
 from mlx_spec import BatchingConfig
-from mlx_spec.pipeline.backend import Scoring
-from mlx_spec.pipeline.flags import Flags
-from mlx_spec.pipeline.stage_runner import StageRunner
-from mlx_spec.pipeline.stages import Classify
 
-SNIPPETS = Path(__file__).parents[2] / "examples" / "data" / "snippets.jsonl"
 ROWS = (1, 2, 4, 8, 16, 32)
 EAGER = BatchingConfig(batch_timeout=0.0)
 
@@ -89,38 +81,6 @@ def by_rows(pair: Pair, rounds: int, tokens: int = 48) -> Any:
         )
     header = ["rows", "plain tok/s", "/ one row plain", "speculating tok/s", "/ one row plain"]
     table("Throughput by rows", [*header, "speculating / plain"], rows)
-    return _record(results)
-
-
-class _Nowhere:
-    """Takes results and counts them."""
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Drop a result."""
-
-
-def classifying(pair: Pair, rounds: int, copies: int = 4) -> Any:
-    """Records classified per second at 1 to 32 rows."""
-    from mlx_spec.pipeline.records import Record
-
-    texts = [json.loads(line) for line in SNIPPETS.read_text().splitlines()] * copies
-    stage = Classify(labels=("code", "cooking", "sports", "finance"))
-
-    def run(batch: int) -> Figures:
-        backend = Scoring(pair.model, pair.tokenizer, Flags(batch_size=batch))
-        records = [Record(number, fields) for number, fields in enumerate(texts)]
-        started = time.perf_counter()
-        tally = StageRunner(stage, backend, _Nowhere(), look_ahead=4 * batch).run(records)
-        assert tally.failed == 0, tally
-        return {"items/s": len(records) / (time.perf_counter() - started)}
-
-    results = interleave({str(batch): partial(run, batch) for batch in ROWS}, rounds)
-    alone = results["1"]
-    rows = [
-        [name, one.span("items/s"), f"{ratio(one, alone, 'items/s'):.2f}"]
-        for name, one in results.items()
-    ]
-    table(f"Classification of {len(texts)} records", ["rows", "items/s", "/ one row"], rows)
     return _record(results)
 
 
@@ -203,7 +163,6 @@ def _round(figures: Figures) -> Figures:
 QUESTIONS: dict[str, Callable[[Pair, int], Any]] = {
     "static": against_static,
     "rows": by_rows,
-    "classify": classifying,
     "prefix": prefixes,
     "timeout": timeouts,
     "gap": gaps,

@@ -17,6 +17,7 @@ from mlx_lm.models.cache import KVCache
 
 from mlx_spec.model.heads.head import Choices, LastStateHead
 from mlx_spec.model.heads.parts import TargetParts
+from mlx_spec.model.heads.stack import HeadStack
 
 TOKENS = 64
 
@@ -92,3 +93,57 @@ class SumHead(LastStateHead):
 
     def choices(self, parts: TargetParts) -> Choices:
         return parts.output()
+
+
+class FurtherSumHead(LastStateHead):
+    """Head k of several: at p it is given t[p + 1 + k], and in the states of the one before it
+    t[p + k], and, at the first position alone, the sum up to k."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self._place = place
+
+    def begin(self, hidden: mx.array) -> mx.array:
+        return mx.concatenate([hidden, said(heard(hidden) * weight(mx.array(0)) % TOKENS)], axis=-1)
+
+    def __call__(
+        self, embeddings: mx.array, states: mx.array, mask: Any = None, cache: Any = None
+    ) -> mx.array:
+        new, own = heard(embeddings), heard(states[..., : 2 * TOKENS])
+        so_far = mx.argmax(states[..., 2 * TOKENS :], axis=-1)
+        places = mx.array(cache.offset).reshape(-1, 1) + mx.arange(new.shape[1])
+        first = mx.where(places == 0, so_far, 0)
+        sums, _ = summed(new * weight(places + 1 + self._place) + first, cache)
+        both = [said((sums + 3 * own) % TOKENS), said(new), said(sums % TOKENS)]
+        return mx.concatenate(both, axis=-1)
+
+    def check(self, parts: TargetParts) -> None:
+        assert parts.width == 2 * TOKENS
+
+    def own_cache(self) -> KVCache:
+        return KVCache()
+
+    def choices(self, parts: TargetParts) -> Choices:
+        return _FirstTwo(parts.output())
+
+
+class _FirstTwo:
+    """Logits by what states have in common with the target's."""
+
+    tokens = None
+
+    def __init__(self, output: Choices) -> None:
+        self._output = output
+
+    def __call__(self, states: mx.array) -> mx.array:
+        return self._output(states[..., : 2 * TOKENS])
+
+
+class SumStack(HeadStack):
+    """Heads behind one another that know the next tokens, however many are asked for."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__([FurtherSumHead(place) for place in range(depth)])
+
+    def begin(self, hidden: mx.array) -> mx.array:
+        return self.heads[0].begin(hidden)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_spec.cli.messages_file import read_conversations, write_json
+from mlx_spec.cli.messages_file import read_conversations
+from mlx_spec.cli.new_files import write_json
 from mlx_spec.errors import InvalidRequest
 
 Message = Mapping[str, Any]
@@ -83,12 +84,20 @@ class Dialogue:
         """Replace everything by what a file holds.
 
         Raises:
-            InvalidRequest: it cannot be read, or holds no conversation or several.
+            InvalidRequest: it cannot be read, holds no conversation or several, or a message that
+                no template takes; then nothing has changed.
         """
+        if path.suffix == ".safetensors":
+            raise InvalidRequest(
+                f"[chat] {path} holds arrays; /load takes messages in JSON, as /save writes them"
+            )
         found = read_conversations(path, f"[chat] {path}")
         if len(found.conversations) != 1:
             count = len(found.conversations)
             raise InvalidRequest(f"[chat] {path} holds {count} conversations, expected 1")
+        from mlx_spec.batching.messages import check_messages  # whose package takes seconds
+
+        check_messages(found.conversations[0].messages, f"[chat] {path}")
         self.begin_with(found.conversations[0].messages)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlx_spec.cli.talk.speaker import Speaker
     from mlx_spec.results import GenerationResult
 
-# Tokens that are left for an answer where old exchanges are dropped for it.
+# Tokens that an answer has room for, else old exchanges are dropped for it.
 ROOM = 256
 
 
@@ -172,32 +172,36 @@ class Talk:
 
     def _asked(self) -> TokenStream:
         """The answer's stream, old exchanges dropped where that was allowed."""
+        if self._drop_old and (gone := self._make_room()):
+            self.tell(f"(the context is full: {gone} of the oldest exchanges forgotten)")
         try:
             return self.speaker.ask(self.conversation.messages)
         except PromptTooLong as error:
-            used, context = self.speaker.count(self.conversation.messages), self.speaker.context
-            full = f"the context holds {context:,} tokens, this conversation has {used:,}"
             if self.conversation.exchanges < 2:
-                raise PromptTooLong(f"{full}: the message alone is too long") from error
-            if not self._drop_old:
-                self.unsent = str(self.conversation.turns[-1]["content"])
-                raise PromptTooLong(
-                    f"{full}; your message waits: /drop forgets as many of the oldest exchanges "
-                    "as it needs, /reset all of them"
-                ) from error
-            gone = self._make_room()
-            self.tell(f"({full}: {gone} of the oldest exchanges forgotten)")
-            return self.speaker.ask(self.conversation.messages)
+                raise PromptTooLong(f"{self._full()}: the message alone is too long") from error
+            self.unsent = str(self.conversation.turns[-1]["content"])
+            raise PromptTooLong(
+                f"{self._full()}; your message waits: /drop forgets as many of the oldest "
+                "exchanges as it needs, /reset all of them"
+            ) from error
+
+    def _used(self) -> int:
+        """Tokens of the conversation."""
+        return self.speaker.count(self.conversation.messages)
+
+    def _full(self) -> str:
+        held = f"the context holds {self.speaker.context:,} tokens"
+        return f"{held}, this conversation has {self._used():,}"
 
     def _make_room(self) -> int:
-        """Forget the oldest exchanges until there is room for an answer; how many."""
+        """Where an answer has no room, forget the oldest exchanges; how many.
+
+        As many as leave a quarter of the context: what begins otherwise is read anew, so seldom.
+        """
         context, gone = self.speaker.context, 0
-        if context is None:
+        if context is None or self._used() + min(ROOM, context // 8) <= context:
             return 0
-        room = min(ROOM, context // 4)
-        while self.speaker.count(self.conversation.messages) + room > context:
-            if not self.conversation.drop_oldest():
-                break
+        while self._used() + context // 4 > context and self.conversation.drop_oldest():
             gone += 1
         return gone
 

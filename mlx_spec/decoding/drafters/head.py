@@ -14,12 +14,18 @@ So each step is written once, whether it drafted or not: by the next proposal, o
 takes keys and values alone. A prompt's pairs are written with its chunk (``fed``). Nothing is ever
 unknown but the newest pair of a row whose texts came from elsewhere (saved, or all of the prompt
 from the prefix cache): it drafts from its second step on (``covers``).
+
+Of heads behind one another (``model/heads/stack``, whose picture it is) head k lacks the tokens of
+a row's k newest positions. So the newest pairs of the step before stay, as many as there are heads
+but one: their positions are written again when those tokens are known, whatever guesses stood
+there. For a proposal all heads read the newest positions, with guesses for what is not known yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,76 +33,12 @@ import mlx.core as mx
 
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
 from mlx_spec.decoding.drafters.choosing import Guessing, probable
+from mlx_spec.decoding.drafters.pairs import Pairs, shifted
 from mlx_spec.decoding.heard import Fed, Verified
-from mlx_spec.model.heads.head import Head
+from mlx_spec.model.heads.head import Heads
 from mlx_spec.model.heads.slots import HeadRows, HeadSlots
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The newest pairs of each row.
-
-    Attributes:
-        tokens: [B, W] int32, token p + 1.
-        hidden: [B, W, S * D] of the target, at p.
-        starts: [B] int32, the first p.
-        counts: [B] int32, how many are a row's.
-        ready: which rows have one at all, as far as the host knows.
-        written: whether the head's K/V have them.
-    """
-
-    tokens: mx.array
-    hidden: mx.array
-    starts: mx.array
-    counts: mx.array
-    ready: tuple[bool, ...]
-    written: bool = False
-
-    def rows(self, order: Seq[int]) -> Pairs:
-        """New row i was row ``order[i]``."""
-        index = mx.array(list(order), mx.int32)
-        return Pairs(
-            self.tokens[index],
-            self.hidden[index],
-            self.starts[index],
-            self.counts[index],
-            tuple(self.ready[row] for row in order),
-            self.written,
-        )
-
-    def beside(self, others: Pairs) -> Pairs:
-        """These rows and others behind them; the narrower ones are padded."""
-        width = max(self.tokens.shape[1], others.tokens.shape[1])
-        both = [self._widened(width), others._widened(width)]
-        return Pairs(
-            mx.concatenate([pairs.tokens for pairs in both]),
-            mx.concatenate([pairs.hidden for pairs in both]),
-            mx.concatenate([pairs.starts for pairs in both]),
-            mx.concatenate([pairs.counts for pairs in both]),
-            self.ready + others.ready,
-            self.written and others.written,
-        )
-
-    def _widened(self, width: int) -> Pairs:
-        more = width - self.tokens.shape[1]
-        if more == 0:
-            return self
-        tokens = mx.pad(self.tokens, [(0, 0), (0, more)])
-        return replace(self, tokens=tokens, hidden=mx.pad(self.hidden, [(0, 0), (0, more), (0, 0)]))
-
-    def last(self) -> Pairs:
-        """Each row's newest one alone."""
-        if self.tokens.shape[1] == 1:
-            return self
-        at = mx.maximum(self.counts - 1, 0)
-        return replace(
-            self,
-            tokens=mx.take_along_axis(self.tokens, at[:, None], axis=1),
-            hidden=mx.take_along_axis(self.hidden, at[:, None, None], axis=1),
-            starts=self.starts + at,
-        )
 
 
 class HeadDrafter(BaseDrafter):
@@ -111,20 +53,25 @@ class HeadDrafter(BaseDrafter):
         UnsupportedModel: the head does not fit.
     """
 
-    def __init__(self, head: Head, runner: ModelRunner, most: int) -> None:
-        self.spare = most + 1
+    def __init__(self, head: Heads, runner: ModelRunner, most: int) -> None:
         self._slots = HeadSlots(head, runner)
+        self._back = self._slots.depth - 1  # positions at which some head lacks tokens
+        self.spare = most + 1 + self._back
         self._pairs: Pairs | None = None
-        # Of rows that are being fed: the last hidden state, and of how many tokens.
+        # Of rows that are being fed: the newest hidden states, and of how many tokens.
         self._fed: WeakKeyDictionary[Sequence, tuple[int, mx.array]] = WeakKeyDictionary()
 
     def fed(self, chunk: Fed) -> None:
         """Write the pairs of a prompt's chunk."""
         rows, states = chunk.rows, self._slots.begin(chunk.hidden)
-        self._slots.write(HeadRows(chunk.following, states, rows.starts, rows.first))
-        begin = rows.limit - rows.tokens.shape[1]
+        pairs = HeadRows(chunk.following, states, rows.starts, rows.first)
+        self._write(pairs, chunk.further, rows.limit)
         for place, (sequence, end) in enumerate(zip(chunk.sequences, chunk.ends, strict=True)):
-            last = chunk.hidden[place : place + 1, end - begin - 1 : end - begin]
+            count, wanted = end - chunk.begin, max(1, self._back)
+            last = chunk.hidden[place : place + 1, max(0, count - wanted) : count]
+            before, held = self._fed.get(sequence, (-1, last))
+            if before == chunk.begin and count < wanted:
+                last = mx.concatenate([held, last], axis=1)[:, -wanted:]
             self._fed[sequence] = end, last
 
     def join(self, sequences: Seq[Sequence], longest: int) -> None:
@@ -137,13 +84,14 @@ class HeadDrafter(BaseDrafter):
         length = sequence.length
         end, hidden = self._fed.pop(sequence, (0, self._nothing))
         ready = end == length - 1 > 0
+        count = hidden.shape[1] if ready else 1
         return Pairs(
-            mx.array([sequence.known(length - 1, length)], mx.int32),
+            mx.array([sequence.known(length - count, length)], mx.int32),
             hidden if ready else self._nothing,
             # One that is not there is written to where the next step's comes: not over a pair that
             # was saved with the row.
-            mx.array([length - 2 if ready else length - 1], mx.int32),
-            mx.array([int(ready)], mx.int32),
+            mx.array([length - 1 - count if ready else length - 1], mx.int32),
+            mx.array([count if ready else 0], mx.int32),
             (ready,),
             True,
         )
@@ -167,8 +115,13 @@ class HeadDrafter(BaseDrafter):
     def verified(self, step: Verified) -> None:
         """What each row gained are its new pairs."""
         assert step.hidden is not None
-        ready = (True,) * len(step.accepted)
-        self._pairs = Pairs(step.samples, step.hidden, step.starts, step.accepted + 1, ready)
+        ready, counts = (True,) * len(step.accepted), step.accepted + 1
+        # What is no number is the row's own trouble for one step, not for the rest of its text.
+        hidden = mx.where((counts > 0)[:, None, None], step.hidden, 0)
+        new = Pairs(step.samples, hidden, step.starts, counts, ready)
+        if self._back and self._pairs is not None:
+            new = self._pairs.tail(self._back).then(new)
+        self._pairs = new
 
     def skip(self, most: int = 1) -> None:
         """Nothing is guessed; the pairs are written all the same."""
@@ -179,25 +132,47 @@ class HeadDrafter(BaseDrafter):
         pairs = self._pairs
         if pairs is None or pairs.written:
             return
-        # What is no number is the row's own trouble for one step, not for the rest of its text.
-        hidden = mx.where((pairs.counts > 0)[:, None, None], pairs.hidden, 0)
-        self._slots.write(HeadRows(pairs.tokens, self._slots.begin(hidden), pairs.starts))
+        states = self._slots.begin(pairs.hidden)
+        self._write(HeadRows(pairs.tokens, states, pairs.starts), pairs.further)
         self._pairs = replace(pairs, written=True)
 
+    def _write(
+        self, pairs: HeadRows, further: Callable[[int], mx.array], limit: int | None = None
+    ) -> None:
+        """Keys and values of each head; ``further(k)`` is what head k reads."""
+        for stage in range(self._back):
+            own = replace(pairs, tokens=further(stage), stage=stage)
+            if self._slots.chained:
+                pairs = replace(pairs, states=self._slots.read(own, limit))
+            else:
+                self._slots.write(own)
+        self._slots.write(replace(pairs, tokens=further(self._back), stage=self._back))
+
     def propose(self, context: DraftContext, count: int) -> Draft:
-        """Guesses from the newest pair of each row, and from the head's own states behind it."""
+        """Guesses from the newest pairs of each row; behind the last head from its own states."""
         assert self._pairs is not None
         self.settle()
-        newest = self._pairs.last()
-        token, states = newest.tokens, self._slots.begin(newest.hidden)
+        newest = self._pairs.tail(max(1, self._back))
+        at = mx.maximum(newest.counts - 1, 0)[:, None]
+        given = states = self._slots.begin(newest.hidden)
+        known, limit = newest.tokens, context.longest + newest.tokens.shape[1] - 1
         draft: list[mx.array] = []
         for step in range(count):
-            rows = HeadRows(token, states, newest.starts + step)
-            states = self._slots.read(rows, context.longest + step)
-            token = self._choose(context, self._slots.logits(states), draft)
-            draft.append(token)
+            stage, beyond = min(step, self._back), step - self._back
+            if beyond > 0:
+                rows = HeadRows(draft[-1], states, newest.starts + at[:, 0] + beyond, stage=stage)
+            else:
+                rows = HeadRows(known, states, newest.starts, stage=stage)
+            states = self._slots.read(rows, limit + max(0, beyond))
+            own = states if beyond > 0 else mx.take_along_axis(states, at[:, :, None], axis=1)
+            draft.append(self._choose(context, self._slots.logits(own, stage), draft))
             if context.enough:
                 break
+            if beyond >= 0:
+                states = own
+            else:
+                states = states if self._slots.chained else given
+                known = shifted(known, at, draft[-1])
         return context.draft(draft)
 
     def _choose(self, context: DraftContext, logits: mx.array, draft: list[mx.array]) -> mx.array:

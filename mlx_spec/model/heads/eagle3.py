@@ -10,17 +10,22 @@ Their layout (github.com/SafeAILab/EAGLE; arXiv:2503.01840), of which all tensor
                                                         next state
 
 ``d2t[i]`` is what must be added to i to make a token of the target. ``embed_tokens`` is the
-target's where a checkpoint has none.
+target's where a checkpoint has none. Two ways of writing config.json are known: EAGLE's own
+(``LlamaForCausalLMEagle3``, ``midlayer.``), and that of vLLM's speculators (``Eagle3Speculator``,
+``layers.0.``), which has the layer's settings under ``transformer_layer_config``. They count layers
+differently: ``eagle_config`` names those whose output is read, the other those that read it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.models.llama import MLP, Attention, ModelArgs
 
 from mlx_spec.cache.layout import full_attention_cache
@@ -28,10 +33,12 @@ from mlx_spec.errors import ModelLoadError, UnsupportedModel
 from mlx_spec.model.heads.head import Choices
 from mlx_spec.model.heads.parts import Output, TargetParts
 from mlx_spec.model.hidden import HiddenLayers
+from mlx_spec.model.rotation import old_form
 
 Weights = dict[str, mx.array]
 # Tables beside the weights; the other way round is not needed.
 _FROM_DRAFT, _TO_DRAFT = "d2t", "t2d"
+_READ = "eagle_aux_hidden_state_layer_ids"
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class Eagle3Config:
         target_hidden_size: of the target; None: as its own.
         draft_vocab_size: tokens that it can guess; None for all.
         norm_before_residual: whether what goes round attention is normed.
-        eagle_aux_hidden_state_layer_ids: layers before which hidden states are taken; None: the
-            third, the middle one, and the third from the end.
+        read: layers of the target whose output is read; None: the second, the one before the
+            middle, and the fourth from the end.
     """
 
     hidden_size: int
@@ -61,18 +68,31 @@ class Eagle3Config:
     target_hidden_size: int | None = None
     draft_vocab_size: int | None = None
     norm_before_residual: bool = False
-    eagle_aux_hidden_state_layer_ids: tuple[int, ...] | None = None
+    read: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Eagle3Config:
-        """Of the entries of a config.json."""
-        nested = settings.get("eagle_config") or {}
-        known = {item.name for item in fields(cls)}
-        entries = {k: v for k, v in {**settings, **nested}.items() if k in known}
-        ids = entries.get("eagle_aux_hidden_state_layer_ids")
-        if ids is not None:
-            entries["eagle_aux_hidden_state_layer_ids"] = tuple(ids)
-        return cls(**entries)
+        """Of the entries of a config.json.
+
+        Raises:
+            ModelLoadError: some are missing.
+        """
+        own = settings.get("eagle_config") or {}
+        layer = settings.get("transformer_layer_config") or {}
+        entries = {**layer, **settings, **own}
+        entries |= old_form(entries)
+        known = {item.name for item in fields(cls)} - {"read"}
+        needed = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+        lacking = [name for name in needed if name not in entries]
+        if lacking:
+            raise ModelLoadError(f"its config.json does not say {', '.join(lacking)}")
+        read = own.get(_READ)
+        if read is None and settings.get(_READ) is not None:
+            read = [place - 1 for place in settings[_READ]]
+        return cls(
+            **{key: value for key, value in entries.items() if key in known},
+            read=None if read is None else tuple(read),
+        )
 
     @property
     def layer(self) -> ModelArgs:
@@ -130,6 +150,8 @@ class Eagle3Head(nn.Module):  # type: ignore[misc]
     """
 
     draft_kind = "head"
+    chained = True
+    window: int | None = None
 
     def __init__(self, config: Eagle3Config, *, own_embedding: bool) -> None:
         super().__init__()
@@ -144,10 +166,24 @@ class Eagle3Head(nn.Module):  # type: ignore[misc]
             self.embed_tokens = nn.Embedding(config.vocab_size, width)
         self._tokens: mx.array | None = None
 
+    @property
+    def stages(self) -> Seq[Eagle3Head]:
+        """Itself alone."""
+        return (self,)
+
     def reads(self, layers: int) -> HiddenLayers:
-        """What goes into three layers is what those before them gave."""
-        before = self.config.eagle_aux_hidden_state_layer_ids or (2, layers // 2, layers - 3)
-        return HiddenLayers(final=False, layers=tuple(place - 1 for place in before))
+        """What three layers gave.
+
+        Raises:
+            UnsupportedModel: the target has not so many.
+        """
+        read = self.config.read or (1, layers // 2 - 1, layers - 4)
+        if len(read) != 3 or min(read) < 0 or max(read) >= layers:
+            raise UnsupportedModel(
+                f"[Eagle3Head] it reads layers {', '.join(map(str, read))} of a target; this one "
+                f"has {layers}, from 0 on"
+            )
+        return HiddenLayers(final=False, layers=tuple(read))
 
     def check(self, parts: TargetParts) -> None:
         """Hidden size and vocabulary must be the target's."""
@@ -189,10 +225,29 @@ class Eagle3Head(nn.Module):  # type: ignore[misc]
         return Output(self.lm_head, self._tokens, self.norm)
 
     def load(self, weights: Weights) -> None:
-        """Take the tensors of a checkpoint."""
-        weights = dict(weights)
+        """Take the tensors of a checkpoint.
+
+        Raises:
+            ModelLoadError: they are others than this layout has, by names and shapes.
+        """
+        weights = {name: value for name, value in weights.items() if "rotary_emb" not in name}
         weights.pop(_TO_DRAFT, None)
         table = weights.pop(_FROM_DRAFT, None)
+        config = self.config
+        tokens = config.draft_vocab_size or config.vocab_size
+        own = {name: value.shape for name, value in tree_flatten(self.parameters())}
+        wrong = [f"{name!r} is not known" for name in sorted(weights.keys() - own.keys())]
+        wrong += [f"{name!r} is missing" for name in sorted(own.keys() - weights.keys())]
+        for name in sorted(weights.keys() & own.keys()):
+            if weights[name].shape != own[name]:
+                wrong.append(f"{name!r} is {weights[name].shape}, not {own[name]}")
+        if table is None and tokens != config.vocab_size:
+            wrong.append(f"{_FROM_DRAFT!r} is missing, for {tokens} of {config.vocab_size} tokens")
+        if wrong:
+            raise ModelLoadError(
+                f"not laid out as EAGLE-3's heads are: {'; '.join(wrong[:3])}"
+                + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            )
         self.load_weights(list(weights.items()))
         if table is not None:
             self._tokens = table.astype(mx.int32) + mx.arange(len(table), dtype=mx.int32)
@@ -212,8 +267,8 @@ def load_eagle3(folder: Path, settings: dict[str, Any]) -> Eagle3Head:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelLoadError(
-            f"[load_head] {folder}: an EAGLE-3 head without a *.safetensors file; convert what it "
-            "has (pytorch_model.bin) to that"
+            "an EAGLE-3 head without a *.safetensors file; convert what it has (pytorch_model.bin) "
+            "to that"
         )
     weights: Weights = {}
     for file in files:

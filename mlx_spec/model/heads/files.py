@@ -77,7 +77,7 @@ def load_head(
     try:
         settings = json.loads((place / CONFIG).read_text(encoding="utf-8"))
         head = load_eagle3(place, settings) if is_eagle3(settings) else _own(place, settings)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, ModelLoadError) as error:
         words = " ".join(str(error).split())[:200]
         raise ModelLoadError(f"[load_head] {place}: {words}") from error
     if dtype is not None:

@@ -14,6 +14,7 @@ Its source: Li et al., EAGLE (arXiv:2401.15077), EAGLE-3 (arXiv:2503.01840).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -30,12 +31,23 @@ from mlx_spec.model.hidden import HiddenLayers
 MODEL_TYPE = "mlx_spec_head"
 
 
-class Head(Protocol):
+class Heads(Protocol):
     """What drafts from hidden states: our own kind, and those that checkpoints bring.
 
-    A *state* [B, N, D] is what it reads beside embeddings and what it gives: of the target's
+    A *state* [B, N, D] is what a head reads beside embeddings and what it gives: of the target's
     hidden states (:meth:`begin`) it makes the first ones, of its own the next.
+
+    Attributes:
+        chained: whether a stage reads the states of the one before it; else all read the target's.
     """
+
+    chained: bool
+
+    @property
+    def stages(self) -> Seq[Head]:
+        """The heads that guess one after the other, each one token further than the one before it;
+        most are one alone. Behind the last one that guesses on."""
+        ...
 
     def reads(self, layers: int) -> HiddenLayers:
         """The hidden states that it wants of a target of so many layers."""
@@ -49,12 +61,22 @@ class Head(Protocol):
         """
         ...
 
-    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
-        """[B, N, E] of token ids [B, N]."""
-        ...
-
     def begin(self, hidden: mx.array) -> mx.array:
         """States of the target's hidden states [B, N, S * D]."""
+        ...
+
+
+class Head(Heads, Protocol):
+    """One head.
+
+    Attributes:
+        window: positions that its layer looks back, its own among them; None for all.
+    """
+
+    window: int | None
+
+    def embed(self, parts: TargetParts, tokens: mx.array) -> mx.array:
+        """[B, N, E] of token ids [B, N]."""
         ...
 
     def __call__(
@@ -120,6 +142,13 @@ class LastStateHead(nn.Module):  # type: ignore[misc]
     """A head that reads what the target's output head reads, beside the target's embeddings."""
 
     draft_kind = "head"
+    chained = True
+    window: int | None = None
+
+    @property
+    def stages(self) -> Seq[Head]:
+        """Itself alone."""
+        return (self,)
 
     def reads(self, layers: int) -> HiddenLayers:
         """What the output head reads."""

@@ -10,8 +10,7 @@ and output head are the target's. All of them are one shape::
     hidden p -------------- norm --+                                 |     |
                                               next state: before it, or after it
 
-Three ways of naming it are known, found by the names of tensors (``LAYOUTS``); what else calls
-itself so is refused in words.
+Four ways of naming it are known (``mtp_layouts``); what else calls itself so is refused in words.
 """
 
 from __future__ import annotations
@@ -20,86 +19,22 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
-from mlx_spec.cache.layout import model_name, own_caches
+from mlx_spec.cache.layout import full_attention_cache, model_name, own_caches
 from mlx_spec.errors import ModelLoadError, UnsupportedModel
 from mlx_spec.model.heads.head import Choices, LastStateHead
+from mlx_spec.model.heads.mtp_layouts import MTPLayout, MTPPlace, Weights, places_of
 from mlx_spec.model.heads.parts import TargetParts
+from mlx_spec.model.heads.stack import HeadStack
 from mlx_spec.model.source import locate
-
-Weights = dict[str, mx.array]
-
-
-@dataclass(frozen=True)
-class MTPLayout:
-    """How a family names such a head.
-
-    Attributes:
-        projection: a pattern of the projection's name, by which the layout is known.
-        outer, block: where the other tensors and the decoder layer are, with what the pattern
-            found in the place of ``{}``.
-        embedding_norm, hidden_norm, join, norm: names of its parts.
-        hidden_first: the hidden state stands before the embedding where they are joined.
-        normed: the next state is what the norm gives, and not what it reads.
-        shifted: weights of norms are kept less one.
-    """
-
-    projection: str
-    outer: str
-    block: str
-    embedding_norm: str
-    hidden_norm: str
-    join: str
-    norm: str
-    hidden_first: bool = False
-    normed: bool = False
-    shifted: bool = False
-
-
-LAYOUTS = (
-    # DeepSeek-V3 and those that follow it; GLM-4.5.
-    MTPLayout(
-        r"model\.layers\.(\d+)\.eh_proj\.weight",
-        "model.layers.{}.",
-        "model.layers.{}.",
-        "enorm",
-        "hnorm",
-        "eh_proj",
-        "shared_head.norm",
-    ),
-    # Qwen3-Next, Qwen3.5.
-    MTPLayout(
-        r"(mtp)\.fc\.weight",
-        "{}.",
-        "{}.layers.0.",
-        "pre_fc_norm_embedding",
-        "pre_fc_norm_hidden",
-        "fc",
-        "norm",
-        normed=True,
-        shifted=True,
-    ),
-    # MiMo.
-    MTPLayout(
-        r"model\.mtp_layers\.(0)\.input_proj\.weight",
-        "model.mtp_layers.{}.",
-        "model.mtp_layers.{}.",
-        "token_layernorm",
-        "hidden_layernorm",
-        "input_proj",
-        "final_layernorm",
-        hidden_first=True,
-        normed=True,
-    ),
-)
 
 
 class MTPHead(LastStateHead):
@@ -120,7 +55,7 @@ class MTPHead(LastStateHead):
         self.hidden_norm = nn.RMSNorm(width, eps=eps)
         self.join = nn.Linear(2 * width, width, bias=False)
         self.norm = nn.RMSNorm(width, eps=eps)
-        self._own_cache, self._layout, self._width = cache, layout, width
+        self._own_cache, self.layout, self._width = cache, layout, width
 
     def check(self, parts: TargetParts) -> None:
         """Its width must be the target's."""
@@ -139,20 +74,22 @@ class MTPHead(LastStateHead):
     ) -> mx.array:
         """States [B, N, D] one position on."""
         both = [self.embedding_norm(embeddings), self.hidden_norm(states)]
-        if self._layout.hidden_first:
+        if self.layout.hidden_first:
             both.reverse()
         out: mx.array = self.layer(self.join(mx.concatenate(both, axis=-1)), mask, cache)
-        return self.norm(out) if self._layout.normed else out
+        return self.norm(out) if self.layout.normed else out
 
     def choices(self, parts: TargetParts) -> Choices:
         """By the target's output head, behind the norm."""
-        return parts.output() if self._layout.normed else parts.output(behind=self.norm)
+        return parts.output() if self.layout.normed else parts.output(behind=self.norm)
 
 
 def make_draft_model(
     model: Any, path_or_repo: str | os.PathLike[str], revision: str | None = None
-) -> MTPHead:
+) -> MTPHead | HeadStack:
     """The head for drafting that a model's own checkpoint brings; for ``draft_model``.
+
+    Of several, one behind the other, each guesses one token further (``HeadStack``).
 
     Args:
         model: the target, as ``load`` returned it.
@@ -167,11 +104,8 @@ def make_draft_model(
     where = f"[make_draft_model] {os.fspath(path_or_repo)}"
     try:
         found = _tensors(locate(path_or_repo, revision))
-        layout, key = _layout_of(found)
         parts = TargetParts(model)
-        raw = _sanitized(model, found, layout, key)
-        head = _empty(model, parts, layout)
-        head.load_weights(list(_named(raw, layout).items()))
+        heads = [_head(model, parts, found, place) for place in places_of(found)]
     except (UnsupportedModel, ModelLoadError) as error:
         raise type(error)(f"{where}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -179,6 +113,14 @@ def make_draft_model(
         raise UnsupportedModel(
             f"{where}: its head does not fit this {model_name(model)!r} model ({words})"
         ) from error
+    return heads[0] if len(heads) == 1 else HeadStack(heads, chained=heads[0].layout.chained)
+
+
+def _head(model: Any, parts: TargetParts, found: Weights, place: MTPPlace) -> MTPHead:
+    """One of them, with its weights."""
+    weights = _named(_sanitized(model, found, place), place.layout)
+    head = _empty(model, parts, place.layout, weights)
+    head.load_weights(list(weights.items()))
     _cast(head, parts.dtype)
     _quantize_alike(head, model)
     mx.eval(head.parameters())
@@ -197,32 +139,10 @@ def _tensors(folder: Path) -> Weights:
     return found
 
 
-def _layout_of(names: Mapping[str, Any]) -> tuple[MTPLayout, str]:
-    """The first layout that some tensor is named by, and what stands for ``{}`` in it."""
-    for layout in LAYOUTS:
-        keys = [m.group(1) for name in names if (m := re.fullmatch(layout.projection, name))]
-        if keys:  # of several heads, one behind the other, the first is run again and again
-            return layout, min(keys, key=lambda key: (len(key), key))
-    others = [name for name in sorted(names) if re.search(r"mtp|nextn|eh_proj", name)]
-    if others:
-        raise UnsupportedModel(
-            f"its head is laid out in a way that is not known here (a tensor is {others[0]!r})"
-        )
-    raise UnsupportedModel(
-        "no tensors of a head for the token after next; a converted checkpoint has lost them, the "
-        "original may have them"
-    )
-
-
-def _sanitized(model: Any, found: Weights, layout: MTPLayout, key: str) -> Weights:
+def _sanitized(model: Any, found: Weights, place: MTPPlace) -> Weights:
     """The head's tensors as mlx-lm's class wants them, by what follows the layer's name."""
-    own: Weights = {}
-    block, outer = layout.block.format(key), layout.outer.format(key)
-    for name, value in found.items():
-        prefix = next((one for one in (block, outer) if name.startswith(one)), None)
-        if prefix is not None:
-            own[f"model.layers.0.{name.removeprefix(prefix)}"] = value
-    if layout.shifted:  # by this mlx-lm tells weights that nobody has changed
+    own = {f"model.layers.0.{name}": value for name, value in place.own(found).items()}
+    if place.layout.shifted:  # by this mlx-lm tells weights that nobody has changed
         own["model.layers.0.linear_attn.conv1d.weight"] = mx.zeros((1, 1, 4))
     sanitize = getattr(model, "sanitize", dict)
     layer = re.compile(r"(?:^|.*\.)layers\.0\.(.+)")
@@ -250,8 +170,21 @@ def _named(raw: Weights, layout: MTPLayout) -> Weights:
     return named
 
 
-def _empty(model: Any, parts: TargetParts, layout: MTPLayout) -> MTPHead:
-    """A head over a layer of the target's class, of the kind that has full attention."""
+def _empty(model: Any, parts: TargetParts, layout: MTPLayout, weights: Weights) -> MTPHead:
+    """A head over a layer of the target's class: of the kind that has such weights."""
+    settings = _settings(model)
+    kinds = list(_layers(model, settings))
+    layer, cache = next((kind for kind in kinds if _fits(kind[0], weights)), kinds[0])
+    eps = getattr(settings, "rms_norm_eps", getattr(settings, "layernorm_epsilon", 1e-6))
+    head = MTPHead(layer, cache, parts.width, float(eps), layout)
+    if getattr(layer, "is_sliding_window", False):
+        head.window = int(settings.sliding_window_size)
+    return head
+
+
+def _layers(model: Any, settings: Any) -> Iterator[tuple[Any, Any]]:
+    """Layers of the target's class, and what makes the cache of each: of the kind that has full
+    attention; where a class is told its kinds by flags, of all of them."""
     layers = list(model.layers)
     attending = [at for at, layer in enumerate(layers) if not getattr(layer, "is_linear", False)]
     if not attending:
@@ -259,11 +192,21 @@ def _empty(model: Any, parts: TargetParts, layout: MTPLayout) -> MTPHead:
     template = attending[-1]
     cls = type(layers[template])
     own = getattr(importlib.import_module(cls.__module__), cls.__name__)  # without our bindings
-    settings = _settings(model)
-    takes_place = len(inspect.signature(own.__init__).parameters) > 2
-    layer = own(settings, template) if takes_place else own(settings)
-    eps = float(getattr(settings, "rms_norm_eps", 1e-6))
-    return MTPHead(layer, lambda: own_caches(model)[template], parts.width, eps, layout)
+    asked = list(inspect.signature(own).parameters)[1:]
+    if asked and all(name.startswith("is_") for name in asked):
+        for flags in product((False, True), repeat=len(asked)):
+            # Which positions a layer sees is its mask's affair (``Head.window``).
+            yield own(settings, **dict(zip(asked, flags, strict=True))), full_attention_cache
+        return
+    layer = own(settings, template) if asked else own(settings)
+    yield layer, lambda: own_caches(model)[template]
+
+
+def _fits(layer: Any, weights: Weights) -> bool:
+    """Whether a layer has the weights' names and shapes."""
+    own = {f"layer.{name}": value.shape for name, value in tree_flatten(layer.parameters())}
+    given = {name: v.shape for name, v in weights.items() if name.startswith("layer.")}
+    return own == given
 
 
 def _settings(model: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -27,6 +28,11 @@ from mlx_spec.pipeline.options import options_of
 
 T = TypeVar("T")
 TARGET, DRAFT = "demo", "demo-draft"
+# What each of these is without: (option, in words, options that only count beside it).
+_BESIDE = (
+    ("temp", "--temp 0 is greedy", ("top_p", "top_k", "min_p", "xtc_probability")),
+    ("kv_bits", "there is no --kv-bits", ("kv_group_size",)),
+)
 HEADS = {"smollm2": "smollm2-draft"}  # embedded ones, where a head is asked for and none named
 
 
@@ -48,6 +54,10 @@ class Flags(
     """
 
     def __post_init__(self) -> None:
+        for name in ("model", "draft_model", "adapter_path"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():  # a variable of a script that is not set
+                raise InvalidRequest(f"[flags] --{name.replace('_', '-')} is empty")
         self.read_structure()
         # The option objects check their own ranges; a mistake must not wait for the models.
         for checked in (self.sampling, self.speculation, self.batches, self._chat, self.loading):
@@ -82,13 +92,25 @@ class Flags(
 
     @cached_property
     def unused(self) -> str | None:
-        """What is given for drafting and not used, in a line."""
+        """What is given and not used, in a line."""
+        return "; ".join([*self._unused_drafting(), *self._unused_beside()]) or None
+
+    def _unused_drafting(self) -> Iterator[str]:
         if self.speculation.off:
             off = "--no-speculative" if self.speculation.enabled is False else "a draft of 0 tokens"
-            return f"--draft {self.draft} is not used: {off}" if self.draft else None
-        if self.draft_model is not None and not self.speculation.takes_model:
-            return f"--draft-model {self.draft_model} is not used: --draft {self.draft}"
-        return None
+            if self.draft:
+                yield f"--draft {self.draft} is not used: {off}"
+        elif self.draft_model is not None and not self.speculation.takes_model:
+            yield f"--draft-model {self.draft_model} is not used: --draft {self.draft}"
+
+    def _unused_beside(self) -> Iterator[str]:
+        """Of options that only count beside another one."""
+        options = options_of(Flags)
+        for needed, why, names in _BESIDE:
+            given = [name for name in names if getattr(self, name) != options[name].default]
+            if given and not getattr(self, needed):
+                said = " and ".join(f"{options[name].flag} {getattr(self, name)}" for name in given)
+                yield f"{said} {'is' if len(given) == 1 else 'are'} not used: {why}"
 
     @cached_property
     def drafting(self) -> bool:

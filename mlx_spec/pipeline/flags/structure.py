@@ -44,6 +44,8 @@ class StructureFlags:
         for name in ("json_schema", "grammar"):
             if getattr(self, name):
                 object.__setattr__(self, name, text_or_file(getattr(self, name), f"--{name}"))
+        if any(not word for word in self.choices):
+            raise InvalidRequest("[flags] --choices has an empty text among its texts")
         given = [name for name in ("json_schema", "regex", "choices", "grammar") if self._has(name)]
         if len(given) > 1:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)

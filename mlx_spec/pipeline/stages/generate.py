@@ -76,7 +76,12 @@ class GenerateText(Stage):
             return text_of(fields, self.prompt_field)
         # A table has every column in every row, empty in some.
         filled = (name for name in _FIELDS if fields.get(name) not in (None, ""))
-        name = next(filled, _FIELDS[0])
+        there = (name for name in _FIELDS if name in fields)
+        name = next(filled, next(there, None))
+        if name is None:
+            names = ", ".join(map(str, fields)) or "none"
+            wanted = "'prompt', 'text' or 'messages'"
+            raise InvalidRequest(f"no field {wanted}; the record's fields are: {names}")
         return messages_of(fields, name) if name == _MESSAGES else text_of(fields, name)
 
     def complete(self, fields: Mapping[str, Any], answer: GenerationResult) -> Done:
