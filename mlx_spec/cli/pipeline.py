@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_spec.cli.commands import GroupedCommand
+from mlx_spec.cli.commands import RayCommand
 from mlx_spec.cli.completion import stage_names
 from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.listening import listeners
@@ -55,7 +55,7 @@ From = Annotated[
 ]
 
 
-@pipeline.command(cls=GroupedCommand)
+@pipeline.command(cls=RayCommand)
 @takes("files", FileOptions, without=("retry_failed", "format"))
 @takes("given", Flags, without=("unordered",), only_given=True)
 def run(

@@ -1,4 +1,4 @@
-"""``Pace``: how far a run over Ray is, and how often each of its chunks was begun.
+"""``RunPace``: how far a run over Ray is, and how often each of its chunks was begun.
 
 An actor on the machine of the command, which takes all of the run with it anyway.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from mlx_spec.pipeline.ray_cluster import import_ray
 
 
-class Pace:
+class RunPace:
     """Counts of one run.
 
     Args:
@@ -47,4 +47,4 @@ def begin_pace(ahead: int) -> Any:
 
     ray = import_ray()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Pace).remote(ahead)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(RunPace).remote(ahead)

@@ -2,12 +2,12 @@
 
     records --- chunks ---> worker, worker, ... --- answers, in order ---> Checkpoint
     read here               one a machine             written here
-      ^------------------ Pace: so many chunks ahead, not more -----------------'
+      ^------------------ RunPace: so many chunks ahead, not more -----------------'
 
 Only this process writes, and what is done is what its file says, as ever: a worker, a machine or
 all of Ray may go at any time. Ray Data starts workers, hands them chunks, and gives those of a
 worker that is gone to another one. What it holds back it counts in bytes, of which records have
-few: that no more than a few chunks are read ahead is seen to by ``Pace``.
+few: that no more than a few chunks are read ahead is seen to by ``RunPace``.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class ChunkSource:
         skip: at a record's number something else than 0: it is done; numbers behind it are not.
         limit: only so many of its first records; None for all.
         chunk: records that go to a worker together.
-        pace: the run's :class:`Pace`, an actor.
+        pace: the run's :class:`RunPace`, an actor.
     """
 
     read: Reader

@@ -83,7 +83,7 @@ class RayWorker:
 
     Args:
         work: what is to be done.
-        pace: the run's :class:`Pace`, an actor.
+        pace: the run's :class:`RunPace`, an actor.
 
     Raises:
         InvalidRequest: this machine has another version.
