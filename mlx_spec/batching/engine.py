@@ -126,9 +126,14 @@ class Engine:
         return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
     @property
+    def rests(self) -> bool:
+        """Whether nothing waits or runs: the same on all ranks, whatever has come to one."""
+        return not (self.scheduler.backlog or self.scheduler.active)
+
+    @property
     def busy(self) -> bool:
         """Whether any request waits or runs."""
-        return bool(self.scheduler.backlog or self.scheduler.active)
+        return not self.rests
 
     def now(self) -> float:
         """The time by which it is decided who runs."""
@@ -273,12 +278,20 @@ class Engine:
 
     def _advance(self) -> list[StepOutput]:
         try:
-            return self.decoder.step()
+            return self.decode()
         except Exception as error:
             self._reporter.failed("step", repr(error))
             if is_shortage(error):
                 raise self.shortage.error(self.scheduler.active) from error
             raise
+
+    def decode(self) -> list[StepOutput]:
+        """The decoder's part of a step."""
+        return self.decoder.step()
+
+    def lose(self, words: str) -> None:
+        """A part of the model is gone: have listeners told, in any thread."""
+        self._reporter.failed("ranks", words)
 
     def _admit(self, hurry: bool) -> None:
         self._grow()
@@ -315,7 +328,7 @@ class Engine:
         """It has ended: its row and its place are free."""
         self.scheduler.remove(request)
         self.decoder.remove(request)
-        if not self.busy:
+        if self.rests:
             self.memory.idle()
             self.shortage.over()
 

@@ -260,6 +260,8 @@ class Worker:
         """A part of the model is gone, which the thread may wait for without end; nobody else
         must."""
         with self._changed:
+            if self._engine is not None:
+                self._engine.lose(words)
             self._error = self._error or RankError(f"[BatchedMLXGenerator] {words}")
             self._closing = self._gone = self._lost = True
             left = list(self._requests.values())
