@@ -30,10 +30,10 @@ STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif }
   text { fill: #1f2937 } .small { font-size: 12px; fill: #4b5563 }
   .title { font-size: 15px; font-weight: 600 } .card { fill: #ffffff; stroke: #d1d5db }
-  .band { fill: #f3f4f6 } .own { fill: #d9dde3 } .ngram { fill: #99f6e4 } .head { fill: #fed7aa }
+  .band { fill: #f3f4f6 } .own { fill: #d9dde3 } .ngram { fill: #99f6e4 } .head { fill: #e4d4fb }
   @media (prefers-color-scheme: dark) {
     text { fill: #e5e7eb } .small { fill: #a3abb8 } .card { fill: #111827; stroke: #374151 }
-    .band { fill: #1c2534 } .own { fill: #414b5c } .ngram { fill: #0f766e } .head { fill: #9a3412 }
+    .band { fill: #1c2534 } .own { fill: #414b5c } .ngram { fill: #0f766e } .head { fill: #6b3fa0 }
   }
 """
 LEGEND = {

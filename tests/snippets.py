@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import typer
+import yaml
 from markdown_it import MarkdownIt
 
 from mlx_spec.cli.main import app, main
@@ -129,6 +130,9 @@ class Page:
     def _json(self, text: str, place: str) -> None:
         for part in text.splitlines() if text.count("\n{") else [text]:
             json.loads(part)
+
+    def _yaml(self, text: str, place: str) -> None:
+        yaml.safe_load(text)
 
     def _toml(self, text: str, place: str) -> None:
         """A file whose name is its first comment."""

@@ -67,7 +67,11 @@ def test_statistics_lines() -> None:
         "Draft lengths: K=0: 4 steps, K=3: 16 steps",
         "Steps with a draft: 21.000 tokens-per-sec; without: too few such steps to tell",
     ]
+    # What a constraint forces is drafted unasked.
+    assert statistics_lines(stats, drafting=False) == statistics_lines(stats, drafting=True)
+    stats = replace(stats, drafted=0, accepted=0, draft_lengths={0: 20})
     assert statistics_lines(stats, drafting=False)[3:] == ["Speculation: off"]
+    assert statistics_lines(stats, drafting=True)[3].startswith("Acceptance rate: none (")
 
 
 @pytest.mark.parametrize(

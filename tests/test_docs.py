@@ -90,6 +90,27 @@ def test_the_path_of_a_request_names_what_is_there() -> None:
     assert {state.lower() for state in states} >= {"waiting", "prefilling", "running", "finished"}
 
 
+PAGES = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guide").glob("*.md")]
+PAST = {"LOG.md"}  # what was tried, and may be gone
+FOLDERS = ("docs", "examples", "metal_kernels", "mlx_spec", "scripts", "tests")
+
+
+def test_the_files_that_pages_name_are_there() -> None:
+    paths = [path for name in FOLDERS for path in (ROOT / name).rglob("*")]
+    there = {f"/{path.relative_to(ROOT).as_posix()}" for path in paths}
+    pages = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+    named = {
+        (page.name, name)
+        for page in pages
+        if page.name not in PAST
+        for name in re.findall(
+            r"`((?:\w+/)+[\w.]+\.(?:py|md|sh|toml|metal|jsonl))`", page.read_text(encoding="utf-8")
+        )
+    }
+    assert len(named) > 80
+    assert [one for one in named if not any(path.endswith(f"/{one[1]}") for path in there)] == []
+
+
 def test_each_term_is_there_once() -> None:
     words = [
         word.strip()

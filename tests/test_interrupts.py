@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mlx_spec import interrupts
+from mlx_spec.__main__ import main as start
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
 from mlx_spec.cli.main import main
@@ -239,3 +240,14 @@ def test_train_draft(
     command = ["train-draft", "--model", str(model), "--prompts", str(prompts), str(out), *options]
     shown = ends(command, capsys)
     assert f"the same command goes on: {out}.training keeps" in shown
+
+
+def test_ctrl_c_while_the_command_line_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PressedThen:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "mlx_spec.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "mlx_spec.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [PressedThen(), *sys.meta_path])
+    assert start() == 130

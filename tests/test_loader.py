@@ -315,3 +315,9 @@ def test_a_model_whose_code_ends_the_process_is_refused_instead(
     monkeypatch.setattr("mlx_lm.load", leave)
     with pytest.raises(ModelLoadError, match="needs a package that is not installed"):
         load(folder)
+
+
+@pytest.mark.parametrize("given", [None, 3, ["demo"]])
+def test_what_is_no_name_is_refused_in_words(given: Any) -> None:
+    with pytest.raises(InvalidRequest, match="expected a model's name"):
+        load(given)

@@ -41,12 +41,27 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_wheel_and_sdist_have_what_they_should(copy: Path) -> None:
-    done = build(copy, "--tag", f"v{mlx_spec.__version__}")
+    tag, address = f"v{mlx_spec.__version__}", "https://host.example/owner/name"
+    done = build(copy, "--tag", tag, "--repository", f"{address}/")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "built and checked" in done.stdout
+    (wheel,) = (copy / "dist").glob("*.whl")
+    about = metadata(wheel)
+    assert f"Project-URL: Repository, {address}\n" in about
+    assert "![One pass" in about
+    assert f"({address}/raw/{tag}/docs/picture.svg)" in about
+    assert f"[Install]({address}/blob/{tag}/docs/guide/install.md)" in about
+    assert "(https://github.com/ml-explore/mlx)" in about  # these are as they were
+    assert "](docs/" not in about
     again = build(copy)
     assert again.returncode == 1
     assert "not empty" in again.stderr
+
+
+def metadata(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return archive.read(name).decode()
 
 
 def test_what_a_wheel_lacks_or_has_too_much_is_named(
@@ -57,13 +72,16 @@ def test_what_a_wheel_lacks_or_has_too_much_is_named(
     names = package.wanted()
     assert {"mlx_spec/metrics/report.html.jinja", "metal_kernels/rope.metal"} < names
     left_out = "mlx_spec/demo_models/target/config.json"
-    for file, inside, words in (
-        ("less.whl", names - {left_out}, f"lacks: {left_out}"),
-        ("more.whl", names | {"tests/models.py"}, "should not have: tests/models.py"),
+    linked = "Version: 1\nProject-URL: Repository, https://x.example\n\n[a](docs/a.md)\n"
+    for file, inside, about, words in (
+        ("less.whl", names - {left_out}, "Version: 1\n", f"lacks: {left_out}"),
+        ("more.whl", names | {"tests/models.py"}, "Version: 1\n", "not have: tests/models.py"),
+        ("dead.whl", names, linked, "has no docs/a.md"),
     ):
         with zipfile.ZipFile(tmp_path / file, "w") as archive:
-            for name in (*inside, "mlx_spec-1.dist-info/METADATA"):
-                archive.writestr(name, "Version: 1\n")
+            for name in inside:
+                archive.writestr(name, "")
+            archive.writestr("mlx_spec-1.dist-info/METADATA", about)
         with pytest.raises(SystemExit, match=words):
             package.check_wheel(tmp_path / file)
 
@@ -84,6 +102,28 @@ def test_only_a_tag_publishes() -> None:
     assert {"macos", "ubuntu"} <= {
         os.split("-")[0] for os in jobs["install"]["strategy"]["matrix"]["os"]
     }
+
+
+def zizmor(*paths: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("zizmor")), "--offline", "--no-progress"]
+    return subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, timeout=120)
+
+
+def test_workflows_are_safe(tmp_path: Path) -> None:
+    """Actions by commit, no more rights than needed, nothing of a caller's in a shell."""
+    done = zizmor(GITHUB)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (GITHUB / "workflows" / "release.yml").read_text(encoding="utf-8")
+    bugs = {
+        "unpinned-uses": ("actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683", "x/y@v4"),
+        "template-injection": ('"$REPOSITORY"', '"${{ github.head_ref }}"'),
+        "artipacked": ("persist-credentials: false", "show-progress: false"),
+    }
+    for name, (right, wrong) in bugs.items():
+        assert right in text
+        (tmp_path / "release.yml").write_text(text.replace(right, wrong), encoding="utf-8")
+        done = zizmor(tmp_path / "release.yml")
+        assert name in done.stdout, name
 
 
 @pytest.mark.parametrize("path", sorted((GITHUB / "workflows").glob("*.yml")), ids=lambda p: p.stem)

@@ -53,7 +53,7 @@ FILES = {
     "person.json": '{"type": "object", "properties": {"age": {"type": "integer"}}}',
 }
 # Pages whose pieces speak to a server.
-SERVED = ("serving", "requests")
+SERVED = ("serving", "requests", "clients")
 # What pages of short pieces take as there.
 GIVEN = {"api": ("model", "tokenizer", "schema")}
 

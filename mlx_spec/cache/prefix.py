@@ -22,14 +22,15 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 
 from mlx_spec.block_keys import TextKeys
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.stretch import SoundCheck, Stretch
 
 # Texts that went on from a state in the middle: as many, and it is kept for others.
 SHARED = 2
@@ -57,30 +58,6 @@ class RowSource(Protocol):
         ...
 
 
-class _Check:
-    """Whether stretches that were stored together hold numbers, computed and not yet looked at.
-
-    What comes before NaN in a pass is spoilt too, and whatever a layer cannot bear, the last one
-    shows.
-    """
-
-    def __init__(self, states: Seq[RowState]) -> None:
-        # By the reach of their values: that makes no array as large as a stretch.
-        self.finite = mx.isfinite(mx.stack([_reach(state) for state in states]))
-        self._flags: list[bool] | None = None
-
-    def __getitem__(self, place: int) -> bool:
-        if self._flags is None:
-            self._flags = cast("list[bool]", self.finite.tolist())
-        return self._flags[place]
-
-
-def _reach(state: RowState) -> mx.array:
-    """The difference of the largest and the smallest value in its last array of any."""
-    last = next((array for array in reversed(state.flat) if array.size), mx.zeros(1))
-    return (last.max() - last.min()).astype(mx.float32)
-
-
 @dataclass(frozen=True)
 class _Copies:
     """What is to be copied of a slot: ``count`` stretches of ``step`` tokens each."""
@@ -90,39 +67,6 @@ class _Copies:
     count: int
     step: int
     uses: int
-
-
-@dataclass(eq=False)
-class _Stretch:
-    """Tokens ``begin .. end - 1`` of a text.
-
-    Attributes:
-        state: what is kept of them.
-        key: of all tokens up to ``end``; ``before`` of those up to ``begin``.
-        check, place: ``check[place]`` says whether it is sound.
-        within: where it ends in the middle of a block: the key before that, and the tokens in it.
-        way: what is left of it where only later ones need it; None where that is the same.
-        whole: whether a text can go on from its end.
-        uses: texts that did.
-        followers: stretches that begin at its end.
-    """
-
-    state: RowState
-    begin: int
-    end: int
-    key: bytes
-    before: bytes
-    check: _Check
-    place: int
-    within: tuple[bytes, int] | None = None
-    way: RowState | None = None
-    whole: bool = True
-    uses: int = 0
-    followers: int = 0
-    nbytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.nbytes = self.state.nbytes
 
 
 class PrefixCache:
@@ -142,7 +86,7 @@ class PrefixCache:
         self.limit = limit
         self.nbytes = 0
         self.reused = 0
-        self._kept: OrderedDict[bytes, _Stretch] = OrderedDict()
+        self._kept: OrderedDict[bytes, Stretch] = OrderedDict()
         # Of stretches that end within a block: the key before that, and how far into it they go.
         self._within: dict[bytes, Counter[int]] = {}
         self._states = 0  # stretches that have states to give up
@@ -204,14 +148,14 @@ class PrefixCache:
         self._make_room(count * each)
         return self._copy(text, path, _Copies(source, slot, count, step, uses))
 
-    def _copy(self, text: TextKeys, path: list[_Stretch], rows: _Copies) -> list[mx.array]:
+    def _copy(self, text: TextKeys, path: list[Stretch], rows: _Copies) -> list[mx.array]:
         """Add stretches behind a path; their arrays."""
         begin, step = _end(path), rows.step
         states = rows.source.save_blocks(rows.slot, begin, begin + rows.count * step, step)
-        check, before = _Check(states), text.at(begin)
+        check, before = SoundCheck(states), text.at(begin)
         for place, state in enumerate(states):
             begin, end = _end(path), _end(path) + step
-            stretch = _Stretch(state, begin, end, text.at(end), before, check, place)
+            stretch = Stretch(state, begin, end, text.at(end), before, check, place)
             if end % text.size:
                 stretch.within = text.before(end // text.size), end % text.size
             way = rows.source.on_the_way(state)
@@ -234,12 +178,12 @@ class PrefixCache:
         self._within.clear()
         self.nbytes = self._states = 0
 
-    def _touch(self, path: Seq[_Stretch]) -> None:
+    def _touch(self, path: Seq[Stretch]) -> None:
         """Note a use; of the later ones first, so that they go first."""
         for stretch in reversed(path):
             self._kept.move_to_end(stretch.key)
 
-    def _room(self, path: list[_Stretch], length: int, cost: RowCost) -> list[_Stretch]:
+    def _room(self, path: list[Stretch], length: int, cost: RowCost) -> list[Stretch]:
         """Of a text's own stretches those that may stay beside one more, up to ``length``."""
         inner = iter(path[:-1])
         while path and _nbytes(path) + cost.nbytes(length - _end(path)) > self.limit:
@@ -259,7 +203,7 @@ class PrefixCache:
         while self.nbytes + nbytes > self.limit:
             self._drop(next(iter(self._kept.values())))
 
-    def _lighten(self, stretch: _Stretch) -> None:
+    def _lighten(self, stretch: Stretch) -> None:
         """Keep of a stretch in the middle only what is on the way to those behind it."""
         if stretch.way is None or not stretch.followers or stretch.uses >= SHARED:
             return
@@ -268,7 +212,7 @@ class PrefixCache:
         stretch.way, stretch.whole = None, False
         self._states -= 1
 
-    def _ends(self, text: TextKeys) -> Iterator[_Stretch]:
+    def _ends(self, text: TextKeys) -> Iterator[Stretch]:
         """What is kept under keys of a text, by length."""
         for block in range(len(text.blocks) + 1) if self._kept else ():
             before = text.before(block)
@@ -280,9 +224,9 @@ class PrefixCache:
                 if found is not None:
                     yield found
 
-    def _path(self, text: TextKeys) -> list[_Stretch]:
+    def _path(self, text: TextKeys) -> list[Stretch]:
         """The stretches that lead to the farthest place that a text can go on from."""
-        reached: dict[int, _Stretch] = {}
+        reached: dict[int, Stretch] = {}
         best = 0
         for stretch in self._ends(text):
             if stretch.begin == 0 or stretch.begin in reached:
@@ -294,7 +238,7 @@ class PrefixCache:
             best = reached[best].begin
         return path[::-1]
 
-    def _known(self, text: TextKeys) -> list[_Stretch]:
+    def _known(self, text: TextKeys) -> list[Stretch]:
         """The same, of sound ones; what is not sound is dropped, with what follows it."""
         while True:
             path = self._path(text)
@@ -304,7 +248,7 @@ class PrefixCache:
             for stretch in path[sound:]:
                 self._drop(stretch)
 
-    def _add(self, stretch: _Stretch) -> None:
+    def _add(self, stretch: Stretch) -> None:
         if (old := self._kept.get(stretch.key)) is not None:  # behind what was given up
             stretch.followers = old.followers
             self._drop(old)
@@ -316,7 +260,7 @@ class PrefixCache:
         if stretch.before in self._kept:
             self._kept[stretch.before].followers += 1
 
-    def _drop(self, stretch: _Stretch) -> None:
+    def _drop(self, stretch: Stretch) -> None:
         del self._kept[stretch.key]
         self.nbytes -= stretch.nbytes
         self._states -= stretch.way is not None
@@ -329,10 +273,10 @@ class PrefixCache:
             self._kept[stretch.before].followers -= 1
 
 
-def _end(path: Seq[_Stretch]) -> int:
+def _end(path: Seq[Stretch]) -> int:
     """How many tokens a path is."""
     return path[-1].end if path else 0
 
 
-def _nbytes(path: Seq[_Stretch]) -> int:
+def _nbytes(path: Seq[Stretch]) -> int:
     return sum(stretch.nbytes for stretch in path)

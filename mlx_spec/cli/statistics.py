@@ -16,7 +16,10 @@ NEAR_TIES = f"Exactness: near-ties may fall differently without drafts ({ASK})"
 
 
 def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
-    """mlx-lm's closing lines, then ours; ``drafting`` says whether speculation was on."""
+    """mlx-lm's closing lines, then ours; ``drafting`` says whether speculation was asked for.
+
+    What a constraint forces is guessed without being asked for.
+    """
     lines = [
         f"Prompt: {stats.prompt_tokens} tokens, {stats.prompt_tps:.3f} tokens-per-sec",
         f"Generation: {stats.generation_tokens} tokens, {stats.generation_tps:.3f} tokens-per-sec",
@@ -24,7 +27,7 @@ def statistics_lines(stats: GenerationStats, drafting: bool) -> list[str]:
     ]
     if stats.reused_tokens:
         lines.append(f"Reused prompt tokens: {stats.reused_tokens}, not in their rate")
-    if not drafting:
+    if not drafting and not stats.drafted:
         return [*lines, "Speculation: off"]
     return [
         *lines,

@@ -35,7 +35,7 @@ from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.quantized import dequantize, quantize, warn_if_quantized
 from mlx_spec.model.rotation import check_rotation, old_form
 from mlx_spec.model.sharding import divide
-from mlx_spec.model.source import is_gguf, locate, shown
+from mlx_spec.model.source import check_name, is_gguf, locate, shown
 from mlx_spec.model.unread import check_overrides, warn_of_unread
 from mlx_spec.platform import warn_if_slow_blas
 
@@ -77,6 +77,7 @@ def load(
         RuntimeWarning: config.json has entries that count and that mlx-lm's class does not read;
             on the CPU, where something makes the model much slower than need be.
     """
+    check_name(path_or_repo)
     config = with_load_options(config, options)
     wanted = _parse_dtype(config.dtype)
     check_kernels(config.kernels)

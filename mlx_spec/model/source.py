@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from mlx_spec.errors import ModelLoadError
+from mlx_spec.errors import InvalidRequest, ModelLoadError
 from mlx_spec.model.catalog import embedded_path
 from mlx_spec.model.gguf.hub import fetch_gguf, parse_hub_file
 from mlx_spec.model.packaged import PACKAGED, packaged_path
@@ -30,6 +30,17 @@ _HUB_FILES = (
     "*.jsonl",
     "*.jinja",
 )
+
+
+def check_name(given: object) -> None:
+    """Refuse what is neither a name nor a path.
+
+    Raises:
+        InvalidRequest: its type.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        kind = type(given).__name__
+        raise InvalidRequest(f"[load] {kind}, expected a model's name, folder or file")
 
 
 def locate(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> Path:

@@ -22,7 +22,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from mlx_spec.server.routes.page import routes
 
 HOLD = object()  # go on once the gate is open
-CUT = object()  # the connection ends here
+CUT = object()  # the connection is cut here
+END = object()  # the answer ends here, without a last word
 PATIENCE = 60
 
 Said = tuple[str, str | None]  # a token's text and who guessed it
@@ -32,8 +33,8 @@ class PageServer:
     """What a test says and sees.
 
     Attributes:
-        answers: of each prompt, tokens as (text, drafter), :data:`HOLD`, :data:`CUT`, or an error's
-            words; a prompt that is not here is said back.
+        answers: of each prompt, tokens as (text, drafter), :data:`HOLD`, :data:`CUT`,
+            :data:`END`, or an error's words; a prompt that is not here is said back.
         faults: (status, words, headers) for the next requests of answers.
         figures: what ``/v1/stats`` says.
         key: without which nothing is answered, or None.
@@ -139,6 +140,8 @@ class PageServer:
                         await asyncio.sleep(0.01)
                 elif step is CUT:
                     raise ConnectionError("as the test wants it")
+                elif step is END:
+                    return
                 elif isinstance(step, str):
                     yield _event({"error": {"message": step, "type": "server_error"}})
                 else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from tests.page.server import CUT, HOLD, PageServer
+from tests.page.server import CUT, END, HOLD, PageServer
 from tests.page.visit import Visit
 
 HOSTILE = [
@@ -85,6 +85,10 @@ def test_a_full_server_is_asked_again_and_other_faults_are_said(
     visit.ask("Midway")
     visit.done()
     expect(note).to_contain_text("out of memory The answer ends here")
+    server.answers["End"] = [("Half", None), END]
+    visit.ask("End")
+    visit.done()
+    expect(note).to_contain_text("connection to the server was lost")  # without a last word
     server.answers["Cut"] = [("Half", None), HOLD, CUT]
     visit.ask("Cut")
     expect(visit.text()).to_have_text("Half")
@@ -147,3 +151,4 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(visit: Visit, server: Page
     dialog.get_by_role("button", name="Forget it").click()
     expect(dialog).to_be_visible()
     assert visit.page.evaluate("sessionStorage.length") == 0
+    assert not [url for url in visit.asked if "sesame" in url]

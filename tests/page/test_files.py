@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from mlx_spec.config.speculation import DRAFTERS
 from mlx_spec.server.routes.page import PAGE_HEADERS, read_page, routes
 
 PAGE = read_page()
@@ -56,6 +57,11 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
         urls = set(re.findall(r"\b\w+://[^\s\"'`]+", text))
         assert urls <= {"http://www.w3.org/2000/svg"}, name
         assert len(text.splitlines()) <= 350, name
+
+
+def test_the_legend_knows_every_drafter() -> None:
+    known = re.findall(r"^  (\w+): \[\d, ", TEXTS["drafters.js"], re.MULTILINE)
+    assert sorted(known) == sorted(DRAFTERS)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

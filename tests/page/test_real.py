@@ -13,25 +13,31 @@ from tests.page.visit import Visit
 from tests.servers import CHAT, Live, running_server, toy
 
 KEY = "a-key-of-tests"
+LONG = 16384  # tokens; nobody waits for the end of such a text
 
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     options = ServerOptions(port=0, api_key=(KEY,))
-    with running_server(options, batch_size=6, draft=toy()) as live:
+    with running_server(options, target=toy(LONG), batch_size=6, draft=toy(LONG)) as live:
         yield live
 
 
 @pytest.fixture
 def visit(browser: Browser, live: Live) -> Iterator[Visit]:
+    """The page of it."""
+    visit = with_key(Visit(browser, live.url))
+    yield visit
+    visit.leave()
+
+
+def with_key(visit: Visit) -> Visit:
     """The page, with the key given as people give it."""
-    visit = Visit(browser, live.url)
     dialog = visit.page.locator("#key-dialog")
     dialog.get_by_label("Key").fill(KEY)
     dialog.get_by_role("button", name="Use it").click()
     expect(visit.page.locator("#connection")).to_have_text("connected")
-    yield visit
-    visit.leave()
+    return visit
 
 
 def figures(live: Live) -> Any:
@@ -66,7 +72,7 @@ def test_guessed_tokens_are_tinted_and_the_text_is_the_model_s(visit: Visit, liv
 
 
 def test_six_run_as_one_batch_and_stop_frees_their_rows(visit: Visit, live: Live) -> None:
-    visit.page.locator("#parameters").get_by_label("Max tokens").fill("400")
+    visit.page.locator("#parameters").get_by_label("Max tokens").fill(str(LONG // 2))
     for number in range(1, 7):
         if number > 1:
             visit.button("Compare").click()
@@ -77,6 +83,7 @@ def test_six_run_as_one_batch_and_stop_frees_their_rows(visit: Visit, live: Live
     visit.button("Stop all").click()
     for number in range(1, 7):
         visit.done(number)
+        expect(visit.answer(number).locator(".figures")).to_contain_text("stopped")
     visit.until(lambda: figures(live)["rows"]["running"] == 0)
     assert figures(live)["happening"]["most_rows"] > 1
     expect(visit.page.locator("#connection")).to_have_text("connected")

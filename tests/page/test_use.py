@@ -96,6 +96,9 @@ def test_a_phone_scrolls_down_and_never_sideways(browser: Browser, server: PageS
             .filter(one => one.offsetParent && one.getBoundingClientRect().right > innerWidth)
             .map(one => one.outerHTML)"""
         assert visit.page.evaluate(outside) == [], step
+        sideways = """() => [...document.querySelectorAll(".log, .side")]
+            .filter(one => one.scrollWidth > one.clientWidth).length"""
+        assert visit.page.evaluate(sideways) == 0, step
     visit.page.keyboard.press("Escape")
     expect(visit.page.locator("#side")).to_be_hidden()
     visit.leave()

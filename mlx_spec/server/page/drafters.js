@@ -11,7 +11,7 @@ const KNOWN = {
   self: [4, "the model’s own first layers"],
   lookahead: [5, "n-grams gathered from guesses in parallel"],
   forced: [6, "the only token that the format allows"],
-  prediction: [7, "the predicted output that came with the request"],
+  predicted: [7, "the predicted output that came with the request"],
 };
 const HUES = 8;
 const others = new Map();
