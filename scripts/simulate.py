@@ -10,6 +10,7 @@ so the figures are the same everywhere.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from simulated.charts import draw_rows, draw_starts
 from simulated.knowing import Clairvoyant
 from simulated.machines import DRAFTER, M1_ULTRA, M3_ULTRA, M3_ULTRA_CHANCES, SHAPES, Machine
+from simulated.page import PAGE, markdown
 from simulated.play import Conditions, Run, Simulation
 from simulated.regret import (
     BEFORE,
@@ -42,8 +44,8 @@ from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.shared import PairMeasurements
 
 # Runs of a setting by rows: one row has more luck than many.
-RUNS = {1: 24, 4: 12, 16: 6, 64: 3}
-PICKED = {1: 8, 4: 4, 16: 2}
+RUNS = {1: 12, 4: 6, 16: 3, 64: 1}
+PICKED = {1: 4, 4: 2, 16: 1}
 # Of plain decoding: published for a fixed depth of 3.
 PUBLISHED = {1: 2.15, 2: 1.40, 4: 1.07, 6: 1.27, 8: 1.43}
 PUBLISHED |= {10: 1.00, 12: 1.26, 16: 1.34, 24: 1.03, 32: 0.82}
@@ -212,73 +214,6 @@ def starts(machine: Machine) -> list[float]:
     ]
 
 
-PAGE = """# Draft lengths on simulated machines
-
-Made by `python scripts/simulate.py --save docs`; do not edit. No clock and no model: a policy plays
-a decoder on machines of which it knows what a calibration would tell it (points at the edges, 5%
-noise afterwards), and texts of which it knows nothing.
-
-*Regret* is what it says less, in expected tokens per second, than one that knows all chances and
-prices. A setting is played {runs} times with {rows} rows, other luck each time (whose guesses
-stood, how long steps took), and counts as one: all expected tokens over all seconds. Tokens are
-those that a step says on average and seconds those without noise, so luck moves only what the
-policy made of it. `tests/test_draft_regret.py` holds each setting to 3%, over all steps and from
-the 30th on, and to 8% after a shift, in fewer runs.
-
-## Regret
-
-Chances that a guess stands {texts}; {steps} steps, at most {most} guesses a row. Percent, mean
-over settings (worst setting), and the run that lost most. The shift: after {before} steps all
-texts change ({shifts}), and {steps} steps follow; with up to 16 rows. The last
-column is a drafter that is never right, over plain decoding, on requests of 48 tokens, the worst
-batch size.
-
-{regret}
-
-![How soon the best is found](charts/simulation-start.svg)
-
-## A drafter that says how sure it is
-
-Each token has its own chance, and the drafter says it: {tokens}. *The best* foresees every guess of
-a step before it is made, which nobody can: how likely the third one stands is only known once two
-were paid for. Percent that is lost against it, mean over settings (worst): by the policy that hears
-the drafter, and by one that goes by averages.
-
-{picked}
-
-## Two published machines
-
-*M3 Ultra*: cycles of a 27B model in four bits with its own head at depth 3, and its plain decoding
-(MTPLX, 2026), with conditional acceptances of .87, .68 and .53. Between two published numbers of
-tokens lies a line; tiles of 32 tokens are taken to begin at 33. However little is drafted, a cycle
-is priced as the published one of as many tokens, so what is found is the least that these figures
-allow. With one and two rows the published ratios are above what these acceptances give. Over plain
-decoding:
-
-{m3}
-
-![M3 Ultra](charts/simulation-m3-ultra.svg)
-
-*M1 Ultra*: verification costs nearly as much for each token as for the first (mlxcel, 2026), and
-the published speculation is at 0.59 to 0.70 of plain decoding. The policy parks:
-
-{m1}
-
-## Texts of all categories
-
-Requests of 40 to 200 tokens that come and go, chances of the first guesses {categories};
-over plain decoding. *Fixed* is the best of all fixed lengths, found by trying each.
-
-{mixed}
-"""
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = (header, ["---"] * len(header), *rows)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def page(figures: dict[str, str]) -> str:
     """The whole report."""
     return PAGE.format(
@@ -295,16 +230,36 @@ def page(figures: dict[str, str]) -> str:
     )
 
 
-def measure() -> tuple[dict[str, str], list[Published]]:
+# Machines are known to other processes by their places: their prices are functions.
+PACKING = [number for number, machine in enumerate(SHAPES) if machine.packs]
+
+
+def _regrets(number: int) -> list[str]:
+    return regrets(SHAPES[number])
+
+
+def _picks(number: int) -> list[str]:
+    return picks(SHAPES[number])
+
+
+def _categories(number: int, rows: int) -> Mixed:
+    return categories(SHAPES[number], rows)
+
+
+def measure(jobs: int | None) -> tuple[dict[str, str], list[Published]]:
     """All tables, and the figures of the chart."""
+    numbers = range(len(SHAPES))
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        lost, heard = pool.map_async(_regrets, numbers, 1), pool.map_async(_picks, PACKING, 1)
+        both = pool.starmap(_categories, [(n, rows) for n in numbers for rows in (4, 16)], 1)
+        found = {"lost": lost.get(), "heard": heard.get()}
     m3 = [published(M3_ULTRA, rows) for rows in PUBLISHED]
     m1 = [published(M1_ULTRA, rows) for rows in (1, 2, 4, 8, 16)]
-    both = [categories(machine, rows) for machine in SHAPES for rows in (4, 16)]
     losing = "steady", "from step 30", "worst run"
     moving = "after a shift", "from step 30", "worst run"
     tables = {
-        "regret": markdown(("machine", *losing, *moving, "never right"), [*map(regrets, SHAPES)]),
-        "picked": markdown(("machine", "heard", "by averages"), [*map(picks, SHAPES)]),
+        "regret": markdown(("machine", *losing, *moving, "never right"), found["lost"]),
+        "picked": markdown(("machine", "heard", "by averages"), found["heard"]),
         "m3": markdown(
             ("rows", "published, depth 3", "depth 3 here", "adaptive", "known", "K, M"),
             [[f"{one.rows}", f"{PUBLISHED[one.rows]:.2f}", *one.cells] for one in m3],
@@ -327,8 +282,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--save", type=Path, help="folder of simulation.md and charts/")
+    parser.add_argument("--jobs", type=int, help="processes; as many as there are cores")
     options = parser.parse_args()
-    tables, m3 = measure()
+    tables, m3 = measure(options.jobs)
     text = page(tables)
     if options.save is None:
         print(text)

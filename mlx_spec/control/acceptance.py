@@ -25,7 +25,7 @@ from operator import mul
 
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, RowEvidence, evidence_of, known_evidence
-from mlx_spec.control.shifts import Run, surprise
+from mlx_spec.control.shifts import PARTS, SAYS, Run
 
 
 class AverageAcceptance:
@@ -147,12 +147,16 @@ class AcceptanceEstimate:
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
-        source = self._source
-        if not report.work.length:
-            for row in report.rows:
-                self._fade(known_evidence(row, source), self.FADING)
-            self.average.fade()
+        if report.work.length:
+            self._count(report)
             return
+        for row in report.rows:
+            self._fade(known_evidence(row, self._source), self.FADING)
+        self.average.fade()
+
+    def _count(self, report: StepReport) -> None:
+        """Row by row, and of all."""
+        source = self._source
         profile = self.average.profile
         positions, passed = len(profile), [0.0, *accumulate(profile)]
         ended = [0] * (positions + 1)  # rows whose last tested position is this
@@ -171,10 +175,15 @@ class AcceptanceEstimate:
                 chance = min(self._chance(evidence), 1.0)
                 chances[last] += chance
                 usual = passed[last] + (tested - last) * profile[-1]
-                up, down = surprise(chance * usual / tested, accepted, tested)
+                # In line: this is the work of a step that grows with rows.
+                stood, fell, stood_worse, fell_worse = SAYS[
+                    min(int(PARTS * chance * usual / tested), PARTS - 1)
+                ]
+                wrong, rise, fall = tested - accepted, evidence.rise, evidence.fall
+                up = accepted * stood + wrong * fell
+                down = accepted * stood_worse + wrong * fell_worse
                 better += up
                 worse += down
-                rise, fall = evidence.rise, evidence.fall
                 if (up > 0.0 or rise.score) and rise.add(up, accepted, tested, usual):
                     self._believe(evidence, rise)
                 elif (down > 0.0 or fall.score) and fall.add(down, accepted, tested, usual):

@@ -45,6 +45,7 @@ class JoinCost:
         self._rate = 0.0
         # Spent on texts that are still being read: measured, and guessed from slow steps.
         self._measured = self._guessed = 0.0
+        self._all_read: Seq[Row] = ()  # rows of the last step, if each is counted and read
 
     @property
     def seconds(self) -> float:
@@ -63,15 +64,7 @@ class JoinCost:
         A step whose reading was not measured apart is not clean, and what it took beyond the
         usual is taken for reading.
         """
-        new = read = 0
-        for row, length in zip(report.rows, report.lengths, strict=True):
-            evidence = evidence_of(row, self._source)
-            if not evidence.counted:
-                evidence.counted = True
-                new += 1
-            if length and not evidence.drafted:
-                evidence.drafted = True
-                read += 1
+        new, read = (0, 0) if report.rows == self._all_read else self._newcomers(report)
         self._rate += self.NEWEST * (new - self._rate)
         self._measured += report.reading
         if report.clean:
@@ -82,3 +75,18 @@ class JoinCost:
         if read and spent:
             self._measured = self._guessed = 0.0
             self._reading.add(spent / read)
+
+    def _newcomers(self, report: StepReport) -> tuple[int, int]:
+        """Rows that were not counted yet, and those whose text was read for this step."""
+        new = read = drafted = 0
+        for row, length in zip(report.rows, report.lengths, strict=True):
+            evidence = evidence_of(row, self._source)
+            if not evidence.counted:
+                evidence.counted = True
+                new += 1
+            if length and not evidence.drafted:
+                evidence.drafted = True
+                read += 1
+            drafted += evidence.drafted
+        self._all_read = list(report.rows) if drafted == len(report.rows) else ()
+        return new, read

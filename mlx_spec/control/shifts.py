@@ -72,15 +72,6 @@ def _moved(by: float) -> list[tuple[float, float]]:
     return found
 
 
-BETTER, WORSE = _moved(MOVED), _moved(-MOVED)
-
-
-def surprise(chance: float, accepted: int, tested: int) -> tuple[float, float]:
-    """How much likelier so many guesses of these stand if the odds have risen, and if they have
-    fallen, than by the chance that was believed; as logarithms."""
-    part = min(int(PARTS * chance), PARTS - 1)
-    wrong = tested - accepted
-    stood, fell = BETTER[part]
-    up = accepted * stood + wrong * fell
-    stood, fell = WORSE[part]
-    return up, accepted * stood + wrong * fell
+# By the chance that was believed: what a guess that stood says for odds that have risen, one that
+# fell, and both for odds that have fallen.
+SAYS = [(*up, *down) for up, down in zip(_moved(MOVED), _moved(-MOVED), strict=True)]

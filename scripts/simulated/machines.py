@@ -115,7 +115,7 @@ def tiles(size: int, base: float, each: float) -> Callable[[int], float]:
 
 FLAT = Machine("flat", lambda m: 20 + 0.05 * m, lambda b: 1.5)
 LINEAR = Machine("linear", lambda m: 2 + 2.0 * m, lambda b: 0.3 + 0.1 * b)
-FIVES = sorted({*EDGES, *range(5, 100, 5), *range(6, 100, 5)})
+FIVES = tuple(sorted({*EDGES, *range(5, 100, 5), *range(6, 100, 5)}))
 TILES_5 = Machine("tiles of 5", tiles(5, 14, 3.0), lambda b: 1.0, edges=FIVES)
 TILES_32 = Machine("tiles of 32", tiles(32, 6, 16.0), lambda b: 1.2 + 0.02 * b)
 COMPUTE = Machine("compute-bound", lambda m: max(20.0, 0.8 * m) + 1, lambda b: 1.5)

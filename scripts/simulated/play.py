@@ -35,6 +35,7 @@ class SimulatedRow:
     evidence: Evidence | None = None
     said: int = 0
     lag: int = FOREVER  # tokens that the drafter has not read
+    brings_guesses: bool = False
 
     @property
     def room(self) -> int:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from .knowing import Clairvoyant, Hearer, Known
@@ -96,7 +97,7 @@ def hearer(machine: Machine, work: Workload, usual: float) -> Hearer:
     found: tuple[Hearer, float] | None = None
     for bold in (1.0, None, 0.0, 0.5, 2.0, 4.0):
         knows = Hearer(machine, MOST, Known(speed, usual, bold))
-        conditions = Conditions(seed=99, says=lambda chance: chance)
+        conditions = Conditions(seed=99, says=_true)
         reached = Simulation(knows, machine, work, conditions).steps(STEPS).merit()
         if found is None or reached > found[1]:
             found = knows, reached
@@ -105,27 +106,35 @@ def hearer(machine: Machine, work: Workload, usual: float) -> Hearer:
     return Hearer(machine, MOST, replace(found[0].knows, speed=speed))
 
 
-def picked(
-    make: Make,
-    machine: Machine,
-    rows: int,
-    tokens: str,
-    runs: int,
-    says: Callable[[float], float] = lambda chance: chance,
-) -> Lost:
-    """Of texts in which each token has its own chance, and the drafter says what it is, or
-    something else."""
-    draw, rng = TOKENS[tokens], random.Random(0)
-    usual = sum(draw(rng) for _ in range(4000)) / 4000
-    work = Workload(rows, lambda rng: tokenwise(rng, draw))
-    knows = hearer(machine, work, usual)
-    played, known = [], []
-    for seed in range(runs):
-        conditions = Conditions(seed=seed, says=says)
-        played.append(Simulation(make(machine), machine, work, conditions).steps(STEPS))
-        true = replace(conditions, says=lambda chance: chance)
-        known.append(Simulation(knows, machine, work, true).steps(STEPS))
-    return _lost(played, together(known))
+def picked(make: Make, machine: Machine, rows: int, tokens: str, runs: int) -> Lost:
+    """Of texts in which each token has its own chance, and the drafter says what it is."""
+    work = _texts(rows, tokens)
+    played = [
+        Simulation(make(machine), machine, work, Conditions(seed=seed, says=_true)).steps(STEPS)
+        for seed in range(runs)
+    ]
+    return _lost(played, _heard(machine, rows, tokens, runs))
+
+
+def _true(chance: float) -> float:
+    return chance
+
+
+def _texts(rows: int, tokens: str) -> Workload:
+    return Workload(rows, lambda rng: tokenwise(rng, TOKENS[tokens]))
+
+
+@cache
+def _heard(machine: Machine, rows: int, tokens: str, runs: int) -> float:
+    """What one says who knows, on the same texts."""
+    draw, rng, work = TOKENS[tokens], random.Random(0), _texts(rows, tokens)
+    knows = hearer(machine, work, sum(draw(rng) for _ in range(4000)) / 4000)
+    return together(
+        [
+            Simulation(knows, machine, work, Conditions(seed=seed, says=_true)).steps(STEPS)
+            for seed in range(runs)
+        ]
+    )
 
 
 def _lost(runs: Seq[Run], goal: float, first: int = 0) -> Lost:
