@@ -110,8 +110,7 @@ def reading_of(asked: Asked, served: ServedModel) -> Reading:
     """How the texts of a request are parted."""
     body: ChatBody = asked.body
     tools = tools_of(body, served.tokenizer)
-    split = body.reasoning_format != "none"
-    return Reading(served.tokenizer, tools, asked.thinking and split, split, asked.request_id)
+    return Reading.of(asked, served, tools, split=body.reasoning_format != "none")
 
 
 class ChatCompletions:
@@ -128,8 +127,8 @@ class ChatCompletions:
         goes_on = bool(body.continue_final_message)
         shaped = sampling.structure is not None
         talk = Conversation(messages, tools, keywords_of(body), goes_on, shaped)
-        ids, thinks = templated(talk, served)
-        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
+        ids, thinking = templated(talk, served)
+        sampling = reasoned_first(sampling, thinking, served.tokenizer)
         return Asked(
             prompts=(ids,),
             sampling=sampling,

@@ -86,9 +86,9 @@ class Messages:
     def read(self, body: MessagesBody, served: ServedModel) -> Asked:
         """What a body asks for."""
         tools = tools_of(body, served)
-        ids, thinks = prompt_of(body, tools, served)
+        ids, thinking = prompt_of(body, tools, served)
         sampling = self._sampling(body, tools, served)
-        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
+        sampling = reasoned_first(sampling, thinking, served.tokenizer)
         return Asked(
             prompts=(ids,),
             sampling=sampling,
@@ -198,8 +198,7 @@ def _input(arguments: str) -> dict[str, Any]:
 
 
 def _reading(asked: Asked, served: ServedModel) -> Reading:
-    tools = tools_of(asked.body, served)
-    return Reading(served.tokenizer, tools, asked.thinking, request_id=asked.request_id)
+    return Reading.of(asked, served, tools_of(asked.body, served))
 
 
 def _stop(asked: Asked, result: GenerationResult, served: ServedModel) -> str | None:

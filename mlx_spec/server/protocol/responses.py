@@ -80,8 +80,8 @@ class Responses:
         messages = chat_messages_of(body.instructions, body.input)
         shaped = sampling.structure is not None
         talk = Conversation(messages, tools, _keywords(body), shaped=shaped)
-        ids, thinks = templated(talk, served)
-        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
+        ids, thinking = templated(talk, served)
+        sampling = reasoned_first(sampling, thinking, served.tokenizer)
         return Asked(
             prompts=(ids,),
             sampling=sampling,
@@ -144,8 +144,7 @@ def tools_of(body: ResponsesBody, served: ServedModel) -> ToolUse:
 
 
 def _reading(asked: Asked, served: ServedModel) -> Reading:
-    tools = tools_of(asked.body, served)
-    return Reading(served.tokenizer, tools, asked.thinking, request_id=asked.request_id)
+    return Reading.of(asked, served, tools_of(asked.body, served))
 
 
 def _keywords(body: ResponsesBody) -> dict[str, Any]:
