@@ -265,7 +265,7 @@ class KVCachePool:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(array.nbytes for array in self.arrays)
+        return sum(map(_bytes_of, self.layers))
 
     @property
     def nbytes_by_kind(self) -> Counter[str]:
@@ -273,7 +273,7 @@ class KVCachePool:
         held: Counter[str] = Counter()
         for layer in self.layers:
             kind = getattr(layer, "kind", type(layer).__name__)
-            held[kind] += sum(array.nbytes for array in layer.arrays)
+            held[kind] += _bytes_of(layer)
         return held
 
     @property
@@ -282,6 +282,13 @@ class KVCachePool:
         if self._cost is None and self.nbytes:
             self._cost = sum((layer.cost for layer in self.layers), RowCost())
         return self._cost or RowCost()
+
+
+def _bytes_of(layer: LayerCache) -> int:
+    """What a layer holds, which any thread may ask in the middle of a step: a kind whose ``arrays``
+    describe something says it itself."""
+    own: int | None = getattr(layer, "nbytes", None)
+    return sum(array.nbytes for array in layer.arrays) if own is None else own
 
 
 def schedule(arrays: list[mx.array]) -> None:
