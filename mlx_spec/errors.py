@@ -7,6 +7,7 @@
     +-- UnsupportedModel      a model that loads but that this engine cannot run exactly
     +-- TokenizerMismatch     the draft has too few of the target's tokens
     +-- CapacityError         slots or memory asked for that do not exist
+    |   +-- OutOfMemory       the device ran out of it while a request ran
     +-- OutputError           an output that exists, belongs to another run, or takes no more
     +-- GeneratorClosed       the generator was closed or its worker has failed
     +-- RankError             a process that holds a part of the model is gone, or disagrees
@@ -47,6 +48,13 @@ class TokenizerMismatch(MlxSpecError):
 
 class CapacityError(MlxSpecError):
     """More slots or memory were asked for than exist."""
+
+
+class OutOfMemory(CapacityError):
+    """The device had no memory for a step. What a request is told that was given up for it begins
+    with ``WORDS``."""
+
+    WORDS = "[Engine.step] the device has no memory"
 
 
 class OutputError(MlxSpecError):

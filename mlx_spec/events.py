@@ -182,6 +182,15 @@ class ErrorHappened:
     request_id: str | None = None
 
 
+@dataclass(frozen=True)
+class MemoryRanOut:
+    """A step of ``rows`` found no memory: ``request_id`` was given up, the others begin anew."""
+
+    time: float
+    rows: int
+    request_id: str
+
+
 Event: TypeAlias = (
     EngineStarted
     | RequestSubmitted
@@ -193,6 +202,7 @@ Event: TypeAlias = (
     | StepDone
     | StageDone
     | ErrorHappened
+    | MemoryRanOut
 )
 
 

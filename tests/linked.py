@@ -54,13 +54,21 @@ class QuietWatch:
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
-        self._ended = False
+        self.other: QuietWatch = self
+        self._ended = self._dismissed = False
+        self._bell = threading.Semaphore(0)
 
     def ring(self) -> None:
-        pass
+        self.other._bell.release()
 
-    def wait(self) -> None:
-        pass
+    def wait(self) -> bool:
+        assert self._bell.acquire(timeout=PATIENCE)
+        return not self._dismissed
+
+    def dismiss(self) -> None:
+        if self.ends():
+            self.other._dismissed = True
+            self.ring()
 
     def leave(self, words: str) -> None:
         pass
@@ -85,6 +93,7 @@ class Linked:
         self.model, self._copy = make_model(), make_model()
         links: list[Any] = [QueueLink(0, there, back), QueueLink(1, back, there)]
         watches: list[Any] = [QuietWatch(), QuietWatch()]
+        watches[0].other = watches[1]
         self.ranks = SeveralRanks(links[0], kind, watches[0])
         self.other = SeveralRanks(links[1], kind, watches[1])
         note_ranks(self.model, self.ranks)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-LONGEST = 300.0  # seconds; a safety net
+LONGEST = 600.0  # seconds; a safety net
 
 
 def free_ports(count: int) -> list[int]:
@@ -51,6 +51,21 @@ class Launched:
             self.kill()
         return ended
 
+    def first_says(self, words: str) -> str:
+        """Wait until rank 0 says that on stderr; the line."""
+        heard = []
+        for line in self.processes[0].stderr or ():
+            heard.append(line)
+            if words in line:
+                return line
+        raise AssertionError((heard, self.wait()))
+
+    def __enter__(self) -> Launched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
     def kill(self) -> None:
         for process in self.processes:
             if process.poll() is None:
@@ -58,18 +73,30 @@ class Launched:
 
 
 def launch(
-    count: int, *command: str, before: Callable[[int], dict[str, str]] = lambda rank: {}
+    count: int,
+    *command: str,
+    before: Callable[[int], dict[str, str]] = lambda rank: {},
+    typed: str = "",
 ) -> Launched:
-    """Start ``python *command`` so many times; ``before`` gives more of a rank's environment."""
+    """Start ``python *command`` so many times.
+
+    Args:
+        count: how many.
+        command: what they run.
+        before: gives more of a rank's environment.
+        typed: stdin of rank 0; the others have an empty one.
+    """
     folder = tempfile.TemporaryDirectory()
     hosts = Path(folder.name) / "hosts.json"
+    said, nothing = Path(folder.name) / "typed", Path(os.devnull)
+    said.write_text(typed)
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
     processes = [
         subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
+            stdin=(nothing if rank else said).open(),
             text=True,
             cwd=ROOT,
             env=os.environ

@@ -76,7 +76,7 @@ CALLED_BY_OTHERS = {
     "get_short_help_str",
     "list_commands",
 }
-CALLED_BY_OTHERS |= {"get_route_handler"}  # by FastAPI
+CALLED_BY_OTHERS |= {"get_route_handler", "send_400_response"}  # by FastAPI and uvicorn
 # By Ray Data.
 CALLED_BY_OTHERS |= {"estimate_inmemory_data_size", "get_read_tasks", "supports_distributed_reads"}
 CALLED_BY_OTHERS |= {"_end_all"}  # at exit

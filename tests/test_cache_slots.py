@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlx_spec.cache.pool import POSITION_STEP, fill_holes
+from mlx_spec.cache.pool import fill_holes
+from mlx_spec.cache.slot_sizes import POSITION_STEP
 from mlx_spec.errors import CapacityError
 from tests.caches import dense_pool, filled, rows_of, same, span_of, write
 

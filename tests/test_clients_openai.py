@@ -172,6 +172,19 @@ def test_tools_are_called_at_once_and_streamed(thinking: Live) -> None:
     assert again.content == "Well."
     assert [one.function.parsed_arguments for one in again.tool_calls] == [{"at": "sky"}] * 2
     assert final.choices[0].finish_reason == "tool_calls"
+    chunks = client.chat.completions.create(max_tokens=200, stream=True, **options)
+    deltas = [
+        call for one in chunks if one.choices for call in one.choices[0].delta.tool_calls or []
+    ]
+    named = [one for one in deltas if one.function.name]
+    assert [(one.index, one.function.name, one.function.arguments) for one in named] == [
+        (0, "look", ""),
+        (1, "look", ""),
+    ]
+    assert len(deltas) > 6  # as they come
+    for number, call in enumerate(chat.choices[0].message.tool_calls or []):
+        parts = [one.function.arguments for one in deltas if one.index == number]
+        assert "".join(parts) == call.function.arguments == '{"at": "sky"}'
     alone = client.chat.completions.create(max_tokens=200, parallel_tool_calls=False, **options)
     assert len(alone.choices[0].message.tool_calls or []) == 1
     short = client.chat.completions.create(max_tokens=30, **options)

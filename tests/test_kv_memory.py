@@ -11,7 +11,8 @@ import pytest
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.cache.dense import DenseKVCache
-from mlx_spec.cache.pool import KVCachePool, SlotSize
+from mlx_spec.cache.pool import KVCachePool
+from mlx_spec.cache.slot_sizes import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.sequence import Sequence

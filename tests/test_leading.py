@@ -20,16 +20,21 @@ from mlx_spec import (
     stream_batch_generate,
 )
 from mlx_spec.batching.commands import RequestRecord
+from mlx_spec.batching.leading import make_engine
 from mlx_spec.config import SamplingParams
 from mlx_spec.decoding.drafters.predicted import PredictedText
-from mlx_spec.errors import InvalidRequest, RankError
+from mlx_spec.errors import InvalidRequest, RankError, UnsupportedModel
+from mlx_spec.model.heads.head import DraftHead, HeadConfig
+from mlx_spec.model.hidden import HiddenLayers
 from mlx_spec.sequence import Sequence
 from tests.linked import Linked, linked
-from tests.models import make_model
+from tests.models import VOCABULARY, make_model
 from tests.scenario import noisy_draft
+from tests.structures import small_tokenizer
 
 PROMPTS = [[3, 9, 12], [40, 2], [7, 7, 7, 7, 30, 31, 2], [1], [22, 5, 17, 8]]
 FIXED = SpeculationConfig(adaptive=False, num_draft_tokens=3)
+LONG = SamplingParams(max_tokens=12)
 ROWS = BatchingConfig(batch_size=3, batch_timeout=0.0)
 
 
@@ -96,6 +101,22 @@ def test_a_generator_that_is_closed_in_the_middle_leaves_the_ranks_in_step() -> 
     assert both.error is None
 
 
+def test_the_last_row_goes_as_the_next_request_comes() -> None:
+    """One meeting brings both; what is in flight is then dropped by all ranks, or by none."""
+    first, second = Sequence([3, 9], SamplingParams(max_tokens=90)), Sequence(PROMPTS[0], LONG)
+    with linked() as both:
+        engine = make_engine(both.model, None, speculation=FIXED, batching=ROWS)
+        engine.submit(first)
+        for _ in range(3):
+            engine.step(hurry=True)
+        engine.cancel(first)
+        engine.submit(second)
+        while engine.busy:
+            engine.step(hurry=True)
+    assert both.error is None
+    assert second.tokens == alone(PROMPTS[:1], 12)[0]
+
+
 def test_a_stream_that_is_dropped_is_left_by_the_others_too() -> None:
     with linked() as both:
         stream = stream_batch_generate(both.model, None, PROMPTS, max_tokens=200, speculation=FIXED)
@@ -126,6 +147,36 @@ def test_another_draft_there_is_an_error_here() -> None:
             generator_of(both, new_draft())
         with generator_of(both) as generator:
             assert len(generator.generate([[1]], max_tokens=3)[0].token_ids) == 3
+    assert both.error is None
+
+
+def test_no_tokenizer_there_is_an_error_here() -> None:
+    """Ranks with one draft what a constraint forces, and others would not."""
+    with linked() as both:
+        with pytest.raises(RankError, match="this rank was given none"):
+            BatchedMLXGenerator(both.model, small_tokenizer())
+        with generator_of(both) as generator:
+            assert len(generator.generate([[1]], max_tokens=3)[0].token_ids) == 3
+    assert both.error is None
+
+
+class MiddleHead(DraftHead):
+    """Reads what its target's first layer gives."""
+
+    def reads(self, layers: int) -> HiddenLayers:
+        return HiddenLayers(final=False, layers=(0,))
+
+
+@pytest.mark.parametrize("draft", ["head", "self"])
+def test_layers_that_one_rank_has_draft_on_none(draft: str) -> None:
+    heads = [MiddleHead(HeadConfig(32, 48, 4, 2, 8, VOCABULARY)) for _ in range(2)]
+    given = heads if draft == "head" else [None, None]
+    words = {"head": "head reads layers 0, and each of 2 ranks", "self": "draft='self' runs layers"}
+    with (
+        linked(given[0], "pipeline") as both,
+        pytest.raises(UnsupportedModel, match=words[draft]),
+    ):
+        generator_of(both, given[1], speculation=SpeculationConfig(draft=draft))
     assert both.error is None
 
 

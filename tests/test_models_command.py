@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mlx_spec.cli.main import main
+from mlx_spec.model import at_hand, folders_here
 from tests.architectures import write_architecture
 from tests.folders import CONTEXT, write_folder
 
@@ -51,3 +52,58 @@ def test_everything_at_hand_is_looked_at(here: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "./large" in shown
     assert "fetched on first use: smollm2" in shown
+
+
+def plant_folders(here: Path) -> None:
+    """Many that hold nothing, a model before them and one behind."""
+    write_folder(here / "a-model", num_hidden_layers=1)
+    for number in range(40):
+        (here / f"b{number:02}" / "inner" / "deeper").mkdir(parents=True)
+    write_folder(here / "z" / "model", num_hidden_layers=1)
+    write_folder(here / "b00" / "inner" / "deeper" / "model", num_hidden_layers=1)
+    (here / ".hidden").mkdir()
+    shutil.copytree(here / "a-model", here / ".hidden" / "model")
+
+
+def test_among_many_folders_it_ends_and_says_what_it_left_out(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_folders(here)
+    found = listed(capsys)
+    assert {"./a-model", "./z/model"} <= set(found)
+    assert not any("deeper" in name or "hidden" in name for name in found)
+    monkeypatch.setattr(folders_here, "MOST", 60)
+    short = listed(capsys)
+    assert "./a-model" in short
+    assert "./z/model" not in short
+    # 43 with the directory itself, and of those within 40 and the model's 17.
+    assert "(24 of them left out)" in short[""]["searched"][0]
+    assert main(["models", "--json", "--all"]) == 0
+    names = [one["name"] for one in json.loads(capsys.readouterr().out)["models"]]
+    assert "./z/model" in names
+
+
+def test_models_that_there_is_no_time_for_are_named(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_folders(here)
+    monkeypatch.setattr(at_hand, "SECONDS", -1.0)
+    found = listed(capsys)
+    assert set(found) == {""}
+    assert found[""]["left_out"][:4] == ["demo", "demo-draft", "smollm2-draft", "./a-model"]
+    assert main(["models"]) == 0
+    assert "not looked at, for time (--all does): 5 models: demo, demo-draft," in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_search_without_bounds_shows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: nobody looks at the clock; or goes deeper than is useful."""
+    plant_folders(here)
+    monkeypatch.setattr(folders_here, "SECONDS", -1.0)
+    assert folders_here.FoldersHere().left_out == 42
+    assert folders_here.FoldersHere().folders == []
+    monkeypatch.setattr(folders_here, "DEEP", 4)
+    monkeypatch.setattr(folders_here, "SECONDS", 60.0)
+    deep = [str(path) for path in folders_here.FoldersHere().folders]
+    assert "b00/inner/deeper/model" in deep

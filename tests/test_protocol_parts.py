@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlx_spec.server.protocol import call_stream
 from mlx_spec.server.protocol.markers import Splitter
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought, blocks_of
 from mlx_spec.server.protocol.tools import ToolUse
@@ -88,14 +89,80 @@ def test_parts_are_the_same_however_a_text_is_cut(
         assert shown([*found, *reader.finish(True)]) == parts
 
 
-def test_a_call_that_was_cut_off_is_text() -> None:
+def test_a_call_that_was_cut_off_is_one_from_its_arguments_on() -> None:
     reading = Reading(thinking_tokenizer(), AUTO)
     cut = "x " + CALL[:-20]
+    parts = blocks_of(reading, spoken(cut, "length")[1], 0)
+    assert shown(parts) == [("Said", "x"), ("look", '{"at"')]
+    cut = "x " + CALL[: CALL.index("arguments")]
     assert shown(blocks_of(reading, spoken(cut, "length")[1], 0)) == [("Said", cut)]
     named = Reading(thinking_tokenizer(), ToolUse((LOOK,), "named", "look"))
     assert shown(blocks_of(named, spoken('{"a', "length")[1], 0)) == [("look", '{"a')]
     required = Reading(thinking_tokenizer(), ToolUse((LOOK,), "required"))
     assert shown(blocks_of(required, spoken('[{"a', "length")[1], 0)) == [("Said", '[{"a')]
+
+
+ODD = [
+    '{"a": "}\\"{", "b": [{"c": {}}, "]"]}',
+    '{"path": "C:\\\\", "n": -1.5e3,   "x": null}',
+    "{}",
+    '{ "at" : "\u00e4🙂\\u00e4" }',
+]
+
+
+def in_pieces(text: str, reading: Reading) -> list[Part]:
+    """Letter by letter."""
+    reader, parts = reading.reader(0), list[Part]()
+    for letter in text:
+        parts += reader.add(letter)
+    return [*parts, *reader.finish(True)]
+
+
+@pytest.mark.parametrize("arguments", ODD)
+def test_arguments_come_as_they_are_written(arguments: str) -> None:
+    """The name first; all of them together are those of the whole answer, letter for letter."""
+    call = f'<tool_call>{{"name": "look", "arguments": {arguments}}}</tool_call>'
+    reading = Reading(thinking_tokenizer(), AUTO, request_id="r")
+    parts = in_pieces(f"So: {call}\n{call}", reading)
+    calls = [part for part in parts if isinstance(part, Called)]
+    assert (calls[0].call.name, calls[0].call.arguments, calls[0].begins) == ("look", "", True)
+    assert len(calls) == 2 + 2 * len(arguments)
+    assert shown(parts) == [("Said", "So:"), ("look", arguments), ("look", arguments)]
+    assert shown(blocks_of(reading, spoken(f"So: {call}\n{call}")[1], 0)) == shown(parts)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"arguments": {"at": "a"}, "name": "look"}',  # the name comes last
+        '{"name": "look", "arguments": "{\\"at\\": \\"a\\"}"}',  # JSON in a text
+        '{"name": "look", "id": "7", "arguments": {"at": "a"}}',
+    ],
+)
+def test_a_call_in_another_order_comes_when_it_is_whole(call: str) -> None:
+    parts = in_pieces(f"<tool_call>{call}</tool_call>", Reading(thinking_tokenizer(), AUTO))
+    [only] = [part for part in parts if isinstance(part, Called)]
+    assert (only.call.name, only.call.arguments) == ("look", '{"at": "a"}')
+
+
+def test_of_calls_that_may_not_be_parallel_the_first_is_streamed() -> None:
+    one = Reading(thinking_tokenizer(), ToolUse((LOOK,), "auto", parallel=False))
+    assert shown(in_pieces(CALL + CALL, one)) == [LOOKED]
+
+
+def test_quotes_that_are_taken_for_ends_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: nobody heeds a backslash; and nobody counts brackets."""
+    text = f'<tool_call>{{"name": "look", "arguments": {ODD[0]}}}</tool_call>'
+    reading = Reading(thinking_tokenizer(), AUTO)
+    assert shown(in_pieces(text, reading)) == [("look", ODD[0])]
+    real = call_stream.CallStream._arguments
+
+    def heedless(self: Any) -> int:
+        self._escaped = False
+        return real(self)
+
+    monkeypatch.setattr(call_stream.CallStream, "_arguments", heedless)
+    assert shown(in_pieces(text, reading)) != [("look", ODD[0])]
 
 
 def test_calls_have_ids_of_the_request() -> None:

@@ -1,18 +1,9 @@
-"""A stage over Ray: two workers on this machine write what one process writes, whatever dies.
-
-One Ray for the whole file: it takes seconds to start.
-"""
+"""A stage over Ray, as far as it can be tested without it (``test_ray_nodes`` has the rest)."""
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +15,15 @@ from mlx_spec.pipeline import (
     Align,
     Classify,
     Filter,
-    Flags,
     GenerateText,
     Stage,
     StructureText,
     ray_cluster,
 )
-from mlx_spec.pipeline.checkpoint import Checkpoint
-from mlx_spec.pipeline.ray_process import RayOptions, process_over_ray, together
+from mlx_spec.pipeline.ray_process import together
 from mlx_spec.pipeline.ray_worker import SecondTry
 from mlx_spec.results import GenerationResult, GenerationStats
-
-SAMPLED = ("--temp", "0.9", "--seed", "11", "-m", "8", "--batch-size", "2")
-SAFETY = 300.0
-
-
-def write_input(path: Path, count: int) -> Path:
-    starts = ["def read_", "class Stack:", "import ", "for i in range(", "return self."]
-    lines = [json.dumps({"prompt": f"# {i}\n{starts[i % 5]}", "id": i}) for i in range(count)]
-    lines[3], lines[7] = "not json", '{"id": 7}'
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def run(source: Path, out: Path, *options: str) -> int:
-    return main(["batch", str(source), str(out), "-q", *SAMPLED, *options])
-
-
-# --- without Ray ----------------------------------------------------------------------------
+from tests.ray_nodes import run, write_input
 
 
 @pytest.mark.parametrize("address", ["", "head", "head:", "10.0.0.1", "in.jsonl", "ray://head:1"])
@@ -82,6 +54,16 @@ def test_options_that_do_not_go_together(
     assert run(source, tmp_path / "out.jsonl", *words) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_chain_is_over_ray_or_divided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_input(tmp_path / "in.jsonl", 9)
+    config = tmp_path / "chain.toml"
+    config.write_text(
+        'input = "in.jsonl"\noutput = "out.jsonl"\n[[stage]]\nkind = "generate"\nshard = "tensor"'
+    )
+    assert main(["pipeline", "run", str(config), "--ray"]) == 2
+    assert "choose" in capsys.readouterr().err
 
 
 def test_without_ray_it_says_what_to_install(
@@ -159,129 +141,3 @@ def test_figures_of_workers_side_by_side() -> None:
     assert (both.generation_tokens, both.generation_time) == (40, 3.0)
     assert both.draft_lengths == {1: 4, 2: 4}
     assert together({}) == GenerationStats()
-
-
-# --- over two workers -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A Ray of our own, which the commands find and leave as it is."""
-    with ray_cluster.joined("local", 2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """The input, and what one process makes of it."""
-    folder = tmp_path_factory.mktemp("alone")
-    source = write_input(folder / "in.jsonl", 40)
-    assert run(source, folder / "out.jsonl") == 1
-    return source, (folder / "out.jsonl").read_bytes()
-
-
-OVER = ("--ray", "local", "--ray-workers", "2")
-
-
-@pytest.mark.slow
-def test_two_workers_write_the_bytes_of_one(
-    cluster: None, alone: tuple[Path, bytes], tmp_path: Path
-) -> None:
-    source, bytes_alone = alone
-    out = tmp_path / "out.jsonl"
-    assert run(source, out, *OVER) == 1
-    assert out.read_bytes() == bytes_alone
-
-
-@pytest.mark.slow
-def test_it_goes_on_where_one_process_stopped(
-    cluster: None, alone: tuple[Path, bytes], tmp_path: Path
-) -> None:
-    """And one process where Ray stopped; a half-written line is cut off."""
-    source, bytes_alone = alone
-    out = tmp_path / "out.jsonl"
-    assert run(source, out, "--limit", "9") == 1
-    with out.open("ab") as file:
-        file.write(b'{"prompt": "#')
-    assert run(source, out, "--resume", "--limit", "20", *OVER) == 1
-    assert out.read_bytes().count(b"\n") == 20
-    assert run(source, out, "--resume") == 1
-    assert out.read_bytes() == bytes_alone
-    assert run(source, out, "--resume", *OVER) == 1  # nothing is left
-
-
-def workers() -> list[int]:
-    """Process ids of this process's own workers."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,command="], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    rows = [
-        (int(pid), int(parent), name) for pid, parent, name in (x.split(None, 2) for x in listed)
-    ]
-    ours, size = {os.getpid()}, 0
-    while len(ours) > size:
-        size = len(ours)
-        ours |= {pid for pid, parent, _ in rows if parent in ours}
-    return [pid for pid, _, name in rows if pid in ours and "RayWorker" in name]
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_changes_nothing(
-    cluster: None, alone: tuple[Path, bytes], tmp_path: Path
-) -> None:
-    """As soon as the first results are there one worker gets kill -9."""
-    source, bytes_alone = alone
-    out, killed = tmp_path / "out.jsonl", list[int]()
-
-    class Watched(Checkpoint):
-        def write(self, record: dict[str, Any]) -> None:
-            super().write(record)
-            if not killed:
-                killed.append(workers()[0])
-                os.kill(killed[0], signal.SIGKILL)
-
-    flags = Flags(temp=0.9, seed=11, max_tokens=8, batch_size=2)
-    output = Watched(out, "jsonl", {}, 11)
-    done = process_over_ray(
-        GenerateText(), flags, (source, "jsonl"), output, RayOptions("local", 2)
-    )
-    assert killed
-    assert done.tally.written == 40
-    assert out.read_bytes() == bytes_alone
-
-
-@pytest.mark.slow
-def test_a_model_that_is_not_there_is_one_line(
-    cluster: None, alone: tuple[Path, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out.jsonl"
-    out.write_text("old\n")
-    assert run(alone[0], out, "--model", "./nowhere", "--overwrite", *OVER) == 2
-    told = capsys.readouterr().err
-    assert "nowhere" in told
-    assert "Traceback" not in told
-    assert out.read_text() == "old\n"
-
-
-@pytest.mark.slow
-def test_the_example_joins_a_cluster_that_runs(cluster: None, tmp_path: Path) -> None:
-    """By its address, from a process of its own; it compares the bytes itself."""
-    import ray
-
-    root = Path(__file__).parent.parent
-    shutil.copytree(root / "examples" / "data", tmp_path / "data")
-    script = shutil.copy(root / "examples" / "corpus_over_ray.sh", tmp_path)
-    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    address = ray.get_runtime_context().gcs_address
-    done = subprocess.run(
-        ["sh", script],
-        env={**os.environ, "PATH": scripts, "PYTHONPATH": str(root), "RAY": address},
-        capture_output=True,
-        text=True,
-        timeout=SAFETY,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "the same bytes\n"
-    assert done.stderr.count("Records: 36 written") == 2
-    assert ray.is_initialized()  # who joins a cluster does not end it

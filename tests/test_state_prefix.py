@@ -10,7 +10,9 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.cache.prefix import PrefixCache
+from mlx_spec.cache.span import Span
 from mlx_spec.cache.state import StateCache
 from mlx_spec.config import BatchingConfig, SamplingParams
 from mlx_spec.decoding.decoder import SpeculativeDecoder
@@ -171,3 +173,16 @@ def test_a_row_is_looked_at_before_it_is_read_on(monkeypatch: pytest.MonkeyPatch
     while decoder.busy:
         decoder.step()
     assert again.reused == 40
+
+
+def test_figures_that_other_threads_ask_for_describe_nothing() -> None:
+    """Stops arrays on the stream of who asks in mid-step: no step could compute them."""
+    states = StateCache(1)
+    pool = KVCachePool([states], 3)
+    states.resize(3, 8)
+    states.bind(Span(0, 2, mx.zeros(2, mx.int32), 1, 1))
+    states[0] = mx.ones((2, 4))
+    pool.slots = 3
+    assert (pool.nbytes, pool.nbytes_by_kind["states"], pool.cost.fixed) == (48, 48, 16)
+    assert states._changed
+    assert sum(array.nbytes for array in states.arrays) == pool.nbytes == 48

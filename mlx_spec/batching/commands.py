@@ -99,6 +99,7 @@ class Make:
         engine: its number.
         speculation, batching: as everywhere.
         draft: what the draft model is; empty where there is none.
+        reads: whether there is a tokenizer.
         gone: engines that rank 0 has no more.
     """
 
@@ -106,6 +107,7 @@ class Make:
     speculation: SpeculationConfig
     batching: BatchingConfig
     draft: str
+    reads: bool
     gone: tuple[int, ...] = ()
 
 

@@ -30,6 +30,7 @@ from mlx_spec.batching.reporter import EventReporter
 from mlx_spec.batching.reservations import Reservations
 from mlx_spec.batching.row_memory import RowMemory
 from mlx_spec.batching.scheduler import Scheduler
+from mlx_spec.batching.shortage import Shortage, is_shortage, renewed
 from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.layout import plan
@@ -81,9 +82,11 @@ class Engine:
         self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
         share = room if self._keeps else 0
         self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
-        self.clock = clock
+        self.clock, self._tokenizer = clock, tokenizer
         self.limit = RowLimit(self.batching.batch_size)
-        self.decoder = SpeculativeDecoder(
+        self.shortage = Shortage(self.limit)
+        self._make_decoder = partial(
+            SpeculativeDecoder,
             model,
             draft_model=draft_model,
             tokenizer=tokenizer,
@@ -92,7 +95,7 @@ class Engine:
             clock=clock,
             limit=self.limit,
         )
-        self._tokenizer = tokenizer
+        self.decoder, self._stopping = self._make_decoder(), _never
         budget = self._budget(room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,
@@ -101,14 +104,18 @@ class Engine:
             preemption=self.batching.enable_preemption,
             aging=self.batching.aging,
         )
-        decoder = self.decoder  # no way back here: who drops an engine gets its memory at once
-        self._reservations = Reservations(budget, decoder.speculation.margin)
-        self.memory = RowMemory(self, decoder, self.scheduler, budget)
+        self._use(self.decoder, budget)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
         if self._reporter:
             models = {"target": model, "draft": draft}
             self._reporter.started(models, self.batching, self.speculation, budget.kv.limit)
+
+    def _use(self, decoder: SpeculativeDecoder, budget: TokenBudget) -> None:
+        """Run requests here. No way back from it: who drops an engine has its memory at once."""
+        self.decoder = decoder
+        self._reservations = Reservations(budget, decoder.speculation.margin)
+        self.memory = RowMemory(self, decoder, self.scheduler, budget)
 
     def _budget(self, room: int) -> TokenBudget:
         """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
@@ -119,9 +126,14 @@ class Engine:
         return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
     @property
+    def rests(self) -> bool:
+        """Whether nothing waits or runs: the same on all ranks, whatever has come to one."""
+        return not (self.scheduler.backlog or self.scheduler.active)
+
+    @property
     def busy(self) -> bool:
         """Whether any request waits or runs."""
-        return bool(self.scheduler.backlog or self.scheduler.active)
+        return not self.rests
 
     def now(self) -> float:
         """The time by which it is decided who runs."""
@@ -129,7 +141,12 @@ class Engine:
 
     def stop_when(self, stopping: Callable[[], bool]) -> None:
         """Ask between the layers of a prompt's pass whether all requests are about to go."""
+        self._stopping = stopping
         self.decoder.stop_when(stopping)
+
+    def synchronize(self) -> None:
+        """Wait for all that was launched."""
+        self.decoder.device.synchronize()
 
     def settle(self) -> None:
         """What was cancelled is to be gone, for everybody who takes part."""
@@ -205,6 +222,7 @@ class Engine:
                 self._reporter.failed("step", request.error, request.request_id)
         if ended:
             self.memory.requests_ended()
+        self.shortage.stepped()
         if self._reporter:
             self._reporter.stepped(self.decoder, self.scheduler, outputs, len(ended))
         # Last: who sees a request end finds it in the statistics, and its memory free.
@@ -217,7 +235,26 @@ class Engine:
 
     def set_batch_size(self, rows: int) -> None:
         """Change the number of rows; what runs beyond it is preempted at the next step."""
-        self.limit.rows = rows
+        self.shortage.set(rows)
+
+    def begin_anew(self) -> Sequence:
+        """After a step that found no memory: what ran waits again, with nothing in the caches.
+
+        Returns:
+            The one request that is given up.
+        """
+        victim = self.shortage.happened(self.scheduler.running)
+        self.finished += 1
+        self.scheduler.remove(victim)
+        preempted = self.scheduler.evict_all(self.now())
+        self._use(renewed(self.decoder, self._make_decoder), self.memory.budget)
+        self.decoder.stop_when(self._stopping)
+        self.memory.members_changed()
+        self._reporter.began_anew(preempted, victim)
+        if not self.busy:
+            self.shortage.over()
+        _deliver(victim, [])
+        return victim
 
     def stats(self) -> GenerationStats:
         """Figures over all requests so far."""
@@ -241,10 +278,20 @@ class Engine:
 
     def _advance(self) -> list[StepOutput]:
         try:
-            return self.decoder.step()
+            return self.decode()
         except Exception as error:
             self._reporter.failed("step", repr(error))
+            if is_shortage(error):
+                raise self.shortage.error(self.scheduler.active) from error
             raise
+
+    def decode(self) -> list[StepOutput]:
+        """The decoder's part of a step."""
+        return self.decoder.step()
+
+    def lose(self, words: str) -> None:
+        """A part of the model is gone: have listeners told, in any thread."""
+        self._reporter.failed("ranks", words)
 
     def _admit(self, hurry: bool) -> None:
         self._grow()
@@ -281,8 +328,13 @@ class Engine:
         """It has ended: its row and its place are free."""
         self.scheduler.remove(request)
         self.decoder.remove(request)
-        if not self.busy:
+        if self.rests:
             self.memory.idle()
+            self.shortage.over()
+
+
+def _never() -> bool:
+    return False
 
 
 def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:

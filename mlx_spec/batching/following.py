@@ -37,7 +37,7 @@ def follow(model: Any, tokenizer: Any = None, *, draft_model: Any = None) -> Non
     if not isinstance(ranks, SeveralRanks) or ranks.rank == 0:
         return
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 says when it is over
+        _leave_signals_to_rank_0(ranks)
     follower = Follower(ranks, model, tokenizer, draft_model)
     try:
         message: Any = None
@@ -54,6 +54,21 @@ def follow(model: Any, tokenizer: Any = None, *, draft_model: Any = None) -> Non
         raise
     ranks.leave("")
     sys.exit(0)
+
+
+def _leave_signals_to_rank_0(ranks: SeveralRanks) -> None:
+    """It says when it is over: Ctrl-C in a terminal reaches it anyway, others are passed on once.
+
+    A service that is told to end finishes what runs, for which it needs all ranks.
+    """
+
+    def told(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        ranks.pass_on()
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, told)
 
 
 class Follower:
@@ -100,11 +115,15 @@ class Follower:
                 f"rank 0 drafts with {message.draft}, and this rank was given "
                 f"{own or 'no draft model'}; give follow() the same"
             )
+        if message.reads and self._tokenizer is None:
+            raise InvalidRequest(
+                "rank 0 has a tokenizer, and this rank was given none; give follow() the same"
+            )
         return ShardedEngine(
             self._ranks,
             message.engine,
             self._model,
-            self._tokenizer,
+            self._tokenizer if message.reads else None,
             draft_model=self._draft if message.draft else None,
             speculation=message.speculation,
             batching=message.batching,

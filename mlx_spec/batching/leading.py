@@ -33,6 +33,7 @@ from mlx_spec.batching.commands import (
 )
 from mlx_spec.batching.engine import Engine
 from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.errors import InvalidRequest, RankError
 from mlx_spec.model.ranks import SeveralRanks, ranks_of
 from mlx_spec.sequence import Sequence
@@ -58,7 +59,8 @@ def make_engine(model: Any, tokenizer: Any, **options: Any) -> Engine:
     draft = describe_draft(options.get("draft_model"))
     with ranks.turn:
         number = next(ranks.numbers)
-        ranks.tell(Make(number, speculation, batching, draft, ranks.take_gone()))
+        reads = tokenizer is not None
+        ranks.tell(Make(number, speculation, batching, draft, reads, ranks.take_gone()))
         engine = make_sharded(
             ranks, lambda: ShardedEngine(ranks, number, model, tokenizer, **options)
         )
@@ -183,18 +185,22 @@ class ShardedEngine(Engine):
         ranks = self._several
         before = ranks.meetings
         with interrupts.held(), ranks.turn:
-            try:
-                changed = super().step(hurry=hurry)
-            except RuntimeError as error:  # MLX's own, which names nobody
-                if words := ranks.why_lost():
-                    raise RankError(f"[Engine.step] {words}") from error
-                raise
+            changed = super().step(hurry=hurry)
             if ranks.meetings == before:
                 self.decoder.meet()
             for command in ranks.take():
                 self.do(command)
             ranks.running = weakref.ref(self) if self.scheduler.active else None
         return changed
+
+    def decode(self) -> list[StepOutput]:
+        """As of any engine; where a rank is gone it says which."""
+        try:
+            return super().decode()
+        except RuntimeError as error:  # MLX's own, which names nobody
+            if words := self._several.why_lost():
+                raise RankError(f"[Engine.step] {words}") from error
+            raise
 
     def do(self, command: Command) -> None:
         """What arrived is done, on any rank, between two steps."""

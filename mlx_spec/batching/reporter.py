@@ -28,6 +28,7 @@ from mlx_spec.events import (
     EventFeed,
     FirstToken,
     Listener,
+    MemoryRanOut,
     PromptProgress,
     RequestAdmitted,
     RequestFinished,
@@ -135,6 +136,12 @@ class EventReporter:
     def failed(self, where: str, error: str, request_id: str | None = None) -> None:
         """Something went wrong; whoever called hears of it by the exception itself."""
         self._publish(ErrorHappened(self._clock(), where, error, request_id))
+
+    def began_anew(self, preempted: Seq[Sequence], victim: Sequence) -> None:
+        """A step found no memory: one request was given up, the others wait for rows."""
+        self._publish(MemoryRanOut(self._clock(), 1 + len(preempted), victim.request_id))
+        self.moved(preempted, [])
+        self.finished(victim)
 
     def stepped(
         self,

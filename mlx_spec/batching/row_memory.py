@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mlx_spec.batching.memory import LEDGER, Holder, TokenBudget
 from mlx_spec.batching.scheduler import Scheduler
-from mlx_spec.cache.pool import SlotSize
+from mlx_spec.cache.slot_sizes import SlotSize
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.sequence import Sequence

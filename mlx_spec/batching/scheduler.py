@@ -111,6 +111,13 @@ class Scheduler(Generic[R]):
         """A request has ended, or is about to be cancelled, wherever it stands."""
         (self._running if request in self._running else self._waiting).remove(request)
 
+    def evict_all(self, now: float) -> list[R]:
+        """Who holds a row waits again."""
+        victims = self.running
+        for victim in victims:
+            self._evict(victim, now)
+        return victims
+
     def wake_at(self) -> float | None:
         """While idle: when the oldest request has waited long enough; None if none waits."""
         if not self._waiting:

@@ -8,6 +8,7 @@ it ends, nobody is left waiting for it.
 from __future__ import annotations
 
 import atexit
+import gc
 import threading
 import traceback
 import weakref
@@ -16,11 +17,13 @@ from collections.abc import Sequence as Seq
 from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
+import mlx.core as mx
+
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator_stats import GeneratorStats, generator_stats
 from mlx_spec.batching.memory import wired_memory
-from mlx_spec.errors import GeneratorClosed, InvalidRequest, RankError
+from mlx_spec.errors import GeneratorClosed, InvalidRequest, OutOfMemory, RankError
 from mlx_spec.sequence import Sequence
 
 Command: TypeAlias = Callable[[Engine], object]
@@ -187,9 +190,9 @@ class Worker:
             engine.ranks.when_lost(_unless_gone(self))
             self._stats = generator_stats(engine)
             self._started.set()
-            with wired_memory(engine.decoder.device.synchronize):
+            with wired_memory(engine.synchronize):
                 while self._attend(engine):
-                    self._drop(request for request in engine.step() if request.ended)
+                    self._drop(request for request in self._step(engine) if request.ended)
             for request in list(self._requests.values()):
                 if request.submitted:  # else it is still in the inbox: ``_leave`` sees to it
                     engine.cancel(request)
@@ -217,6 +220,24 @@ class Worker:
             for command in commands:
                 command(engine)
 
+    def _step(self, engine: Engine) -> list[Sequence]:
+        """One step; where it finds no memory, the engine begins anew and one request is told."""
+        try:
+            return engine.step()
+        except OutOfMemory as error:
+            # Ranks have taken the same step: one that leaves it alone is lost to the others.
+            if engine.ranks.several:
+                raise
+            # What the step has described is held by its frames.
+            for one in (error.__cause__, error):
+                traceback.clear_frames(one.__traceback__ if one else None)
+        with suppress(Exception):  # nobody wants what is left of it
+            engine.synchronize()
+        victim = engine.begin_anew()
+        gc.collect()
+        mx.clear_cache()
+        return [victim]
+
     def _pause(self, engine: Engine) -> float | None:
         """How long to sleep unless something happens; None for ever."""
         wake = engine.scheduler.wake_at()
@@ -239,6 +260,8 @@ class Worker:
         """A part of the model is gone, which the thread may wait for without end; nobody else
         must."""
         with self._changed:
+            if self._engine is not None:
+                self._engine.lose(words)
             self._error = self._error or RankError(f"[BatchedMLXGenerator] {words}")
             self._closing = self._gone = self._lost = True
             left = list(self._requests.values())
@@ -264,7 +287,7 @@ class Worker:
             if engine is not None:
                 with suppress(Exception):
                     self._stats = generator_stats(engine)
-                engine.decoder.device.synchronize()
+                engine.synchronize()
         except BaseException as late:
             self._error = self._error or late
         engine = None

@@ -16,18 +16,17 @@ import copy
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.layer import LayerCache, RowState
 from mlx_spec.cache.several import OwnCaches, leaves, with_leaves
+from mlx_spec.cache.slot_sizes import SlotSize, fitted, grown
 from mlx_spec.cache.span import Span
 from mlx_spec.errors import CapacityError
 from mlx_spec.row_limit import RowLimit
-
-POSITION_STEP = 256
 
 
 def fill_holes(count: int, leaving: Iterable[int]) -> list[int]:
@@ -52,21 +51,6 @@ class PoolSnapshot:
     slots: int
     positions: int
     arrays: list[list[mx.array]]
-
-
-@dataclass(frozen=True)
-class SlotSize:
-    """What slots a caller that accounts for bytes asks for.
-
-    Attributes:
-        slots: rows that are needed.
-        most_slots: rows that may be held, to spare copies.
-        positions: most tokens of a row.
-    """
-
-    slots: int
-    most_slots: int
-    positions: int
 
 
 class KVCachePool:
@@ -126,12 +110,7 @@ class KVCachePool:
     def reserve(self, positions: int) -> None:
         """Make every slot at least ``positions`` tokens long."""
         if positions > self.positions:
-            # Growing by half keeps the copies of a growing text O(1) a token.
-            wanted = max(positions, self.positions + self.positions // 2)
-            wanted = -(-wanted // POSITION_STEP) * POSITION_STEP
-            if self.most_positions is not None:
-                wanted = max(positions, min(wanted, self.most_positions))
-            self._grow(self.slots, wanted)
+            self._grow(self.slots, grown(self.positions, positions, self.most_positions))
 
     def _grow(self, slots: int, positions: int) -> None:
         """All layers or none: where memory ends in the middle, those before shrink back."""
@@ -152,28 +131,13 @@ class KVCachePool:
     def fit(self, size: SlotSize, needed: int) -> None:
         """Have slots of the given size, as long as needed now.
 
-        For callers that account for bytes: never more than ``most_slots * positions`` is held, and
-        not that much before it is needed. Slots double and halve, so that rows that come and go
-        one by one are copied O(1) times each, and memory that nobody needs goes back.
+        For callers that account for bytes (``slot_sizes.fitted``).
         """
-        self.most_positions = most = size.positions
-        slots = self._fitting(max(size.slots, self.used), size.most_slots)
-        roomy = -(-needed // POSITION_STEP) * POSITION_STEP
-        positions = max(needed, min(most, max(roomy, self.positions)))
-        # A longest row that leaves makes ``most`` a little less: no reason to copy everything.
-        near = most < self.positions <= most * 5 // 4
-        if near and slots * self.positions <= size.most_slots * most:
-            positions = self.positions
+        self.most_positions = size.positions
+        size = replace(size, slots=max(size.slots, self.used))
+        slots, positions = fitted(self.slots, self.positions, size, needed)
         if (slots, positions) != (self.slots, self.positions):
             self._grow(slots, positions)
-
-    def _fitting(self, slots: int, most: int) -> int:
-        """How many slots to have where ``slots`` are needed, from what there is."""
-        if self.slots < slots:
-            return max(slots, min(most, 2 * self.slots))
-        if self.slots > 4 * slots:
-            return max(slots, min(most, 2 * slots))
-        return max(slots, min(most, self.slots))
 
     def trim(self) -> None:
         """Give all memory back while no slot is in use."""
@@ -301,7 +265,7 @@ class KVCachePool:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(array.nbytes for array in self.arrays)
+        return sum(map(_bytes_of, self.layers))
 
     @property
     def nbytes_by_kind(self) -> Counter[str]:
@@ -309,7 +273,7 @@ class KVCachePool:
         held: Counter[str] = Counter()
         for layer in self.layers:
             kind = getattr(layer, "kind", type(layer).__name__)
-            held[kind] += sum(array.nbytes for array in layer.arrays)
+            held[kind] += _bytes_of(layer)
         return held
 
     @property
@@ -318,6 +282,13 @@ class KVCachePool:
         if self._cost is None and self.nbytes:
             self._cost = sum((layer.cost for layer in self.layers), RowCost())
         return self._cost or RowCost()
+
+
+def _bytes_of(layer: LayerCache) -> int:
+    """What a layer holds, which any thread may ask in the middle of a step: a kind whose ``arrays``
+    describe something says it itself."""
+    own: int | None = getattr(layer, "nbytes", None)
+    return sum(array.nbytes for array in layer.arrays) if own is None else own
 
 
 def schedule(arrays: list[mx.array]) -> None:

@@ -282,4 +282,18 @@ class StateCache:
     @property
     def cost(self) -> RowCost:
         """The same for any number of tokens."""
-        return RowCost(fixed=sum(states.nbytes for states in self.arrays) // max(1, self.slots))
+        return RowCost(fixed=self.nbytes // max(1, self.slots))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots, of what is not written yet too. Other threads ask: nothing is
+        described, which would be on a stream of theirs."""
+        pairs = zip(self._kept, tuple(self.cache), strict=True)
+        return sum(
+            old.nbytes
+            if old is not None
+            else new.nbytes // max(1, new.shape[0]) * self.slots
+            if new is not None
+            else 0
+            for old, new in pairs
+        )

@@ -6,6 +6,8 @@ than all the rest of ``--help``.
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -66,6 +68,22 @@ class GroupedCommand(TyperCommand):
 def _bold(text: str) -> str:
     """For a help text, which goes to stdout."""
     return marked(text, sys.stdout)
+
+
+# What --ray may be followed by, for it not to be an argument.
+_ADDRESS = re.compile(r"auto|local|ray://.*|[\w.\-\[\]:]+:\d+")
+
+
+class RayCommand(GroupedCommand):
+    """A command that takes ``--ray`` alone, too; in typer no value may be left out."""
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        given = []
+        for word, following in itertools.pairwise([*args, ""]):
+            given.append(word)
+            if word == "--ray" and not _ADDRESS.fullmatch(following):
+                given.append("auto")
+        return super().make_context(info_name, given, parent, **extra)
 
 
 class Commands(TyperGroup):

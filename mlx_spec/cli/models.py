@@ -20,6 +20,9 @@ _COLUMNS = ("model", "type", "on disk", "context", "chat", "layers keep")
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Look at all, however many there are and long it takes.")
+    ] = False,
 ) -> None:
     """List the models on this machine: size, context, caches, and which pairs fit.
 
@@ -28,24 +31,27 @@ def models(
     """
     with status("looking for models", as_json):
         from mlx_spec.model.at_hand import models_at_hand
-        from mlx_spec.model.catalog import searched
         from mlx_spec.model.packaged import PACKAGED
-    found = models_at_hand(_watching(as_json))
+    found = models_at_hand(_watching(as_json), everything=everything)
     _erase(as_json)
-    here = {one.name for one in found}
+    here = {one.name for one in found.models}
     fetched = {name: one for name, one in PACKAGED.items() if name not in here}
     if as_json:
         record = {
-            "models": [_record(one) for one in found],
+            "models": [_record(one) for one in found.models],
+            "left_out": found.left_out,
             "to_fetch": [{"name": n, "title": o.title, "size": o.size} for n, o in fetched.items()],
-            "searched": searched(),
+            "searched": found.searched,
         }
         print(json.dumps(record, indent=2))
         return
-    _print(found)
+    _print(found.models)
+    if found.left_out:
+        names = ", ".join(found.left_out[:3]) + (", ..." if len(found.left_out) > 3 else "")
+        print(f"  not looked at, for time (--all does): {len(found.left_out)} models: {names}")
     for name, one in fetched.items():
         print(f"  fetched on first use: {name} ({one.title}, {one.size / 1e6:.0f} MB)")
-    print(f"  looked in: the package, {', '.join(searched())}")
+    print(f"  looked in: the package, {', '.join(found.searched)}")
 
 
 def _watching(quiet: bool) -> Any:

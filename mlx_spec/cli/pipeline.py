@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_spec.cli.commands import GroupedCommand
+from mlx_spec.cli.commands import RayCommand
 from mlx_spec.cli.completion import stage_names
 from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, saying, status
 from mlx_spec.cli.parameters import takes
-from mlx_spec.cli.sharded import follow_chain
+from mlx_spec.cli.sharded import follow_chain, refuse_both
 from mlx_spec.cli.stage_run import closing_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.progress import say
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.config_file import PipelineConfig
-    from mlx_spec.pipeline.process import Outcome
+    from mlx_spec.pipeline.backend import Models
+    from mlx_spec.pipeline.chain import Work
+    from mlx_spec.pipeline.checkpoint import Checkpoint
+    from mlx_spec.pipeline.config_file import PipelineConfig, StageConfig
+    from mlx_spec.pipeline.process import Outcome, Watch
+    from mlx_spec.pipeline.records import Reader
 
 pipeline = typer.Typer(
     help="Chains of stages over a file of records.", no_args_is_help=True, rich_markup_mode=None
@@ -50,7 +55,7 @@ From = Annotated[
 ]
 
 
-@pipeline.command(cls=GroupedCommand)
+@pipeline.command(cls=RayCommand)
 @takes("files", FileOptions, without=("retry_failed", "format"))
 @takes("given", Flags, without=("unordered",), only_given=True)
 def run(
@@ -74,6 +79,8 @@ def run(
     checked = read_config(config, given)
     part = _part(checked, only, begin_at)
     running = checked.stages if part is None else checked.stages[part.start : part.stop]
+    for entry in running:
+        refuse_both(files.ray, entry.flags.shard)
     follow_chain(running)
     if not files.quiet:
         for unused in dict.fromkeys(entry.flags.unused for entry in running):
@@ -91,9 +98,43 @@ def run(
             return progress.loading(text, lambda text: status(text, files.quiet))
 
         models = Models(loading, saying(files.quiet))
-        log = listeners(files.performance_log, None, stack)
-        outcomes = chain.run(models, progress.begin, limit=files.limit, listeners=log)
+        work = _here(models, files, stack) if files.ray is None else _over_ray(models, files, stack)
+        outcomes = chain.run(work, progress.begin, limit=files.limit)
     raise typer.Exit(_report(checked, part, outcomes, files.quiet))
+
+
+def _here(models: Models, files: FileOptions, stack: ExitStack) -> Work:
+    """Stages run in this process."""
+    from mlx_spec.pipeline.process import process
+
+    log = listeners(files.performance_log, None, stack)
+
+    def work(
+        entry: StageConfig, read: Reader, output: Checkpoint, limit: int | None, watch: Watch
+    ) -> Outcome:
+        run = partial(process, entry.stage, entry.flags, read(), output, models)
+        return run(limit=limit, watch=watch, listeners=log)
+
+    return work
+
+
+def _over_ray(models: Models, files: FileOptions, stack: ExitStack) -> Work:
+    """Stages that ask a model run on all machines, which are joined once for all of them."""
+    from mlx_spec.pipeline.ray_cluster import joined
+    from mlx_spec.pipeline.ray_process import RayOptions, process_over_ray
+
+    here, address = _here(models, files, stack), files.ray or ""
+    stack.enter_context(joined(address, files.ray_workers))
+
+    def work(
+        entry: StageConfig, read: Reader, output: Checkpoint, limit: int | None, watch: Watch
+    ) -> Outcome:
+        if entry.stage.uses == "nothing":
+            return here(entry, read, output, limit, watch)
+        options = RayOptions(address, files.ray_workers, limit)
+        return process_over_ray(entry.stage, entry.flags, read, output, options, watch)
+
+    return work
 
 
 def _part(config: PipelineConfig, only: str | None, begin_at: str | None) -> range | None:

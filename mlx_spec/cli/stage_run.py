@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_spec.cli.api_files import recognised
 from mlx_spec.cli.listening import listeners
 from mlx_spec.cli.notes import note, say_models, saying, status
-from mlx_spec.cli.sharded import follow_where_told
+from mlx_spec.cli.sharded import follow_where_told, refuse_both
 from mlx_spec.cli.statistics import statistics_lines
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.progress import Progress, figures, say
@@ -63,10 +63,7 @@ class StageRun:
 
 def run_stage(run: StageRun) -> int:
     """Check, run, report; returns the exit code."""
-    if run.files.ray is not None and run.flags.shard is not None:
-        raise InvalidRequest(
-            "[flags] --shard divides a model among machines, --ray gives each a whole one: choose"
-        )
+    refuse_both(run.files.ray, run.flags.shard)
     follow_where_told(run.flags, generates=run.stage.uses == "generate")
     formats = run.formats
     if not run.files.quiet:
@@ -111,11 +108,14 @@ def _here(
 
 def _over_ray(run: StageRun, output: Output, progress: Progress) -> Outcome:
     from mlx_spec.pipeline.ray_process import RayOptions, process_over_ray
+    from mlx_spec.pipeline.records import STDIO, read_records
 
     assert run.files.ray is not None
+    if run.source == STDIO:
+        raise InvalidRequest("[ray] --ray needs a file as input, which can be read again")
     options = RayOptions(run.files.ray, run.files.ray_workers, run.files.limit)
-    source = run.source, run.formats[0]
-    return process_over_ray(run.stage, run.flags, source, output, options, progress)
+    read = partial(read_records, run.source.absolute(), run.formats[0])
+    return process_over_ray(run.stage, run.flags, read, output, options, progress)
 
 
 def _arriving(run: StageRun, found: Iterator[Record]) -> Arrivals:

@@ -6,8 +6,6 @@ read when a command is asked for, so that the list of commands needs none of it.
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlx_spec.cli.commands import GroupedCommand
+from mlx_spec.cli.commands import GroupedCommand, RayCommand
 from mlx_spec.cli.file_options import FileOptions
 from mlx_spec.cli.parameters import takes
 from mlx_spec.pipeline.flags import Flags
@@ -45,7 +43,7 @@ class StageCommand(GroupedCommand):
         return _about(self._stage)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        return self._whole.make_context(info_name, _with_address(args), parent, **extra)
+        return self._whole.make_context(info_name, args, parent, **extra)
 
     @property
     def _stage(self) -> type[Stage]:
@@ -56,23 +54,9 @@ class StageCommand(GroupedCommand):
     @cached_property
     def _whole(self) -> Any:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        make = app.command(self.name, cls=GroupedCommand, help=_help(self._stage))
+        make = app.command(self.name, cls=RayCommand, help=_help(self._stage))
         make(_command(str(self.name), self._stage))
         return typer.main.get_command(app)
-
-
-# What --ray may be followed by, for it not to be IN or OUT.
-_ADDRESS = re.compile(r"auto|local|ray://.*|[\w.\-\[\]:]+:\d+")
-
-
-def _with_address(arguments: list[str]) -> list[str]:
-    """The same with an address behind a lone ``--ray``; in typer no value may be left out."""
-    given = []
-    for word, following in itertools.pairwise([*arguments, ""]):
-        given.append(word)
-        if word == "--ray" and not _ADDRESS.fullmatch(following):
-            given.append("auto")
-    return given
 
 
 def _about(stage: type[Stage]) -> str:

@@ -24,13 +24,17 @@ class Structure:
     Attributes:
         kind: one of ``KINDS``.
         text: the schema or the choices as JSON, the expression, or the grammar.
+        after: what ends reasoning: the constraint begins behind it, and before it anything may be
+            said. Empty where it begins at once.
 
     Raises:
-        InvalidRequest: another kind, an empty text, or what is no JSON where that is meant.
+        InvalidRequest: another kind, an empty text, what is no JSON where that is meant, or what no
+            text can hold.
     """
 
     kind: str
     text: str
+    after: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -41,6 +45,11 @@ class Structure:
             raise InvalidRequest(f"[Structure] a JSON schema is an object, not {self.text[:60]!r}")
         if self.kind == "choices":
             _check_choices(_json(self))
+        written = self.text if self.kind in ("regex", "grammar") else _dumps(_json(self), self.kind)
+        if _halved(written):
+            raise InvalidRequest(
+                f"[Structure] the {self.kind} holds half of a surrogate pair, which no text can"
+            )
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | bool | str) -> Structure:
@@ -139,6 +148,15 @@ def _json(structure: Structure) -> Any:
         raise InvalidRequest(
             f"[Structure] the {structure.kind} {shown!r} is no JSON: {error}"
         ) from error
+
+
+def _halved(text: str) -> bool:
+    """Whether it has characters that UTF-8 has not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _check_choices(choices: Any) -> None:

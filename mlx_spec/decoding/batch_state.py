@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_spec.cache.pool import POSITION_STEP
+from mlx_spec.cache.slot_sizes import grown
 from mlx_spec.decoding.rules import LogitsRule
 from mlx_spec.decoding.rules.present import rules_of
 from mlx_spec.decoding.sampler import Sample, SamplingBatch
@@ -71,8 +71,7 @@ class BatchState:
     def reserve(self, positions: int) -> None:
         """Make room for ``positions`` tokens a row."""
         if positions > self.tokens.shape[1]:
-            wanted = max(positions, self.tokens.shape[1] * 3 // 2)
-            self.tokens = _widen(self.tokens, -(-wanted // POSITION_STEP) * POSITION_STEP)
+            self.tokens = _widen(self.tokens, grown(self.tokens.shape[1], positions))
 
     def pending(self) -> mx.array:
         """[B, 1]: each row's last known token, which the target has not seen yet."""

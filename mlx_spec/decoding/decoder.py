@@ -19,7 +19,7 @@ from typing import Any
 from mlx_spec.cache.cost import RowCost
 from mlx_spec.cache.given import GivenRow
 from mlx_spec.cache.layer import RowState
-from mlx_spec.cache.pool import SlotSize
+from mlx_spec.cache.slot_sizes import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control.policy import DraftLengthPolicy

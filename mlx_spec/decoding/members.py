@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 from mlx_spec.cache.layer import RowState
-from mlx_spec.cache.pool import SlotSize, fill_holes
+from mlx_spec.cache.pool import fill_holes
+from mlx_spec.cache.slot_sizes import SlotSize
 from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from mlx_spec.drafting import DrafterStats
@@ -50,7 +50,7 @@ FEWEST_STEPS = 4
 
 @dataclass
 class StepMeter:
-    """Totals over the life of a decoder.
+    """Totals over the life of a decoder, and of the one that takes its place.
 
     Attributes:
         prompt_tokens, prompt_seconds: fed prompts, each token once.
@@ -86,6 +86,11 @@ class StepMeter:
     _rates: dict[int, dict[bool, Rate]] = field(
         default_factory=lambda: defaultdict(lambda: {False: Rate(), True: Rate()})
     )
+
+    def go_on(self, other: StepMeter) -> None:
+        """Have its totals."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(other, one.name))
 
     def step(
         self, lengths: Seq[int], outputs: Seq[Emitted], seconds: float, computed: int | None = None

@@ -25,7 +25,7 @@ from mlx_spec.decoding.rejection import RejectionSampling
 from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.pace import on_cpu
-from mlx_spec.model.ranks import Ranks
+from mlx_spec.model.ranks import Ranks, whole_layers
 
 _ACCEPTANCE: dict[str, Callable[[], AcceptanceRule]] = {
     "shared_noise": SharedNoise,
@@ -59,13 +59,24 @@ def _check_ranks(parts: DraftParts) -> None:
             f"[SpeculativeDecoder] the {ranks.kind} parts of the model are run in different ways "
             f"({'; '.join(map(str, ways))}); divide it otherwise"
         )
-    kinds = parts.speculation.kinds(kind_of(parts.draft_model))
-    asking = [kind for kind in kinds if kind in ("self", "head")]
-    if asking and ranks.kind == "pipeline":
+    asked = _layers_asked(parts) if ranks.kind == "pipeline" else ""
+    if asked:
         raise UnsupportedModel(
-            f"[SpeculationConfig] draft={asking[0]!r} reads layers of the whole model, of which "
-            f"each of {ranks.size} ranks has its own; use a draft model, ngram or lookahead"
+            f"[SpeculationConfig] {asked}, and each of {ranks.size} ranks has some only; use a "
+            "draft model, a head that reads the last hidden state, ngram or lookahead"
         )
+
+
+def _layers_asked(parts: DraftParts) -> str:
+    """Which drafter wants layers in the middle of the target, in words; empty for none."""
+    kinds = parts.speculation.kinds(kind_of(parts.draft_model))
+    if "self" in kinds:
+        return "draft='self' runs layers of the whole model"
+    head = parts.draft_model if "head" in kinds else None
+    layers = head.reads(whole_layers(parts.runner.model)).layers if head is not None else ()
+    if not layers:
+        return ""
+    return f"this draft head reads layers {', '.join(map(str, layers))}"
 
 
 def used_model(draft_model: Any, speculation: SpeculationConfig) -> Any:
@@ -83,9 +94,7 @@ def make_drafter(parts: DraftParts) -> Drafter:
     _check_ranks(parts)
     kinds = parts.speculation.kinds(kind_of(parts.draft_model))
     runner = parts.runner
-    # A rank that follows may have no tokenizer, and all must draft alike.
-    given = parts.tokenizer is not None and not runner.ranks.several
-    given = given and runner.support.verdict != "near-ties"
+    given = parts.tokenizer is not None and runner.support.verdict != "near-ties"
     if parts.speculation.off or not (kinds or given):
         return NoDraft()
     # What a constraint forces or a caller predicts is drafted wherever there can be such (which

@@ -10,7 +10,7 @@ Kinds of lines, each with its ``kind`` and its time ``t`` in seconds since the l
   rows (see ``window``);
 - ``request``: an ended request: TTFT, TPOT, queue time, tokens, acceptance;
 - ``stage``: a pipeline's stage: items/s, items, errors, time;
-- ``error``: what failed, and where; ``event``: a preemption;
+- ``error``: what failed, and where; ``event``: a preemption, or that memory ran out;
 - ``end``: last line of a run that was closed: totals, and lines lost.
 
 It owns no file and no thread.
@@ -25,6 +25,7 @@ from mlx_spec.events import (
     EngineStarted,
     ErrorHappened,
     Event,
+    MemoryRanOut,
     RequestFinished,
     RequestPreempted,
     StageDone,
@@ -77,6 +78,9 @@ class LogLines:
         elif isinstance(event, RequestPreempted):
             fields = {"event": "preempted", "id": event.request_id}
             yield self._line("event", event.time, fields)
+        elif isinstance(event, MemoryRanOut):
+            own = {"event": "out of memory", "id": event.request_id, "rows": event.rows}
+            yield self._line("event", event.time, own)
 
     def old(self, now: float) -> Iterator[Line]:
         """Nothing came for a while: what was counted until then."""

@@ -5,18 +5,24 @@ No weights are read: configs, headers and tokenizers only, which takes about a s
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mlx_spec.cache.layout import caches_in_words
 from mlx_spec.errors import MlxSpecError
-from mlx_spec.model.catalog import EMBEDDED, FoundModel, find_files, find_models
+from mlx_spec.model.catalog import EMBEDDED, FoundModel, find_files, find_models, searched
+from mlx_spec.model.folders_here import FoldersHere
 from mlx_spec.model.heads.parts import TargetParts
 from mlx_spec.model.inspection import Looked, ModelInspection, inspection_of, look
 from mlx_spec.model.packaged import PACKAGED
 from mlx_spec.model.pairing import check_pair
 
+# For all models together, unless everything is asked for.
+SECONDS = 60.0
 # A draft as large as half its target gains nothing.
 MOST_OF_TARGET = 0.5
 
@@ -59,16 +65,43 @@ class ModelAtHand:
     problem: str = ""
 
 
-def models_at_hand(watch: Callable[[str], None] = lambda name: None) -> list[ModelAtHand]:
-    """All of them; ``watch`` hears the name of each before it is looked at."""
-    looked: list[tuple[ModelAtHand, Looked | None]] = []
-    for model in [*find_models(), *find_files()]:
+@dataclass(frozen=True)
+class AtHand:
+    """What was found.
+
+    Attributes:
+        models: those that were looked at.
+        left_out: names of those that there was no time for.
+        searched: where, in words, and what was left out there.
+    """
+
+    models: list[ModelAtHand]
+    left_out: list[str]
+    searched: list[str]
+
+
+def models_at_hand(
+    watch: Callable[[str], None] = lambda name: None, *, everything: bool = False
+) -> AtHand:
+    """Those that there is time for.
+
+    Args:
+        watch: hears the name of each before it is looked at.
+        everything: all of them, however long it takes.
+    """
+    here = FoldersHere(everything)
+    found, looked = [*find_models(here), *find_files(here)], list[tuple[ModelAtHand, Any]]()
+    until = time.monotonic() + (math.inf if everything else SECONDS)
+    for model in found:
+        if time.monotonic() > until:
+            break
         watch(model.name)
         looked.append(_look(model))
-    return [
+    models = [
         one if own is None else replace(one, drafts=tuple(_drafts(one, own, looked)))
         for one, own in looked
     ]
+    return AtHand(models, [one.name for one in found[len(looked) :]], searched(here))
 
 
 def _look(model: FoundModel) -> tuple[ModelAtHand, Looked | None]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_spec.model.folders_here import FoldersHere
 from mlx_spec.model.packaged import PACKAGED, cache_folder
 
 _PART = re.compile(r"(\d{5})-of-\d{5}")
@@ -47,14 +48,15 @@ def embedded_path(name: str | os.PathLike[str]) -> Path | None:
     return EMBEDDED.get(name) if isinstance(name, str) else None
 
 
-def find_models() -> list[FoundModel]:
+def find_models(here: FoldersHere | None = None) -> list[FoundModel]:
     """The embedded ones, folders in the working directory, the local Hugging Face cache."""
     embedded = [_inspect(name, path) for name, path in EMBEDDED.items()]
     cached = sorted(_cached(), key=lambda model: model.name.lower())
-    return [model for model in [*embedded, *_here(), *cached] if model is not None]
+    own = [_inspect(_name(path), path) for path in (here or FoldersHere()).folders]
+    return [model for model in [*embedded, *own, *cached] if model is not None]
 
 
-def find_files() -> list[FoundModel]:
+def find_files(here: FoldersHere | None = None) -> list[FoundModel]:
     """GGUF files: packaged ones that were fetched, in the working directory, in the hub's cache.
 
     Of a model in several files the first; their type is not looked up.
@@ -64,11 +66,7 @@ def find_files() -> list[FoundModel]:
         for name, one in PACKAGED.items()
         if (path := cache_folder() / one.file).is_file()
     ]
-    try:
-        here = sorted([*Path().glob("*.gguf"), *Path().glob("*/*.gguf")])
-    except OSError:
-        here = []
-    found = [(f".{os.sep}{path}", path) for path in here]
+    found = [(_name(path), path) for path in (here or FoldersHere()).files]
     for name, folder in _snapshots():
         found += [(f"{name}/{path.relative_to(folder)}", path) for path in folder.rglob("*.gguf")]
     return [*packaged, *filter(None, (_file(name, path) for name, path in found))]
@@ -92,30 +90,26 @@ def nearest(name: str) -> str | None:
     The owner of a hub's repository may be left out, and letters may be of any case.
     """
     meant = {one.title.partition(",")[0].lower(): own for own, one in PACKAGED.items()}
-    at_hand = [*find_models(), *find_files()]
+    here = FoldersHere()
+    at_hand = [*find_models(here), *find_files(here)]
     for known in [*EMBEDDED, *PACKAGED, *(one.name for one in at_hand)]:
         meant[known.rsplit("/", 1)[-1].lower()] = meant[known.lower()] = known
     close = difflib.get_close_matches(name.rstrip("/").lower(), meant, 1, 0.7)
     return meant[close[0]] if close else None
 
 
-def searched() -> list[str]:
+def searched(here: FoldersHere | None = None) -> list[str]:
     """Where :func:`find_models` looks, in words, and what is not there."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)
     missing = "" if cache.is_dir() else " (not there)"
-    return [f"folders in {Path.cwd()}", f"the Hugging Face cache {cache}{missing}"]
+    left = f" ({here.left_out:,} of them left out)" if here and here.left_out else ""
+    return [f"folders in {Path.cwd()}{left}", f"the Hugging Face cache {cache}{missing}"]
 
 
-def _here() -> Iterator[FoundModel | None]:
-    """Models that lie as folders in the working directory, or in one of its folders."""
-    try:
-        configs = sorted([*Path().glob("*/config.json"), *Path().glob("*/*/config.json")])
-    except OSError:
-        return
-    for config in configs:
-        yield _inspect(f".{os.sep}{config.parent}", config.parent)
+def _name(path: Path) -> str:
+    return f".{os.sep}{path}"
 
 
 def _cached() -> Iterator[FoundModel]:

@@ -5,10 +5,12 @@ without a word. So every rank keeps a plain connection to rank 0, over which har
 sent; the system closes it when a process ends, however that happens::
 
     rank 1  ---- words, when it leaves ---->  rank 0  ---- a byte: come and listen ---->  rank 2
+            ---- a byte: I was told to end ->          ---- another: it is all over ---->
 
 Where a rank is gone the others end, with a line that says so: a part of the model is missing, and
 nothing can be computed any more. Waiting in MLX's links takes a processor; a rank that has nothing
-to do waits here for the bell, and takes none.
+to do waits here for the bell, and takes none. Rank 0's program may end before a model was loaded,
+over a mistake or because nothing was to be done: then the others end without a word, too.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -29,6 +32,7 @@ PATIENCE = 30.0  # seconds for the connections to be made
 SOON = 1.0  # seconds in which a rank leaves that rank 0 has told to
 # Seconds for a program to say what it has to say, once a rank is gone.
 GRACE = 2.0
+_BELL, _DISMISSED, _TOLD_TO_END = b".", b"!", b"\0"
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
@@ -67,7 +71,7 @@ class RankWatch:
         self._over = threading.Event()
         self._lost = threading.Event()
         self._said, self._told, self._ending = "", False, False
-        self._bell = threading.Semaphore(0)
+        self._bell, self._dismissed = threading.Semaphore(0), False
         self._peers: dict[socket.socket, int] = {}
         self._words: dict[int, str] = {}
 
@@ -102,16 +106,29 @@ class RankWatch:
     def ring(self) -> None:
         """On rank 0: have the others listen."""
         for peer in self._peers:
-            self._send(peer, b".")
+            self._send(peer, _BELL)
 
-    def wait(self) -> None:
-        """On another rank: until rank 0 has something to say."""
+    def wait(self) -> bool:
+        """On another rank: until rank 0 has something to say; False where it has ended."""
         self._bell.acquire()
+        return not self._dismissed
 
     def ends(self) -> bool:
         """On rank 0: the others are about to leave, as they should; whether that is news."""
         news, self._ending = not self._ending, True
         return news
+
+    def dismiss(self) -> None:
+        """On rank 0, at its end, where no engine was made: let the others end, loading or not."""
+        if self.ends():
+            for peer in self._peers:
+                self._send(peer, _DISMISSED)
+            self.leave("")
+
+    def pass_on(self) -> None:
+        """On another rank, which was told to end: that is rank 0's to do, for all."""
+        for peer in self._peers:
+            self._send(peer, _TOLD_TO_END)
 
     def leave(self, words: str) -> None:
         """This rank ends: because of what is in ``words``, or as it should."""
@@ -151,11 +168,15 @@ class RankWatch:
         except OSError:
             data = b""
         if self.rank:
+            self._dismissed |= _DISMISSED in data
             for _ in range(len(data)):
                 self._bell.release()
         else:
             rank = self._peers[peer]
-            self._words[rank] = self._words.get(rank, "") + data.decode(errors="replace")
+            words = data.replace(_TOLD_TO_END, b"").decode(errors="replace")
+            self._words[rank] = self._words.get(rank, "") + words
+            if _TOLD_TO_END in data:
+                os.kill(os.getpid(), signal.SIGTERM)
         return bool(data)
 
     def why_lost(self) -> str:
@@ -166,6 +187,8 @@ class RankWatch:
     def _lose(self, rank: int) -> None:
         if (self.rank or self._ending) and self._over.wait(SOON):
             return
+        if self._dismissed:
+            os._exit(0)  # whatever it was loading
         self._said = f"rank {rank} of {self.size} is gone"
         if self._words.get(rank):
             self._said += f": {self._words[rank]}"

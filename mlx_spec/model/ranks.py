@@ -51,9 +51,10 @@ class Ranks:
         size: processes.
         kind: ``"tensor"`` or ``"pipeline"``, how the model is divided; empty for one process.
         several: whether there are others.
+        layers: of the whole model, where a rank has some only; else 0.
     """
 
-    rank, size, kind = 0, 1, ""
+    rank, size, kind, layers = 0, 1, "", 0
     several = False
 
     @property
@@ -134,9 +135,11 @@ class SeveralRanks(Ranks):
         link: to the others.
         kind: how the model is divided.
         watch: whether the others are there.
+        layers: of the whole model.
 
     Attributes:
         numbers: of engines.
+        told: whether the others were ever told anything.
         engine: number of the engine that runs.
         device: where that one works.
         running: that one, on rank 0, while it has rows.
@@ -149,10 +152,10 @@ class SeveralRanks(Ranks):
 
     several = True
 
-    def __init__(self, link: RankLink, kind: str, watch: RankWatch) -> None:
-        self.rank, self.size, self.kind = link.rank, link.size, kind
+    def __init__(self, link: RankLink, kind: str, watch: RankWatch, layers: int = 0) -> None:
+        self.rank, self.size, self.kind, self.layers = link.rank, link.size, kind, layers
         self._link, self._watch, self._own = link, watch, DeviceStream()
-        self.numbers = itertools.count(1)
+        self.numbers, self.told = itertools.count(1), False
         self.device: DeviceStream | None = None
         self.running: weakref.ref[Any] | None = None
         self.turn = threading.RLock()
@@ -232,6 +235,7 @@ class SeveralRanks(Ranks):
                 "one at a time: finish or close it first"
             )
         self.rest()
+        self.told = True
         self._watch.ring()
         with self._own.work():
             self.share(message)
@@ -239,7 +243,8 @@ class SeveralRanks(Ranks):
     def listen(self) -> Any:
         """On another rank, between steps: wait for what rank 0 says."""
         self.rest()
-        self._watch.wait()
+        if not self._watch.wait():
+            return End()
         with self._own.work():
             return self.share(None)
 
@@ -260,9 +265,15 @@ class SeveralRanks(Ranks):
     def end(self) -> None:
         """On rank 0, at the program's end: let the others go."""
         self.running = None
-        if self._watch.ends() and not self._link.lost:
+        if not self.told:
+            self._watch.dismiss()
+        elif self._watch.ends() and not self._link.lost:
             self.tell(End())
             self._watch.leave("")
+
+    def pass_on(self) -> None:
+        """On another rank, which was told to end: have rank 0 told so."""
+        self._watch.pass_on()
 
     def why_lost(self) -> str:
         """After something failed: which rank is gone, in words; empty where all are there."""
@@ -279,6 +290,12 @@ class SeveralRanks(Ranks):
 
 
 _MET: list[SeveralRanks] = []
+_WATCHES: list[RankWatch] = []
+
+
+def note_watch(watch: RankWatch) -> None:
+    """Have the other ranks end with this program, whether a model is loaded or not."""
+    _WATCHES.append(watch)
 
 
 @atexit.register
@@ -292,6 +309,9 @@ def _end_all() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(1)
+    for watch in _WATCHES:
+        if watch.rank == 0:
+            watch.dismiss()
 
 
 _KNOWN = WeakMemo[Ranks]()
@@ -306,3 +326,8 @@ def ranks_of(model: Any) -> Ranks:
 def note_ranks(model: Any, ranks: Ranks) -> None:
     """Remember whose a model is, while it lives."""
     _KNOWN.keep(ranks, model)
+
+
+def whole_layers(model: Any) -> int:
+    """How many layers a model has, those of all ranks."""
+    return ranks_of(model).layers or len(getattr(model, "layers", ()))

@@ -28,8 +28,8 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from mlx_spec.cache.dense import DenseKVCache
-from mlx_spec.cache.pool import POSITION_STEP
 from mlx_spec.cache.quantized import QuantizedSlots
+from mlx_spec.cache.slot_sizes import whole_steps
 from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.passes.form import WHOLE
 from mlx_spec.model.runner import ModelRunner, Rows
@@ -88,7 +88,7 @@ class Replay:
         if not whole or not all(type(layer) in _KINDS and layer.arrays for layer in pool.layers):
             return self._runner.forward(rows)
         # What is read past a row's length is masked, so that the limit may be anything above.
-        limit = min(pool.positions, -(-rows.limit // POSITION_STEP) * POSITION_STEP)
+        limit = min(pool.positions, whole_steps(rows.limit))
         shape = self._shape(rows, limit)
         shape.uses += 1
         if shape.uses <= self._after:

@@ -16,7 +16,7 @@ from mlx_spec.cache.layout import model_name
 from mlx_spec.errors import InvalidRequest, RankError, UnsupportedModel
 from mlx_spec.model.rank_link import RankLink
 from mlx_spec.model.rank_watch import RankWatch
-from mlx_spec.model.ranks import SeveralRanks, note_ranks
+from mlx_spec.model.ranks import SeveralRanks, note_ranks, note_watch
 
 _HEADS = ("n_heads", "n_kv_heads", "num_heads", "num_key_value_heads", "num_attention_heads")
 # The processes of this program, once they have met.
@@ -41,15 +41,15 @@ def divide(model: Any, kind: str | None) -> str | None:
     if kind is None:
         return None
     group, link, watch = _met(kind)
-    name, size = model_name(model), group.size()
+    name, size, layers = model_name(model), group.size(), len(getattr(model, "layers", ()))
     if kind == "pipeline":
         inner: Any = getattr(model, "model", None)
         if not hasattr(inner, "pipeline"):
             raise UnsupportedModel(
                 f"mlx-lm's class of this {name!r} model has no pipeline; try shard='tensor'"
             )
-        if len(model.layers) < size:
-            raise UnsupportedModel(f"{len(model.layers)} layers cannot be divided among {size}")
+        if layers < size:
+            raise UnsupportedModel(f"{layers} layers cannot be divided among {size}")
         inner.pipeline(group)
     else:
         if not hasattr(model, "shard"):
@@ -64,13 +64,20 @@ def divide(model: Any, kind: str | None) -> str | None:
                 raise UnsupportedModel(
                     f"{before.get(place)} heads ({place}) cannot be divided among {size} processes"
                 )
-    note_ranks(model, SeveralRanks(link, kind, watch))
+    note_ranks(model, SeveralRanks(link, kind, watch, layers))
     return "reference"
 
 
-def first_rank() -> bool:
-    """Whether this process is the one that decides, or the only one."""
-    return bool(mx.distributed.init().rank() == 0)
+def meet(kind: str) -> RankWatch:
+    """Find the other processes, before anything is read or loaded; this one's watch over them.
+
+    From then on they end when rank 0's program does, however that happens.
+
+    Raises:
+        InvalidRequest: there is one process only.
+        RankError: they do not find each other.
+    """
+    return _met(kind)[2]
 
 
 def _heads(model: Any) -> dict[str, int]:
@@ -98,6 +105,7 @@ def _met(kind: str) -> tuple[Any, RankLink, RankWatch]:
         link, watch = RankLink(group), RankWatch(group.rank(), group.size())
         watch.heard.append(lambda words: setattr(link, "lost", words))
         _connect(link, watch)
+        note_watch(watch)
         _MET[""] = group, link, watch
     return _MET[""]
 

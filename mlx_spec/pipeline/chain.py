@@ -9,24 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Seq
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlx_spec.errors import InvalidRequest, OutputError
-from mlx_spec.events import Listener
 from mlx_spec.pipeline import records
-from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.checkpoint import Checkpoint, StoredRecords, kept_seed
 from mlx_spec.pipeline.config_file import PipelineConfig, StageConfig
 from mlx_spec.pipeline.export import export
 from mlx_spec.pipeline.failures import ERROR, FAILED, NUMBER
-from mlx_spec.pipeline.process import Outcome, Watch, identity, process
-from mlx_spec.pipeline.records import Record
+from mlx_spec.pipeline.process import Outcome, Watch, identity
+from mlx_spec.pipeline.records import Reader, Record
 
 Begin = Callable[[int, int | None], Watch]
 """Called at each stage's start, with its place, from 0, and the number of its records if known;
 gives its watcher."""
+Work: TypeAlias = Callable[[StageConfig, Reader, Checkpoint, int | None, Watch], Outcome]
+"""Runs a stage over records, as far as they are not done; the number is that of the first ones that
+are meant, None for all."""
 
 
 class Chain:
@@ -102,43 +103,26 @@ class Chain:
         )
         return Checkpoint(path, "jsonl", mark, seed, resume=resume, overwrite=anew and not resume)
 
-    def run(
-        self,
-        models: Models,
-        begin: Begin,
-        *,
-        limit: int | None = None,
-        listeners: Seq[Listener] = (),
-    ) -> list[Outcome]:
-        """Run the stages; ends early where one was interrupted.
+    def run(self, work: Work, begin: Begin, *, limit: int | None = None) -> list[Outcome]:
+        """Run the stages, each by ``work``; ends early where one was interrupted.
 
         Raises:
             OutputError: a stage that does not run has not done all its records.
         """
         outcomes: list[Outcome] = []
-        source: Iterator[Record] = records.read_records(self._config.input, self._format)
+        source: Reader = partial(records.read_records, self._config.input.absolute(), self._format)
         total = self._total if limit is None else min(limit, self._total)
         for number, output in enumerate(self._outputs):
             entry = self._config.stages[number]
             if number not in self._part:
                 _check_done(entry, output, total)
             else:
-                outcomes.append(
-                    process(
-                        entry.stage,
-                        entry.flags,
-                        source,
-                        output,
-                        models,
-                        limit=limit if number == 0 else None,
-                        watch=begin(number, total),
-                        listeners=listeners,
-                    )
-                )
+                first = limit if number == 0 else None
+                outcomes.append(work(entry, source, output, first, begin(number, total)))
                 if outcomes[-1].interrupted:
                     return outcomes
-            source = _kept(output.work)
-            total = sum(1 for _ in _kept(output.work))
+            source = partial(_kept, output.work.absolute())
+            total = sum(1 for _ in source())
         if self._part.stop == len(self._config.stages):
             self._export(self._outputs[-1].work)
         return outcomes

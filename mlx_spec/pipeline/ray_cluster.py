@@ -26,13 +26,11 @@ class Machines:
     """Where workers go.
 
     Attributes:
-        workers: how many.
-        cpus: that each of them takes, in Ray's count. Ray spreads workers over machines as well as
-            it can; where there is one a machine, a second one on the smallest of them has no room.
+        workers: how many. Ray spreads them over machines; where one is lost, its worker begins
+            again on another.
     """
 
     workers: int
-    cpus: int
 
 
 def check_address(address: str) -> None:
@@ -131,8 +129,7 @@ def _machines(ray: Any, workers: int | None) -> Machines:
         raise InvalidRequest(
             "[ray] no machine of the cluster has a CPU to give (ray start --num-cpus)"
         )
-    alone = workers is None or workers <= len(able)
-    return Machines(workers or len(able), min(able) // 2 + 1 if alone else 1)
+    return Machines(workers or len(able))
 
 
 def _first_line(error: BaseException) -> str:

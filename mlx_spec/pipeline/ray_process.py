@@ -1,11 +1,13 @@
 """A stage over several machines, through Ray Data: the output is the one that one machine writes.
 
-    file --- chunks ---> worker, worker, ... --- answers, in order ---> Checkpoint
-    read here            one a machine             written here
+    records --- chunks ---> worker, worker, ... --- answers, in order ---> Checkpoint
+    read here               one a machine             written here
+      ^------------------ RunPace: so many chunks ahead, not more -----------------'
 
 Only this process writes, and what is done is what its file says, as ever: a worker, a machine or
-all of Ray may go at any time. Ray Data starts workers, hands them no more chunks than they take
-(back-pressure), and gives those of a worker that is gone to another one.
+all of Ray may go at any time. Ray Data starts workers, hands them chunks, and gives those of a
+worker that is gone to another one. What it holds back it counts in bytes, of which records have
+few: that no more than a few chunks are read ahead is seen to by ``RunPace``.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec import interrupts
-from mlx_spec.errors import GeneratorClosed, InvalidRequest, MlxSpecError
+from mlx_spec.errors import GeneratorClosed, MlxSpecError
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.options import options_of
 from mlx_spec.pipeline.process import Outcome, Output, Watch, outcome_of
 from mlx_spec.pipeline.ray_cluster import Machines, check_address, import_ray, joined
-from mlx_spec.pipeline.records import STDIO
+from mlx_spec.pipeline.records import Reader
 from mlx_spec.pipeline.stage import Stage
 from mlx_spec.results import GenerationStats
 
 if TYPE_CHECKING:
-    from mlx_spec.pipeline.ray_source import SourceFile
+    from mlx_spec.pipeline.ray_source import ChunkSource
     from mlx_spec.pipeline.ray_worker import ChunkAnswer, RemoteWork
+
+_AHEAD = 4  # chunks that are read and not written, for each that a worker has under way
 
 
 @dataclass(frozen=True)
@@ -51,42 +55,39 @@ class RayOptions:
 def process_over_ray(
     stage: Stage,
     flags: Flags,
-    source: tuple[Path, str],
+    read: Reader,
     output: Output,
     options: RayOptions,
     watch: Watch = lambda tally, stats: None,
 ) -> Outcome:
     """Run what is not done yet; Ray is started only if there is any.
 
-    ``source`` is a file and its format.
+    ``read`` gives the records, as often as it is asked, in any process of this machine.
 
     Raises:
         MlxSpecError: the cluster, the input, a model or the output cannot be used; what is done
             stays.
     """
-    path, format = source
-    if path == STDIO:
-        raise InvalidRequest("[ray] --ray needs a file as input, which can be read again")
     check_address(options.address)
     import_ray()
-    from mlx_spec.pipeline.ray_source import SourceFile
+    from mlx_spec.pipeline.ray_source import ChunkSource
     from mlx_spec.pipeline.ray_worker import RemoteWork
 
     work = RemoteWork(stage, _located(flags), output.seed)
-    file = SourceFile(path.absolute(), format, output.done, options.limit, work.chunk)
+    source = ChunkSource(read, output.done, options.limit, work.chunk)
     with outcome_of(output, options.limit) as outcome:
         outcome.tally.skipped = sum(map(bool, output.done))
-        if output.complete or next(file.left(), None) is None:
+        if output.complete or next(source.left(), None) is None:
             output.begin()
         else:
             with joined(options.address, options.workers) as machines:
-                _run(work, file, machines, output, outcome, watch)
+                _run(work, source, machines, output, outcome, watch)
     return outcome
 
 
 def _run(
     work: RemoteWork,
-    file: SourceFile,
+    source: ChunkSource,
     machines: Machines,
     output: Output,
     outcome: Outcome,
@@ -97,7 +98,7 @@ def _run(
     tally = outcome.tally
     watch(tally, GenerationStats)  # its clock begins
     with outcome.running():
-        for answer in _answers(work, file, machines):
+        for answer in _answers(work, source, machines):
             if not begun:
                 # Only now, so that a model that is not there costs nobody an old output.
                 output.begin()
@@ -113,7 +114,7 @@ def _run(
     outcome.stats = together(stats)
 
 
-def _answers(work: RemoteWork, file: SourceFile, machines: Machines) -> Iterator[ChunkAnswer]:
+def _answers(work: RemoteWork, source: ChunkSource, machines: Machines) -> Iterator[ChunkAnswer]:
     """What workers make of the chunks, in order unless the run is unordered.
 
     Raises:
@@ -122,8 +123,9 @@ def _answers(work: RemoteWork, file: SourceFile, machines: Machines) -> Iterator
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
 
+    from mlx_spec.pipeline.ray_pace import begin_pace
     from mlx_spec.pipeline.ray_source import RecordSource
-    from mlx_spec.pipeline.ray_worker import ANSWER, RayWorker, Tries
+    from mlx_spec.pipeline.ray_worker import ANSWER, RayWorker
 
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -132,21 +134,24 @@ def _answers(work: RemoteWork, file: SourceFile, machines: Machines) -> Iterator
     context.execution_options.preserve_order = not work.flags.unordered
     context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    rows = ray.data.read_datasource(RecordSource(file), override_num_blocks=1, num_cpus=0)
+    pace = begin_pace(_AHEAD * work.calls * machines.workers)
+    records = RecordSource(replace(source, pace=pace))
+    rows = ray.data.read_datasource(records, override_num_blocks=1, num_cpus=0)
     rows = rows.map_batches(
         RayWorker,
-        fn_constructor_args=(work, ray.remote(num_cpus=0, max_restarts=-1)(Tries).remote()),
+        fn_constructor_args=(work, pace),
         compute=ActorPoolStrategy(
             size=machines.workers,
             max_concurrent_calls_per_actor=work.calls,
             enable_true_multi_threading=work.calls > 1,
         ),
-        num_cpus=machines.cpus,
+        num_cpus=1,
     )
     try:
         for batch in rows.iter_batches(batch_size=None, prefetch_batches=1):
             for one in batch[ANSWER]:
                 yield pickle.loads(one)
+                pace.done.remote()
     except Exception as error:
         raise _ours(error) from error
 

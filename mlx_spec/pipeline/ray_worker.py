@@ -11,7 +11,6 @@ import os
 import pickle
 import socket
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -84,21 +83,21 @@ class RayWorker:
 
     Args:
         work: what is to be done.
-        tries: the run's :class:`Tries`, an actor.
+        pace: the run's :class:`RunPace`, an actor.
 
     Raises:
         InvalidRequest: this machine has another version.
         MlxSpecError: a model cannot be used here.
     """
 
-    def __init__(self, work: RemoteWork, tries: Any) -> None:
+    def __init__(self, work: RemoteWork, pace: Any) -> None:
         if work.version != __version__:
             raise InvalidRequest(
                 f"[ray] mlx-spec {__version__} on {_machine()}, {work.version} where the run was "
                 "started"
             )
         self._work, self._models, self._name = work, Models(), _machine()
-        self._tries, self._lock = tries, threading.Lock()
+        self._pace, self._lock = pace, threading.Lock()
         self._held: ExitStack | None = None
         self._backend = self._open()
 
@@ -117,7 +116,7 @@ class RayWorker:
         import ray
 
         first = records[0].number
-        if ray.get(self._tries.begin.remote(first)) > _DEATHS:
+        if ray.get(self._pace.begin.remote(first)) > _DEATHS:
             raise GeneratorClosed(
                 f"[ray] the {len(records)} records from number {first} on: {_DEATHS} workers died "
                 "over them"
@@ -158,18 +157,6 @@ class RayWorker:
             if self._backend is broken and self._held is not None:
                 self._held.close()
                 self._backend = self._open()
-
-
-class Tries:
-    """An actor that outlives workers: how often each chunk was begun, by its first record."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-
-    def begin(self, number: int) -> int:
-        """Count a beginning."""
-        self._counts[number] += 1
-        return self._counts[number]
 
 
 class SecondTry:

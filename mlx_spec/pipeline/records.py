@@ -12,11 +12,11 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.csv_rows import read_rows
@@ -75,6 +75,10 @@ def format_of(path: Path, given: str | None) -> str:
             f"{', '.join(_SUFFIXES)} or give --format{_LINES if path.suffix == '.json' else ''}"
         )
     return known or given or "jsonl"
+
+
+Reader: TypeAlias = Callable[[], Iterator[Record]]
+"""Gives the records of an input from its beginning, as often as it is asked; can be pickled."""
 
 
 def read_records(path: Path, format: str) -> Iterator[Record]:

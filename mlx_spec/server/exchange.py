@@ -20,13 +20,13 @@ from mlx_spec.errors import InvalidRequest, MlxSpecError
 from mlx_spec.server.guard import PRIORITY
 from mlx_spec.server.protocol.asked import Asked
 from mlx_spec.server.protocol.faults import Fault
-from mlx_spec.server.refusals import fault_response, told
+from mlx_spec.server.refusals import fault_response, refused, told
 from mlx_spec.server.service import Service
 
 LOG = logging.getLogger("mlx_spec.server")
 HEADER = "x-priority"
 MOST_URGENT = 100
-# For nobody: the caller has gone (a proxy's word for it).
+# For nobody: the caller has gone (a proxy's word for it), perhaps in the middle of its request.
 _GONE = 499
 
 
@@ -44,12 +44,25 @@ async def answered(
     """The answer, or an error's; given up when the caller goes or the time is over."""
     try:
         # Behind the body nothing comes but word that the caller has gone.
-        await request.body()
+        await _body(service, request)
         return await _unless_gone(request, answer(), service.options.request_timeout)
     except ClientDisconnect:
         return Response(status_code=_GONE)
     except Exception as error:
         return fault_response(request.scope["path"], fault_counted(service, error))
+
+
+async def _body(service: Service, request: Request) -> None:
+    """Read all of it.
+
+    Raises:
+        ClientDisconnect: it ended in the middle.
+    """
+    try:
+        await request.body()
+    except ClientDisconnect:
+        service.count(refused(_GONE, "the request ended in its middle", "incomplete").fault)
+        raise
 
 
 def failing(service: Service, path: str, fault: Fault) -> JSONResponse:

@@ -23,6 +23,8 @@ from mlx_spec.server.refusals import fault_response, refused
 _PUBLIC = ("/", "/health", "/ready")
 _PUBLIC_FOLDER = "/page/"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+# Each is looked through for each name that is asked for.
+MOST_HEADERS = 100
 # Where the guard leaves the priority that a key stands for.
 PRIORITY = "mlx_spec.priority"
 
@@ -60,6 +62,9 @@ class Guard:
 
     def _fault(self, scope: Scope) -> Fault | None:
         headers = Headers(scope=scope)
+        if len(headers) > MOST_HEADERS:
+            words = f"the request has {len(headers)} headers, at most {MOST_HEADERS} are read"
+            return refused(431, words).fault
         if not self._keys:
             return self._strange(headers)
         path, method = scope["path"], scope["method"]

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.server.connections import connection_class
+from mlx_spec.server.connections import MOST_HEAD, connection_class
 from mlx_spec.server.options import ServerOptions
 from mlx_spec.server.service import Service
 
@@ -47,7 +47,8 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=connection_class(options),
+                http=connection_class(options, service.count),
+                h11_max_incomplete_event_size=MOST_HEAD,
                 ws="none",
                 lifespan="on",
                 log_config=None,

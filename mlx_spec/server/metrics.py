@@ -13,7 +13,14 @@ from prometheus_client import (
 )
 
 from mlx_spec.batching.generator_stats import GeneratorStats
-from mlx_spec.events import Event, FirstToken, RequestFinished, RequestPreempted, StepDone
+from mlx_spec.events import (
+    Event,
+    FirstToken,
+    MemoryRanOut,
+    RequestFinished,
+    RequestPreempted,
+    StepDone,
+)
 from mlx_spec.metrics.distribution import Gaps
 from mlx_spec.server.protocol.faults import Fault
 
@@ -55,6 +62,7 @@ class Meters:
         self._accepted = self._counter("accepted_tokens", "Those accepted.", "drafter")
         self._hits = self._counter("prefix_hits", "Requests whose beginning was known.")
         self._reused = self._counter("prefix_reused_tokens", "Prompt tokens not computed again.")
+        self._short = self._counter("out_of_memory", "Steps that found no memory.")
         self._preempted = self._counter("preemptions", "Times that a request lost its row.")
         self._ttft = self._histogram("ttft_seconds", "Time to first token.", _SECONDS)
         self._itl = self._histogram("itl_seconds", "Time between a request's tokens.", _GAPS)
@@ -78,6 +86,8 @@ class Meters:
             self._ttft.observe(event.ttft)
         elif isinstance(event, RequestPreempted):
             self._preempted.inc()
+        elif isinstance(event, MemoryRanOut):
+            self._short.inc()
         elif isinstance(event, RequestFinished):
             self._ends.labels(event.reason).inc()
             self._queue.observe(event.queue_time)

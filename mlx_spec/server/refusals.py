@@ -27,6 +27,7 @@ KINDS = {
     415: "invalid_request",
     422: "invalid_request",
     429: "queue_full",
+    431: "head_too_large",
     501: "not_implemented",
 }
 
@@ -64,7 +65,7 @@ def fault_response(path: str, fault: Fault) -> JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(fault.retry_after)))
     if fault.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if fault.status in (401, 403, 408, 413):
+    if fault.status in (401, 403, 408, 413, 431):
         headers["Connection"] = "close"
     return JSONResponse(fault_body(path, fault), fault.status, headers)
 

@@ -55,6 +55,7 @@ def _happening(service: Service, stats: GeneratorStats) -> dict[str, Any]:
         "packed_steps": generation.packed_steps,
         "requests_with_a_known_prefix": traffic.prefix_hits,
         "preempted": traffic.preempted,
+        "out_of_memory": traffic.out_of_memory,
         "exactness": generation.exactness,
         "slow_passes": generation.passes,
         "kv_kinds": dict(stats.kv.bytes_by_kind),

@@ -17,6 +17,7 @@ from mlx_spec.events import (
     ErrorHappened,
     Event,
     FirstToken,
+    MemoryRanOut,
     RequestFinished,
     RequestPreempted,
     StepDone,
@@ -60,6 +61,7 @@ class Traffic:
         prefix_hits: requests whose prompt's beginning was known.
         reused_tokens: tokens of those.
         preempted: times that a request lost its row.
+        out_of_memory: steps that found none.
         failure: what went wrong last in a step, in the log's words.
     """
 
@@ -69,6 +71,7 @@ class Traffic:
         self.ends: Counter[str] = Counter()
         self.steps = self.batched_steps = self.draft_steps = self.most_rows = 0
         self.prefix_hits = self.reused_tokens = self.preempted = 0
+        self.out_of_memory = 0
         self.failure = ""
         self._recent: deque[StepDone] = deque()
         self._ended_at: deque[float] = deque(maxlen=_ENDS)
@@ -87,6 +90,8 @@ class Traffic:
                 self._finished(event)
             elif isinstance(event, RequestPreempted):
                 self.preempted += 1
+            elif isinstance(event, MemoryRanOut):
+                self.out_of_memory += 1
             elif isinstance(event, ErrorHappened) and event.request_id is None:
                 self.failure = f"{event.where}: {event.error}"
             elif isinstance(event, EngineStarted):

@@ -51,7 +51,7 @@ def guide_of(structure: Structure, tokenizer: Any, where: str = "[structure]") -
         if start is not None:
             _KEPT.move_to_end(key)
     if start is None:
-        start = (vocabulary, _compile(structure, vocabulary, where))
+        start = (vocabulary, _compile(structure, tokenizer, where))
         with _LOCK:
             _KEPT[key] = start
             if len(_KEPT) > MOST_KEPT:
@@ -59,10 +59,13 @@ def guide_of(structure: Structure, tokenizer: Any, where: str = "[structure]") -
     return Guide(start[1], vocabulary)
 
 
-def _compile(structure: Structure, vocabulary: Any, where: str) -> Any:
+def _compile(structure: Structure, tokenizer: Any, where: str) -> Any:
     """A matcher that stands at the beginning of the text."""
+    vocabulary = vocabulary_of(tokenizer)
     limits = library().LLParserLimits(**_LIMITS, verbose_errors=False)
     grammar = _written(structure, where)
+    if structure.after:
+        grammar = _behind(structure, grammar, tokenizer, vocabulary)
     matcher = library().LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
     if not matcher.is_error():
         # What nothing satisfies may show only where the first token is looked for.
@@ -79,6 +82,24 @@ def _first(matcher: Any, vocabulary: Any) -> None:
     from llguidance.numpy import fill_next_token_bitmask
 
     fill_next_token_bitmask(matcher, np.zeros((1, -(-vocabulary.vocab_size // 32)), np.int32))
+
+
+def _behind(structure: Structure, grammar: str, tokenizer: Any, vocabulary: Any) -> str:
+    """Any text, the mark that ends it, and what the grammar has.
+
+    The text does not hold the mark in other tokens: who reads the answer takes it for the end.
+    """
+    mark = json.dumps(structure.after, ensure_ascii=False)
+    ids = tokenizer.encode(structure.after, add_special_tokens=False)
+    lark = f"start: head blanks @answer\nhead[suffix={mark}]: ANY\n"
+    if len(ids) == 1 and vocabulary.is_special_token(ids[0]):
+        lark = f"start: HEAD <[{ids[0]}]> blanks @answer\nHEAD: ANY & ~(ANY {mark} ANY)\n"
+    lark += "ANY: /(?s:.*)/\nblanks: /\\n{0,2}/\n"
+    if structure.kind in ("choices", "grammar"):
+        own = {"lark_grammar": grammar}
+    else:
+        (own,) = json.loads(grammar)["grammars"]
+    return json.dumps({"grammars": [{"lark_grammar": lark}, {**own, "name": "answer"}]})
 
 
 def _written(structure: Structure, where: str) -> str:

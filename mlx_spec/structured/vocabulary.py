@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.structured.spelling import SpelledTokens
 from mlx_spec.token_bytes import reader_of
 
 # An adapter takes half a second to make for 50,000 tokens.
@@ -65,7 +66,9 @@ def _make(tokenizer: Any) -> Any:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     try:
         source = backend.to_str() if backend else TokenTable(tokenizer)
-        return library().LLTokenizer(source, eos_token=ends)
+        # Slices of the vocabulary speed up masks, for which this first one is not asked.
+        known = library().LLTokenizer(source, eos_token=ends, slices=[])
+        return library().LLTokenizer(SpelledTokens(known), eos_token=ends)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InvalidRequest(f"[structure] no constraints with this tokenizer: {reason}") from error

@@ -172,9 +172,11 @@ def test_one_prompt_for_all_with_own_options(visit: Visit, server: PageServer) -
     expect(visit.text(2)).to_have_text("Yes")
     own = {(body.get("temperature"), body.get("num_draft_tokens")) for body in server.bodies}
     assert own == {(None, None), (1.5, 0)}
+    visit.pane(2).locator(".log").press("Escape")  # ends that one alone
+    visit.done(2)
+    expect(visit.pane(1)).to_have_attribute("data-busy", "")
     visit.page.get_by_role("button", name="Stop all").click()
     visit.done(1)
-    visit.done(2)
     expect(visit.answer(2).locator(".figures")).to_contain_text("the same text as in 1")
     visit.pane(1).get_by_role("button", name="Close").click()
     expect(visit.page.locator(".pane")).to_have_count(1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlx_spec.cli.notes import saying, status
+from mlx_spec.cli.sharded import check_draft
 from mlx_spec.cli.talk.flags import ChatFlags
 from mlx_spec.errors import InvalidRequest
 
@@ -33,7 +34,7 @@ class Speaker:
         with status(f"loading {flags.target}", quiet):
             from mlx_spec.pipeline.backend import Models
         self._models = Models(lambda text: status(text, quiet), saying(quiet))
-        self.flags = flags
+        self.flags = self._began = flags
         self._generator = self._open(flags)
 
     def _open(self, flags: ChatFlags) -> BatchedMLXGenerator:
@@ -112,6 +113,7 @@ class Speaker:
         else:
             named = model or self.flags.draft_model
             flags = replace(self.flags, enable_speculative=None, draft=kind, draft_model=named)
+        check_draft(self._began, flags)
         generator = self._open(flags)
         self._generator.close()
         self.flags, self._generator = flags, generator

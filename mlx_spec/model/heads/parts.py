@@ -16,6 +16,7 @@ from mlx_spec.cache.layout import model_name
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.heads.last_word import LastWord, last_word
 from mlx_spec.model.hidden import HiddenLayers, bind_hidden, described, noting
+from mlx_spec.model.ranks import whole_layers
 
 
 class TargetParts:
@@ -35,7 +36,7 @@ class TargetParts:
     """
 
     def __init__(self, model: Any) -> None:
-        self.name, self.layers = model_name(model), len(getattr(model, "layers", ()))
+        self.name, self.layers = model_name(model), whole_layers(model)
         bind_hidden(model, HiddenLayers())
         with noting(HiddenLayers()) as notes:
             self.vocabulary: int = described(model).shape[-1]

@@ -27,6 +27,7 @@ from mlx_spec.cache.span import Span
 from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.heads.head import Choices, Head, Heads
 from mlx_spec.model.heads.parts import TargetParts
+from mlx_spec.model.ranks import whole_layers
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.model.trial import any_tokens
 
@@ -92,7 +93,7 @@ class HeadSlots:
         head.check(self.parts)
         if isinstance(head, nn.Module):  # two kinds of 16-bit numbers together become 32-bit ones
             head.set_dtype(self.parts.dtype)
-        reads = head.reads(len(getattr(runner.model, "layers", ())))
+        reads = head.reads(whole_layers(runner.model))
         runner.tap(reads)
         self.width = self.parts.width * (len(reads.layers) + reads.final)
         self._head, self._pool, self._target = head, runner.pool, runner.model

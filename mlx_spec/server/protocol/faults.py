@@ -12,7 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mlx_spec.errors import CapacityError, GeneratorClosed, InvalidRequest, PromptTooLong
+from mlx_spec.errors import (
+    CapacityError,
+    GeneratorClosed,
+    InvalidRequest,
+    OutOfMemory,
+    PromptTooLong,
+)
 from mlx_spec.results import GenerationResult
 
 MOST_FAULTS = 3  # of one body that are told
@@ -81,6 +87,8 @@ def fault_of(error: BaseException) -> Fault:
 def failed(results: Seq[GenerationResult]) -> Fault | None:
     """What became of a request one of whose texts did not end well; None where all did."""
     for number, result in enumerate(results):
+        if result.error is not None and result.error.startswith(OutOfMemory.WORDS):
+            return Fault(503, "out_of_memory", result.error, 1.0)
         if result.finish_reason == "error":
             return Fault(500, "generation_failed", f"text {number}: {result.error}")
         if result.finish_reason == "cancelled":

@@ -86,9 +86,9 @@ class Messages:
     def read(self, body: MessagesBody, served: ServedModel) -> Asked:
         """What a body asks for."""
         tools = tools_of(body, served)
-        ids, thinks = prompt_of(body, tools, served)
+        ids, thinking = prompt_of(body, tools, served)
         sampling = self._sampling(body, tools, served)
-        sampling, thinking = reasoned_first(sampling, thinks, served.tokenizer)
+        sampling = reasoned_first(sampling, thinking, served.tokenizer)
         return Asked(
             prompts=(ids,),
             sampling=sampling,
@@ -103,10 +103,8 @@ class Messages:
         )
 
     def _sampling(self, body: MessagesBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = structure_of(body, output_format=_format(body))
-        if structure is not None and tools.forced:
-            raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
-        own: dict[str, Any] = {"structure": structure or tools.structure()}
+        structure = tools.or_calls(structure_of(body, output_format=_format(body)))
+        own: dict[str, Any] = {"structure": structure}
         if body.stop_sequences is not None:
             own["stop"] = stops_of(body.stop_sequences)
         return tools.ending(sampling_of(body, served, **own), served.tokenizer)
@@ -198,8 +196,7 @@ def _input(arguments: str) -> dict[str, Any]:
 
 
 def _reading(asked: Asked, served: ServedModel) -> Reading:
-    tools = tools_of(asked.body, served)
-    return Reading(served.tokenizer, tools, asked.thinking, request_id=asked.request_id)
+    return Reading.of(asked, served, tools_of(asked.body, served))
 
 
 def _stop(asked: Asked, result: GenerationResult, served: ServedModel) -> str | None:

@@ -11,7 +11,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from mlx_spec.results import GenerationResult
+from mlx_spec.results import GenerationChunk, GenerationResult
+from mlx_spec.server.protocol.asked import Asked
+from mlx_spec.server.protocol.call_stream import CallStream
 from mlx_spec.server.protocol.ends import ended_itself
 from mlx_spec.server.protocol.markers import (
     REASONING,
@@ -21,6 +23,7 @@ from mlx_spec.server.protocol.markers import (
     Splitter,
     transitions_of,
 )
+from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.protocol.tools import (
     NO_TOOLS,
     ToolCall,
@@ -72,6 +75,8 @@ class Reading:
         thinking: whether they begin in the middle of reasoning.
         split: whether reasoning is told apart at all.
         request_id: what ids of calls are made of.
+        shaped: whether the answer is what a constraint leaves: what looks like a mark in it is text
+            like any other.
     """
 
     tokenizer: Any
@@ -79,6 +84,15 @@ class Reading:
     thinking: bool = False
     split: bool = True
     request_id: str = ""
+    shaped: bool = False
+
+    @classmethod
+    def of(cls, asked: Asked, served: ServedModel, tools: ToolUse, split: bool = True) -> Reading:
+        """How the texts of a request are; a grammar may have the model write its marks."""
+        structure = asked.sampling.structure
+        shaped = structure is not None and structure.kind != "grammar"
+        thinking = asked.thinking and split
+        return cls(served.tokenizer, tools, thinking, split, asked.request_id, shaped)
 
     def reader(self, index: int) -> AnswerReader:
         """For text ``index`` of the request."""
@@ -98,19 +112,30 @@ class AnswerReader:
 
     def __init__(self, how: Reading, name: str) -> None:
         self._how, self._name, self.calls = how, name, 0
-        edges = transitions_of(how.tokenizer, how.tools.mode == "auto") if how.split else {}
-        if how.tools.forced:  # then nothing else can stand there, and marks are in texts only
+        own = not (how.shaped or how.tools.forced)  # whether the model writes as it is used to
+        calls = how.tools.mode == "auto" and own
+        edges = transitions_of(how.tokenizer, calls) if how.split else {}
+        if not own:
             edges = {REASONING: edges.get(REASONING, ())}
-        start = getattr(how.tokenizer, "response_initial_state", None) if how.split else None
+        wanted = how.split and own
+        start = getattr(how.tokenizer, "response_initial_state", None) if wanted else None
         self._splitter = Splitter(edges, REASONING if how.thinking else start or TEXT)
         self._text = _Blanks(between=bool(edges.get(TEXT)))
         self._reasoning = _Blanks(between=True)
         self._reasoning.part()
         self._tool = ""  # what came between the markers of a call, or of a text that is calls
+        self._stream, self._more = CallStream(how.tokenizer), False
 
     def add(self, piece: str) -> list[Part]:
         """Take text; the parts that it makes certain."""
         return self._taken(self._splitter.add(piece))
+
+    def take(self, chunk: GenerationChunk) -> list[Part]:
+        """All that a token makes certain, the end of the text among it."""
+        parts = self.add(chunk.text)
+        if chunk.finish_reason is not None:
+            parts += self.finish(ended_itself(chunk.finish_reason))
+        return parts
 
     def finish(self, complete: bool) -> list[Part]:
         """No text follows; ``complete``: the model ended it itself."""
@@ -130,6 +155,7 @@ class AnswerReader:
                 parts += self._forced(text) if self._how.tools.forced else _said(text)
             elif one.state == TOOL:
                 self._tool += one.text
+                parts += self._streamed(one.text)
             elif one.state == REASONING and (text := self._reasoning.add(one.text)):
                 self._text.part()
                 parts.append(Thought(text))
@@ -143,12 +169,28 @@ class AnswerReader:
     def _closed(self, whole: bool, end: str) -> list[Part]:
         """What came between the markers of a call, if it is one; else it is text."""
         text, self._tool = self._tool, ""
+        stream, self._stream = self._stream, CallStream(self._how.tokenizer)
+        if stream.begun:
+            return []
         tokenizer, tools = self._how.tokenizer, self._how.tools
         calls = parsed_calls(text, tokenizer, tools.tools) if whole else []
         if calls:
             self._text.part()
             return self._called(calls)
         return _said(self._text.add(f"{tokenizer.tool_call_start}{text}{end}"))
+
+    def _streamed(self, piece: str) -> list[Part]:
+        """What is known of a call before it is whole."""
+        parts: list[Part] = []
+        for more in self._stream.add(piece):
+            if more.name:
+                self._text.part()
+                begun = self._called([ToolCall(more.name, "", more.id)])
+                self._more = bool(begun)
+                parts += begun
+            elif self._more:
+                parts.append(Called(ToolCall("", more.arguments), begins=False))
+        return parts
 
     def _called(self, calls: Seq[ToolCall]) -> list[Part]:
         parallel = self._how.tools.parallel
@@ -216,6 +258,9 @@ def blocks_of(how: Reading, result: GenerationResult, index: int) -> list[Part]:
             blocks[-1] = Said(last.text + part.text)
         elif isinstance(part, Thought) and isinstance(last, Thought):
             blocks[-1] = Thought(last.text + part.text)
+        elif isinstance(part, Called) and isinstance(last, Called) and not part.begins:
+            whole = last.call.arguments + part.call.arguments
+            blocks[-1] = Called(replace(last.call, arguments=whole))
         else:
             blocks.append(part)
     return blocks
