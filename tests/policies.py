@@ -10,8 +10,7 @@ from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.shared import PairMeasurements
 from scripts.simulated.machines import DRAFTER, Machine
 from scripts.simulated.play import SimulatedRow
-
-MOST = 6  # draft tokens, where a test says nothing else
+from scripts.simulated.regret import MOST
 
 
 def make_rows(*remaining: int) -> list[SimulatedRow]:

@@ -15,8 +15,8 @@ from mlx_spec.control.acceptance import AverageAcceptance
 from mlx_spec.control.shared import PairMeasurements, measurements_of
 from scripts.simulated.machines import COMPUTE, FLAT
 from scripts.simulated.play import Conditions, SimulatedRow, Simulation
+from scripts.simulated.regret import batch, best
 from tests.policies import adaptive
-from tests.test_draft_length import batch, best
 
 
 class Model(dict):  # type: ignore[type-arg]
@@ -47,15 +47,15 @@ def test_decoders_of_one_pair_keep_their_own_length() -> None:
     """
     pair = PairMeasurements()
     few, many = (adaptive(COMPUTE, pair=pair) for _ in range(2))
-    lone = Simulation(few, COMPUTE, batch(1, 0.9), Conditions(seed=1))
-    full = Simulation(many, COMPUTE, batch(32, 0.9), Conditions(seed=2))
+    lone = Simulation(few, COMPUTE, batch(1, (0.9,)), Conditions(seed=1))
+    full = Simulation(many, COMPUTE, batch(32, (0.9,)), Conditions(seed=2))
     for _ in range(200):
         lone.steps(1)
         full.steps(1)
     assert lone.run.usual(30) > 2
     assert full.run.usual(30) == 0
     for simulation, rows in ((lone, 1), (full, 32)):
-        assert simulation.run.merit(30) > 0.97 * best(COMPUTE, batch(rows, 0.9))
+        assert simulation.run.merit(30) > 0.97 * best(COMPUTE, batch(rows, (0.9,)))
 
 
 def test_a_step_that_is_dropped_takes_back_only_its_own_decoders_choice() -> None:
@@ -76,7 +76,7 @@ def test_a_step_that_is_dropped_takes_back_only_its_own_decoders_choice() -> Non
 @pytest.mark.parametrize(("count", "chance"), [(1, 0.9), (6, 0.0)])
 def test_a_later_decoder_starts_with_what_is_known(count: int, chance: float) -> None:
     """Stops a second call that learns acceptance anew: it begins at what the first ended with."""
-    pair, work = PairMeasurements(), batch(count, chance)
+    pair, work = PairMeasurements(), batch(count, (chance,))
     Simulation(adaptive(FLAT, pair=pair), FLAT, work, Conditions(seed=1)).steps(200)
     later = Simulation(adaptive(FLAT, pair=pair), FLAT, work, Conditions(seed=2)).steps(3)
     assert later.merit() > 0.97 * best(FLAT, work)

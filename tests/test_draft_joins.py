@@ -11,8 +11,9 @@ import pytest
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.joins import JoinCost, ReadingCost
 from mlx_spec.control.report import StepReport
+from scripts.simulated.knowing import Clairvoyant
 from scripts.simulated.machines import COMPUTE, CPU, DEAR_DRAFT, FLAT, LINEAR, TILES_32, Machine
-from scripts.simulated.play import Clairvoyant, Conditions, Simulation
+from scripts.simulated.play import Conditions, Simulation
 from scripts.simulated.texts import Workload, even, mixed
 from tests.policies import MOST, adaptive, long_rows
 from tests.test_draft_length import named

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import cap_lengths
+from scripts.simulated.knowing import Clairvoyant
 from scripts.simulated.machines import (
     COMPUTE,
     CPU,
@@ -22,36 +23,26 @@ from scripts.simulated.machines import (
     M1_ULTRA,
     M3_ULTRA,
     M3_ULTRA_CHANCES,
-    SHAPES,
     SQUARE,
     TILES_5,
     TILES_32,
     Machine,
 )
-from scripts.simulated.play import Clairvoyant, Conditions, Simulation
+from scripts.simulated.play import Conditions, Simulation
+from scripts.simulated.regret import MOST, batch, best, together
 from scripts.simulated.texts import Workload, even, mixed
-from tests.policies import MOST, adaptive, make_rows
+from tests.policies import adaptive, make_rows
 
 STEPS = 300
-STATIONARY, SHIFTED = 0.03, 0.08  # most regret
+STATIONARY = 0.03  # most regret
 
 
 def named(machine: Machine) -> str:
     return machine.name
 
 
-def best(machine: Machine, work: Workload, most: int = MOST, steps: int = 2) -> float:
-    """Expected tokens per second of one who knows."""
-    quiet = Conditions(noise=0.0)
-    return Simulation(Clairvoyant(machine, most), machine, work, quiet).steps(steps).merit()
-
-
 def plain(machine: Machine, rows: int) -> float:
     return rows / machine.seconds(rows, machine.prices().tokens([0] * rows), 0)
-
-
-def batch(rows: int, *chances: float) -> Workload:
-    return Workload(rows, lambda rng: even(*chances))
 
 
 # --- lengths and their ends -------------------------------------------------------------------
@@ -97,7 +88,7 @@ def test_one_easy_text_beside_hard_ones_gets_the_guesses() -> None:
     texts = [(0.95,), (0.05,), (0.1,), (0.05,)]
     runs = []
     for policy in (adaptive(HALF), Clairvoyant(HALF, MOST)):
-        simulation = Simulation(policy, HALF, batch(4, 0.0), Conditions(seed=2))
+        simulation = Simulation(policy, HALF, batch(4, (0.0,)), Conditions(seed=2))
         for row, chances in zip(simulation.rows, texts, strict=True):
             row.text = even(*chances)
         runs.append(simulation.steps(STEPS))
@@ -108,29 +99,11 @@ def test_one_easy_text_beside_hard_ones_gets_the_guesses() -> None:
 
 # --- near the best ------------------------------------------------------------------------
 
-CHANCES = [(0.0,), (0.3,), (0.6,), M3_ULTRA_CHANCES, (0.95,)]
-
-
-@pytest.mark.parametrize("machine", SHAPES, ids=named)
-def test_regret_of_steady_texts_is_small(machine: Machine) -> None:
-    """Stops a policy that is slower than no speculation, stuck at a poor length, or long in
-    learning: within 30 steps it is there. Batch sizes on both sides of where drafts pay.
-    """
-    regrets = []
-    for count in (1, 6, 16):
-        for chances in CHANCES:
-            work, goal = batch(count, *chances), best(machine, batch(count, *chances))
-            run = Simulation(adaptive(machine), machine, work, Conditions(seed=3)).steps(150)
-            regrets.append(1 - run.merit(30) / goal)
-            assert regrets[-1] < 2 * STATIONARY, (count, chances)  # one row's luck
-            assert run.merit() > 0.95 * plain(machine, count), (count, chances)
-    assert sum(regrets) / len(regrets) < STATIONARY / 2
-
 
 @pytest.mark.parametrize("machine", [TILES_32, COMPUTE], ids=named)
 def test_any_batch_size_up_to_hundreds(machine: Machine) -> None:
     for count in (64, 256):
-        work = batch(count, *M3_ULTRA_CHANCES)
+        work = batch(count, M3_ULTRA_CHANCES)
         run = Simulation(adaptive(machine), machine, work, Conditions(seed=4)).steps(40)
         assert run.merit(10) > (1 - STATIONARY) * best(machine, work)
 
@@ -154,7 +127,7 @@ def test_texts_of_all_categories_that_come_and_go(machine: Machine) -> None:
 def test_other_maxima_work_too(most: int) -> None:
     """Stops start or probe lengths past the maximum, and a search that ends at 6."""
     for machine, chance in ((FLAT, 0.9), (FREE_DRAFT, 1.0), (LINEAR, 0.2)):
-        work = batch(3, chance)
+        work = batch(3, (chance,))
         run = Simulation(adaptive(machine, most), machine, work, Conditions(seed=4)).steps(STEPS)
         assert run.merit(30) > (1 - STATIONARY) * best(machine, work, most), machine.name
 
@@ -173,7 +146,7 @@ def test_an_m3_ultra_gets_what_its_tiles_allow(rows: int) -> None:
     """Stops a depth that looks at the batch alone: the tiles of 32 tokens allow more from ten rows
     on than a fixed one finds, and with 32 rows nothing is to be drafted.
     """
-    work = batch(rows, *M3_ULTRA_CHANCES)
+    work = batch(rows, M3_ULTRA_CHANCES)
     run = Simulation(adaptive(M3_ULTRA, 3), M3_ULTRA, work, Conditions(seed=6)).steps(STEPS)
     ratio = run.merit(30) / plain(M3_ULTRA, rows)
     assert ratio > FOUND[rows]
@@ -181,21 +154,27 @@ def test_an_m3_ultra_gets_what_its_tiles_allow(rows: int) -> None:
     assert (run.usual(30) == 0) == (rows == 32)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+@pytest.mark.parametrize("rows", [1, 2, 4, 8, 16])
 def test_an_m1_ultra_parks(rows: int) -> None:
-    """Each token costs nearly what the first does: drafts as good as those lose there."""
-    run = Simulation(
-        adaptive(M1_ULTRA, 3), M1_ULTRA, batch(rows, *M3_ULTRA_CHANCES), Conditions(seed=7)
-    ).steps(STEPS)
-    assert run.usual(30) == 0
-    assert run.merit(30) > 0.98 * plain(M1_ULTRA, rows)
+    """Each token costs nearly what the first does: drafts as good as those lose there. (A guess for
+    one of sixteen rows loses 3%, and noise of a step is 5%: one run of eight may not see it.)
+    """
+    runs = [
+        Simulation(
+            adaptive(M1_ULTRA, 3), M1_ULTRA, batch(rows, M3_ULTRA_CHANCES), Conditions(seed=seed)
+        ).steps(STEPS)
+        for seed in range(8)
+    ]
+    assert sum(run.usual(30) == 0 for run in runs) >= 7
+    assert all(run.merit(30) > (1 - STATIONARY) * plain(M1_ULTRA, rows) for run in runs)
+    assert together(runs, 30) > 0.985 * plain(M1_ULTRA, rows)
 
 
 # --- outliers, and the same every time ----------------------------------------------------
 
 
 def merit_after(outlier: int | None, machine: Machine, rows: int, chance: float) -> float:
-    simulation = Simulation(adaptive(machine), machine, batch(rows, chance), Conditions(seed=9))
+    simulation = Simulation(adaptive(machine), machine, batch(rows, (chance,)), Conditions(seed=9))
     if outlier is not None:
         simulation.outliers = {outlier: 50.0}
     return simulation.steps(120).merit()
@@ -224,5 +203,5 @@ def test_the_same_reports_give_the_same_lengths() -> None:
 @pytest.mark.parametrize("length", [0, 3])
 def test_a_fixed_length_is_fixed(length: int) -> None:
     """Stops a baseline that adapts, by which all comparisons above would be void."""
-    run = Simulation(FixedDraftLength(length), LINEAR, batch(4, 0.1)).steps(60)
+    run = Simulation(FixedDraftLength(length), LINEAR, batch(4, (0.1,))).steps(60)
     assert set(run.passes()) == {length}

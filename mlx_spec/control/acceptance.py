@@ -10,6 +10,10 @@ would rise where rows differ: far positions are only reached by those who are ea
 
 Only positions really tested count: with a accepted of k drafted, min(a + 1, k) were tested and
 nothing is known of those past the first rejection.
+
+Averages are long, so that luck moves them little. Where a text becomes another one they would be
+wrong for as long; so what surprises for longer than luck does is believed at once (``shifts``), of
+a row, or of all.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from operator import mul
 
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, RowEvidence, evidence_of, known_evidence
+from mlx_spec.control.shifts import Run, surprise
 
 
 class AverageAcceptance:
@@ -36,7 +41,7 @@ class AverageAcceptance:
     MEMORY = 0.98  # share of the past evidence that each step keeps
     # While nothing is drafted, old evidence fades: texts change, and a probe must be heard.
     FADING = 0.95
-    LEAST_EVIDENCE, MOST_EVIDENCE = 2.0, 100.0
+    LEAST_EVIDENCE, MOST_EVIDENCE = 4.0, 100.0
     USUAL = (2.0, 3.0)  # accepted and tested, of a drafter that nobody knows
     # What is not known of a position: a little less than of the one before, and what that weighs
     # in tested tokens.
@@ -87,6 +92,16 @@ class AverageAcceptance:
             self._evidence, self._profile = evidence, self._made(*evidence)
             self._untested, self.known = 0, True
 
+    def renew(self, accepted: float, tested: float) -> None:
+        """Believe what was lately seen of first guesses, and little of what was before; positions
+        beside each other are as they were."""
+        with self._lock:
+            past = self._evidence
+            keep = min(1.0, self.LEAST_EVIDENCE / past[1][0])
+            first = keep * past[0][0] + accepted, keep * past[1][0] + tested
+            evidence = ([first[0], *past[0][1:]], [first[1], *past[1][1:]])
+            self._evidence, self._profile = evidence, self._made(*evidence)
+
     def fade(self) -> None:
         """Count a step that tested nothing."""
         with self._lock:
@@ -123,6 +138,12 @@ class AcceptanceEstimate:
         # Squares of what rows differ by beyond their luck, and of what they were tested.
         self._spread = [self.SPREAD_BEGINS / (self.PRIOR_TOKENS + 1), self.SPREAD_BEGINS]
         self._prior = self.PRIOR_TOKENS
+        self._rise, self._fall = Run(), Run()  # of all rows; they count first guesses
+
+    @property
+    def surprise(self) -> float:
+        """How much likelier than as believed it is that guesses stand oftener, as a logarithm."""
+        return self._rise.score
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
@@ -137,7 +158,7 @@ class AcceptanceEstimate:
         ended = [0] * (positions + 1)  # rows whose last tested position is this
         chances = [0.0] * (positions + 1)  # theirs
         right = [0] * (positions + 1)  # and those that were right there too
-        memory = self.MEMORY
+        memory, better, worse = self.MEMORY, 0.0, 0.0
         for row, length, accepted in zip(report.rows, report.lengths, report.accepted, strict=True):
             tested = accepted + 1 if accepted < length else length
             if not length:
@@ -147,13 +168,46 @@ class AcceptanceEstimate:
                 last = min(tested, positions)
                 ended[last] += 1
                 right[last] += accepted >= last
-                chances[last] += min(self._chance(evidence), 1.0)
-                evidence.accepted = memory * evidence.accepted + accepted
-                evidence.tested = memory * evidence.tested + tested
-                far = (tested - last) * profile[-1]
-                evidence.usual = memory * evidence.usual + passed[last] + far
+                chance = min(self._chance(evidence), 1.0)
+                chances[last] += chance
+                usual = passed[last] + (tested - last) * profile[-1]
+                up, down = surprise(chance * usual / tested, accepted, tested)
+                better += up
+                worse += down
+                rise, fall = evidence.rise, evidence.fall
+                if (up > 0.0 or rise.score) and rise.add(up, accepted, tested, usual):
+                    self._believe(evidence, rise)
+                elif (down > 0.0 or fall.score) and fall.add(down, accepted, tested, usual):
+                    self._believe(evidence, fall)
+                else:
+                    evidence.accepted = memory * evidence.accepted + accepted
+                    evidence.tested = memory * evidence.tested + tested
+                    evidence.usual = memory * evidence.usual + usual
         if any(ended):
-            self.average.add(*_by_position(ended, right, chances))
+            of_first, expected = _by_position(ended, right, chances)
+            self.average.add(of_first, expected)
+            for run, said in ((self._rise, better), (self._fall, worse)):
+                if run.add(said, of_first[0], expected[0], 0.0):
+                    self._all_moved(report.rows, run)
+
+    def _all_moved(self, rows: Seq[Row], run: Run) -> None:
+        """All texts have become others: the average has, and whoever goes with it."""
+        self.average.renew(*run.believed[:2])
+        up = run is self._rise
+        for row in rows:
+            evidence = known_evidence(row, self._source)
+            if evidence is not None:
+                own = evidence.rise if up else evidence.fall
+                if own.score:
+                    self._believe(evidence, own)
+        self._rise.restart()
+        self._fall.restart()
+
+    def _believe(self, evidence: RowEvidence, run: Run) -> None:
+        """What has come of a row since it began to surprise, and nothing before."""
+        evidence.accepted, evidence.tested, evidence.usual = run.believed
+        evidence.rise.restart()
+        evidence.fall.restart()
 
     def _fade(self, evidence: RowEvidence | None, by: float) -> None:
         if evidence is not None:

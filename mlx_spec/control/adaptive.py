@@ -4,9 +4,11 @@ One budget for all that guess (``allocation``): drafters that compute, by their 
 and those that look up, by the chances that they say. Plain decoding is the budget of no guess, so
 speculation stops where it does not pay and returns where it does::
 
+    drafting --- now and then a step that promises nearly as much, and is less known ---> drafting
     drafting --- the best step with a draft promises less than a plain one ------------> parked
     parked ----- it promises more, by the hysteresis ----------------------------------> drafting
     parked ----- it was left alone for so long that a probe costs 1% of that time -----> one probe
+    parked ----- a probe came out better than was believed: on account of later ones --> another
 
 Only acceptance is learned of users' requests; what steps cost is known before (``step_prices``).
 """
@@ -19,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.acceptance import AverageAcceptance
-from mlx_spec.control.allocation import Prices, fill
+from mlx_spec.control.allocation import Prices, StepBudget, best_budget, fill
 from mlx_spec.control.drafting import CostlyDraft, Prospect, keys_of
 from mlx_spec.control.ends import Ends
 from mlx_spec.control.looked_up import Computed, LookedUp, by_need
@@ -40,8 +42,10 @@ class Decision:
         lengths: guesses of each by the costly drafter.
         passes: the most of these while drafting; 0 while parked.
         left: further steps for which it stands.
-        idle: steps since that drafter was last asked.
+        idle: steps since that drafter was last asked, as far as no probe was made on account.
         age: decisions since drafting began or ended.
+        sure: steps since another one than the best was tried, while drafting.
+        trials: such steps so far.
     """
 
     rows: Seq[Row] = ()
@@ -50,6 +54,8 @@ class Decision:
     left: int = 0
     idle: int = 0
     age: int = 0
+    sure: int = 0
+    trials: int = 0
 
 
 class AdaptiveDrafts:
@@ -71,6 +77,11 @@ class AdaptiveDrafts:
     PROBE_SHARE = 0.01  # of the time
     STAY = 0.99  # of plain decoding, that drafting may promise less before it ends
     LEAST_LOST = 0.2  # of what a probe loses where nothing is accepted
+    # How much better than believed drafts must have been for a probe to be followed by another,
+    # as a logarithm, and probes on account, in intervals.
+    PROMISING, ACCOUNT = 1.0, 4
+    NEAR = 1.06  # times what another step promises, above which the best is surely better
+    WIDE = 1.3  # times what a probe of one row costs, that one of several may
 
     def __init__(
         self,
@@ -140,7 +151,8 @@ class AdaptiveDrafts:
         """Settle on the costly drafter's guesses for now, by what stands where nothing changed."""
         now, idle = self._standing, self._standing.idle + 1
         if now.left > 0 and now.rows == rows:
-            self._standing = replace(now, left=now.left - 1, idle=0 if now.passes else idle)
+            idle = 0 if now.passes else idle
+            self._standing = replace(now, left=now.left - 1, idle=idle, sure=now.sure + 1)
             return
         drafter, none = self._drafters[self.costly], [0] * len(rows)
         if not any(room):
@@ -151,38 +163,67 @@ class AdaptiveDrafts:
         # A few rows are soon looked at, and what has begun a moment ago at once.
         left = min(len(rows) // 4, self.PERIOD, now.age)
         if view.best.guesses and view.best.speed > needed:
-            reaching = [row[: view.best.passes] for row in view.reaching]
-            if view.picked:
-                lengths = cap(list(room), drafter.longest(room))
-            else:
-                lengths = fill(reaching, view.best, by_need(rows))
-            age = now.age + 1 if now.passes else 0
-            changed = Decision(list(rows), lengths, view.best.passes, left, 0, age)
+            changed = self._draft(rows, room, view)
+            changed = replace(changed, left=min(left, changed.left))
         elif probe := self._probe(rows, view, drafter, idle):
-            changed = Decision(list(rows), probe)
+            changed = probe
         else:
             age = 0 if now.passes else now.age + 1
             changed = Decision(list(rows), none, 0, left, idle, age)
         self._standing = changed
 
-    def _probe(self, rows: Seq[Row], view: Prospect, drafter: CostlyDraft, idle: int) -> list[int]:
-        """A guess for some rows, if the drafter was left alone for long enough to afford it."""
-        if idle < self._config.probe_interval or not any(view.reaching):
-            return []
+    def _draft(self, rows: Seq[Row], room: Seq[int], view: Prospect) -> Decision:
+        """The best step with a draft, or now and then the next best: of two that promise nearly the
+        same that one is known by now, and prices and chances of the other are not.
+        """
+        now, best = self._standing, view.best
+        age = now.age + 1 if now.passes else 0
+        if view.picked:
+            lengths = cap(list(room), self._drafters[self.costly].longest(room))
+            return Decision(list(rows), lengths, best.passes, self.PERIOD, 0, age)
+        stands = Decision(
+            list(rows), (), best.passes, self.PERIOD, 0, age, now.sure + 1, now.trials
+        )
+        if age and now.sure >= self._config.probe_interval:
+            best = self._rival(view, now.trials)
+            stands = replace(stands, left=0, sure=0, trials=now.trials + 1)
+        lengths = fill([row[: best.passes] for row in view.reaching], best, by_need(rows))
+        return replace(stands, lengths=lengths)
+
+    def _rival(self, view: Prospect, trial: int) -> StepBudget:
+        """A plain step or, one time in three, the best of other passes, if that promises nearly as
+        much."""
+        rival = StepBudget(0, 0, float(len(view.reaching)), view.prices.verify[0])
+        if trial % 3 == 2 or rival.speed * self.NEAR < view.best.speed:
+            rival = best_budget(view.reaching, view.prices, view.best.passes)
+        return rival if rival.speed * self.NEAR >= view.best.speed else view.best
+
+    def _probe(
+        self, rows: Seq[Row], view: Prospect, drafter: CostlyDraft, idle: int
+    ) -> Decision | None:
+        """A guess for some rows, if the drafter was left alone for long enough to afford it, or
+        has just promised something."""
+        interval = self._config.probe_interval
+        again = drafter.acceptance.surprise >= self.PROMISING and idle > -self.ACCOUNT * interval
+        if not (again or idle >= interval) or not any(view.reaching):
+            return None
         verify, draft = view.prices.verify, view.prices.draft
         drafting, count = draft[1] - draft[0] - verify[0], len(rows)
         guesses = 1 if view.prices.packs else count
-        while guesses < count and verify[guesses + 1] + drafting <= 2 * (verify[1] + drafting):
+        while guesses < count and verify[guesses + 1] + drafting <= self.WIDE * (
+            verify[1] + drafting
+        ):
             guesses += 1
         chosen = set(drafter.strangest(rows)[:guesses])
         # What it loses as far as is known: next to nothing where drafting nearly pays.
         gain = sum(view.reaching[row][0] for row in chosen if view.reaching[row])
         lost = verify[guesses] + drafting
         lost = max(lost - gain / view.plain, self.LEAST_LOST * lost)
-        price = lost + drafter.joins.to_read(rows)
-        if price > self.PROBE_SHARE * idle * verify[0]:
-            return []
-        return [int(bool(view.reaching[row]) and row in chosen) for row in range(count)]
+        due = (lost + drafter.joins.to_read(rows)) / (self.PROBE_SHARE * verify[0])
+        if due > idle and not again:
+            return None
+        lengths = [int(bool(view.reaching[row]) and row in chosen) for row in range(count)]
+        return Decision(list(rows), lengths, idle=min(0, int(idle - due)))
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
         """The best use of what was found and of what the costly drafter would guess."""

@@ -60,13 +60,14 @@ class StepBudget:
         return self.tokens / self.seconds
 
 
-def best_budget(reaching: Seq[Seq[float]], prices: Prices) -> StepBudget:
+def best_budget(reaching: Seq[Seq[float]], prices: Prices, without: int = 0) -> StepBudget:
     """The step with the most expected tokens per second that drafts.
 
     Args:
         reaching: for each row and guess, how likely it stands with all before it; as many as the
             row may use.
         prices: of steps.
+        without: passes, of which no step is taken.
 
     Returns:
         A step with a draft where there is any that could be verified, else the plain one.
@@ -82,7 +83,7 @@ def best_budget(reaching: Seq[Seq[float]], prices: Prices) -> StepBudget:
             break
         pool += column
         found = each(pool, passes, rows, prices)
-        if found.speed > speed:
+        if found.speed > speed and passes != without:
             best, speed = found, found.speed
     return best
 

@@ -78,11 +78,15 @@ class LookedUp:
     def settle(self, rows: Seq[Row], found: Found, computed: Computed, prices: Prices) -> Settled:
         """The best step with what was found, and perhaps with what would be computed."""
         alone = spend(found.reaching, 0, prices)
-        if computed.passes:
-            both = _beside(found, computed.reaching)
-            budget = spend(both.reaching, computed.passes, prices)
-            if NOBODY in both.picks and budget.speed > alone.speed:
-                return _taken(rows, both, budget, costly=True)
+        best, beside = alone, found
+        # So many passes were planned for all rows; those that lack a guess may be worth fewer.
+        for passes in {computed.passes, (computed.passes + 1) // 2, 1} if computed.passes else ():
+            both = _beside(found, [row[:passes] for row in computed.reaching])
+            budget = spend(both.reaching, passes, prices)
+            if NOBODY in both.picks and budget.speed > best.speed:
+                best, beside = budget, both
+        if best is not alone:
+            return _taken(rows, beside, best, costly=True)
         self._refused = 0 if alone.guesses else self._refused + 1
         if self._refused >= self.PARK_AFTER:
             self.asked, self._refused = False, 0

@@ -8,8 +8,10 @@ comes back. A row belongs to one decoder at a time, and only that decoder's poli
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from mlx_spec.control.shifts import Run
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class RowEvidence:
         accepted, tested: draft tokens of the row, recent ones weighing more: accepted, and really
             looked at by the target.
         usual: the tested ones, each weighed by how often its position stands beside the first.
+        rise, fall: what has come since guesses began to stand oftener, or more seldom, than that.
         promised, kept: of verified guesses of which the drafter said how sure it was, recent ones
             weighing more: how many were to stand by that, and how many did.
         counted: whether the rate of newcomers has the row.
@@ -33,6 +36,8 @@ class RowEvidence:
     kept: float = 0.0
     counted: bool = False
     drafted: bool = False
+    rise: Run = field(default_factory=Run)
+    fall: Run = field(default_factory=Run)
 
 
 # Of each drafter, by name; "" where only one drafts.

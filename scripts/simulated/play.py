@@ -2,8 +2,8 @@
 
 Like the real one it builds each step before it knows the result of the one before (a row that has
 ended is computed once more, unless few are left), lets newcomers take the place of rows that ended,
-and has a drafter that must read what it was not asked for. Time is what the machine says, with
-seeded noise, so that every run is the same. ``Clairvoyant`` knows all chances and prices.
+and has a drafter that must read what it was not asked for and that may say how sure it is. Time is
+what the machine says, with seeded noise, so that every run is the same.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Sequence as Seq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_spec.control.allocation import Prices, best_budget, fill
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import Evidence, room_of
+from mlx_spec.control.row import Evidence
 
 from .machines import DRAFTER, Machine, TruePrices
 from .texts import Text, Workload
@@ -62,33 +61,6 @@ class SimulatedRow:
             reach *= self.chance(guess)
             found.append(reach)
         return found
-
-
-class Clairvoyant:
-    """A policy that knows what each step costs and how likely each guess is."""
-
-    def __init__(self, machine: Machine, most: int) -> None:
-        self._prices, self._most = TruePrices(machine), most
-
-    def choose(self, rows: Seq[SimulatedRow]) -> list[int]:
-        """The step with the most expected tokens per second."""
-        room = room_of(rows)
-        reaching = [
-            row.reaching(min(most, self._most)) for row, most in zip(rows, room, strict=True)
-        ]
-        count, longest = len(rows), max(map(len, reaching), default=0)
-        draft = [self._prices.draft(DRAFTER, count, passes) for passes in range(longest + 1)]
-        prices = Prices(self._prices.curve(count, count * longest), draft, self._prices.packs)
-        best = best_budget(reaching, prices)
-        if best.speed <= count / prices.verify[0]:
-            return [0] * count
-        return fill([row[: best.passes] for row in reaching], best, range(count))
-
-    def observe(self, report: StepReport) -> None:
-        """It knows."""
-
-    def forget(self) -> None:
-        """It keeps nothing."""
 
 
 @dataclass
@@ -147,6 +119,8 @@ class Conditions:
         dropping: drop a step built ahead as soon as a row has ended, instead of computing that
             row once more past its end.
         delayed: like the decoder, build each step before the one before is known.
+        says: how probable the drafter says that a guess is which stands with that chance; None: it
+            says nothing.
         seed: of everything random.
     """
 
@@ -155,15 +129,17 @@ class Conditions:
     apart: bool = True
     dropping: bool = False
     delayed: bool = True
+    says: Callable[[float], float] | None = None
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Played:
-    """A step that was built: its rows and lengths, and what the drafter lacked before it."""
+    """A step that was built: its rows and lengths, the drafter's passes, and what it lacked."""
 
     rows: list[SimulatedRow]
     lengths: list[int]
+    passes: int
     unread: int
     lags: list[int]
 
@@ -210,7 +186,7 @@ class Simulation:
             step = self._ahead or self._build()
             if step is None:
                 break
-            self._ahead = self._build() if self._conditions.delayed else None
+            self._ahead = self._build() if self._conditions.delayed and not self._reads else None
             self._finish(step)
             if self._ahead is not None and self._to_drop(self._ahead):
                 for row, lag in zip(self._ahead.rows, self._ahead.lags, strict=True):
@@ -218,6 +194,24 @@ class Simulation:
                 self._ahead = None
                 self.policy.forget()
         return self.run
+
+    @property
+    def _reads(self) -> bool:
+        """Whether guesses of the next step are picked by what the drafter says of them."""
+        return self._conditions.says is not None and getattr(self.policy, "picks", False)
+
+    def _read(self, rows: list[SimulatedRow]) -> tuple[list[int], int]:
+        """Guesses that are verified of those that are made one after the other, and how many."""
+        assert self._conditions.says is not None
+        settled = self.policy.settle(rows, [], [True] * len(rows))
+        most = max(settled.lengths)
+        if not (settled.reads and most):
+            return settled.lengths, most
+        said = [[self._conditions.says(row.chance(n)) for n in range(most)] for row in rows]
+        made = 1
+        while made < most and not self.policy.enough(rows, [row[:made] for row in said]):
+            made += 1
+        return self.policy.pick(rows, [row[:made] for row in said]), made
 
     def _to_drop(self, ahead: Played) -> bool:
         """Whether a step built ahead is better not launched, now that the one before is known."""
@@ -236,18 +230,20 @@ class Simulation:
         assert min(lengths) >= 0
         # What the decoder cannot know yet is the one exception to "no draft past the end".
         assert all(n <= max(0, row.remaining - 1) for n, row in zip(lengths, rows, strict=True))
-        lags, drafts = [row.lag for row in rows], any(lengths)
+        passes = max(lengths)
+        if passes and self._reads:
+            lengths, passes = self._read(rows)
+        lags, drafts = [row.lag for row in rows], passes > 0
         unread = sum(lag > RIDES for lag in lags) if drafts else 0
         for row in rows:
             row.lag = 2 if drafts else row.lag + 1
-        return Played(rows, lengths, unread, lags)
+        return Played(rows, lengths, passes, unread, lags)
 
     def _finish(self, step: Played) -> None:
         """Time and tokens of one step."""
         rows, lengths, conditions = step.rows, step.lengths, self._conditions
-        passes = max(lengths)
         tokens = self._true.tokens(lengths)
-        seconds = self.machine.seconds(len(rows), tokens, passes)
+        seconds = self.machine.seconds(len(rows), tokens, step.passes)
         reading = 0.0
         if step.unread and conditions.catch_up:
             reading = conditions.catch_up * self.machine.draft(step.unread)
@@ -272,7 +268,7 @@ class Simulation:
                 clean=apart,
                 reading=slower * reading if apart else 0.0,
                 tokens=tokens,
-                passes={DRAFTER: passes} if passes else {},
+                passes={DRAFTER: step.passes} if step.passes else {},
             )
         )
         self.run.lengths.append(lengths)

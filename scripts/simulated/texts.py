@@ -21,6 +21,29 @@ def shifting(before: Seq[float], after: Seq[float], at: int) -> Text:
     return lambda said: before if said < at else after
 
 
+def tokenwise(rng: random.Random, draw: Callable[[random.Random], float]) -> Text:
+    """Another chance for each token of the text, drawn one by one."""
+    own, known = random.Random(rng.random()), list[float]()
+
+    def chances(said: int) -> Seq[float]:
+        while len(known) < said + AHEAD:
+            known.append(draw(own))
+        return known[said : said + AHEAD]
+
+    return chances
+
+
+AHEAD = 8  # tokens that somebody looks ahead
+
+# Chances of tokens, as a drafter that says how sure it is finds them.
+TOKENS: dict[str, Callable[[random.Random], float]] = {
+    "two kinds": lambda rng: 0.92 if rng.random() < 0.4 else 0.08,
+    "mostly sure": lambda rng: rng.betavariate(1.8, 0.6),
+    "half and half": lambda rng: rng.betavariate(0.6, 0.6),
+    "seldom sure": lambda rng: rng.betavariate(0.4, 1.6),
+    "all alike": lambda rng: 0.6,
+}
+
 # As small drafters do on kinds of questions: code and copied facts are easy, chat is not.
 CATEGORIES = {
     "summary": (0.82, 0.74, 0.68),
