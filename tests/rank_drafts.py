@@ -66,7 +66,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         layers = (0,) if "self" in kind else None
         speculation = SpeculationConfig(
             enabled=False if kind == "off" else None,
-            draft=None if kind in ("off", "default") else kind,
+            draft=None if kind == "off" else kind,
             draft_layers=layers,
             num_draft_tokens=3,
             adaptive=False,

@@ -106,6 +106,15 @@ def test_a_hub_id_without_network(tmp_path: Path) -> None:
     assert len(run.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_a_closed_stdout(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main([command]) == 2
+    assert f"[{command}] stdout is closed" in capsys.readouterr().err
+
+
 def test_an_empty_prompt_file(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n \n")
     assert "no prompts in it" in refused("generate", "--prompt-file", str(tmp_path / "empty"))

@@ -30,6 +30,8 @@ from tests.scenario import make_jobs, run_jobs, target, wrong_rows
 from tests.test_head_drafter import missed, run
 from tests.toys.sums import SumStack
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 Patch = pytest.MonkeyPatch
 
 
@@ -68,7 +70,7 @@ def test_any_stack_leaves_texts_as_they_are(family: str, sampled: bool) -> None:
         ),
         debug=family == "llama",
     )
-    jobs = make_jobs(family, sampled, 9)
+    jobs = make_jobs(family, sampled, 7)
     made = run_jobs(decoder, jobs)
     assert wrong_rows(jobs, made) == []
     assert sum(row.drafted for row in made) > sum(row.accepted for row in made) > 0

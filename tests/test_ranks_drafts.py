@@ -89,7 +89,7 @@ def test_every_drafter_and_option_on_matrices_in_parts(tmp_path: Path) -> None:
     many, lone = both({**options, "kinds": KINDS, "mixed": "ngram+head"}, "tensor")
     for kind in KINDS:
         check_rows(kind, many["rows"][kind], lone["rows"]["off"])
-    check_mixed(many["mixed"], lone["mixed"], "ngram", "forced", "head")
+    check_mixed(many["mixed"], lone["mixed"], "forced", "head")
 
 
 @pytest.mark.slow
@@ -110,17 +110,17 @@ def test_every_drafter_and_option_on_layers_in_parts(tmp_path: Path) -> None:
     for kind in KINDS:
         if kind not in refused:
             check_rows(kind, many["rows"][kind], lone["rows"]["off"])
-    check_mixed(many["mixed"], lone["mixed"], "ngram", "forced", "head")
+    check_mixed(many["mixed"], lone["mixed"], "forced", "head")
 
 
 @pytest.mark.slow
 def test_states_in_parts(tmp_path: Path) -> None:
-    """Nothing is asked for: what a constraint forces is drafted all the same."""
+    """And what a constraint forces, beside n-grams."""
     text = {**config("qwen3_5")["text_config"], "vocab_size": VOCABULARY}
     text["max_position_embeddings"] = CONTEXT
     del text["rotary_pct"], text["rope_theta"]  # which its class does not read
     model = write_architecture(tmp_path / "model", "qwen3_5", text_config=text)
-    options = {"model": str(model), "kinds": ["ngram"], "mixed": "default"}
+    options = {"model": str(model), "kinds": ["ngram"], "mixed": "ngram"}
     many, lone = both(options, "tensor")
     check_rows("ngram", many["rows"]["ngram"], lone["rows"]["off"])
     check_mixed(many["mixed"], lone["mixed"], "forced")

@@ -7,41 +7,35 @@ the caller's thread, ``BatchedMLXGenerator`` in a thread of its own. It owns no 
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from zlib import crc32
 
 import mlx.core as mx
 
 from mlx_spec.batching.detokenizers import LateDetokenizer
 from mlx_spec.batching.memory import (
-    STEP_COPIES,
-    Holder,
     TokenBudget,
     agreed_room,
+    alike_layers,
     with_prefix_share,
 )
 from mlx_spec.batching.output import make_chunks, make_result
 from mlx_spec.batching.reporter import EventReporter
 from mlx_spec.batching.reservations import Reservations
-from mlx_spec.batching.row_memory import RowMemory
+from mlx_spec.batching.row_memory import RowMemory, token_budget
 from mlx_spec.batching.scheduler import Scheduler
 from mlx_spec.batching.shortage import Shortage, is_shortage, renewed
 from mlx_spec.batching.text import TextStream, spell
-from mlx_spec.cache.budget import KVBudget
-from mlx_spec.cache.layout import plan
-from mlx_spec.cache.several import leaves
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.setup import used_model
 from mlx_spec.events import Listener
-from mlx_spec.model.ranks import Ranks, ranks_of
+from mlx_spec.model.ranks import ranks_of
 from mlx_spec.results import GenerationChunk, GenerationStats
 from mlx_spec.row_limit import RowLimit
 from mlx_spec.sequence import Sequence
@@ -79,7 +73,7 @@ class Engine:
         self.ranks = ranks_of(model)
         room = agreed_room(self.ranks, batching.memory_limit, model, draft)
         # Where ranks hold layers of different kinds or numbers, what fits differs between them.
-        self._keeps = not self.ranks.several or _alike(self.ranks, model, batching)
+        self._keeps = not self.ranks.several or alike_layers(self.ranks, model, batching)
         share = room if self._keeps else 0
         self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
         self.clock, self._tokenizer = clock, tokenizer
@@ -96,7 +90,7 @@ class Engine:
             limit=self.limit,
         )
         self.decoder, self._stopping = self._make_decoder(), _never
-        budget = self._budget(room)
+        budget = token_budget(self, self.decoder, self.batching, self.ranks, room)
         self.scheduler: Scheduler[Sequence] = Scheduler(
             self.limit,
             self.batching.batch_timeout,
@@ -116,14 +110,6 @@ class Engine:
         self.decoder = decoder
         self._reservations = Reservations(budget, decoder.speculation.margin)
         self.memory = RowMemory(self, decoder, self.scheduler, budget)
-
-    def _budget(self, room: int) -> TokenBudget:
-        """What rows may take of so many bytes: the same on all ranks, whatever else is on one."""
-        room -= self.batching.prefix_cache_bytes * len(self.decoder.runners)
-        cost = self.ranks.share(self.decoder.cost)
-        kv = KVBudget(cost, room, self.batching.block_size, self._token_bytes)
-        owner: weakref.ref[Holder] | None = None if self.ranks.several else weakref.ref(self)
-        return TokenBudget(kv, self.batching.max_batch_tokens, owner)
 
     @property
     def rests(self) -> bool:
@@ -271,11 +257,6 @@ class Engine:
         """The K/V memory now."""
         return self.memory.usage
 
-    @property
-    def _token_bytes(self) -> int:
-        """Bytes that choosing takes for each token that a step verifies, beside its K/V."""
-        return self.decoder.runner.vocabulary * 4 * STEP_COPIES
-
     def _advance(self) -> list[StepOutput]:
         try:
             return self.decode()
@@ -341,10 +322,3 @@ def _deliver(request: Sequence, chunks: list[GenerationChunk]) -> None:
     """The one way out: what a request gained, and its result if it has ended."""
     if request.sink is not None:
         request.sink.put(chunks, make_result(request) if request.ended else None)
-
-
-def _alike(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
-    """Whether all ranks hold as many layers of each kind."""
-    caches = plan(model, batching.cache)
-    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
-    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1

@@ -16,11 +16,14 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from zlib import crc32
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_spec.cache.budget import KVBudget
+from mlx_spec.cache.layout import plan
+from mlx_spec.cache.several import leaves
 from mlx_spec.config import BatchingConfig
 from mlx_spec.errors import CapacityError
 from mlx_spec.model.ranks import Ranks
@@ -173,6 +176,13 @@ def with_prefix_share(batching: BatchingConfig, room: int, models: int) -> Batch
     """The same, but for prefix caches that would crowd out the rows."""
     most = int(PREFIX_SHARE * room) // models
     return replace(batching, prefix_cache_bytes=min(batching.prefix_cache_bytes, most))
+
+
+def alike_layers(ranks: Ranks, model: Any, batching: BatchingConfig) -> bool:
+    """Whether all ranks hold as many layers of each kind."""
+    caches = plan(model, batching.cache)
+    kinds = sorted(type(leaf).__name__ for own in caches for leaf in leaves(own))
+    return len(set(ranks.gather("layers", crc32(repr(kinds).encode())))) == 1
 
 
 class _Wired:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 
-from mlx_spec.batching.memory import LEDGER, Holder, TokenBudget
+from mlx_spec.batching.memory import LEDGER, STEP_COPIES, Holder, TokenBudget
 from mlx_spec.batching.scheduler import Scheduler
+from mlx_spec.cache.budget import KVBudget
 from mlx_spec.cache.slot_sizes import SlotSize
 from mlx_spec.cache.usage import KVUsage
+from mlx_spec.config import BatchingConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
+from mlx_spec.model.ranks import Ranks
 from mlx_spec.sequence import Sequence
 
 # Slots go back where they are so many times what the running requests may come to hold.
@@ -104,3 +107,16 @@ class RowMemory:
         rows = self.budget.kv.nbytes(*self._needs())
         kept = usage.bytes_saved + usage.bytes_prefix
         LEDGER.note(owner, max(rows, usage.bytes_held) + kept, usage.total)
+
+
+def token_budget(
+    owner: Holder, decoder: SpeculativeDecoder, batching: BatchingConfig, ranks: Ranks, room: int
+) -> TokenBudget:
+    """What an engine's rows may take of so many bytes: the same on all ranks, whatever else is on
+    one."""
+    room -= batching.prefix_cache_bytes * len(decoder.runners)
+    # Of each token that a step verifies, beside its K/V: what choosing takes.
+    token_bytes = decoder.runner.vocabulary * 4 * STEP_COPIES
+    kv = KVBudget(ranks.share(decoder.cost), room, batching.block_size, token_bytes)
+    shared = None if ranks.several else weakref.ref(owner)
+    return TokenBudget(kv, batching.max_batch_tokens, shared)

@@ -72,7 +72,8 @@ class BenchLine:
             self._bar.update(self._task, completed=done, figures=f"{left}; {what}")
         elif not self._quiet and now - self._shown >= _EVERY:
             self._shown = now
-            say(f"mlx-spec: {self._done / self._total:.0%}, {left}; {what}")
+            share = min(0.99, self._done / self._total)  # the plan is a guess
+            say(f"mlx-spec: {share:.0%}, {left}; {what}")
 
     def close(self) -> None:
         """Take the bar away."""

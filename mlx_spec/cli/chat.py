@@ -17,6 +17,7 @@ from mlx_spec.cli.talk.flags import ChatFlags
 from mlx_spec.cli.talk.lines import open_lines
 from mlx_spec.cli.talk.loop import Talk
 from mlx_spec.cli.talk.slash import COMMANDS, obey
+from mlx_spec.cli.terminal import need_stdout
 from mlx_spec.pipeline.progress import say
 
 # Of one who talks, and of nobody else: rows, and what only machines read.
@@ -86,6 +87,7 @@ def chat(
     taken line by line, a message each. Without --model it is SmolLM2, with drafts.
     """
     follow_where_told(flags)
+    need_stdout("chat")
     conversation = Dialogue(system=flags.system_prompt)
     if messages is not None:
         conversation.load(messages)

@@ -20,6 +20,7 @@ from mlx_spec.cli.notes import note, say_models
 from mlx_spec.cli.parameters import takes, truth
 from mlx_spec.cli.prompts import DEFAULT_PROMPT, DEMO_PROMPT
 from mlx_spec.cli.sharded import follow_where_told
+from mlx_spec.cli.terminal import need_stdout
 from mlx_spec.config import SamplingParams
 from mlx_spec.errors import InvalidRequest
 from mlx_spec.pipeline.flags import Flags
@@ -133,6 +134,7 @@ def generate(
     the embedded toys write something like Python.
     """
     follow_where_told(flags)
+    need_stdout("generate")
     if num_samples > 1:
         _check_samples(flags, num_samples, save_messages)
     shown = truth(verbose) and not quiet

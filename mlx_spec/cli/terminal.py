@@ -12,6 +12,8 @@ import re
 import sys
 from typing import TextIO
 
+from mlx_spec.errors import InvalidRequest
+
 # Takes away the line that the cursor is in.
 ERASE = "\r\x1b[2K"
 BOLD, RED = 1, 31
@@ -41,6 +43,16 @@ def open_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
+def need_stdout(command: str) -> None:
+    """Refuse to work for nobody: whoever started the process may have closed its stdout.
+
+    Raises:
+        InvalidRequest: it is closed.
+    """
+    if sys.stdout is None:
+        raise InvalidRequest(f"[{command}] stdout is closed, so that nobody would read the text")
 
 
 def discard(stream: TextIO) -> None:

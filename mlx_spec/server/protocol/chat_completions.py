@@ -33,10 +33,10 @@ from mlx_spec.server.protocol.fields import (
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought, blocks_of
-from mlx_spec.server.protocol.refused import variables
+from mlx_spec.server.protocol.refused import effort_keywords, variables
 from mlx_spec.server.protocol.served import ServedModel
 from mlx_spec.server.protocol.shapes import reasoned_first
-from mlx_spec.server.protocol.tools import ToolCall, ToolUse, tool_use
+from mlx_spec.server.protocol.tools import ToolCall, ToolUse, chosen
 from mlx_spec.server.protocol.usage import TokenCounts
 
 FINGERPRINT = "mlx-spec"
@@ -76,34 +76,18 @@ def tools_of(body: ChatBody, tokenizer: Any) -> ToolUse:
         InvalidRequest: a choice that is none, or as ``tool_use``.
     """
     choice: Any = body.tool_choice
-    tools = body.tools or []
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
     parallel = body.parallel_tool_calls is not False
-    if isinstance(choice, dict):
-        function = choice.get("function", {})
-        name = function.get("name") if isinstance(function, dict) else None
-        if choice.get("type") != "function" or not isinstance(name, str):
-            raise InvalidRequest(
-                'tool_choice must be {"type": "function", "function": {"name": ...}}, "none", '
-                '"auto" or "required"'
-            )
-        return tool_use(tools, "named", name, parallel, tokenizer)
-    if choice is None:
-        choice = "auto"
-    if choice not in ("none", "auto", "required"):
-        raise InvalidRequest(f'tool_choice is {choice!r}, expected "none", "auto" or "required"')
-    return tool_use(tools, choice, "", parallel, tokenizer)
+    return chosen(body.tools or [], choice, name, parallel, tokenizer)
 
 
 def keywords_of(body: ChatBody) -> dict[str, Any]:
     """Keywords of the template that a body brings."""
-    keywords: dict[str, Any] = {}
-    if body.reasoning_effort is not None:
-        keywords["reasoning_effort"] = body.reasoning_effort
-        if body.reasoning_effort == "none":
-            keywords["enable_thinking"] = False
+    keywords = effort_keywords(body.reasoning_effort)
     if body.enable_thinking is not None:
         keywords["enable_thinking"] = body.enable_thinking
-    return {**keywords, **variables(body.chat_template_kwargs)}
+    return keywords | variables(body.chat_template_kwargs)
 
 
 def reading_of(asked: Asked, served: ServedModel) -> Reading:
@@ -145,10 +129,10 @@ class ChatCompletions:
         )
 
     def _sampling(self, body: ChatBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = structure_of(body, response_format=by_format(body.response_format))
-        if structure is not None and tools.forced:
-            raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
-        own: dict[str, Any] = {"structure": structure or tools.structure()}
+        structure = tools.or_calls(
+            structure_of(body, response_format=by_format(body.response_format))
+        )
+        own: dict[str, Any] = {"structure": structure}
         if body.max_completion_tokens is not None:
             own["max_tokens"] = body.max_completion_tokens
         if body.logprobs:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlx_spec.results import FinishReason, GenerationChunk, GenerationResult
 from mlx_spec.server.protocol.asked import Asked
-from mlx_spec.server.protocol.dialect import Event
-from mlx_spec.server.protocol.ends import answer_finish, ended_itself, said_logprob
+from mlx_spec.server.protocol.dialect import Event, drafter_of
+from mlx_spec.server.protocol.ends import answer_finish, said_logprob
 from mlx_spec.server.protocol.faults import Fault, failed, openai_error
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought
@@ -42,12 +42,6 @@ class OpenAIStream:
         if self.asked.include_usage:
             frame["usage"] = None
         return Event.of({**frame, **more})
-
-    def drafter(self, chunk: GenerationChunk) -> dict[str, Any]:
-        """Who guessed a token, where that is asked for."""
-        if not self.asked.show_drafts:
-            return {}
-        return {"mlx_spec": {"drafter": chunk.drafter}}
 
     def end(self, results: Seq[GenerationResult]) -> list[Event]:
         """The usage, if it is asked for."""
@@ -84,10 +78,7 @@ class ChatStream(OpenAIStream):
     def chunk(self, index: int, chunk: GenerationChunk) -> list[Event]:
         """What a token makes certain, its log-probability, and how the text ended."""
         reader, reason = self._readers[index], chunk.finish_reason
-        parts = reader.add(chunk.text)
-        if reason is not None:
-            parts += reader.finish(ended_itself(reason))
-        deltas = [self._delta(index, part) for part in parts]
+        deltas = [self._delta(index, part) for part in reader.take(chunk)]
         logprob = said_logprob(chunk, self.served.tokenizer)
         if logprob is not None and not deltas:
             deltas = [{"content": ""}]
@@ -95,7 +86,7 @@ class ChatStream(OpenAIStream):
         if logprob is not None:
             content = [self._spelled.chat(logprob)]
             choices[0]["logprobs"] = {"content": content, "refusal": None}
-        events = [self.frame([choice], **self.drafter(chunk)) for choice in choices]
+        events = [self.frame([choice], **drafter_of(chunk, self.asked)) for choice in choices]
         if reason is not None:
             events.append(self.frame([self._ended(index, reason)]))
         return events

@@ -20,7 +20,7 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.results import FinishReason, GenerationChunk, GenerationResult, TokenLogprob
 from mlx_spec.server.protocol.asked import Asked
 from mlx_spec.server.protocol.chat_stream import OpenAIStream
-from mlx_spec.server.protocol.dialect import Event, StreamWriter
+from mlx_spec.server.protocol.dialect import Event, StreamWriter, drafter_of
 from mlx_spec.server.protocol.ends import said_logprob, said_logprobs
 from mlx_spec.server.protocol.faults import Fault, openai_error
 from mlx_spec.server.protocol.fields import (
@@ -196,7 +196,7 @@ class CompletionStream(OpenAIStream):
         if one is not None:
             choice["logprobs"] = of_completion([one], self._offsets[index], "")
             self._offsets[index] += len(one.text)
-        return [self.frame([choice], **self.drafter(chunk))]
+        return [self.frame([choice], **drafter_of(chunk, self.asked))]
 
 
 def _choice(index: int, text: str, reason: FinishReason | None = None) -> dict[str, Any]:

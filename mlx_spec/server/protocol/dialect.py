@@ -37,6 +37,11 @@ class Event:
         return cls(json.dumps(value, ensure_ascii=False), event)
 
 
+def drafter_of(chunk: GenerationChunk, asked: Asked) -> dict[str, Any]:
+    """Who guessed a token, where that is asked for."""
+    return {"mlx_spec": {"drafter": chunk.drafter}} if asked.show_drafts else {}
+
+
 class StreamWriter(Protocol):
     """The events of one streamed request, in their order: start, chunks, then end or fault."""
 

@@ -103,10 +103,8 @@ class Messages:
         )
 
     def _sampling(self, body: MessagesBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = structure_of(body, output_format=_format(body))
-        if structure is not None and tools.forced:
-            raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
-        own: dict[str, Any] = {"structure": structure or tools.structure()}
+        structure = tools.or_calls(structure_of(body, output_format=_format(body)))
+        own: dict[str, Any] = {"structure": structure}
         if body.stop_sequences is not None:
             own["stop"] = stops_of(body.stop_sequences)
         return tools.ending(sampling_of(body, served, **own), served.tokenizer)

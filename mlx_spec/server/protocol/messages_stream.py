@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_spec.results import GenerationChunk, GenerationResult
 from mlx_spec.server.protocol.asked import Asked
-from mlx_spec.server.protocol.dialect import Event
+from mlx_spec.server.protocol.dialect import Event, drafter_of
 from mlx_spec.server.protocol.ends import ended_itself
 from mlx_spec.server.protocol.faults import Fault, anthropic_error, failed
 from mlx_spec.server.protocol.parts import Called, Part, Reading, Said, Thought
@@ -90,13 +90,8 @@ class MessageStream:
 
     def chunk(self, index: int, chunk: GenerationChunk) -> list[Event]:
         """What a token makes certain."""
-        parts = self._reader.add(chunk.text)
-        if chunk.finish_reason is not None:
-            parts += self._reader.finish(ended_itself(chunk.finish_reason))
-        more: dict[str, Any] = {}
-        if self._words.asked.show_drafts:
-            more["mlx_spec"] = {"drafter": chunk.drafter}
-        return [event for part in parts for event in self._part(part, more)]
+        more = drafter_of(chunk, self._words.asked)
+        return [event for part in self._reader.take(chunk) for event in self._part(part, more)]
 
     def end(self, results: Seq[GenerationResult]) -> list[Event]:
         """Why it ended, and what it took."""

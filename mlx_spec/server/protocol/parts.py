@@ -11,7 +11,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from mlx_spec.results import GenerationResult
+from mlx_spec.results import GenerationChunk, GenerationResult
 from mlx_spec.server.protocol.asked import Asked
 from mlx_spec.server.protocol.call_stream import CallStream
 from mlx_spec.server.protocol.ends import ended_itself
@@ -129,6 +129,13 @@ class AnswerReader:
     def add(self, piece: str) -> list[Part]:
         """Take text; the parts that it makes certain."""
         return self._taken(self._splitter.add(piece))
+
+    def take(self, chunk: GenerationChunk) -> list[Part]:
+        """All that a token makes certain, the end of the text among it."""
+        parts = self.add(chunk.text)
+        if chunk.finish_reason is not None:
+            parts += self.finish(ended_itself(chunk.finish_reason))
+        return parts
 
     def finish(self, complete: bool) -> list[Part]:
         """No text follows; ``complete``: the model ended it itself."""

@@ -59,6 +59,12 @@ def variables(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
+def effort_keywords(effort: Any) -> dict[str, Any]:
+    """What templates are told of how much is to be reasoned."""
+    keywords = {} if effort is None else {"reasoning_effort": effort}
+    return {**keywords, "enable_thinking": False} if effort == "none" else keywords
+
+
 def refuse(extra: Mapping[str, Any] | None, known: frozenset[str] = frozenset()) -> None:
     """Refuse what cannot be done, of the fields that a dialect does not know itself.
 

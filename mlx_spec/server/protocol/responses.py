@@ -29,7 +29,7 @@ from mlx_spec.server.protocol.fields import (
 )
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
 from mlx_spec.server.protocol.parts import Reading, Said, blocks_of
-from mlx_spec.server.protocol.refused import variables
+from mlx_spec.server.protocol.refused import effort_keywords, variables
 from mlx_spec.server.protocol.responses_input import chat_messages_of, function_tools
 from mlx_spec.server.protocol.responses_stream import ResponseStream
 from mlx_spec.server.protocol.responses_words import COMPLETED, INCOMPLETE, ResponseWords
@@ -97,10 +97,8 @@ class Responses:
         )
 
     def _sampling(self, body: ResponsesBody, tools: ToolUse, served: ServedModel) -> SamplingParams:
-        structure = structure_of(body, text_format=_format(body))
-        if structure is not None and tools.forced:
-            raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
-        own: dict[str, Any] = {"structure": structure or tools.structure()}
+        structure = tools.or_calls(structure_of(body, text_format=_format(body)))
+        own: dict[str, Any] = {"structure": structure}
         if body.max_output_tokens is not None:
             own["max_tokens"] = body.max_output_tokens
         if body.top_logprobs or LOGPROBS in (body.include or ()):
@@ -149,12 +147,7 @@ def _reading(asked: Asked, served: ServedModel) -> Reading:
 
 def _keywords(body: ResponsesBody) -> dict[str, Any]:
     """Keywords of the template."""
-    effort = (body.reasoning or {}).get("effort")
-    keywords: dict[str, Any] = {}
-    if effort is not None:
-        keywords["reasoning_effort"] = effort
-        if effort == "none":
-            keywords["enable_thinking"] = False
+    keywords = effort_keywords((body.reasoning or {}).get("effort"))
     return keywords | variables(body.chat_template_kwargs)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.server.protocol.tools import ToolUse, tool_use
+from mlx_spec.server.protocol.tools import ToolUse, chosen
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -47,14 +47,8 @@ def function_tools(
         InvalidRequest: tools that run elsewhere, a choice that is none, or as ``tools.tool_use``.
     """
     functions = [_function(tool, f"tools.{place}") for place, tool in enumerate(tools)]
-    if isinstance(choice, Mapping):
-        if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
-            raise InvalidRequest('tool_choice must be {"type": "function", "name": ...}')
-        return tool_use(functions, "named", choice["name"], parallel, tokenizer)
-    choice = "auto" if choice is None else choice
-    if choice not in ("none", "auto", "required"):
-        raise InvalidRequest(f'tool_choice is {choice!r}, expected "none", "auto" or "required"')
-    return tool_use(functions, choice, "", parallel, tokenizer)
+    name = choice.get("name") if isinstance(choice, Mapping) else None
+    return chosen(functions, choice, name, parallel, tokenizer)
 
 
 def _function(tool: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_spec.results import GenerationChunk, GenerationResult
-from mlx_spec.server.protocol.dialect import Event
+from mlx_spec.server.protocol.dialect import Event, drafter_of
 from mlx_spec.server.protocol.ends import ended_itself, said_logprob
 from mlx_spec.server.protocol.faults import Fault, failed
 from mlx_spec.server.protocol.likelihoods import LogprobWriter
@@ -49,13 +49,8 @@ class ResponseStream:
         logprob = said_logprob(chunk, self._words.served.tokenizer)
         if logprob is not None:
             self._pending.append(self._spelled.chat(logprob))
-        parts = self._reader.add(chunk.text)
-        if chunk.finish_reason is not None:
-            parts += self._reader.finish(ended_itself(chunk.finish_reason))
-        more: dict[str, Any] = {}
-        if self._words.asked.show_drafts:
-            more["mlx_spec"] = {"drafter": chunk.drafter}
-        return [event for part in parts for event in self._part(part, more)]
+        more = drafter_of(chunk, self._words.asked)
+        return [event for part in self._reader.take(chunk) for event in self._part(part, more)]
 
     def end(self, results: Seq[GenerationResult]) -> list[Event]:
         """The whole response once more."""

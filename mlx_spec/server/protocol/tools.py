@@ -54,6 +54,16 @@ class ToolUse:
             return Structure.json_schema(_arguments(tool))
         return Structure.json_schema(self._list_schema()) if self.mode == "required" else None
 
+    def or_calls(self, structure: Structure | None) -> Structure | None:
+        """What the text must be where it must be something else, or else what forces the calls.
+
+        Raises:
+            InvalidRequest: both.
+        """
+        if structure is not None and self.forced:
+            raise InvalidRequest("tool_choice wants a call, the text cannot have another shape")
+        return structure or self.structure()
+
     def ending(self, sampling: SamplingParams, tokenizer: Any) -> SamplingParams:
         """The same sampling, ended behind the first call where there may be one only."""
         end = getattr(tokenizer, "tool_call_end", None)
@@ -144,6 +154,32 @@ def tool_use(
         )
     assert mode in ("auto", "named", "required")
     return ToolUse(checked, mode, name, parallel)  # type: ignore[arg-type]
+
+
+def chosen(
+    tools: Seq[Mapping[str, Any]], choice: Any, name: Any, parallel: bool, tokenizer: Any
+) -> ToolUse:
+    """What a request may call, as OpenAI's APIs say it.
+
+    Args:
+        tools, parallel, tokenizer: as for :func:`tool_use`.
+        choice: ``none``, ``auto``, ``required``, or an object that names a function.
+        name: what that object names, wherever it stands in it.
+
+    Raises:
+        InvalidRequest: a choice that is none, or as :func:`tool_use`.
+    """
+    if isinstance(choice, Mapping):
+        if choice.get("type") != "function" or not isinstance(name, str):
+            raise InvalidRequest(
+                'tool_choice must be {"type": "function", ...} with a name, "none", "auto" or '
+                '"required"'
+            )
+        return tool_use(tools, "named", name, parallel, tokenizer)
+    choice = "auto" if choice is None else choice
+    if choice not in ("none", "auto", "required"):
+        raise InvalidRequest(f'tool_choice is {choice!r}, expected "none", "auto" or "required"')
+    return tool_use(tools, choice, "", parallel, tokenizer)
 
 
 def parsed_calls(text: str, tokenizer: Any, tools: Seq[Mapping[str, Any]]) -> list[ToolCall]:
