@@ -14,10 +14,9 @@ noise afterwards), and texts of which it knows nothing.
 prices. A setting is played {runs} times with {rows} rows, other luck each time (whose guesses
 stood, how long steps took), and counts as one: all expected tokens over all seconds. Tokens are
 those that a step says on average and seconds those without noise, so luck moves only what the
-policy made of it. `tests/test_draft_regret.py` holds settings of up to 16 rows to 3%, over all steps
-and from the 30th on, and to 8% after a shift, in other runs. What still exceeds that in single runs
-are ties: two steps promise the same within the noise of a step, 5%, and which is better is not seen
-in 300.
+policy made of it. `tests/test_draft_regret.py` holds settings of up to 16 rows to 3%, over all
+steps and from the 30th on, and to 8% after a shift, in other runs. Single runs that lose more are
+mostly ties: two steps promise nearly the same, and the noise of a step hides which is better.
 
 ## Regret
 
@@ -37,9 +36,8 @@ Each token has its own chance, and the drafter says it: {tokens}. It is
 said once a guess is made. *The
 best* hears it too, knows its distribution and all prices from the beginning, and how bold to be by
 trying. Percent that is lost against it, mean over settings (worst): by the policy that hears the
-drafter, and by one that goes by averages. Where each token costs nearly a pass (linear) parking or
-a single guess is best, and a plan of so many guesses a step, which expects to verify all that it
-plans, sees neither in time.
+drafter, and by one that goes by averages. Where every token costs nearly as much as the first
+(linear) hearing gains nothing yet.
 
 {picked}
 
