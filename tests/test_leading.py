@@ -26,6 +26,7 @@ from mlx_spec.decoding.drafters.predicted import PredictedText
 from mlx_spec.errors import InvalidRequest, RankError, UnsupportedModel
 from mlx_spec.model.heads.head import DraftHead, HeadConfig
 from mlx_spec.model.hidden import HiddenLayers
+from mlx_spec.model.ranks import SeveralRanks
 from mlx_spec.sequence import Sequence
 from tests.linked import Linked, linked
 from tests.models import VOCABULARY, make_model
@@ -115,6 +116,22 @@ def test_the_last_row_goes_as_the_next_request_comes() -> None:
             engine.step(hurry=True)
     assert both.error is None
     assert second.tokens == alone(PROMPTS[:1], 12)[0]
+
+
+def test_requests_that_fail_under_a_step_are_no_fault_of_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who watches the ranks fails requests as soon as one is gone, whatever is computed then."""
+    request = Sequence([3, 9], SamplingParams(max_tokens=90))
+    with linked() as both:
+        engine = make_engine(both.model, None, speculation=FIXED, batching=ROWS)
+        engine.submit(request)
+        for _ in range(3):
+            engine.step(hurry=True)
+        monkeypatch.setattr(SeveralRanks, "why_lost", lambda ranks: "rank 1 of 2 is gone")
+        request.fail("rank 1 of 2 is gone")
+        with pytest.raises(RankError, match="rank 1 of 2 is gone"):
+            engine.step(hurry=True)
 
 
 def test_a_stream_that_is_dropped_is_left_by_the_others_too() -> None:

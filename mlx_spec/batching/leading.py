@@ -34,7 +34,7 @@ from mlx_spec.batching.commands import (
 from mlx_spec.batching.engine import Engine
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.decoding.flight import StepOutput
-from mlx_spec.errors import InvalidRequest, RankError
+from mlx_spec.errors import IllegalTransition, InvalidRequest, RankError
 from mlx_spec.model.ranks import SeveralRanks, ranks_of
 from mlx_spec.sequence import Sequence
 
@@ -197,7 +197,9 @@ class ShardedEngine(Engine):
         """As of any engine; where a rank is gone it says which."""
         try:
             return super().decode()
-        except RuntimeError as error:  # MLX's own, which names nobody
+        # MLX's own error names nobody; and requests may have been failed under the step, by the one
+        # who watches the ranks.
+        except (RuntimeError, IllegalTransition) as error:
             if words := self._several.why_lost():
                 raise RankError(f"[Engine.step] {words}") from error
             raise

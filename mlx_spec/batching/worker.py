@@ -198,7 +198,8 @@ class Worker:
                     engine.cancel(request)
             engine.settle()
         except BaseException as error:
-            self._error = error
+            # Where a rank is lost, what fails here fails for that.
+            self._error = self._error if self._lost else error
         finally:
             self._leave(engine)
             engine = None

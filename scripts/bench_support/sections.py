@@ -222,9 +222,10 @@ costs an idle generator its timeout and wins nothing, so it is 0 unless asked fo
         "Texts that are scored",
         """
 SmolLM2-135M-Instruct; `classify` over short texts, four labels, with one row and with more.
-*ceiling* is the ratio of what the same passes take when they run alone, without keys, labels or
-Python: a record is mostly prompt, one record's prompt keeps both cores multiplying already, and
-past that they multiply at their rate. *reached* is the measured ratio's share of it.
+*ceiling* is the ratio of what the same passes take when they run alone, with each text's own
+attention and without labels or Python: a record is mostly prompt, one record's prompt keeps both
+cores multiplying already, and past that they multiply at their rate. *reached* is the measured
+ratio's share of it.
 """,
         {"classify": "bench_classify.py --rows 1 4 16"},
     ),
