@@ -240,7 +240,7 @@ its first token, *ITL* between two deliveries of its stream. Then a short reques
 behind a long one.
 """,
         {
-            "load": "bench_load.py --prompts PROMPTS --requests 200 --rate 0.8 --behind 0",
+            "load": "bench_load.py --prompts PROMPTS --requests 200 --rate 0.3 --behind 0",
             "load-behind": "bench_load.py --prompts PROMPTS --requests 0 --draft --behind 4000",
         },
         _load,
