@@ -27,6 +27,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, GuessNotes
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
+from mlx_spec.decoding.opening import OpeningPass
 from mlx_spec.decoding.rules import (
     Judged,
     LogitsRule,
@@ -177,7 +178,7 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
     by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
     counts = [length + 1 for length in lengths]
-    whole = parts.prices.packed(counts, plan.longest)
+    whole = None if plan.opens else parts.prices.packed(counts, plan.longest)
     packing = None if whole is None else TokenPacking.of(counts, whole)
     return Proposal(
         tokens, lengths, counted, sources, probabilities, passes=draft.passes, packing=packing
@@ -200,6 +201,9 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     Of a packed pass [M, 1, V]: ``choose`` knows where they belong.
     """
     state, count = parts.state, draft.tokens.shape[1]
+    if plan.opens:
+        opening = OpeningPass.of(state, draft.tokens, draft.lengths, parts.prices.packed)
+        return opening.behind(parts.runner.forward(opening.rows))
     ragged = min(draft.lengths) < count
     pending = state.pending()
     return parts.runner.forward(
@@ -274,10 +278,12 @@ def _sampled(
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
-    parts.runner.commit(choice.accepted + 1)
+    before = parts.state.lengths - 1 if plan.opens else parts.state.seen
+    kept = choice.accepted + 1
+    parts.runner.commit(kept + before if plan.opens else kept)
     parts.drafter.verified(
         Verified(
-            parts.state.seen,
+            before,
             choice.samples,
             choice.accepted,
             parts.runner.hidden,
@@ -294,8 +300,9 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         extras=choice.extras,
         sources=draft.sources,
         computed=draft.passes,
-        tokens=draft.computed,
+        tokens=len(plan.rows) + sum(draft.lengths) if plan.opens else draft.computed,
         # A part of a model that begins with what another sends does not depend on the draft.
         first=[draft.tokens] if parts.runner.ranks.kind == "pipeline" else [],
         keys=len(plan.rows) * plan.longest,
+        unread=sum(row.length - 1 for row in plan.rows) if plan.opens else 0,
     )
