@@ -18,46 +18,11 @@ from mlx_spec.bench.arms import AGAIN, PLAIN, ArmRun, OurArm
 from mlx_spec.bench.bandwidth import Bandwidth
 from mlx_spec.cli.main import main
 from mlx_spec.errors import UnsupportedModel
-from tests.bench_runs import with_token
+from tests.bench_runs import SCHEMA, with_token
 from tests.folders import write_folder
 from tests.test_interrupts import Pressing
 
 RUN = ("--max-tokens", "6", "--rounds", "2")
-NUMBER = {"type": "number"}
-ARM = {
-    "type": "object",
-    "required": ["ours", "over_plain", "ratios", "same_text", "differences", "by_kind", "rounds"],
-    "properties": {
-        "ours": {"type": "boolean"},
-        "ratios": {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2},
-        "same_text": {"type": ["boolean", "null"]},
-        "rounds": {"type": "array", "items": {"type": "object", "required": ["tok/s", "seconds"]}},
-    },
-}
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "schema": {"const": 1},
-        "machine": {"type": "object", "required": ["backend", "device", "versions"]},
-        "bandwidth": {"properties": {"copy": NUMBER, "read": NUMBER}},
-        "plan": {"required": ["batches", "lengths", "rounds", "tokens", "prompts"]},
-        "interrupted": {"const": False},
-        "noise": NUMBER,
-        "equal": {"const": True},
-        "cells": {
-            "minItems": 2,
-            "items": {
-                "required": ["batch_size", "prompt_tokens", "bandwidth_share", "arms"],
-                "properties": {"arms": {"additionalProperties": ARM}},
-            },
-        },
-        "recommended": {
-            "minItems": 2,
-            "items": {"required": ["purpose", "arm", "batch_size", "command", "over_plain"]},
-        },
-    },
-}
-SCHEMA["required"] = list(SCHEMA["properties"])  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")
