@@ -14,6 +14,7 @@ import pytest
 
 import metal_kernels
 import metal_sim
+from mlx_spec.cli.doctor_kernels import broken_kernels
 from mlx_spec.cli.main import main
 from mlx_spec.model import kernel_choice
 from mlx_spec.model.kernel_binding import OPERATIONS, bind_operations
@@ -275,6 +276,25 @@ def test_doctor_shows_what_is_known(
     assert "right?" in text
 
 
+def test_doctor_tells_of_kernels_that_are_off(
+    mac: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also to whoever asked for no table."""
+
+    def shown() -> Any:
+        assert main(["doctor", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["kernels_off"]
+
+    assert shown() == []
+    mac["machine"] = PretendedMachine({"attention": "wrong"})
+    with pytest.warns(RuntimeWarning, match="off on this machine"):
+        bind_kernels(make_model("llama"))
+    (words,) = shown()
+    assert words.startswith("attention (4/2 x 8, float32): off by 7 times")
+    assert main(["doctor"]) == 0
+    assert "kernel off" in capsys.readouterr().out
+
+
 def test_doctor_tries_a_model_that_is_named(
     mac: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,5 +309,6 @@ def test_doctor_tries_a_model_that_is_named(
 def test_doctor_without_metal_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--kernels"]) == 0
     assert "no Metal here" in capsys.readouterr().out
+    assert broken_kernels() is None
     assert main(["doctor", "--kernels", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kernels"] == []
