@@ -15,6 +15,7 @@ _DRAFTERS = (
 )
 _GENERATE = "bench_generate.py --rounds 2 --max-tokens 32 --width 16384 --vocabulary 0"
 _TARGETS = "bench_targets.py --prompts PROMPTS --rounds 1"
+_BESIDE = ("mlx-lm", "model alone")
 _PLAIN = "bench_plain.py --model smollm2"
 _BATCHING = "bench_batching.py --width 4096 --rounds 2 --only"
 
@@ -32,6 +33,32 @@ def _drafters(records: Sequence[Record]) -> list[Picture]:
             made = Picture(f"drafters-{batch}", title, "times plain", labels(table), series, 1.0)
             found.append(made)
     return found
+
+
+def _targets(records: Sequence[Record]) -> list[Picture]:
+    """The adaptive draft beside the best fixed length and the roofline, by rows."""
+    found = []
+    for record in records:
+        name = record.command.rpartition("--save ")[2]
+        for table in record.tables:
+            names = {2: "adaptive", 3: "best of fixed and plain", 7: "roofline"}
+            series = {word: column(table, place) for place, word in names.items()}
+            tokens = record.command.partition("--max-tokens ")[2].split()[0]
+            title = f"{table.title}, {tokens} tokens: over plain decoding, by rows"
+            own = (name, title, "times plain", labels(table), series)
+            found.append(Picture(*own, base=1.0, lines=True))
+    return found
+
+
+def _plain(records: Sequence[Record]) -> list[Picture]:
+    """mlx-lm's time over ours, by rows."""
+    tables = (table for record in records for table in record.tables)
+    table = next((one for one in tables if one.title == "A step"), None)
+    if table is None:
+        return []
+    series = {word: column(table, table.header.index(f"{word} / ours")) for word in _BESIDE}
+    title = "A plain step: their time over ours, by rows"
+    return [Picture("plain", title, "times ours", labels(table), series, 1.0, lines=True)]
 
 
 def _rules(records: Sequence[Record]) -> list[Picture]:
@@ -133,6 +160,7 @@ draft's part of it, above 1 where it picks its guesses one by one.
             " --temp 0.8 --without hostile again",
             "targets-worst": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 --max-tokens 48",
         },
+        _targets,
     ),
     Section(
         "Constraints, processors and log-probabilities",
@@ -174,6 +202,7 @@ faster.
             "calls": f"{_PLAIN} --what calls --batch 1 2 4 8 --rounds 2 --max-tokens 24",
             "calls-many": f"{_PLAIN} --what calls --batch 16 32 --rounds 2 --max-tokens 24",
         },
+        _plain,
     ),
     Section(
         "Generation against mlx-lm",
