@@ -198,7 +198,7 @@ an argmax: what is there if all else costs nothing. **Calls**: the two `batch_ge
 faster.
 """,
         {
-            "plain": f"{_PLAIN} --batch 1 2 4 8 16 32 --rounds 7",
+            "plain": f"{_PLAIN} --batch 1 2 4 8 16 32 --rounds 5",
             "calls": f"{_PLAIN} --what calls --batch 1 2 4 8 --rounds 2 --max-tokens 24",
             "calls-many": f"{_PLAIN} --what calls --batch 16 32 --rounds 2 --max-tokens 24",
         },
