@@ -132,7 +132,7 @@ def calls(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) ->
             speculation=PLAIN,
             batching=BatchingConfig(batch_size=rows),
         )
-        return [result.token_ids for result in made]
+        return [result.token_ids for result in made.results]
 
     def their_call() -> Any:
         return mlx_lm_batch(
