@@ -200,8 +200,7 @@ def pretended(patch: Patch) -> None:
     """A GPU whose passes take what five tokens do, and whose clock is always right."""
 
     def before_step(self: Measuring, *_: Any) -> None:
-        if not self._done:
-            self._done = True
+        if not self._target.costs.known:
             self._target.costs.put({m: 1e-3 * TILES_5.verify(m) for m in TILES_5.edges})
             for part in self._drafts:
                 part.costs.put({m: 1e-3 * TILES_5.draft(m) for m in TILES_5.edges})
