@@ -6,12 +6,12 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
+from mlx_spec.cache.filled import filled_packing
 from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.step_prices import StepPrices
@@ -24,12 +24,19 @@ from mlx_spec.decoding.acceptance import (
     refuse_negative,
 )
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, GuessNotes
+from mlx_spec.decoding.drafters.base import (
+    Draft,
+    DraftContext,
+    Drafter,
+    FilledGuesses,
+    GuessNotes,
+)
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
 from mlx_spec.decoding.opening import OpeningPass
+from mlx_spec.decoding.proposal import Choice
+from mlx_spec.decoding.proposal import Proposal as Proposal
 from mlx_spec.decoding.rules import (
-    Judged,
     LogitsRule,
     RuleContext,
     apply_rules,
@@ -37,7 +44,7 @@ from mlx_spec.decoding.rules import (
     rules_of_tokens,
 )
 from mlx_spec.decoding.sampler import SamplingBatch
-from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
+from mlx_spec.decoding.watching import Chosen, Watcher, watch_all
 from mlx_spec.model.ranks import Ranks
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -70,70 +77,6 @@ class StepParts:
         state = self.state
         every = (*state.rules, *self.rules)
         return [rule for rule in every if rule.concerns(state.sequences)]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A draft to be verified.
-
-    Attributes:
-        tokens: [B, K] int32 guesses.
-        lengths: how many of them may count, for each row; K is the most.
-        counted: [B] int32, how many do: fewer where the drafter had no more to say.
-        sources: who guessed for each row, by name; "" where nobody did.
-        probabilities: [B, K, V] that they were drawn from, where the drafter tells.
-        tested: [B] int32, how many the target judges; None for those that count.
-        passes: guesses one after the other that each drafter computed, by name; None: as many as
-            the longest of its rows has.
-        packing: which tokens of [pending, draft] the target's pass is given; None for all.
-        late: rows that say nothing in this step, whatever the target says.
-    """
-
-    tokens: mx.array
-    lengths: list[int]
-    counted: mx.array
-    sources: list[str]
-    probabilities: mx.array | None = None
-    tested: mx.array | None = None
-    passes: Mapping[str, int] | None = None
-    packing: TokenPacking | None = None
-    late: tuple[int, ...] = ()
-
-    @property
-    def computed(self) -> int:
-        """Tokens that the target's pass takes."""
-        own = self.packing
-        return self.tokens.shape[0] * (self.tokens.shape[1] + 1) if own is None else len(own.rows)
-
-    def judged(self, by: Judged | None) -> Proposal:
-        """The same, less the guesses that a rule knows to be none, and what it has no time for."""
-        if by is None:
-            return self
-        of_rows = zip(self.lengths, by.counted, by.tested, strict=True)
-        if not by.late and all(n <= counted and n <= tested for n, counted, tested in of_rows):
-            return self
-        before = self.counted if self.tested is None else self.tested
-        return replace(
-            self,
-            counted=mx.minimum(self.counted, mx.array(by.counted, mx.int32)),
-            tested=mx.minimum(before, mx.array(by.tested, mx.int32)),
-            late=(*self.late, *by.late),
-        )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the target says.
-
-    Attributes:
-        samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
-        accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
-        extras: what else is to be read of it.
-    """
-
-    samples: mx.array
-    accepted: mx.array
-    extras: list[Extra] = field(default_factory=list)
 
 
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
@@ -177,12 +120,27 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
         probabilities = probabilities[:, : max(lengths)]
     by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
-    counts = [length + 1 for length in lengths]
-    whole = None if plan.opens else parts.prices.packed(counts, plan.longest)
-    packing = None if whole is None else TokenPacking.of(counts, whole)
-    return Proposal(
-        tokens, lengths, counted, sources, probabilities, passes=draft.passes, packing=packing
-    )
+    made = Proposal(tokens, lengths, counted, sources, probabilities, passes=draft.passes)
+    return _packed(made, plan, parts.prices, draft.filled)
+
+
+def _packed(
+    draft: Proposal, plan: StepPlan, prices: StepPrices, filled: FilledGuesses | None
+) -> Proposal:
+    """The same with the packing of its pass, if it is to have one."""
+    if plan.opens:  # what that reads is packed by itself
+        return draft if filled is None else draft.alike(filled)
+    counts = [length + 1 for length in draft.lengths]
+    if filled is None:
+        whole = prices.packed(counts, plan.longest)
+        packing = None if whole is None else TokenPacking.of(counts, whole)
+        return replace(draft, packing=packing)
+    own, width = len(counts) + filled.guesses, max(counts)
+    whole = prices.packed_size(len(counts), width, own, plan.longest)
+    if whole is None:  # then all may be verified
+        return replace(draft, counted=mx.array(draft.lengths, mx.int32), said=filled.said)
+    packing = filled_packing(draft.counted + 1, width, own, whole)
+    return replace(draft, packing=packing, said=filled.said)
 
 
 def _of_ranks(draft: Draft, ranks: Ranks) -> Draft:
@@ -204,7 +162,6 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     if plan.opens:
         opening = OpeningPass.of(state, draft.tokens, draft.lengths, parts.prices.packed)
         return opening.behind(parts.runner.forward(opening.rows))
-    ragged = min(draft.lengths) < count
     pending = state.pending()
     return parts.runner.forward(
         Rows(
@@ -212,7 +169,7 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
             state.seen,
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
-            counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
+            counts=draft.counts,
             at=None if plan.known is None else tuple(known - 1 for known in plan.known),
             tentative=True,
             since=plan.shortest - 1,
@@ -238,10 +195,8 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
             logits = apply_rules(own, logits, context.of_tokens(packing))
         packed = logits[:, 0]
         whole = packing.spread(packed)  # nobody need read it: then this is not computed
-        sampling = state.sampling.of_tokens(packing.rows)
-        tokens, tops = map(
-            packing.spread, _sampled(sampling, logits, packing.packed(positions)[:, None])
-        )
+        at = packing.packed(positions)[:, None]
+        tokens, tops = map(packing.spread, _sampled(state.sampling, logits, at, packing))
         tokens, tops = tokens[..., 0], tops[..., 0]
     picked = pick_tokens(rules, tokens, whole, context)
     trial = DraftTrial(
@@ -263,15 +218,24 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
         both = ranks.chosen(mx.concatenate([accepted[:, None], samples], axis=1))
         accepted, samples = both[:, 0], both[:, 1:]
     known = state.sequences, whole, positions, draft.tokens, samples, accepted
+    if packing is not None and packing.told is not None:
+        packing = packed = None  # who reads of it goes by rows
     chosen = Chosen(*known, packing=packing, packed=packed)
     return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
 
 def _sampled(
-    sampling: SamplingBatch, logits: mx.array, positions: mx.array
+    sampling: SamplingBatch,
+    logits: mx.array,
+    positions: mx.array,
+    packing: TokenPacking | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Tokens and largest logits."""
-    sampled = sampling.sample(logits, positions, tops=True)
+    """Tokens and largest logits, of rows or of the tokens of a packed pass."""
+    if packing is not None and packing.told is not None:
+        sampled = sampling.sample_told(logits, positions, packing.told)
+    else:
+        own = sampling if packing is None else sampling.of_tokens(packing.rows)
+        sampled = own.sample(logits, positions, tops=True)
     assert sampled.tops is not None
     return sampled.tokens, sampled.tops
 
@@ -305,4 +269,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         first=[draft.tokens] if parts.runner.ranks.kind == "pipeline" else [],
         keys=len(plan.rows) * plan.longest,
         unread=sum(row.length - 1 for row in plan.rows) if plan.opens else 0,
+        said=draft.said,
     )
