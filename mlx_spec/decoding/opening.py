@@ -54,7 +54,7 @@ class OpeningPass:
     """
 
     rows: Rows
-    ends: Seq[Seq[int]]
+    ends: list[list[int]]
 
     @classmethod
     def of(
@@ -88,7 +88,7 @@ class OpeningPass:
             tentative=True,
             packing=None if whole is None else TokenPacking.of(counts, whole),
         )
-        first, ends = 0, []
+        first, ends = 0, list[list[int]]()
         for length, count in zip(known, counts, strict=True):
             ends.append([first + min(length - 1 + place, count - 1) for place in range(most + 1)])
             first += 0 if whole is None else count
