@@ -63,7 +63,7 @@ class Proposal:
         most = max(1, -(-filled.guesses // len(self.lengths)))
         lengths = [min(length, most) for length in self.lengths]
         tokens, counted = self.tokens[:, : max(lengths)], mx.array(lengths, mx.int32)
-        return replace(self, tokens=tokens, lengths=lengths, counted=counted, said=filled.said)
+        return replace(self, tokens=tokens, lengths=lengths, counted=counted)
 
     def judged(self, by: Judged | None) -> Proposal:
         """The same, less the guesses that a rule knows to be none, and what it has no time for."""
