@@ -9,75 +9,26 @@ import mlx.core as mx
 import pytest
 
 from mlx_spec.config import BatchingConfig, CacheOptions, SamplingParams, SpeculationConfig
-from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.decoder import SpeculativeDecoder
-from mlx_spec.decoding.drafters.base import Draft, DraftContext
 from mlx_spec.decoding.drafters.model import ModelDrafter
-from mlx_spec.decoding.opening import MOST_TOKENS, OpeningPass
+from mlx_spec.decoding.opening import MOST_TOKENS
 from mlx_spec.decoding.prompt_share import share_prompts
-from mlx_spec.decoding.stepper import Stepper
-from mlx_spec.decoding.suspects import Suspects
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.sequence import Sequence
-from tests.fakes import CyclingPolicy, RaggedPolicy
+from tests.fakes import RaggedPolicy
 from tests.models import make_model
-from tests.scenario import noisy_draft, plain_alone, target
-
-Patch = pytest.MonkeyPatch
-LENGTHS = (5, 1, 12, 7, 3)
-
-
-def prompt(length: int, seed: int) -> list[int]:
-    return [1 + (7 * place + 11 * seed) % 60 for place in range(length)]
-
-
-def requests(lengths: tuple[int, ...] = LENGTHS, **options: Any) -> list[Sequence]:
-    """Every second one sampled."""
-    return [
-        Sequence(
-            prompt(length, seed),
-            SamplingParams(max_tokens=9 + seed, temperature=0.9 * (seed % 2), seed=seed, **options),
-            index=seed,
-        )
-        for seed, length in enumerate(lengths)
-    ]
-
-
-def decoder_of(family: str = "llama", **options: Any) -> tuple[SpeculativeDecoder, list[Rows]]:
-    """A decoder, and the target's passes as they are described."""
-    batching = options.pop("batching", BatchingConfig(batch_size=len(LENGTHS)))
-    decoder = SpeculativeDecoder(target(family), batching=batching, **options)
-    passes: list[Rows] = []
-    forward = decoder.runner.forward
-
-    def noting(rows: Rows) -> mx.array:
-        passes.append(rows)
-        return forward(rows)
-
-    decoder.runner.forward = noting  # type: ignore[method-assign]
-    return decoder, passes
-
-
-def drafting(family: str = "llama", **options: Any) -> tuple[SpeculativeDecoder, list[Rows]]:
-    drafter = ModelDrafter(ModelRunner(noisy_draft(family), len(LENGTHS)))
-    return decoder_of(family, drafter=drafter, policy=RaggedPolicy(), **options)
-
-
-def apart(passes: list[Rows]) -> list[Rows]:
-    """Passes that read prompts and nothing else."""
-    return [rows for rows in passes if not rows.tentative]
-
-
-def run(decoder: SpeculativeDecoder, rows: list[Sequence]) -> list[list[int]]:
-    decoder.add(rows)
-    while decoder.busy:
-        decoder.step()
-    return [row.tokens for row in rows]
-
-
-def right(rows: list[Sequence], family: str = "llama") -> list[list[int]]:
-    """What each says alone, its prompt read in one pass of its own."""
-    return [plain_alone(target(family), tuple(row.prompt), row.sampling) for row in rows]
+from tests.opening_runs import (
+    LENGTHS,
+    again,
+    apart,
+    decoder_of,
+    drafting,
+    prompt,
+    requests,
+    right,
+    run,
+)
+from tests.scenario import noisy_draft, target
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -229,110 +180,6 @@ def test_newcomers_wait_for_the_first_step_and_then_join(texts: list[list[int]])
         decoder.step()
     assert [row.tokens for row in rows] == texts
     assert passes[0].tokens.shape[0] == 2
-
-
-BAD = 61
-
-
-class Poison(ModelDrafter):
-    """Guesses what the target cannot bear."""
-
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        return Draft(mx.full((len(context.sequences), count), BAD, mx.int32))
-
-
-def poisoned() -> list[list[int]]:
-    model = make_model("llama")
-    model.model.embed_tokens.weight[BAD] = mx.nan
-    mx.eval(model.parameters())
-    drafter = Poison(ModelRunner(make_model("llama"), len(LENGTHS)))
-    decoder = SpeculativeDecoder(
-        model,
-        drafter=drafter,
-        policy=CyclingPolicy([3]),
-        batching=BatchingConfig(batch_size=len(LENGTHS)),
-    )
-    return run(decoder, requests())
-
-
-def test_a_guess_that_spoils_a_prompt_s_own_keys_is_made_good(texts: list[list[int]]) -> None:
-    """Layers give NaN to what stands before a bad token in the same pass: to prompts, here."""
-    assert all(BAD not in text for text in texts)
-    assert poisoned() == texts
-
-
-def spoilt_prompts_left(patch: Patch) -> None:
-    judge = Suspects.judge
-    patch.setattr(Suspects, "judge", lambda self, row, count, unread=False: judge(self, row, count))
-
-
-def logits_of_the_token_before(patch: Patch) -> None:
-    behind = OpeningPass.behind
-
-    def planted(self: OpeningPass, logits: mx.array) -> mx.array:
-        ends = [[max(0, end - 1) for end in own] for own in self.ends]
-        return behind(OpeningPass(self.rows, ends), logits)
-
-    patch.setattr(OpeningPass, "behind", planted)
-
-
-def drafts_behind_the_longest_text(patch: Patch) -> None:
-    patch.setattr(
-        BatchState,
-        "following",
-        lambda self, count: (
-            self.lengths.max()[None, None]
-            + mx.zeros((len(self), 1), mx.int32)
-            + mx.arange(count, dtype=mx.int32)
-        ),
-    )
-
-
-def forgotten_where_a_step_is(patch: Patch) -> None:
-    """A first step that is described, and then not launched, counts as taken."""
-    restore, commit = Stepper.restore, ModelRunner.commit
-    failed: list[int] = []
-
-    def raising(self: ModelRunner, kept: mx.array) -> None:
-        commit(self, kept)
-        if not failed:
-            failed.append(1)
-            raise RuntimeError("planted")
-
-    def planted(self: Stepper, snapshot: Any) -> None:
-        restore(self, {**snapshot, "opening": False})
-
-    patch.setattr(ModelRunner, "commit", raising)
-    patch.setattr(Stepper, "restore", planted)
-
-
-def again(decoder: SpeculativeDecoder, rows: list[Sequence]) -> list[list[int]]:
-    """Step on, whatever was raised."""
-    decoder.add(rows)
-    while decoder.busy:
-        try:
-            decoder.step()
-        except RuntimeError:
-            continue
-    return [row.tokens for row in rows]
-
-
-@pytest.mark.parametrize(
-    "plant",
-    [logits_of_the_token_before, drafts_behind_the_longest_text, forgotten_where_a_step_is],
-    ids=lambda plant: plant.__name__,
-)
-def test_planted_bugs_show(plant: Callable[[Patch], None], texts: list[list[int]]) -> None:
-    assert again(drafting()[0], requests()) == texts
-    with pytest.MonkeyPatch.context() as patch:
-        plant(patch)
-        assert again(drafting()[0], requests()) != texts
-
-
-def test_spoilt_prompts_that_are_left_show(texts: list[list[int]]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        spoilt_prompts_left(patch)
-        assert poisoned() != texts
 
 
 def test_a_first_step_that_raises_is_taken_again(texts: list[list[int]]) -> None:
