@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import mlx.core as mx
 
@@ -42,8 +43,8 @@ class LabelPass:
             for _ in self.labels[row][number][1:]
         ]
 
-    def read(self, runner: ModelRunner) -> mx.array:
-        """Log-probabilities of the labels' tokens but the first, one after the other, lazily."""
+    def read(self, runner: ModelRunner) -> list[float]:
+        """Log-probabilities of the labels' tokens but the first, one after the other."""
         rows = self._rows(runner)
         width, wanted, begin = rows.tokens.shape[1], list[tuple[int, int]](), 0
         for row, way in self.jobs:
@@ -69,8 +70,9 @@ class LabelPass:
         )
 
 
-def log_probs(logits: mx.array, wanted: Seq[tuple[int, int]]) -> mx.array:
-    """[n] float32, lazily: of [..., V] logits the log-probability of a token at each place."""
+def log_probs(logits: mx.array, wanted: Seq[tuple[int, int]]) -> list[float]:
+    """Of [..., V] logits the log-probability of a token at each place."""
     logits = logits.reshape(-1, logits.shape[-1]).astype(mx.float32)
-    places, tokens = mx.array(wanted, mx.int32).T
-    return logits[places, tokens] - log_sum(logits)[places, 0]
+    places, tokens = (mx.array(each, mx.int32) for each in zip(*wanted, strict=True))
+    values: Any = (logits[places, tokens] - log_sum(logits)[places, 0]).tolist()
+    return list(values)

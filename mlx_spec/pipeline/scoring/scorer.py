@@ -125,7 +125,7 @@ class Scorer:
     def _first(self, labels: list[Seq[Tokens]], logits: mx.array) -> list[list[float]]:
         """The same by the logits [n, 1, V] of the prompts' last tokens."""
         wanted = [(place, label[0]) for place, row in enumerate(labels) for label in row]
-        values = iter(log_probs(logits, wanted).tolist())
+        values = iter(log_probs(logits, wanted))
         return [[next(values) for _ in row] for row in labels]
 
     def _go_on(
@@ -177,7 +177,7 @@ class Scorer:
         # States take nothing back, and rings not what is longer than their slack.
         layers = self._runner.pool.layers
         known = [(layer, layer.arrays) for layer in layers if not layer.sliceable]
-        values = behind.read(self._runner).tolist()
+        values = behind.read(self._runner)
         for layer, arrays in known:
             layer.arrays = arrays
         for (row, number), value in zip(behind.owners, values, strict=True):
