@@ -46,6 +46,7 @@ class Decision:
         age: decisions since drafting began or ended.
         sure: steps since another one than the best was tried, while drafting.
         trials: such steps so far.
+        filled: whether the device says whose the guesses are; as many as ``lengths`` add up to.
     """
 
     rows: Seq[Row] = ()
@@ -56,6 +57,7 @@ class Decision:
     age: int = 0
     sure: int = 0
     trials: int = 0
+    filled: bool = False
 
 
 class AdaptiveDrafts:
@@ -158,7 +160,7 @@ class AdaptiveDrafts:
         if not any(room):
             self._standing = replace(now, rows=(), lengths=none, left=0)
             return
-        view = self._view = drafter.prospect(rows, self._ends, picks=self.picks)
+        view = self._view = self._prospect(drafter, rows)
         needed = view.plain * (self.STAY if now.passes else 1.0 + self._config.hysteresis)
         # A few rows are soon looked at, and what has begun a moment ago at once.
         left = min(len(rows) // 4, self.PERIOD, now.age)
@@ -171,6 +173,10 @@ class AdaptiveDrafts:
             age = 0 if now.passes else now.age + 1
             changed = Decision(list(rows), none, 0, left, idle, age)
         self._standing = changed
+
+    def _prospect(self, drafter: CostlyDraft, rows: Seq[Row]) -> Prospect:
+        """What drafting promises."""
+        return drafter.prospect(rows, self._ends, picks=self.picks)
 
     def _draft(self, rows: Seq[Row], room: Seq[int], view: Prospect) -> Decision:
         """The best step with a draft, or now and then the next best: of two that promise nearly the

@@ -133,6 +133,34 @@ def expected_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBu
     return best
 
 
+def fixed_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBudget:
+    """The same where it is said beforehand how many guesses are verified, and only whose they are
+    once they are seen: so that each of some batches made of what was seen lately has as many.
+    """
+    count, draft = len(usual), prices.draft
+    batches = [
+        [usual[(first + place) % count] for place in range(rows)] for first in range(0, count, rows)
+    ]
+    best, speed = StepBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
+    pools: list[list[float]] = [[] for _ in batches]
+    for passes in range(1, len(draft)):
+        columns = [[row[passes - 1] for row in batch] for batch in batches]
+        more = sum(map(sum, columns)) / len(batches)
+        if more <= speed * (draft[passes] - draft[passes - 1]):
+            break
+        pools = [sorted(pool + own, reverse=True) for pool, own in zip(pools, columns, strict=True)]
+        tokens = float(rows)
+        for guesses, chances in enumerate(zip(*pools, strict=True), 1):
+            if guesses == len(prices.verify):
+                break
+            tokens += sum(chances) / len(batches)
+            seconds = prices.verify[guesses] + draft[passes]
+            if tokens > speed * seconds:
+                best = StepBudget(passes, guesses, tokens, seconds)
+                speed = best.speed
+    return best
+
+
 def worth(reaching: Seq[Seq[float]], verify: Seq[float], speed: float) -> int:
     """How many of these guesses are verified, the likeliest first, where time is worth so many
     tokens per second: what the step usually brings, not what this one does.

@@ -15,9 +15,17 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from math import prod
 
-from mlx_spec.control.allocation import Prices, StepBudget, expected_budget, fill, worth
+from mlx_spec.control.allocation import (
+    Prices,
+    StepBudget,
+    expected_budget,
+    fill,
+    fixed_budget,
+    worth,
+)
 from mlx_spec.control.confidence import Confidence
 from mlx_spec.control.ends import weighed
+from mlx_spec.control.filling import Filling
 from mlx_spec.control.looked_up import by_need
 from mlx_spec.control.offers import NOBODY
 from mlx_spec.control.report import StepReport
@@ -90,6 +98,17 @@ class Surest:
         """The step that promises most, of so many rows."""
         return expected_budget(self.confidence.usual(len(prices.draft) - 1), rows, prices)
 
+    def fixed_budget(self, rows: int, prices: Prices) -> StepBudget:
+        """The same where the number of guesses is fixed before they are seen."""
+        return fixed_budget(self.confidence.usual(len(prices.draft) - 1), rows, prices)
+
+    def filling(
+        self, rows: Seq[Row], most: Seq[int], guesses: int, weights: Seq[float] | None
+    ) -> Filling:
+        """How the device gives so many guesses to rows; arguments as ``Filling`` has them."""
+        times = [self._times(row) for row in rows]
+        return Filling(most, guesses, self.confidence.worth, times, weights)
+
     def enough(self, rows: Seq[Row], sure: Seq[Seq[float]], settling: Settling) -> bool:
         """Whether another guess of each row is not worth its pass.
 
@@ -134,6 +153,10 @@ class Surest:
 
     def observe(self, report: StepReport) -> None:
         """Compare what came with what was said of it."""
+        if report.said:
+            heard = zip(report.rows, report.said, report.accepted, strict=True)
+            self._said = {row: said for row, said, count in heard if said and count >= 0}
+            self.confidence.say(list(self._said.values()))
         said, self._said = self._said, {}
         if not said:
             return

@@ -57,7 +57,7 @@ class Rows:
     @property
     def computed(self) -> int:
         """Tokens that the pass computes."""
-        return self.tokens.size if self.packing is None else len(self.packing.rows)
+        return self.tokens.size if self.packing is None else self.packing.size
 
     def span(self, *, grouped: bool = False) -> Span:
         """What a pass over all of them reads and writes."""

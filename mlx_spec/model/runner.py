@@ -180,7 +180,7 @@ class ModelRunner:
         """
         before = self.pool.snapshot()
         if self.ranks.several:
-            packed = 0 if rows.packing is None else len(rows.packing.rows)
+            packed = 0 if rows.packing is None else rows.packing.size
             self.ranks.note(*rows.tokens.shape, rows.first, rows.limit, packed)
         padded = rows.counts is not None and rows.tokens.shape[1] > 1
         # What folds padding into a state is told afterwards where each row ends.

@@ -109,7 +109,6 @@ def gaps(pair: Pair, rounds: int, length: int = 1500) -> Any:
     newcomer = Load(source[:length], 2)
     running = [Load(prompt, 100) for prompt in pair.prompts(3)]
     bounds: dict[str, dict[str, Any]] = {
-        "25 ms": {"prefill_pause_ms": 25.0},
         "100 ms (default)": {},
         "400 ms": {"prefill_pause_ms": 400.0},
         "512 tokens": {"prefill_interleave": 512},

@@ -226,10 +226,10 @@ The embedded pair, greedy, its target less widened (about 25M parameters) or as 
 **Continuous against static batching**: requests whose output lengths are exponentially distributed
 (mean 24, at most 144). **A long prompt beside running streams**: how long three streams pause while
 a newcomer's 1,500 tokens are read, by what is read between two of their steps: as many tokens as
-take so many milliseconds here, or a fixed number. **A repeated beginning**: 12 requests with 1,000
-tokens in common, kept by the prefix cache or read each time. **The accumulation timeout**: requests
-at random times; waiting for company costs an idle generator its timeout and wins nothing, so it is
-0 unless asked for. (What more rows are worth is in the tables above.)
+take so many milliseconds here (64 at least), or a fixed number. **A repeated beginning**: 12
+requests with 1,000 tokens in common, kept by the prefix cache or read each time. **The accumulation
+timeout**: requests at random times; waiting for company costs an idle generator its timeout and
+wins nothing, so it is 0 unless asked for. (What more rows are worth is in the tables above.)
 """,
         {
             "batching-static": f"{_BATCHING} static",
