@@ -23,7 +23,7 @@ from mlx_spec.model.similar_lengths import similar_lengths
 
 
 @dataclass(frozen=True)
-class PromptPass:
+class PromptSlice:
     """One pass over prompts.
 
     Attributes:
@@ -68,7 +68,9 @@ def read_prompts(
             _read(runner, rows)
 
 
-def prompt_passes(lengths: Seq[int], most: int, *, packs: bool, pads: bool) -> Iterator[PromptPass]:
+def prompt_passes(
+    lengths: Seq[int], most: int, *, packs: bool, pads: bool
+) -> Iterator[PromptSlice]:
     """The passes that read prompts of ascending ``lengths``, of ``most`` tokens each.
 
     Args:
@@ -92,7 +94,7 @@ def prompt_passes(lengths: Seq[int], most: int, *, packs: bool, pads: bool) -> I
             pieces = -(-longest // most)  # more than one only of a row alone
             for piece in range(pieces):
                 at, to = (longest * part // pieces for part in (piece, piece + 1))
-                yield PromptPass(first, stop, at, to, piece == pieces - 1)
+                yield PromptSlice(first, stop, at, to, piece == pieces - 1)
 
 
 def even_runs(

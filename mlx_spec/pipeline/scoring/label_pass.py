@@ -12,9 +12,9 @@ import mlx.core as mx
 from metal_kernels.log_sum import log_sum
 from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.model.runner import ModelRunner, Rows
-from mlx_spec.pipeline.scoring.ways import Tokens, Way
+from mlx_spec.pipeline.scoring.ways import LabelPath, Tokens
 
-Job = tuple[int, Way]
+Job = tuple[int, LabelPath]
 """A row, and what is read behind its prompt."""
 
 

@@ -19,7 +19,7 @@ from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.prompt_passes import even_runs, read_prompts
 from mlx_spec.model.runner import ModelRunner, Rows, pass_size
 from mlx_spec.pipeline.scoring.label_pass import Job, LabelPass, log_probs
-from mlx_spec.pipeline.scoring.ways import Tokens, Way, ways
+from mlx_spec.pipeline.scoring.ways import LabelPath, Tokens, ways
 from mlx_spec.row_limit import RowLimit
 
 # A beginning shorter than this costs more to copy into every row than to compute again.
@@ -146,7 +146,7 @@ class Scorer:
             rows = [row for row, _ in jobs]
             if together == 1:  # where the prompts are; of a row without one any token
                 missing = sorted(set(range(len(prompts))).difference(rows))
-                jobs += [(row, Way(list(prompts[row][-1:]), [])) for row in missing]
+                jobs += [(row, LabelPath(list(prompts[row][-1:]), [])) for row in missing]
                 jobs.sort(key=_row)
             elif rows != copied:
                 self._copy(len(prompts), rows)

@@ -16,7 +16,7 @@ Tokens = Seq[int]
 
 
 @dataclass(frozen=True)
-class Way:
+class LabelPath:
     """Tokens behind one prompt.
 
     Attributes:
@@ -28,15 +28,15 @@ class Way:
     labels: list[int]
 
 
-def ways(labels: Seq[Tokens]) -> list[Way]:
+def ways(labels: Seq[Tokens]) -> list[LabelPath]:
     """The ways that score all labels of more than one token."""
     longer = [number for number, label in enumerate(labels) if len(label) > 1]
-    found: list[Way] = []
+    found: list[LabelPath] = []
     # Whatever goes on from a beginning stands right before it in this order.
     for number in sorted(longer, key=lambda number: list(labels[number][:-1]), reverse=True):
         tokens = list(labels[number][:-1])
         if found and found[-1].tokens[: len(tokens)] == tokens:
             found[-1].labels.append(number)
         else:
-            found.append(Way(tokens, [number]))
+            found.append(LabelPath(tokens, [number]))
     return found
