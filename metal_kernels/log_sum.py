@@ -25,7 +25,7 @@ def log_sum(values: mx.array) -> mx.array:
         return mx.logsumexp(values, axis=-1, keepdims=True)
     lines = _lines(values)
     top = lines.max(axis=-2).max(axis=-1)[..., None]
-    shares = powers(mx.maximum((lines - top[..., None]) * math.log2(math.e), _LEAST))
+    shares = _powers(mx.maximum((lines - top[..., None]) * math.log2(math.e), _LEAST))
     # Of 64 bits, which this device has: many small ones beside a large one would each be rounded.
     total = shares.sum(axis=-2).astype(mx.float64).sum(axis=-1, keepdims=True)
     return top + mx.log(total.astype(mx.float32))
@@ -40,7 +40,7 @@ def _lines(values: mx.array) -> mx.array:
     return mx.unflatten(values, -1, (_LINES, -1))
 
 
-def powers(exponents: mx.array) -> mx.array:
+def _powers(exponents: mx.array) -> mx.array:
     """2**t for t in -125..0."""
     whole = exponents.astype(mx.int32)
     rest = exponents - whole.astype(mx.float32) + 1.0

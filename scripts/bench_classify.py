@@ -27,7 +27,6 @@ from bench_support.rounds import Figures, interleave, ratio
 
 import mlx.core as mx  # isort: skip
 from mlx_spec import load
-from mlx_spec.model.gates import quick_gates
 from mlx_spec.model.hidden import HiddenLayers, noting
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.model.trial import any_tokens
@@ -140,7 +139,7 @@ class Contest:
             for rows, width, said in shapes:
                 ids = any_tokens(rows * width, width, self.model.args.vocab_size)
                 started = time.perf_counter()
-                with noting(HiddenLayers()) as notes, quick_gates():
+                with noting(HiddenLayers()) as notes:
                     notes.chosen = mx.arange(said) if said else None
                     logits = (self.model if said else self.model.model)(ids)
                 mx.eval(logits)

@@ -22,7 +22,6 @@ import mlx.core as mx
 
 from mlx_spec.cache.layout import model_name, own_caches
 from mlx_spec.errors import UnsupportedModel
-from mlx_spec.model.gates import quick_gates
 from mlx_spec.model.rotations import shared_angles
 
 Call = Callable[..., Any]
@@ -141,7 +140,7 @@ def described(model: Any) -> mx.array:
 
 def call_model(model: Any, tokens: mx.array, caches: Any) -> list[mx.array]:
     """Logits [B, N, V] of a call, and behind them its hidden states where they are asked for."""
-    with shared_angles(), quick_gates():
+    with shared_angles():
         logits: mx.array = model(tokens, cache=caches)
     notes = _NOTES.get()
     return [logits] if notes is None else [logits, notes.take()]

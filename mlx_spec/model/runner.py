@@ -27,7 +27,6 @@ from mlx_spec.model.as_rows import bind_as_rows
 from mlx_spec.model.attention import bind_attention
 from mlx_spec.model.attributes import quicken
 from mlx_spec.model.chosen import chooses
-from mlx_spec.model.gates import quicken_gates
 from mlx_spec.model.hidden import HiddenLayers, bind_hidden, noting
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
@@ -75,7 +74,6 @@ class ModelRunner:
         # Whatever thread runs it later: from here on everything it holds is computed.
         materialize(model)
         share_angles(model)
-        quicken_gates(model)
         self.model = model
         self.pool = KVCachePool(plan(model, options), max_slots)
         if self.support.form.tokens_as_rows and self.pool.folds:
