@@ -83,6 +83,7 @@ class Surest:
     # How many more or fewer rows than before are taken for as many, as a share; steps of a row that
     # what picking brings is counted over, and that what was expected of it weighs.
     ALIKE, LATELY, EXPECTED = 0.125, 64.0, 24.0
+    RENEW = 8  # steps after which it is looked again at how likely a guess follows another
     HOPE = 0.3  # usual deviation of what a step brings, as a share
 
     def __init__(self, confidence: Confidence, source: str = "") -> None:
@@ -90,7 +91,7 @@ class Surest:
         self._known = KnownRows(source)
         self._said: dict[Row, Seq[float]] = {}
         self._kept: Promise | None = None
-        self._usual = confidence.usual(1)
+        self._usual, self._until = confidence.usual(1), 0
         # Of the step that is being drafted: what it is, what was said, how likely it stands.
         self._settling: Settling | None = None
         self._heard: Seq[Seq[float]] = ()
@@ -102,8 +103,10 @@ class Surest:
         were none, as rows that were heard allow."""
         kept, most, plain = self._kept, len(prices.draft) - 1, rows / prices.verify[0]
         heard = self.confidence.heard
-        if kept is None or not kept.holds(rows, most, heard):
-            self._usual = self.confidence.usual(most)
+        new = kept is None or not kept.holds(rows, most, heard)
+        if new or heard >= self._until:
+            self._usual, self._until = self.confidence.usual(most), heard + self.RENEW * rows
+        if kept is None or new:
             step, weight = replay(self._usual, rows, prices), min(self.EXPECTED, heard)
             until = 2 * heard if heard < self.EXPECTED else None
             brought = weight * step.speed / plain
