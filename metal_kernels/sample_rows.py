@@ -100,6 +100,16 @@ class Group(Options):
         own = [(token, places[row]) for token, row in enumerate(rows) if row in places]
         index = mx.array([place for _, place in own], mx.int32)
         tokens = tuple(token for token, _ in own)
+        return self._taken(tokens, index)
+
+    def of_told(self, rows: mx.array, batch: int) -> Group:
+        """The same for as many tokens as ``rows`` [M] has, where only the device knows whose each
+        is of ``batch`` rows; of rows that are not its own any options."""
+        places = {row: place for place, row in enumerate(self.rows)}
+        own = mx.array([places.get(row, 0) for row in range(batch)], mx.int32)
+        return self._taken(tuple(range(rows.shape[0])), own[rows])
+
+    def _taken(self, tokens: tuple[int, ...], index: mx.array) -> Group:
         each = self._each(lambda array: array[index])
         return replace(each, rows=tokens, index=mx.array(tokens, mx.int32), seeds=self.seeds[index])
 
@@ -162,6 +172,27 @@ class SampleRows:
         greedy = tuple(token for token, row in enumerate(rows) if row in self.greedy)
         groups = (group.of_tokens(rows) for group in self.groups)
         return SampleRows(len(rows), greedy, tuple(group for group in groups if group.rows))
+
+    @property
+    def kinds(self) -> list[int]:
+        """Of each row the number of its group, -1 where it is greedy."""
+        kinds = [-1] * self.batch
+        for number, group in enumerate(self.groups):
+            for row in group.rows:
+                kinds[row] = number
+        return kinds
+
+    def of_told(self, rows: mx.array) -> list[tuple[int, SampleRows]]:
+        """By the number of each kind that there is, all of some tokens as if they were of that one.
+
+        Args:
+            rows: [M] int32, the row of each, which only the device knows.
+        """
+        count = rows.shape[0]
+        every = [(-1, SampleRows(count, tuple(range(count)), ()))] if self.greedy else []
+        for number, group in enumerate(self.groups):
+            every.append((number, SampleRows(count, (), (group.of_told(rows, self.batch),))))
+        return every
 
 
 _NO_MORE = MoreFilters()

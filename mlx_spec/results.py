@@ -138,6 +138,8 @@ class GenerationStats(Displayable):
         computed: tokens that the target's passes took, those for nobody included.
         rectangles: the same if each row took as many as the longest of its step.
         packed_steps: steps in which that was not so.
+        filled_steps: steps in which the device said whose guesses were verified, by how sure the
+            draft was of them (on a GPU).
         plain_tps: decode speed of the steps without a draft, in tokens per second, as measured
             in this call (None if too few such steps ran at the usual batch).
         speculative_tps: the same for the steps with a draft.
@@ -163,6 +165,7 @@ class GenerationStats(Displayable):
     computed: int = 0
     rectangles: int = 0
     packed_steps: int = 0
+    filled_steps: int = 0
     plain_tps: float | None = None
     speculative_tps: float | None = None
     exactness: Literal["exact", "near-ties"] = "exact"
@@ -221,7 +224,8 @@ class GenerationStats(Displayable):
     def packing(self) -> str:
         """What packed passes computed, in words."""
         instead = f"{self.computed:,} tokens computed instead of {self.rectangles:,}"
-        return f"{_steps(self.packed_steps)}, {instead}"
+        filled = f", {self.filled_steps:,} filled on the device" if self.filled_steps else ""
+        return f"{_steps(self.packed_steps)}, {instead}{filled}"
 
 
 @dataclass(frozen=True)

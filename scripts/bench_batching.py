@@ -3,9 +3,9 @@
     python scripts/bench_batching.py --width 32768 --rounds 3
     python scripts/bench_batching.py --only prefix gap
 
-Questions: ``static`` (continuous against static batching, mixed lengths), ``rows`` (throughput at
-1 to 32 rows), ``prefix`` (a repeated beginning, kept or not), ``timeout`` (how long an idle batch
-waits, against latency), ``gap`` (the pause that a long prompt makes in a running stream). Methods
+Questions: ``static`` (continuous against static batching, mixed lengths), ``prefix`` (a repeated
+beginning, kept or not), ``timeout`` (how long an idle batch waits, against latency), ``gap`` (the
+pause that a long prompt makes in a running stream). Methods
 run in turn (``bench_support.rounds``); times are of the whole call, prefill included. The last line
 is JSON.
 """

@@ -1,14 +1,14 @@
-"""Plain decoding, step by step, ours against mlx-lm's ``BatchGenerator``: same model, same prompts.
+"""Plain decoding, ours against mlx-lm's: same model, same prompts; step by step, or whole calls.
 
     python scripts/bench_plain.py --model smollm2 --batch 1 2 4 8 16 32 --rounds 9
-    python scripts/bench_plain.py --model demo --batch 1 --call
+    python scripts/bench_plain.py --model smollm2 --batch 1 2 4 8 --what calls --rounds 2
 
-Both stand side by side in one process, in the middle of their texts, and take turns of ``--steps``
-steps; what each has launched is waited for at the end of its turn, so that neither computes in the
-other's time. A third runs nothing but the model over mlx-lm's caches and an argmax, and waits for
-each token: what a step costs if whatever is around it costs nothing. Ratios are medians over
-rounds; above 1 ours is the faster. With ``--call`` whole calls of ``batch_generate`` are compared
-too, prompts and all. The tokens of both are compared.
+*Steps* are those of mlx-lm's ``BatchGenerator``. Both stand side by side in one process, in the
+middle of their texts, and take turns of ``--steps`` steps; what each has launched is waited for at
+the end of its turn, so that neither computes in the other's time. A third runs nothing but the
+model over mlx-lm's caches and an argmax, and waits for each token: what a step costs if whatever is
+around it costs nothing. *Calls* are whole ones of both ``batch_generate``, prompts and all. Ratios
+are medians over rounds; above 1 ours is the faster. The tokens of both are compared.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def calls(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) ->
             speculation=PLAIN,
             batching=BatchingConfig(batch_size=rows),
         )
-        return [result.token_ids for result in made]
+        return [result.token_ids for result in made.results]
 
     def their_call() -> Any:
         return mlx_lm_batch(
@@ -150,20 +150,30 @@ def calls(model: Any, tokenizer: Any, rows: int, options: argparse.Namespace) ->
     return series, said["ours"] == said["mlx-lm"]
 
 
-def report(what: str, rows: int, series: dict[str, Series], same: bool) -> dict[str, Any]:
-    """Print one setting; return it as a record."""
-    each = {name: one.median(MS) for name, one in series.items()}
-    ratios = {
-        f"{name} / ours": round(ratio(series[name], series["ours"], MS), 3)
-        for name in series
-        if name != "ours"
-    }
-    table(
-        f"{what}, B={rows}, tokens {'equal' if same else 'DIFFER'}",
-        ("", "ms (min-max)", "over ours"),
-        [(n, s.span(MS), ratios.get(f"{n} / ours", "")) for n, s in series.items()],
-    )
-    return {"what": what, "rows": rows, MS: each, "ratios": ratios, "same": same}
+Setting = Callable[[Any, Any, int, argparse.Namespace], tuple[dict[str, Series], bool]]
+SETTINGS: dict[str, tuple[Setting, str]] = {
+    "steps": (turns, "A step"),
+    "calls": (calls, "A call of {tokens} tokens a row"),
+}
+
+
+def compared(what: str, model: Any, tokenizer: Any, options: argparse.Namespace) -> Any:
+    """One way to compare, at all numbers of rows: a table, and the record of it."""
+    measure, title = SETTINGS[what]
+    lines, record = [], {}
+    for rows in options.batch:
+        series, same = measure(model, tokenizer, rows, options)
+        over = {n: ratio(one, series["ours"], MS) for n, one in series.items() if n != "ours"}
+        names = ["mlx-lm", *(n for n in over if n != "mlx-lm")]
+        cells = [series["ours"].span(MS), *(series[name].span(MS) for name in names)]
+        ratios = [f"{over[name]:.2f}" for name in names]
+        lines.append([rows, *cells, *ratios, "yes" if same else "NO"])
+        each = {name: [round(figures[MS], 3) for figures in s.rounds] for name, s in series.items()}
+        record[rows] = {MS: each, "over ours": over, "same": same}
+        print(what, dict(zip(["rows", "ours", *names], lines[-1], strict=False)), flush=True)
+    columns = ["ours ms", *(f"{name} ms" for name in names), *(f"{name} / ours" for name in names)]
+    table(title.format(tokens=options.max_tokens), ["rows", *columns, "same tokens"], lines)
+    return record
 
 
 def parse() -> argparse.Namespace:
@@ -175,23 +185,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6, help="of one turn")
-    parser.add_argument("--call", action="store_true", help="whole calls too")
+    parser.add_argument("--what", nargs="+", choices=list(SETTINGS), default=["steps"])
     parser.add_argument("--max-tokens", type=int, default=32, help="of a row in a whole call")
     add_save(parser)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure all settings and print tables and one JSON line."""
+    """Measure what was asked for, and print tables and one JSON line."""
     options = parse()
     model, tokenizer = mlx_spec.load(options.model)
     tokenizer.eos_token_ids = []
-    records = []
-    for rows in options.batch:
-        records.append(report("a step", rows, *turns(model, tokenizer, rows, options)))
-        if options.call:
-            records.append(report("a call", rows, *calls(model, tokenizer, rows, options)))
-    finish(options, records)
+    finish(options, {what: compared(what, model, tokenizer, options) for what in options.what})
 
 
 if __name__ == "__main__":

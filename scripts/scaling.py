@@ -218,10 +218,24 @@ def check_table(measured: dict[str, Any]) -> str:
     return table([*header, "bound / measured", "reads + operations / measured"], rows)
 
 
+def explained(measured: dict[str, Any]) -> dict[str, str]:
+    """What of the measured time reads and operations explain: without context, and at worst."""
+    shares = {
+        (rows, keys): parts(measured, rows, keys)[1] / seconds
+        for rows, keys, seconds in measured["passes"]
+    }
+    plain = [share for (_, keys), share in shares.items() if not keys]
+    (rows, keys), least = min(shares.items(), key=lambda one: one[1])
+    return {
+        "explained": f"{min(plain):.0%} to {max(plain):.0%}",
+        "least": f"{least:.0%} of it with {rows} rows of {keys:,} keys",
+    }
+
+
 def pictures(measured: dict[str, Any]) -> list[Picture]:
     """The charts of the page."""
     labels = [f"{rows}" for rows in ROWS]
-    some = [machine for machine in CHIPS if machine.name in ("M1", "M4 Pro", "M4 Max", "M3 Ultra")]
+    some = [machine for machine in CHIPS if machine.name in ("M1", "M4 Pro", "M5 Max", "M3 Ultra")]
     plain = [point for point in measured["passes"] if not point[1]]
     return [
         Picture(
@@ -280,6 +294,7 @@ def document(measured: dict[str, Any]) -> str:
         "check": check_table(measured),
         "machine": f"{measured['machine']}, {measured['date']}: {measured['read'] / 1e9:.1f} GB/s "
         f"read, {measured['flops'] / 1e9:.0f} Gflop/s",
+        **explained(measured),
     }
     for name, value in parts_of.items():
         text = text.replace(f"<!-- {name} -->", value)

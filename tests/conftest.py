@@ -158,10 +158,10 @@ def passes_cost_little() -> Iterator[None]:
     """
     from mlx_spec.control.report import StepReport
     from mlx_spec.control.step_prices import DraftPrice
-    from mlx_spec.decoding import prices
+    from mlx_spec.decoding import prices, timed_part
     from mlx_spec.decoding.flight import Flight
 
-    OWN.append(prices.PassTimer.time)
+    OWN.append(timed_part.PassTimer.time)
     own_report = Flight.report
     OWN.append(own_report)
 
@@ -178,12 +178,12 @@ def passes_cost_little() -> Iterator[None]:
         return {tokens: 1e-3 + 1e-6 * tokens for tokens in order}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prices.PassTimer, "time", table)
+        patch.setattr(timed_part.PassTimer, "time", table)
         patch.setattr(prices, "DraftPrice", LittlePrice)
         patch.setattr(Flight, "report", report)
-        patch.setattr(prices, "kept_costs", lambda lines: None)
-        patch.setattr(prices, "keep_costs", lambda lines, costs: None)
-        patch.setattr(prices, "model_lines", lambda *models, part: ())
+        patch.setattr(timed_part, "kept_costs", lambda lines: None)
+        patch.setattr(timed_part, "keep_costs", lambda lines, costs: None)
+        patch.setattr(timed_part, "model_lines", lambda *models, part: ())
         yield
     shutil.rmtree(os.environ["MLX_SPEC_COSTS"], ignore_errors=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from metal_kernels.trials.cases import error_at
 from metal_kernels.trials.judge import Followed, KernelTimes, KernelVerdict, judge
@@ -55,13 +56,18 @@ class PretendedMachine:
 
 
 class SmallMachine(PretendedMachine):
-    """Real kernels, as the simulator runs them, at points that it can bear; times are pretended."""
+    """Real kernels, as the simulator runs them, at points that it can bear, each of those once;
+    times are pretended."""
+
+    def __init__(self, behaviour: dict[str, Behaviour] | None = None) -> None:
+        super().__init__(behaviour)
+        self._errors = cache(error_at)
 
     def error(self, site: KernelSite, point: KernelPoint) -> float:
         """Of the kernel itself."""
         super().error(site, point)
         small = replace(point, rows=min(point.rows, 4), tokens=min(point.tokens, 3), keys=40)
-        return error_at(site, small)
+        return self._errors(site, small)
 
 
 def tried_here(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,46 +18,11 @@ from mlx_spec.bench.arms import AGAIN, PLAIN, ArmRun, OurArm
 from mlx_spec.bench.bandwidth import Bandwidth
 from mlx_spec.cli.main import main
 from mlx_spec.errors import UnsupportedModel
-from tests.bench_runs import with_token
+from tests.bench_runs import SCHEMA, with_token
 from tests.folders import write_folder
 from tests.test_interrupts import Pressing
 
 RUN = ("--max-tokens", "6", "--rounds", "2")
-NUMBER = {"type": "number"}
-ARM = {
-    "type": "object",
-    "required": ["ours", "over_plain", "ratios", "same_text", "differences", "by_kind", "rounds"],
-    "properties": {
-        "ours": {"type": "boolean"},
-        "ratios": {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2},
-        "same_text": {"type": ["boolean", "null"]},
-        "rounds": {"type": "array", "items": {"type": "object", "required": ["tok/s", "seconds"]}},
-    },
-}
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "schema": {"const": 1},
-        "machine": {"type": "object", "required": ["backend", "device", "versions"]},
-        "bandwidth": {"properties": {"copy": NUMBER, "read": NUMBER}},
-        "plan": {"required": ["batches", "lengths", "rounds", "tokens", "prompts"]},
-        "interrupted": {"const": False},
-        "noise": NUMBER,
-        "equal": {"const": True},
-        "cells": {
-            "minItems": 2,
-            "items": {
-                "required": ["batch_size", "prompt_tokens", "bandwidth_share", "arms"],
-                "properties": {"arms": {"additionalProperties": ARM}},
-            },
-        },
-        "recommended": {
-            "minItems": 2,
-            "items": {"required": ["purpose", "arm", "batch_size", "command", "over_plain"]},
-        },
-    },
-}
-SCHEMA["required"] = list(SCHEMA["properties"])  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +253,55 @@ def test_weights_are_measured_in_several_forms(
     assert eight["bytes"] < plain["bytes"]
     commands = [each["command"] for each in record["recommended"]]
     assert ["--quantize 8:32" in command for command in commands] == [False, True]
+
+
+def test_a_form_that_cannot_be_made_loses_nothing_of_the_others(
+    folders: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folders, "--quantize", "none,4,8:32", "--json", batches="2") == 0
+    shown = capsys.readouterr()
+    record = json.loads(shown.out)
+    assert [cell["quantize"] for cell in record["cells"]] == [None, "8:32"]
+    assert "no layer's width is a multiple" in record["left_out"]["quantized: 4"]
+    assert "quantized: 4 is left out: " in shown.err
+    assert run(folders, "--quantize", "4,none", batches="2") == 2  # before minutes are spent
+    assert "no layer's width" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_cannot_be_read_or_written_is_told_before_a_model_is_loaded(
+    folders: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("mlx_spec.bench.contest.Models.pair", load)
+    empty, taken = tmp_path / "empty.jsonl", tmp_path / "taken"
+    empty.write_text("")
+    taken.write_text("a file")
+    mistakes = {
+        ("--prompts", str(tmp_path / "none.jsonl")): "none.jsonl",
+        ("--prompts", str(empty)): "empty.jsonl",
+        ("--out", str(taken)): f"--out {taken}: File exists",
+    }
+    if sys.platform == "linux":
+        mistakes["--out", "/proc"] = "[bench] --out /proc: "  # a folder that takes no files
+    for given, words in mistakes.items():
+        assert run(folders, *given) != 0
+        assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_prompts_that_no_room_is_left_for_are_not_made(
+    folders: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of those that nobody asked for."""
+    given = ["bench", "--model", folders["target"], *RUN, "--batch-sizes", "1", "--full", "--json"]
+    assert main([*given, "--draft", "ngram"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["plan"]["lengths"] == [16, 128]
+    assert "prompts of 512, 2048 tokens are left out: the model's context is 512" in shown.err
 
 
 @pytest.mark.parametrize(

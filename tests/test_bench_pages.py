@@ -64,6 +64,7 @@ def test_open_loop_load_serves_all_alike() -> None:
 
     options = bench_load.parse(["--quick", "--draft", "ngram", "model"])
     options.draft_model = "demo-draft"
+    options.requests, options.longest, options.long, options.behind = 4, 60, 50, 80
     found: dict[str, Any] = bench_load.run(options)
     methods = ["mlx-lm BatchGenerator", "ours plain", "ours, ngram", "ours, model"]
     assert list(found["load"]) == methods

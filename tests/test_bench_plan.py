@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mlx_spec.bench.options import BenchOptions
-from mlx_spec.bench.plan import FirstLook, Plan, first_plan, make_plan
+from mlx_spec.bench.plan import FirstLook, Plan, first_plan, make_plan, within_context
 from mlx_spec.errors import InvalidRequest
 
 FAST = FirstLook({1: 0.001, 16: 0.002}, 1e-5)
@@ -61,6 +62,16 @@ def test_prompts_of_a_file_are_as_long_as_they_are() -> None:
     plan, _ = first_plan(BenchOptions(prompts="mine.jsonl"), built_in=False)
     assert plan.lengths == (None,)
     assert seconds(plan, FAST) == seconds(Plan(), FAST)
+
+
+def test_only_lengths_that_fit_into_the_context_are_measured() -> None:
+    full = planned(SLOW, full=True)
+    assert within_context(full, None) == full
+    assert within_context(full, 2176) == full
+    assert within_context(full, 2175).lengths == (16, 128, 512)
+    assert within_context(full, 100).lengths == (16,)
+    own = replace(full, lengths=(None,))
+    assert within_context(own, 100) == own
 
 
 def test_a_first_look_tells_of_rows_between_and_beyond() -> None:

@@ -199,7 +199,7 @@ def mean_speed(machine: Machine, batch: int, *, reads: bool) -> float:
 
 @pytest.mark.parametrize("machine", [FLAT, TILES_5, COMPUTE, CPU], ids=lambda one: one.name)
 def test_one_that_boasts_is_found_out(machine: Machine) -> None:
-    """Sure of every guess, and never right: on requests of 48 tokens, as for any hostile drafter."""
+    """Sure of every guess, and never right: on requests of 48 tokens, as any hostile drafter."""
     for rows in (1, 4):
         work = Workload(rows, lambda rng: even(0.0), tokens=lambda rng: 48)
         says = Conditions(seed=1, says=lambda chance: 0.9)

@@ -14,7 +14,7 @@ import pytest
 
 import metal_kernels
 import metal_sim
-from metal_kernels.trials.site import POINTS, KernelPoint
+from mlx_spec.cli.doctor_kernels import broken_kernels
 from mlx_spec.cli.main import main
 from mlx_spec.model import kernel_choice
 from mlx_spec.model.kernel_binding import OPERATIONS, bind_operations
@@ -25,6 +25,7 @@ from mlx_spec.model.shaped_kernel import ShapedKernel
 from tests.models import make_model
 from tests.pretended import PretendedMachine, SmallMachine, tried_here
 from tests.test_kernel_binding import BOUND, decode, target
+from tests.test_shaped_kernel import won
 
 needs_simulator = pytest.mark.skipif(
     metal_sim.unavailable() is not None, reason=metal_sim.unavailable() or ""
@@ -180,29 +181,6 @@ def test_loading_by_default_asks_the_machine(
     assert (mac["trials"], mac["before"]) == (1, 1)
 
 
-def won(*shapes: tuple[int, int]) -> frozenset[KernelPoint]:
-    return frozenset(point for point in POINTS if (point.rows, point.tokens) in shapes)
-
-
-@pytest.mark.parametrize(
-    ("rows", "tokens", "taken"),
-    [
-        (1, 1, True),
-        (4, 3, True),
-        (8, 5, True),
-        (8, 9, True),
-        (9, 1, True),
-        (16, 3, False),
-        (32, 5, False),
-        (64, 1, True),
-        (1, 17, False),
-    ],
-)
-def test_between_points_all_neighbours_must_pay(rows: int, tokens: int, taken: bool) -> None:
-    paid = won((1, 1), (1, 5), (8, 1), (8, 5), (32, 1))
-    assert ShapedKernel(OPERATIONS["rope"], paid).takes(rows, tokens) is taken
-
-
 def test_all_places_of_an_operation_must_agree(mac: dict[str, Any]) -> None:
     known = decide(make_model("qwen3"))
     norms = [one for one in known if one.site.operation == "rms_norm"]
@@ -224,7 +202,7 @@ def test_a_batch_says_the_same_where_kernels_take_some_shapes(family: str) -> No
             ran[name] += 1
             return OPERATIONS[name].reference(*arguments, **options)
 
-        fake: Any = SimpleNamespace(kernel=kernel)
+        fake: Any = SimpleNamespace(kernel=kernel, name=name)
         return ShapedKernel(fake, won((1, 1), (1, 5), (8, 5)) if name in some else won())
 
     for some in (set(OPERATIONS), {"norm_rope", "rope"}):
@@ -298,6 +276,25 @@ def test_doctor_shows_what_is_known(
     assert "right?" in text
 
 
+def test_doctor_tells_of_kernels_that_are_off(
+    mac: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also to whoever asked for no table."""
+
+    def shown() -> Any:
+        assert main(["doctor", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["kernels_off"]
+
+    assert shown() == []
+    mac["machine"] = PretendedMachine({"attention": "wrong"})
+    with pytest.warns(RuntimeWarning, match="off on this machine"):
+        bind_kernels(make_model("llama"))
+    (words,) = shown()
+    assert words.startswith("attention (4/2 x 8, float32): off by 7 times")
+    assert main(["doctor"]) == 0
+    assert "kernel off" in capsys.readouterr().out
+
+
 def test_doctor_tries_a_model_that_is_named(
     mac: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,5 +309,6 @@ def test_doctor_tries_a_model_that_is_named(
 def test_doctor_without_metal_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--kernels"]) == 0
     assert "no Metal here" in capsys.readouterr().out
+    assert broken_kernels() is None
     assert main(["doctor", "--kernels", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kernels"] == []

@@ -22,7 +22,15 @@ from metal_kernels.trials.judge import (
     to_record,
 )
 from metal_kernels.trials.pairs import PAIRS
-from metal_kernels.trials.site import ORDER, POINTS, KernelPoint, KernelSite
+from metal_kernels.trials.site import (
+    ALL_POINTS,
+    LONG_POINTS,
+    ORDER,
+    POINTS,
+    KernelPoint,
+    KernelSite,
+    points_of,
+)
 from mlx_spec.model.kernel_trial import trial_command, try_kernels
 from tests.pretended import PretendedMachine, tried_here
 
@@ -40,7 +48,7 @@ def run(machine: PretendedMachine, known: Any = UNKNOWN, seconds: float = 2.0) -
 @pytest.mark.parametrize(
     ("does", "state", "won", "words"),
     [
-        ("quick", "right", POINTS, ""),
+        ("quick", "right", ALL_POINTS, ""),
         ("slow", "right", (), ""),
         ("wrong", "wrong", (), "off by 7 times what its type allows at 1 x 1"),
         ("nan", "wrong", (), "off by NaN at 1 x 1"),
@@ -57,7 +65,7 @@ def test_a_kernel_is_judged(does: str, state: str, won: Any, words: str) -> None
     assert known.broken == (state != "right")
     assert known.left == ()
     # What is off is not tried further, and its neighbour is judged as ever.
-    assert machine.calls["attention"] == (1 if known.broken else len(POINTS))
+    assert machine.calls["attention"] == (1 if known.broken else len(ALL_POINTS))
     assert found["rms_norm"].state == "right"
 
 
@@ -73,6 +81,16 @@ def test_where_it_pays_is_known_by_point() -> None:
     assert {point.rows for point in run(machine)["attention"].won} == {8, 32}
 
 
+def test_a_long_context_has_a_time_of_its_own() -> None:
+    slow_when_long = {"attention": lambda point: "slow" if point.keys > 5000 else "quick"}
+    known = run(PretendedMachine(slow_when_long))["attention"]
+    assert {point.keys for point in known.won} == {1024, 4096}
+    assert "16,384 keys" in str(LONG_POINTS[-1])
+    wrong_when_long = {"attention": lambda point: "wrong" if point.keys > 5000 else "quick"}
+    known = run(PretendedMachine(wrong_when_long))["attention"]
+    assert (known.state, known.won) == ("wrong", frozenset())
+
+
 def test_when_the_time_is_up_the_rest_is_left_for_later() -> None:
     known: Any = UNKNOWN
     loads = 0
@@ -81,8 +99,8 @@ def test_when_the_time_is_up_the_rest_is_left_for_later() -> None:
         known = tuple(run(machine, known).values())
         assert sum(machine.calls.values()) <= 7  # none begins after two seconds
         loads += 1
-    assert loads == 2  # 12 steps of 0.3 seconds
-    assert all(one.won == frozenset(POINTS) for one in known)
+    assert loads == 3  # 18 steps of 0.3 seconds
+    assert all(one.won == frozenset(points_of(one.site.operation)) for one in known)
 
 
 def test_one_that_takes_all_the_time_leaves_the_rest_for_later() -> None:
@@ -102,7 +120,11 @@ def test_the_points_that_decide_most_come_first_for_all() -> None:
     ]
     first = [1, 1, POINTS[0].keys]
     assert begun[:2] == [("attention", first), ("rms_norm", first)]
-    assert [point for _, point in begun[::2]] == [[p.rows, p.tokens, p.keys] for p in POINTS]
+    short = begun[: 2 * len(POINTS)]
+    assert [point for _, point in short[::2]] == [[p.rows, p.tokens, p.keys] for p in POINTS]
+    # Long contexts last, and attention alone: nothing else looks at keys.
+    long = [("attention", [p.rows, p.tokens, p.keys]) for p in LONG_POINTS]
+    assert begun[len(short) :] == long
 
 
 def begins(site: KernelSite, point: KernelPoint = POINTS[0]) -> dict[str, Any]:
@@ -154,6 +176,7 @@ def test_verdicts_survive_json() -> None:
         {"state": "fine"},
         {"times": [[1, 1, 1024, 1e-4, 1e-4, -1.0]]},
         {"times": [[3, 1, 1024, 1e-4, 1e-4, 1.0]]},
+        {"times": [[8, 1, 16384, 1e-4, 1e-4, 1.0]]},
         {"site": {**SITES[0].record(), "operation": "softmax"}},
         {"site": {**SITES[0].record(), "width": "16"}},
         {"site": {"operation": "rope"}},

@@ -11,15 +11,17 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control import shared
-from mlx_spec.decoding import prices
+from mlx_spec.decoding import prices, timed_part
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model import cost_files
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
 from mlx_spec.weak_memo import WeakMemo
 from tests.models import make_model
+from tests.waiting import eventually
 
 PROMPTS = ([1, 2, 3], [4, 5, 6, 7], [8, 9], [10, 11, 12, 13, 14])
 
@@ -30,9 +32,9 @@ def folder(
 ) -> Path:
     """Everything is really timed and kept, in a new folder."""
     monkeypatch.setenv(cost_files.VARIABLE, str(tmp_path))
-    monkeypatch.setattr(prices.PassTimer, "time", own_time)
+    monkeypatch.setattr(timed_part.PassTimer, "time", own_time)
     for name in ("kept_costs", "keep_costs", "model_lines"):
-        monkeypatch.setattr(prices, name, getattr(cost_files, name))
+        monkeypatch.setattr(timed_part, name, getattr(cost_files, name))
     return tmp_path
 
 
@@ -77,19 +79,85 @@ def test_a_pair_is_timed_once_for_all_processes(folder: Path) -> None:
     assert run(third) == tokens == run(decoder(target))
     assert third.speculation.measuring.told == ""
     again = third.speculation.measuring.prices.target
-    assert again.points[1].keys() == points.keys()
-    assert again.looks == 2  # a short look: another process may have been disturbed
-    assert all(again.points[1][tokens] <= spent for tokens, spent in points.items())
+    assert again.points[1] == points
 
 
 def test_more_rows_need_more_points(folder: Path) -> None:
+    """Once there are so many that of a pass with one guess of each nothing is known."""
     target, draft = make_model(seed=1), make_model(seed=2)
     run(decoder(target, draft))
-    wider = SpeculativeDecoder(target, draft_model=draft, batching=BatchingConfig(batch_size=8))
-    run(wider)
+
+    def rows(count: int) -> SpeculativeDecoder:
+        batching = BatchingConfig(batch_size=12)
+        made = SpeculativeDecoder(target, draft_model=draft, batching=batching)
+        made.add([Sequence(prompt=[n + 1, n + 2], max_new_tokens=4) for n in range(count)])
+        while made.busy:
+            made.step()
+        return made
+
+    assert rows(9).speculation.measuring.told == ""
+    wider = rows(10)
     assert max(wider.speculation.measuring.prices.target.points[1]) == 64
     held = [json.loads(path.read_text())["record"]["costs"]["points"] for path in folder.iterdir()]
     assert any("64" in points["1"] for points in held)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """What is timed from now on, a list each time."""
+    timed: list[list[int]] = []
+    own = timed_part.PassTimer.time
+
+    def count(self: Any, describe: Any, order: Any) -> Any:
+        timed.append(list(order))
+        return own(self, describe, timed[-1])
+
+    monkeypatch.setattr(timed_part.PassTimer, "time", count)
+    return timed
+
+
+def test_a_closer_look_is_earned_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many calls in one process, each with a decoder of its own: what is not known well enough is
+    timed when a hundredth of their time has made a look's worth, and then no more."""
+    target, draft = make_model(seed=1), make_model(seed=2)
+    run(decoder(target, draft))  # up to 18 tokens
+    timed = counted(monkeypatch)
+    batching = BatchingConfig(batch_size=8)
+
+    def call() -> SpeculativeDecoder:
+        made = SpeculativeDecoder(target, draft_model=draft, batching=batching)
+        run(made)
+        return made
+
+    for _ in range(3):
+        call()
+    assert not timed
+    earned = shared.allowance_of(target)
+    assert 0 < earned.left < prices.CLOSER
+    earned.left = prices.CLOSER
+    first = call().speculation.measuring
+    assert any(40 in order for order in timed)
+    assert "timed" in first.told
+    assert earned.left < prices.CLOSER
+    looks = len(timed)
+    call()
+    assert len(timed) == looks
+    # Nothing new is left of so many rows: second looks, as often as a table has them.
+    for _ in range(8):
+        earned.left = prices.CLOSER
+        call()
+    assert first.prices.target.looks == timed_part.LOOKS
+    looks = len(timed)
+    earned.left = prices.CLOSER
+    call()
+    assert len(timed) == looks
+    assert earned.left < prices.CLOSER
+
+
+def test_a_generator_knows_before_it_is_asked(folder: Path) -> None:
+    """Passes are timed as its thread begins, not as the first request is there."""
+    with BatchedMLXGenerator(make_model(seed=1), None, draft_model=make_model(seed=2)) as made:
+        eventually(lambda: "kept in" in made.stats().generation.measured)
+    assert list(folder.iterdir())
 
 
 @pytest.mark.parametrize("draft_by", ["self", "self+ngram"])
@@ -184,8 +252,8 @@ def known_table(
         share = 1.0 if describe.func.__self__.model is target else 0.01
         return {tokens: share * seconds(tokens) for tokens in order}
 
-    monkeypatch.setattr(prices.PassTimer, "time", table)
-    monkeypatch.setattr(prices, "kept_costs", lambda lines: None)
+    monkeypatch.setattr(timed_part.PassTimer, "time", table)
+    monkeypatch.setattr(timed_part, "kept_costs", lambda lines: None)
     monkeypatch.setattr(prices.StepPrices, "observe", lambda self, report: None)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 import metal_kernels
+from metal_kernels.attention_plan import AttentionConfig
 from metal_kernels.trials.pairs import (
     EPS,
     Side,
@@ -29,9 +30,7 @@ Outputs = list[mx.array]
 # Of a vector's largest value: rounding of the type, and of sums in another order.
 TOLERANCE = {mx.float32: 1e-5, mx.float16: 1e-3, mx.bfloat16: 1e-2}
 _ANGLES = 4  # rotations by up to a thousand positions lose so much more in their angles
-# Where a row has fewer keys than this the kernel splits none, and more would show nothing new.
-_UNSPLIT_KEYS = 300
-_SPLIT_GROUPS = 64  # rows times KV heads from which on keys are not split
+_REST = 44  # keys beyond what fills all splits
 _MOST_SAMPLED = 4  # rows: one with every filter
 
 
@@ -122,8 +121,7 @@ def _norm_rope(site: KernelSite, point: KernelPoint) -> tuple[Side, Side, float]
 
 
 def _attention(site: KernelSite, point: KernelPoint) -> tuple[Side, Side, float]:
-    if point.rows * site.kv_heads >= _SPLIT_GROUPS:
-        point = replace(point, keys=min(point.keys, _UNSPLIT_KEYS))
+    point = replace(point, keys=telling_keys(point.rows * site.kv_heads, point.keys))
     lengths = ragged(point.rows, point.keys)
     q = by_head(site, point, site.q_heads)
     filled = mx.arange(point.keys)[:, None] < mx.array(lengths)[:, None, None, None]
@@ -144,6 +142,18 @@ def _attention(site: KernelSite, point: KernelPoint) -> tuple[Side, Side, float]
         lambda: operation.reference(q, k, v, lengths, **options),
         1.0,
     )
+
+
+def telling_keys(groups: int, keys: int) -> int:
+    """How many of a point's keys to check: those that fill all splits. More would show no other
+    kernel, and the reference takes a CPU's time for each of them.
+
+    >>> [telling_keys(groups, 16_384) for groups in (1, 8, 64, 256)]
+    [16384, 2092, 300, 300]
+    """
+    config = AttentionConfig()
+    splits = -(-config.threadgroups // groups)
+    return min(keys, config.split_keys * splits + _REST)
 
 
 def ragged(rows: int, keys: int) -> list[int]:

@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from metal_kernels.trials.site import POINTS, KernelPoint, KernelSite, importance
+from metal_kernels.trials.site import (
+    ALL_POINTS,
+    KernelPoint,
+    KernelSite,
+    importance,
+    points_of,
+)
 
 # A kernel is taken where it needs at most this share of the composition's time.
 WINNING_RATIO = 0.97
@@ -78,7 +84,8 @@ class KernelVerdict:
     def left(self) -> tuple[KernelPoint, ...]:
         """The points that are still to be tried."""
         done = {point for point, _ in self.times}
-        return () if self.broken else tuple(point for point in POINTS if point not in done)
+        points = () if self.broken else points_of(self.site.operation)
+        return tuple(point for point in points if point not in done)
 
 
 def judge(
@@ -100,7 +107,7 @@ def judge(
     end = clock() + seconds
     order = sorted(verdicts, key=lambda known: (not known.why, importance(known.site)))
     # All operations at the point that decides most before any at the next one.
-    for point in POINTS:
+    for point in ALL_POINTS:
         for known in order:
             if point not in known.left:
                 continue
@@ -211,14 +218,13 @@ def from_record(record: Any) -> KernelVerdict:
     Raises:
         ValueError, KeyError, TypeError: it is something else.
     """
-    times = []
+    times, site = [], KernelSite.of(record["site"])
     for rows, tokens, keys, *seconds in record["times"]:
         point, taken = KernelPoint(rows, tokens, keys), KernelTimes(*map(float, seconds))
-        if point not in POINTS or not all(0 < each < math.inf for each in taken):
+        if point not in points_of(site.operation) or not all(0 < each < math.inf for each in taken):
             raise ValueError(f"times {seconds} at {point}")
         times.append((point, taken))
     if record["state"] not in ("right", "unfinished", "wrong", "raised", "hung", "died"):
         raise ValueError(f"state {record['state']!r}")
-    site = KernelSite.of(record["site"])
     idle = int(record["idle"])
     return KernelVerdict(site, record["state"], str(record["why"]), tuple(times), idle)

@@ -14,6 +14,7 @@ from metal_kernels.trials.pairs import PAIRS, Side
 from metal_kernels.trials.site import KernelPoint, KernelSite
 
 _LONG, _FEW_ROUNDS = 10, 3  # calls of so many times the time to spend get few rounds
+_LARGE = 2**18  # keys of all rows and heads: no cache holds as many, and their values
 
 
 class HereMachine:
@@ -22,7 +23,7 @@ class HereMachine:
     Args:
         rounds: of both sides, interleaved.
         spent: seconds that one side may take a round; a round has 1 to ``most`` calls.
-        sets: of inputs, so that caches do not hold them.
+        sets: of inputs, so that caches do not hold them; one where they are larger anyway.
     """
 
     def __init__(self, rounds: int = 5, spent: float = 2e-3, most: int = 20, sets: int = 2) -> None:
@@ -34,11 +35,12 @@ class HereMachine:
 
     def times(self, site: KernelSite, point: KernelPoint) -> KernelTimes:
         """Medians over the rounds."""
-        pairs = [PAIRS[site.operation](site, point) for _ in range(self._sets)]
+        sets = self._sets if point.rows * point.keys * site.kv_heads < _LARGE else 1
+        pairs = [PAIRS[site.operation](site, point) for _ in range(sets)]
         ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
         seconds_of(ours, 1), seconds_of(theirs, 1)  # compile, and make the inputs
         once = seconds_of(ours, 1) + seconds_of(theirs, 1)
-        repeats = max(1, min(self._most, int(2 * self._spent / max(once, 1e-9)))) // self._sets
+        repeats = max(1, min(self._most, int(2 * self._spent / max(once, 1e-9)))) // sets
         rounds = self._rounds if once < _LONG * self._spent else _FEW_ROUNDS
         return interleaved(ours, theirs, rounds, max(1, repeats))
 

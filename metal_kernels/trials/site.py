@@ -8,6 +8,7 @@ from typing import Any
 
 # The likeliest to pay first: if time runs out, it runs out for those that save no bytes.
 ORDER = ("attention", "sample", "norm_rope", "add_rms_norm", "rms_norm", "rope")
+SHORT = 1024  # keys
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,28 @@ class KernelPoint:
 
     rows: int
     tokens: int
-    keys: int = 1024
+    keys: int = SHORT
 
     def __str__(self) -> str:
-        return f"{self.rows} x {self.tokens}"
+        long = f", {self.keys:,} keys" if self.keys != SHORT else ""
+        return f"{self.rows} x {self.tokens}{long}"
 
 
 # Plain decoding and a verified draft, of one row, a few and many.
 POINTS = tuple(KernelPoint(rows, tokens) for rows in (1, 8, 32) for tokens in (1, 5))
+# Attention's too: MLX's own is cut otherwise from 1,024, 4,096 or 16,384 keys on, by the chip, and
+# ours into more splits. More rows of so many keys would take gigabytes to try.
+LONG_POINTS = tuple(
+    KernelPoint(rows, tokens, keys)
+    for rows, keys in ((1, 4096), (8, 4096), (1, 16_384))
+    for tokens in (1, 5)
+)
+ALL_POINTS = POINTS + LONG_POINTS
+
+
+def points_of(operation: str) -> tuple[KernelPoint, ...]:
+    """Where an operation is tried, what decides most first."""
+    return ALL_POINTS if operation == "attention" else POINTS
 
 
 def importance(site: KernelSite) -> tuple[int, int, str]:

@@ -130,6 +130,10 @@ class Engine:
         self._stopping = stopping
         self.decoder.stop_when(stopping)
 
+    def know_costs(self) -> None:
+        """Time what steps cost, where this machine has not, before any request comes."""
+        self.decoder.know_costs()
+
     def synchronize(self) -> None:
         """Wait for all that was launched."""
         self.decoder.device.synchronize()

@@ -191,6 +191,7 @@ class Worker:
             self._stats = generator_stats(engine)
             self._started.set()
             with wired_memory(engine.synchronize):
+                engine.know_costs()
                 while self._attend(engine):
                     self._drop(request for request in self._step(engine) if request.ended)
             for request in list(self._requests.values()):

@@ -63,6 +63,11 @@ class Contest:
         """Whether anything beside the target drafts."""
         return any(one.models for one in self.choices.values())
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model can look back to, where its config says it."""
+        return context_length(self.target[0])
+
     def close(self) -> None:
         """Let the models go: another one is next, and two may not fit into memory."""
         self.target, self.runners = (None, None), []
@@ -80,7 +85,7 @@ class Contest:
         """
         made = self.prompts.make(count, length)
         chat = self.flags[PLAIN].chat(self.target[1])
-        context = context_length(self.target[0])
+        context = self.context
         found = []
         for number, one in enumerate(made, start=1):
             ids = encode(self.target[1], one.prompt, f"[bench] prompt {number}", chat)
@@ -120,6 +125,9 @@ def open_contest(
     """
     if weights is not None:
         flags = replace(flags, quantize=weights)
+    given = None  # a file that cannot be read is told of before anything is loaded
+    if options.prompts is not None:
+        given = FilePrompts(Path(options.prompts).expanduser())
     plain = plain_flags(flags)
     drafting = drafting_flags(options, flags)
     target, _ = models.pair(plain, drafting=False)
@@ -139,16 +147,14 @@ def open_contest(
         from mlx_spec.bench.mlx_lm_arms import mlx_lm_arms
 
         runners += mlx_lm_arms(target, list(drafts.items()), plain.sampling)
-    prompts = _prompts(options, target[1], plain.chat(target[1]))
+    prompts = given or _built_in(target[1], plain.chat(target[1]))
     return Contest(
         weights, target, runners, known, prompts, step_bytes(target[0], plain.batches.cache)
     )
 
 
-def _prompts(options: BenchOptions, tokenizer: object, chat: ChatConfig) -> PromptSource:
-    """The user's, or ours as this tokenizer counts."""
-    if options.prompts is not None:
-        return FilePrompts(Path(options.prompts).expanduser())
+def _built_in(tokenizer: object, chat: ChatConfig) -> PromptSource:
+    """Our prompts, as this tokenizer counts."""
 
     def count(text: str) -> int:
         return len(encode(tokenizer, text, "[bench] a built-in text"))

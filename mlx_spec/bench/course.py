@@ -20,8 +20,16 @@ from mlx_spec.bench.bandwidth import Bandwidth, measure_bandwidth
 from mlx_spec.bench.conclusions import CellRuns, cell_result, recommended
 from mlx_spec.bench.contest import Contest, open_contest, usual_length
 from mlx_spec.bench.options import BenchOptions
-from mlx_spec.bench.plan import WARM_TOKENS, FirstLook, Plan, first_plan, make_plan
+from mlx_spec.bench.plan import (
+    WARM_TOKENS,
+    FirstLook,
+    Plan,
+    first_plan,
+    make_plan,
+    within_context,
+)
 from mlx_spec.bench.results import BenchResult, CellKey, CellResult
+from mlx_spec.errors import MlxSpecError
 from mlx_spec.pipeline.backend import Models
 from mlx_spec.pipeline.flags import Flags
 
@@ -59,6 +67,7 @@ class BenchCourse:
         self._sizes: dict[str | None, int] = {}
         self._contests: list[Contest] = []
         self._cells: list[CellResult] = []
+        self._left_out: dict[str, str] = {}
 
     def run(self) -> BenchResult:
         """All of it; Ctrl-C ends it with what is known.
@@ -79,6 +88,10 @@ class BenchCourse:
             except KeyboardInterrupt:
                 interrupts.answered()
                 interrupted = True
+            except MlxSpecError as error:
+                if not self._cells:
+                    raise
+                self._leave_out(f"quantized: {weights}", error)  # what is known stays known
             for cell in cells:
                 if cell.runs:
                     self._cells.append(cell_result(cell, self._contests[-1], self._bandwidth))
@@ -88,6 +101,10 @@ class BenchCourse:
         if not self._cells:
             raise KeyboardInterrupt
         return self._result(interrupted)
+
+    def _leave_out(self, what: str, error: MlxSpecError) -> None:
+        self._left_out[what] = " ".join(str(error).split())
+        self.watch.tell(f"{what} is left out: {self._left_out[what]}")
 
     def _open(self, weights: str | None, cells: list[CellRuns]) -> Contest:
         """Models loaded, the plan made, its cells with their prompts, everything run once."""
@@ -102,10 +119,7 @@ class BenchCourse:
             shortest = min(first.lengths, key=lambda length: length or 0)
             usual = self._look(contest, first.batches, shortest)
         if self._plan is None:
-            share = replace(self.options, minutes=self.options.minutes / len(self.options.weights))
-            self._plan = make_plan(
-                share, self._pace, contest.arms_at, usual, built_in=self.options.prompts is None
-            )
+            self._plan = self._made(contest, usual)
         for batch, length in self._plan.cells:
             prompts, kinds = contest.encoded(self._plan.count(batch), length)
             cells.append(CellRuns(CellKey(contest.weights, batch, length), prompts, kinds))
@@ -121,6 +135,20 @@ class BenchCourse:
         for name, reason in contest.left_out.items():
             self.watch.tell(f"{name} is left out: {reason}")
         return contest
+
+    def _made(self, contest: Contest, usual: int) -> Plan:
+        """What is measured, of each form of the weights."""
+        share = replace(self.options, minutes=self.options.minutes / len(self.options.weights))
+        plan = make_plan(
+            share, self._pace, contest.arms_at, usual, built_in=self.options.prompts is None
+        )
+        if self.options.lengths:
+            return plan
+        fitting = within_context(plan, contest.context)
+        if missing := [str(n) for n in plan.lengths if n not in fitting.lengths]:
+            room = f"the model's context is {contest.context:,}"
+            self.watch.tell(f"prompts of {', '.join(missing)} tokens are left out: {room}")
+        return fitting
 
     def _hint(self, contest: Contest) -> None:
         """Tell of drafts that could be tried, too."""
@@ -174,7 +202,8 @@ class BenchCourse:
             self._bandwidth,
             self._plan,
             tuple(self._cells),
-            {name: why for one in self._contests for name, why in one.left_out.items()},
+            {name: why for one in self._contests for name, why in one.left_out.items()}
+            | self._left_out,
             interrupted=interrupted,
         )
         told = recommended(result.cells, self._contests, result.noise)

@@ -137,6 +137,14 @@ def make_plan(
     return plan
 
 
+def within_context(plan: Plan, context: int | None) -> Plan:
+    """Without prompts that leave a model no room for what is generated; the shortest ones stay."""
+    if context is None:
+        return plan
+    fitting = [n for n in plan.lengths if n is None or n + plan.tokens <= context]
+    return replace(plan, lengths=tuple(fitting) or plan.lengths[:1])
+
+
 def first_plan(options: BenchOptions, built_in: bool) -> tuple[Plan, set[str]]:
     """What would be measured if time were no matter, and the names in it that were asked for."""
     given: dict[str, Any] = {

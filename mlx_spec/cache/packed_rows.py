@@ -159,4 +159,4 @@ def packed_queries(queries: mx.array, cache: Any) -> PackedQueries | None:
     now = _NOW.get()
     if now is None or not (cache is None or isinstance(cache, PackedRows)):
         return None
-    return now if queries.shape[0] == len(now.packing.rows) else None
+    return now if queries.shape[0] == now.packing.size else None

@@ -41,6 +41,8 @@ class TokenPacking:
         columns: where it stands among those of its row, likewise.
         runs: how queries are asked.
         order: [M] int32, where each token's answer is among those of all runs, in their order.
+        told: [M] int32, whose each token is, where only the device knows that (``filled``): then
+            ``rows`` and ``columns`` are empty.
     """
 
     places: mx.array
@@ -49,6 +51,7 @@ class TokenPacking:
     columns: tuple[int, ...]
     runs: tuple[QueryRun, ...]
     order: mx.array
+    told: mx.array | None = None
 
     @classmethod
     def of(cls, counts: Seq[int], tokens: int, call: int = CALL) -> TokenPacking:
@@ -82,6 +85,16 @@ class TokenPacking:
             tuple(runs),
             mx.array(order + more, mx.int32),
         )
+
+    @property
+    def size(self) -> int:
+        """Tokens of the pass, M."""
+        return self.places.shape[0]
+
+    @property
+    def whose(self) -> mx.array:
+        """[M] int32: whose each token is."""
+        return mx.array(self.rows, mx.int32) if self.told is None else self.told
 
     @property
     def whole(self) -> QueryRun:

@@ -78,7 +78,7 @@ class FannedRows(PackedView, TokenRows):
         return spread_heads(new, self._packing.index)
 
     def _fanned(self, read: Any) -> Any:
-        rows = mx.array(self._packing.rows, mx.int32)
+        rows = self._packing.whose
         return tree_map(lambda array: mx.take(array, rows, axis=0), read)
 
 

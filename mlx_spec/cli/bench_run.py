@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,9 +70,12 @@ def _show(result: BenchResult, as_json: bool) -> None:
 
 
 def _make(folder: Path) -> None:
-    """The folder, before minutes are spent."""
+    """The folder, and whether it takes files, before minutes are spent."""
+    made = folder.expanduser()
     try:
-        folder.expanduser().mkdir(parents=True, exist_ok=True)
+        made.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=made):
+            pass
     except OSError as error:
         raise OutputError(f"[bench] --out {folder}: {error.strerror}") from error
 

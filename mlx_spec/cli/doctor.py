@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlx_spec.cli.doctor_kernels import broken_kernels, show_kernels
 from mlx_spec.display import rich_table
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ def doctor(
     """Show machine, backend, memory, BLAS, versions and the models found; or what to expect of
     one model. Exit code 1 if it is refused."""
     if kernels:
-        from mlx_spec.cli.doctor_kernels import show_kernels
-
         show_kernels([name for name in (model, draft_model) if name is not None], as_json)
         return
     if model is not None or draft_model is not None:
@@ -59,6 +58,7 @@ def doctor(
     models = [*find_models(), *find_files()]
     if as_json:
         record = asdict(machine) | {"models": [_record(m) for m in models], "searched": places}
+        record["kernels_off"] = broken_kernels()
         print(json.dumps(record, indent=2))
     else:
         _print_tables(machine, models, places)
@@ -111,6 +111,7 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
     if machine.advice is not None:
         rows.append(("  faster", machine.advice))
     rows += [("  maybe", advice) for advice in machine.settings]
+    rows += [("  kernel off", words) for words in broken_kernels() or ()]
     rows += [("passes timed", timed_models()), ("python", machine.python)]
     return rows + [(name, version or "missing") for name, version in machine.versions.items()]
 

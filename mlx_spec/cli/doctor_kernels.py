@@ -37,6 +37,17 @@ def show_kernels(models: list[str], as_json: bool) -> None:
     _print(book.machine, path, rows)
 
 
+def broken_kernels() -> list[str] | None:
+    """What of this machine's kernels was found to be wrong or to fail; None where no Metal is."""
+    import metal_kernels
+
+    if not metal_kernels.available():
+        return None
+    from mlx_spec.model.kernel_choice import Book, told
+
+    return [told(known) for known in Book.open().verdicts.values() if known.broken]
+
+
 def _say_none(as_json: bool) -> None:
     words = "no Metal here: every model runs MLX's own operations (--kernels reference)"
     print(

@@ -48,6 +48,7 @@ class Decision(NamedTuple):
         age: decisions since drafting began or ended.
         sure: steps since another one than the best was tried, while drafting.
         trials: such steps so far.
+        filled: whether the device says whose the guesses are; as many as ``lengths`` add up to.
     """
 
     rows: Seq[Row] = ()
@@ -58,6 +59,7 @@ class Decision(NamedTuple):
     age: int = 0
     sure: int = 0
     trials: int = 0
+    filled: bool = False
 
 
 class AdaptiveDrafts:
@@ -154,17 +156,19 @@ class AdaptiveDrafts:
     def _decide(self, rows: Seq[Row]) -> None:
         """Settle on the costly drafter's guesses for now, by what stands where nothing changed."""
         now = self._standing
-        of, lengths, passes, left, idle, age, sure, trials = now
+        of, lengths, passes, left, idle, age, sure, trials, filled = now
         idle += 1
         if left > 0 and of == rows:
             idle = 0 if passes else idle
-            self._standing = Decision(of, lengths, passes, left - 1, idle, age, sure + 1, trials)
+            self._standing = Decision(
+                of, lengths, passes, left - 1, idle, age, sure + 1, trials, filled
+            )
             return
         drafter, none, room = self._drafters[self.costly], [0] * len(rows), room_of(rows)
         if not any(room):
             self._standing = now._replace(rows=(), lengths=none, left=0)
             return
-        view = self._view = drafter.prospect(rows, self._ends, picks=self._reads, room=room)
+        view = self._view = self._prospect(drafter, rows, room)
         needed = view.plain * (self.STAY if now.passes else 1.0 + self._config.hysteresis)
         # A few rows are soon looked at, and what has begun a moment ago at once.
         left = min(len(rows) // 4, self.PERIOD, now.age)
@@ -178,6 +182,10 @@ class AdaptiveDrafts:
             age = 0 if now.passes else now.age + 1
             changed = Decision(list(rows), none, 0, left, idle, age)
         self._standing = changed
+
+    def _prospect(self, drafter: CostlyDraft, rows: Seq[Row], room: Seq[int]) -> Prospect:
+        """What drafting promises."""
+        return drafter.prospect(rows, self._ends, picks=self._reads, room=room)
 
     def _draft(self, rows: Seq[Row], room: Seq[int], view: Prospect) -> Decision:
         """The best step with a draft, or now and then the next best: of two that promise nearly the

@@ -111,6 +111,40 @@ def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> StepBudget:
     return best
 
 
+def fixed_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBudget:
+    """The step with the most expected tokens per second where it is said beforehand how many
+    guesses are verified, and only whose they are once they are seen.
+
+    Args:
+        usual: of rows as they were lately and each guess, how likely it stands with all before it;
+            batches are made of these, which all have as many guesses.
+        rows: in the batch.
+        prices: of steps of a model that packs.
+    """
+    count, draft = len(usual), prices.draft
+    batches = [
+        [usual[(first + place) % count] for place in range(rows)] for first in range(0, count, rows)
+    ]
+    best, speed = StepBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
+    pools: list[list[float]] = [[] for _ in batches]
+    for passes in range(1, len(draft)):
+        columns = [[row[passes - 1] for row in batch] for batch in batches]
+        more = sum(map(sum, columns)) / len(batches)
+        if more <= speed * (draft[passes] - draft[passes - 1]):
+            break
+        pools = [sorted(pool + own, reverse=True) for pool, own in zip(pools, columns, strict=True)]
+        tokens = float(rows)
+        for guesses, chances in enumerate(zip(*pools, strict=True), 1):
+            if guesses == len(prices.verify):
+                break
+            tokens += sum(chances) / len(batches)
+            seconds = prices.verify[guesses] + draft[passes]
+            if tokens > speed * seconds:
+                best = StepBudget(passes, guesses, tokens, seconds)
+                speed = best.speed
+    return best
+
+
 def worth(reaching: Seq[Seq[float]], verify: Seq[float], speed: float) -> tuple[int, float]:
     """How many of these guesses are verified, the likeliest first, where time is worth so many
     tokens per second (what the step usually brings, not what this one does), and what they bring.

@@ -72,6 +72,12 @@ class Confidence:
         part, times = self._lines[self._bin(said)]
         return min(part + times * said, self.SURE)
 
+    @property
+    def worth(self) -> tuple[list[float], list[float]]:
+        """Of each bin, how often what was said so came true, and how often it was tested."""
+        with self._lock:
+            return list(self._accepted), list(self._tested)
+
     def reaching(self, said: Seq[float], times: float = 1.0) -> list[float]:
         """How likely each guess of a row stands with all before it.
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
 
+from mlx_spec.control.filling import Filling
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.row import Row, room_of
@@ -43,12 +44,15 @@ class Settled:
         lengths: guesses of each row.
         costly: whether the costly drafter is asked.
         reads: whether it is asked how sure it is of each guess; ``SourceChoice.pick`` is told.
+        filling: how the device gives guesses to rows, where it does; ``lengths`` are what they get
+            if the drafter does not say how sure it is.
     """
 
     picks: list[int]
     lengths: list[int]
     costly: bool
     reads: bool = False
+    filling: Filling | None = None
 
 
 class SourceChoice(DraftLengthPolicy, Protocol):

@@ -50,6 +50,8 @@ class StepReport:
         tokens: that the target's pass computed, padding included; 0: a rectangle of ``longest``.
         keys: as ``StepWork`` has them; 0 where that is not said.
         passes: guesses one after the other of each drafter that ran, by name.
+        said: of a step that was filled on the device, how probable the drafter thought each guess
+            of each row; none of rows that it does not draft for.
     """
 
     rows: Seq[Row]
@@ -63,6 +65,7 @@ class StepReport:
     tokens: int = 0
     keys: int = 0
     passes: Mapping[str, int] = field(default_factory=dict)
+    said: Seq[Seq[float]] = ()
 
     @cached_property
     def work(self) -> StepWork:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_spec.control.acceptance import AverageAcceptance
+from mlx_spec.control.allowance import Allowance
 from mlx_spec.control.confidence import Confidence
 from mlx_spec.control.joins import ReadingCost
 from mlx_spec.control.pass_costs import PassCosts
@@ -54,6 +55,12 @@ def measurements_of(model: Any, draft_model: Any = None, drafter: str = "") -> P
 def costs_of(model: Any, draft_model: Any = None, part: str = "") -> PassCosts:
     """What passes of a model cost, whoever runs it; ``part`` names what is less than the model."""
     found: PassCosts = _shared(model, draft_model, f"passes {part}", PassCosts)
+    return found
+
+
+def allowance_of(model: Any) -> Allowance:
+    """Seconds in which more may be found out of a model, whoever runs it."""
+    found: Allowance = _shared(model, None, "allowance", Allowance)
     return found
 
 

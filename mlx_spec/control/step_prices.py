@@ -117,8 +117,11 @@ class StepPrices:
             counts: tokens of each row.
             longest: keys of the longest row, which each hole of a rectangle would read.
         """
-        rectangle, own = len(counts) * max(counts), sum(counts)
-        tokens = self.target.width(own)
+        return self.packed_size(len(counts), max(counts), sum(counts), longest)
+
+    def packed_size(self, rows: int, width: int, own: int, longest: int = 0) -> int | None:
+        """The same of so many rows, of at most ``width`` tokens each and ``own`` in all."""
+        rectangle, tokens = rows * width, self.target.width(own)
         spared = (rectangle - own) * longest
         if tokens == rectangle or not packing_pays(self.target, tokens, rectangle, spared):
             return None

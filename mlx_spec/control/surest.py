@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from mlx_spec.control.allocation import Prices, StepBudget, fill, worth
+from mlx_spec.control.allocation import Prices, StepBudget, fill, fixed_budget, worth
 from mlx_spec.control.confidence import Confidence
 from mlx_spec.control.ends import weighed
+from mlx_spec.control.filling import Filling
 from mlx_spec.control.looked_up import by_need
 from mlx_spec.control.offers import NOBODY
 from mlx_spec.control.replay import gain, replay, slope_of
@@ -117,6 +118,17 @@ class Surest:
         hope *= min(1.0, self.confidence.times) ** 2  # of one that boasts there is little
         return kept.of(rows, plain * (1.0 + hope))
 
+    def fixed_budget(self, rows: int, prices: Prices) -> StepBudget:
+        """The same where the number of guesses is fixed before they are seen."""
+        usual = self.confidence.usual(len(prices.draft) - 1)
+        return fixed_budget(usual.reaching, rows, prices)
+
+    def filling(
+        self, rows: Seq[Row], most: Seq[int], guesses: int, weights: Seq[float] | None
+    ) -> Filling:
+        """How the device gives so many guesses to rows; arguments as ``Filling`` has them."""
+        return Filling(most, guesses, self.confidence.worth, self._often(rows), weights)
+
     def enough(self, rows: Seq[Row], sure: Seq[Seq[float]], settling: Settling) -> bool:
         """Whether another guess of each row is not worth its pass.
 
@@ -167,10 +179,7 @@ class Surest:
         guesses, known = len(sure[0]), len(self._reaching[0]) if self._reaching else 0
         if settling is not self._settling or guesses <= known:
             self._settling, known = settling, 0
-            often, prior = self.confidence.times, self.PRIOR
-            self._times = [
-                (row.kept + prior * often) / (row.promised + prior) for row in self._known.of(rows)
-            ]
+            self._times = self._often(rows)
             self._reaching = [[] for _ in rows]
         self._heard = sure
         for place in range(known, guesses):
@@ -181,8 +190,18 @@ class Surest:
             for row, chance in zip(self._reaching, chances, strict=True):
                 row.append(row[-1] * chance)
 
+    def _often(self, rows: Seq[Row]) -> list[float]:
+        """How much oftener than by what is said guesses of each row come true."""
+        often, prior = self.confidence.times, self.PRIOR
+        known = self._known.of(rows)
+        return [(row.kept + prior * often) / (row.promised + prior) for row in known]
+
     def observe(self, report: StepReport) -> None:
         """Compare what came with what was said of it."""
+        if report.said:
+            heard = zip(report.rows, report.said, report.accepted, strict=True)
+            self._said = {row: said for row, said, count in heard if said and count >= 0}
+            self.confidence.say(list(self._said.values()))
         told, self._said = self._said, {}
         if not told:
             return

@@ -191,6 +191,13 @@ class SpeculativeDecoder:
         """Ask between the layers of a prompt's pass whether all rows are about to be cancelled."""
         self._members.feeder.stopping = stopping
 
+    def know_costs(self) -> None:
+        """Time passes where nobody has on this machine, before anybody waits for a step: once for
+        each model, for a few seconds at most."""
+        with self.device.work():
+            stopping = self._members.feeder.stopping
+            self.speculation.measuring.before_any(self.limit.rows, stopping)
+
     @property
     def prompt_progress(self) -> tuple[int, int]:
         """Tokens read, and all tokens, of the prompts that are being read or were last."""

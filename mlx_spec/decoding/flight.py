@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -66,6 +67,9 @@ class Flight:
         tokens: that the target's pass computes, padding included.
         first: what is launched before all else.
         keys: that its rows have, each as many as the longest: what one token a row reads.
+        said: [B, K] float32, how sure the drafter is of each guess, where the device gave them to
+            rows by that: then ``lengths`` are what each might have been given, until it is read.
+        heard: the same as lists, of rows that were drafted for, once it was read.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
         seconds: what it took on the device, once it was read.
@@ -87,6 +91,8 @@ class Flight:
     tokens: int = 0
     first: list[mx.array] = field(default_factory=list)
     keys: int = 0
+    said: mx.array | None = None
+    heard: list[list[float]] = field(default_factory=list)
     results: list[list[int]] = field(default_factory=list)
     outputs: list[StepOutput | None] = field(default_factory=list)
     seconds: float = 0.0
@@ -110,9 +116,25 @@ class Flight:
         return passes
 
     @property
+    def filled(self) -> bool:
+        """Whether the device chose among guesses, once it was read."""
+        return sum(map(len, self.heard)) > sum(self.lengths)
+
+    @property
     def wanted(self) -> list[mx.array]:
         """All that the host waits for."""
-        return [self.packed, *(array for extra in self.extras for array in extra.arrays)]
+        said = [] if self.said is None else [self.said]
+        return [self.packed, *said, *(array for extra in self.extras for array in extra.arrays)]
+
+    def read(self) -> None:
+        """See what was computed, and who was given how many guesses where the device said it."""
+        if len(self.wanted) > 1:
+            mx.eval(self.wanted)
+        self.results = cast("list[list[int]]", self.packed.tolist())
+        if self.said is not None:
+            said = cast("list[list[float]]", self.said.tolist())
+            self.heard = [own[:most] for own, most in zip(said, self.lengths, strict=True)]
+            self.lengths = [result[1] for result in self.results]
 
     def report(self, accepted: list[int]) -> StepReport:
         """What policies learn from it, once it was read.
@@ -132,6 +154,7 @@ class Flight:
             tokens=self.tokens,
             keys=self.keys,
             passes=self.passes,
+            said=self.heard,
         )
 
     def hand_out(self) -> None:

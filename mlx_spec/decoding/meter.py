@@ -64,6 +64,7 @@ class StepMeter:
         computed: tokens that the target's passes took, those for nobody included.
         rectangles: the same if each row took as many as the longest of its step.
         packed: steps in which that was not so.
+        filled: steps whose guesses were given to rows on the device, by how sure the draft was.
         drafters: what each drafter gave, by name.
     """
 
@@ -82,6 +83,7 @@ class StepMeter:
     computed: int = 0
     rectangles: int = 0
     packed: int = 0
+    filled: int = 0
     drafters: dict[str, DrafterStats] = field(default_factory=dict)
     _rates: dict[int, dict[bool, Rate]] = field(
         default_factory=lambda: defaultdict(lambda: {False: Rate(), True: Rate()})
@@ -138,6 +140,7 @@ class StepMeter:
             computed=self.computed,
             rectangles=self.rectangles,
             packed_steps=self.packed,
+            filled_steps=self.filled,
             plain_tps=plain,
             speculative_tps=speculative,
             drafters=dict(self.drafters),

@@ -1,143 +1,37 @@
 """``Measuring``: what steps of a target and its drafters cost, known before the first of them.
 
-A table is looked for on disk; what it lacks is timed, in the thread that is about to decode, for a
-few seconds at most, and kept. So no request is used to find out what a draft length costs. Where
-nothing can be drafted and few rows run there is nothing to choose, and nothing is timed.
+A table is looked for on disk; where it says nothing of so many rows, passes are timed in the thread
+that is about to decode, for a few seconds at most, and kept: once for a machine, as a generator is
+made or a first step taken. So no request is used to find out what a draft length costs. What is
+known too coarsely is timed in what decoding earns for it (``control.allowance``), a hundredth of
+its time. Where nothing can be drafted and few rows run there is nothing to choose, and nothing is
+timed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from mlx_spec.control.pass_costs import EDGES, PassCosts
-from mlx_spec.control.shared import costs_of, prices_of
+from mlx_spec.control.pass_costs import PassCosts
+from mlx_spec.control.shared import allowance_of, costs_of, prices_of
 from mlx_spec.control.step_prices import DraftPrice, StepPrices
 from mlx_spec.decoding.drafters.base import Drafter, Trial
 from mlx_spec.decoding.drafters.chain import ChainDrafter
-from mlx_spec.model.cost_files import (
-    costs_folder,
-    keep_costs,
-    kept_costs,
-    measuring,
-    model_lines,
-)
-from mlx_spec.model.pass_timing import COARSE, PassTimer, order_of
-from mlx_spec.model.ranks import LONE, Ranks
+from mlx_spec.decoding.timed_part import TimedPart, Wanted
+from mlx_spec.model.cost_files import costs_folder, measuring
+from mlx_spec.model.ranks import Ranks
 from mlx_spec.model.runner import ModelRunner
 
-# Seconds: for a model of which nothing is known, for what is lacking, for second looks.
-FIRST, MORE, AGAIN = 2.0, 0.6, 0.3
-LOOKS = 3  # processes that look at a table
-DRAFT_SHARE, PLAIN_SHARE = 0.3, 0.4  # of these: for a drafter, and where nothing is drafted
+CLOSER = 0.3  # seconds to be earned for a closer look
+DRAFT_SHARE, PLAIN_SHARE = 0.3, 0.4  # of usual times: for a drafter, and where nothing is drafted
 FEW = 4  # tokens of a step that drafts nothing, up to which no other width is looked for
 WIDTHS = (1, 2, 4, 7)  # tokens a row that are timed where a model folds tokens into states
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be timed now.
-
-    Attributes:
-        fewest, most: tokens of a pass.
-        rows: that wait, of one token each in their shortest passes.
-        width: of each, in their widest.
-        share: of the usual time.
-        stopping: whether nobody waits any more.
-    """
-
-    fewest: int
-    most: int
-    rows: int
-    width: int
-    share: float
-    stopping: Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class TimedPart:
-    """Something whose passes are timed.
-
-    Attributes:
-        name: in words.
-        costs: what is known of it.
-        trial: how it is run.
-        widths: tokens a row of its passes.
-        ranks: that run it, by rank 0's clock; what is kept is rank 0's.
-    """
-
-    name: str
-    costs: PassCosts
-    trial: Trial
-    widths: tuple[int, ...] = (1,)
-    ranks: Ranks = LONE
-
-    def time(self, wanted: Wanted) -> int:
-        """Time what is not known of it, here or on disk; how many kinds of passes these were."""
-        lines = model_lines(*self.trial.models, part=self.trial.part + self.ranks.words)
-        clock = self.ranks.clock(time.perf_counter)
-        fetched = not self.costs.known and self._fetch(lines)
-        seconds = (MORE if self._much else FIRST) * wanted.share
-        timer = PassTimer(clock() + seconds, wanted.stopping, clock)
-        timed = sum(self._time(width, wanted, timer) for width in self.widths)
-        if not timed and fetched and self.costs.looks < LOOKS:
-            # Another process may have been disturbed: a short look at what matters now.
-            timer.until = clock() + AGAIN * wanted.share
-            for width in self.widths:
-                self._time(width, wanted, timer, again=True)
-        elif not timed:
-            return 0
-        self.costs.looks += fetched or not self.costs.looks
-        share = self.ranks.share(self.trial.key_share)
-        self.costs.put({}, key=share * self.costs.usual(1))
-        if self.ranks.rank == 0:
-            keep_costs(lines, self.costs)
-        return timed
-
-    def _time(self, width: int, wanted: Wanted, timer: PassTimer, *, again: bool = False) -> int:
-        """Time passes of so many tokens a row, or some of them again; how many are new."""
-        known = self.costs.points.get(width, {})
-        # Their own number is a point too; steps say it of numbers that come later.
-        counts = sorted(EDGES if self._much else {*EDGES, wanted.rows})
-        edges = [count * width for count in counts if count * width >= wanted.fewest]
-        present = (wanted.rows, wanted.rows * wanted.width + 1)
-        order = order_of(edges, known, wanted.most, present, sparing=self._much)
-        # Some that are known tell how fast the machine is now, beside when those were timed.
-        near = sorted(known, key=lambda tokens: (abs(tokens - present[0]), tokens))
-        if again:
-            order = [tokens for tokens in near if tokens <= present[1]]
-        if not order:
-            return 0
-        points = timer.time(
-            partial(self.trial.describe, width=width), [*dict.fromkeys([*near[:2], *order])]
-        )
-        self.costs.put(points, width=width)
-        return len(points.keys() - known)
-
-    @property
-    def _much(self) -> bool:
-        """Whether so much is known that only what is needed now is worth a pause."""
-        return len(self.costs.points[1]) > len(COARSE)
-
-    def _fetch(self, lines: tuple[str, ...]) -> bool:
-        """Take over what another process has timed; whether there was anything."""
-        kept = kept_costs(lines) if self.ranks.rank == 0 else None
-        if self.ranks.several:
-            record = self.ranks.share(None if kept is None else kept.to_dict())
-            kept = None if record is None else PassCosts.from_dict(record)
-        if kept is None:
-            return False
-        for width, points in kept.points.items():
-            self.costs.put(points, width=width, key=kept.key, fresh=False)
-        self.costs.looks = kept.looks
-        return True
-
-
 class Measuring:
-    """Times what one decoder runs, once.
+    """Times what one decoder runs.
 
     Args:
         runner: the target.
@@ -148,7 +42,6 @@ class Measuring:
 
     Attributes:
         prices: what is known; what is timed later is in it too.
-        told: what was done, in words; empty where nothing was timed here.
     """
 
     def __init__(
@@ -162,8 +55,11 @@ class Measuring:
     ) -> None:
         self._most, self._adaptive = most, adaptive and most > 0
         ranks = runner.ranks
-        self._done, self.told = not ranks.share(measuring()), ""
-        self._seen = FEW  # tokens of steps, where nothing is chosen, that are seen to
+        self._off = not ranks.share(measuring())
+        # What decoders earn differs between ranks, which must do alike.
+        self._allowance = None if ranks.several else allowance_of(runner.model)
+        self._timed, self._seconds, self._failed = 0, 0.0, ""
+        self._seen = 0 if self._adaptive else FEW  # tokens of steps that are seen to
         widths = WIDTHS if runner.pool.folds else (1,)
         self._target = TimedPart("target", costs_of(runner.model), _trial_of(runner), widths, ranks)
         members = drafter.members if isinstance(drafter, ChainDrafter) else (drafter,)
@@ -187,6 +83,24 @@ class Measuring:
         own = StepPrices(costs, packs=self._packs)
         self.prices = prices_of(*owners, drafter.name, make) if chosen else own
 
+    @property
+    def told(self) -> str:
+        """What was done, in words; empty where nothing was timed here."""
+        kept = f"{self._timed} kinds of passes timed in {self._seconds:.1f} s"
+        return "; ".join(
+            filter(None, (f"{kept}, kept in {costs_folder()}" * bool(self._timed), self._failed))
+        )
+
+    def before_any(self, limit: int, stopping: Callable[[], bool]) -> None:
+        """Know what steps cost before anybody asks for one, where that will be needed.
+
+        Args:
+            limit: most rows.
+            stopping: whether nobody will.
+        """
+        if self._adaptive and self._allowance is not None:
+            self.before_step(1, limit, stopping)
+
     def before_step(self, rows: int, limit: int, stopping: Callable[[], bool]) -> None:
         """Time what is not known, where the step to come could be another for it.
 
@@ -195,34 +109,60 @@ class Measuring:
             limit: most rows.
             stopping: whether nobody waits for them any more.
         """
-        width = self._most + 1
-        if self._done or not rows:
+        if self._off or not rows:
             return
-        if not self._adaptive and (rows * width <= self._seen or not self._packs()):
-            return
-        began = time.perf_counter()
-        if self._adaptive:
-            wanted = Wanted(1, limit * width, rows, width, 1.0, stopping)
-        else:
-            wanted = Wanted(rows * width, 2 * rows * width, rows, width, PLAIN_SHARE, stopping)
-        timed = self._time(self._target, wanted)
-        for part in self._drafts if self._adaptive else ():
-            of_draft = Wanted(1, limit * part.trial.first, rows, 2, DRAFT_SHARE, stopping)
-            timed += self._time(part, of_draft)
-        self._done, self._seen = self._adaptive, 2 * rows * width
-        if timed:
-            seconds = time.perf_counter() - began
-            kept = f"{timed} kinds of passes timed in {seconds:.1f} s, kept in {costs_folder()}"
-            self.told = "; ".join(filter(None, (kept, self.told)))
+        tokens = rows * (self._most + 1)
+        if tokens > self._seen:
+            if self._adaptive or self._packs():
+                self._time(rows, limit, stopping, lambda part, wanted: part.see_to(wanted))
+                self._seen = 2 * tokens
+        elif self._allowance is not None:
+            earned = self._allowance.earn(time.perf_counter())
+            if earned >= CLOSER:
+                self._look_closer(rows, limit, stopping, earned)
 
-    def _time(self, part: TimedPart, wanted: Wanted) -> int:
-        """Time one of them; what its code raises costs speed only."""
-        try:
-            return part.time(wanted)
-        except Exception as error:  # whatever a model raises without caches
-            reason = " ".join(str(error).split())[:100] or type(error).__name__
-            self.told = f"those of {part.name} could not be timed ({reason})"
-            return 0
+    def _look_closer(
+        self, rows: int, limit: int, stopping: Callable[[], bool], earned: float
+    ) -> None:
+        assert self._allowance is not None
+        timed, before = self._timed, self._seconds
+        self._time(rows, limit, stopping, lambda part, wanted: part.look_closer(wanted, earned))
+        # A look that found nothing to do is not taken again soon.
+        spent = max(self._seconds - before, 0.0 if self._timed > timed else earned)
+        self._allowance.spend(spent, time.perf_counter())
+
+    def _time(
+        self,
+        rows: int,
+        limit: int,
+        stopping: Callable[[], bool],
+        do: Callable[[TimedPart, Wanted], int],
+    ) -> None:
+        """Have all parts timed; what their code raises costs speed only."""
+        width, began = self._most + 1, time.perf_counter()
+        if self._adaptive:
+            needed = rows * min(2, width)
+            wanted = [(self._target, Wanted(1, limit * width, needed, rows, width, 1.0, stopping))]
+            for part in self._drafts:
+                most = limit * part.trial.first
+                wanted.append((part, Wanted(1, most, rows, rows, 2, DRAFT_SHARE, stopping)))
+        else:
+            least = rows * width
+            wanted = [
+                (
+                    self._target,
+                    Wanted(least, 2 * least, least, rows, width, PLAIN_SHARE, stopping),
+                )
+            ]
+        timed = 0
+        for part, what in wanted:
+            try:
+                timed += do(part, what)
+            except Exception as error:  # whatever a model raises without caches
+                reason = " ".join(str(error).split())[:100] or type(error).__name__
+                self._failed = f"those of {part.name} could not be timed ({reason})"
+        self._timed += timed
+        self._seconds += time.perf_counter() - began
 
 
 def _costs_of(trial: Trial, ranks: Ranks) -> PassCosts:

@@ -58,6 +58,27 @@ class SamplingBatch:
         """For tokens that are rows of their own, each with the options of row ``rows[i]``."""
         return replace(self, rows=self.rows.of_tokens(rows))
 
+    def sample_told(self, logits: mx.array, positions: mx.array, told: mx.array) -> Sampled:
+        """The sample of tokens of which the device alone knows whose they are.
+
+        Each kind of rows that there is (greedy ones, groups) samples all tokens, and each token
+        takes its own's: where all rows are of one kind nothing is done twice.
+
+        Args:
+            logits: [M, 1, V].
+            positions: [M, 1].
+            told: [M] int32, the row of each.
+        """
+        first, *more = [
+            (number, self.operation(logits, positions, rows, tops=True))
+            for number, rows in self.rows.of_told(told)
+        ]
+        sampled, kinds = first[1], mx.array(self.rows.kinds, mx.int32)[told][:, None]
+        for number, own in more:
+            tokens = mx.where(kinds == number, own.tokens, sampled.tokens)
+            sampled = sampled._replace(tokens=tokens)
+        return sampled
+
     def tempered(self, temperature: float) -> SamplingBatch:
         """The same with another temperature for all rows that sample."""
         groups = tuple(

@@ -10,6 +10,7 @@ from typing import Any
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.drafting import CostlyDraft
+from mlx_spec.control.filled import FilledDrafts
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.given import GivenGuesses
 from mlx_spec.control.offers import FixedSources, SourceChoice
@@ -126,6 +127,7 @@ def make_policy(
     prices: StepPrices,
     *,
     reads: bool = False,
+    fills: bool = False,
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do.
 
@@ -135,6 +137,7 @@ def make_policy(
         owners: the models, of whose pair measurements are shared.
         prices: what steps cost.
         reads: whether the members of a chain may be asked how sure they are (``may_be_read``).
+        fills: whether the device may go by that alone (``may_be_filled``).
     """
     most = most_draft_tokens(drafter, speculation)
     if isinstance(drafter, ChainDrafter) and only_given(drafter, speculation):
@@ -147,7 +150,7 @@ def make_policy(
     adaptive = most > 0 and speculation.adaptive
     if isinstance(drafter, ChainDrafter):
         if adaptive:
-            drafter.choice = _chosen(drafter, config, owners, prices, reads)
+            drafter.choice = _chosen(drafter, config, owners, prices, (reads, fills))
         else:
             drafter.choice = FixedSources(most, [each.name for each in drafter.costly])
         return drafter.choice
@@ -162,9 +165,9 @@ def _chosen(
     config: SpeculationConfig,
     owners: tuple[Any, Any],
     prices: StepPrices,
-    reads: bool,
+    seen: tuple[bool, bool],
 ) -> SourceChoice:
-    """What chooses among the members of a chain."""
+    """What chooses among the members of a chain; who sees how sure they are, host and device."""
     costly = [
         CostlyDraft(
             each.name, most_draft_tokens(each, config), prices, measurements_of(*owners, each.name)
@@ -177,7 +180,9 @@ def _chosen(
     def asks() -> bool:
         return any(each.needs_host for each in free)
 
-    return AdaptiveDrafts(config, prices, costly, found.acceptance, asks, reads=reads)
+    reads, fills = seen
+    kind = FilledDrafts if fills else AdaptiveDrafts
+    return kind(config, prices, costly, found.acceptance, asks, reads=reads)
 
 
 def may_be_read(config: SpeculationConfig, ranks: Ranks) -> bool:
@@ -188,3 +193,10 @@ def may_be_read(config: SpeculationConfig, ranks: Ranks) -> bool:
     ranks would have to share what each has read.
     """
     return on_cpu() and config.acceptance != "rejection" and not ranks.several
+
+
+def may_be_filled(config: SpeculationConfig, ranks: Ranks) -> bool:
+    """Whether the device may say whose guesses are verified, by how sure the drafter is of them:
+    where that is not read (above), and as little under rejection sampling or over several ranks.
+    """
+    return not on_cpu() and config.acceptance != "rejection" and not ranks.several

@@ -10,6 +10,7 @@ from mlx_spec.decoding.prices import Measuring
 from mlx_spec.decoding.setup import (
     make_drafter,
     make_policy,
+    may_be_filled,
     may_be_read,
     most_draft_tokens,
     only_given,
@@ -46,8 +47,10 @@ class Speculation:
         most = 0 if self._given else self.most  # nothing is timed for what is given
         adaptive = config.adaptive and policy is None
         self.measuring = Measuring(runner, self.drafter, owners, most, adaptive=adaptive)
-        reads, prices = may_be_read(config, runner.ranks), self.measuring.prices
-        self.policy = policy or make_policy(self.drafter, config, owners, prices, reads=reads)
+        reads, fills = (may(config, runner.ranks) for may in (may_be_read, may_be_filled))
+        self.policy = policy or make_policy(
+            self.drafter, config, owners, self.measuring.prices, reads=reads, fills=fills
+        )
 
     def most_of(self, sequence: Sequence) -> int:
         """The most guesses that a step may verify of it."""

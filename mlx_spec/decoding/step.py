@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
+from mlx_spec.cache.filled import filled_packing
 from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.step_prices import StepPrices
@@ -24,7 +25,13 @@ from mlx_spec.decoding.acceptance import (
     refuse_negative,
 )
 from mlx_spec.decoding.batch_state import BatchState
-from mlx_spec.decoding.drafters.base import Draft, DraftContext, Drafter, GuessNotes
+from mlx_spec.decoding.drafters.base import (
+    Draft,
+    DraftContext,
+    Drafter,
+    FilledGuesses,
+    GuessNotes,
+)
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
 from mlx_spec.decoding.rules import (
@@ -86,6 +93,8 @@ class Proposal:
             the longest of its rows has.
         packing: which tokens of [pending, draft] the target's pass is given; None for all.
         late: rows that say nothing in this step, whatever the target says.
+        said: [B, K] float32, how sure the drafter is of each, where ``counted`` was chosen on the
+            device by that: then ``lengths`` are what rows might have been given.
     """
 
     tokens: mx.array
@@ -97,12 +106,22 @@ class Proposal:
     passes: Mapping[str, int] | None = None
     packing: TokenPacking | None = None
     late: tuple[int, ...] = ()
+    said: mx.array | None = None
+
+    @property
+    def counts(self) -> mx.array | None:
+        """[B] int32 tokens that the target reads of each row; None where all read as many."""
+        packing = self.packing
+        if packing is not None and packing.told is not None:
+            return self.counted + 1
+        ragged = min(self.lengths) < self.tokens.shape[1]
+        return mx.array(self.lengths, mx.int32) + 1 if ragged else None
 
     @property
     def computed(self) -> int:
         """Tokens that the target's pass takes."""
         own = self.packing
-        return self.tokens.shape[0] * (self.tokens.shape[1] + 1) if own is None else len(own.rows)
+        return self.tokens.shape[0] * (self.tokens.shape[1] + 1) if own is None else own.size
 
     def judged(self, by: Judged | None) -> Proposal:
         """The same, less the guesses that a rule knows to be none, and what it has no time for."""
@@ -176,12 +195,25 @@ def _proposal(draft: Draft, plan: StepPlan, parts: StepParts) -> Proposal:
         probabilities = probabilities[:, : max(lengths)]
     by = [parts.drafter.name] * rows if draft.sources is None else draft.sources
     sources = [source if length else "" for source, length in zip(by, lengths, strict=True)]
-    counts = [length + 1 for length in lengths]
-    whole = parts.prices.packed(counts, plan.longest)
-    packing = None if whole is None else TokenPacking.of(counts, whole)
-    return Proposal(
-        tokens, lengths, counted, sources, probabilities, passes=draft.passes, packing=packing
-    )
+    made = Proposal(tokens, lengths, counted, sources, probabilities, passes=draft.passes)
+    return _packed(made, plan, parts.prices, draft.filled)
+
+
+def _packed(
+    draft: Proposal, plan: StepPlan, prices: StepPrices, filled: FilledGuesses | None
+) -> Proposal:
+    """The same with the packing of its pass, if it is to have one."""
+    counts = [length + 1 for length in draft.lengths]
+    if filled is None:
+        whole = prices.packed(counts, plan.longest)
+        packing = None if whole is None else TokenPacking.of(counts, whole)
+        return replace(draft, packing=packing)
+    own, width = len(counts) + filled.guesses, max(counts)
+    whole = prices.packed_size(len(counts), width, own, plan.longest)
+    if whole is None:  # then all may be verified
+        return replace(draft, counted=mx.array(draft.lengths, mx.int32), said=filled.said)
+    packing = filled_packing(draft.counted + 1, width, own, whole)
+    return replace(draft, packing=packing, said=filled.said)
 
 
 def _of_ranks(draft: Draft, ranks: Ranks) -> Draft:
@@ -200,7 +232,6 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     Of a packed pass [M, 1, V]: ``choose`` knows where they belong.
     """
     state, count = parts.state, draft.tokens.shape[1]
-    ragged = min(draft.lengths) < count
     pending = state.pending()
     return parts.runner.forward(
         Rows(
@@ -208,7 +239,7 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
             state.seen,
             plan.longest + count,
             uniform=plan.shortest == plan.longest,
-            counts=mx.array(draft.lengths, mx.int32) + 1 if ragged else None,
+            counts=draft.counts,
             at=None if plan.known is None else tuple(known - 1 for known in plan.known),
             tentative=True,
             since=plan.shortest - 1,
@@ -234,10 +265,8 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
             logits = apply_rules(own, logits, context.of_tokens(packing))
         packed = logits[:, 0]
         whole = packing.spread(packed)  # nobody need read it: then this is not computed
-        sampling = state.sampling.of_tokens(packing.rows)
-        tokens, tops = map(
-            packing.spread, _sampled(sampling, logits, packing.packed(positions)[:, None])
-        )
+        at = packing.packed(positions)[:, None]
+        tokens, tops = map(packing.spread, _sampled(state.sampling, logits, at, packing))
         tokens, tops = tokens[..., 0], tops[..., 0]
     picked = pick_tokens(rules, tokens, whole, context)
     trial = DraftTrial(
@@ -259,15 +288,24 @@ def choose(parts: StepParts, draft: Proposal, logits: mx.array) -> Choice:
         both = ranks.chosen(mx.concatenate([accepted[:, None], samples], axis=1))
         accepted, samples = both[:, 0], both[:, 1:]
     known = state.sequences, whole, positions, draft.tokens, samples, accepted
+    if packing is not None and packing.told is not None:
+        packing = packed = None  # who reads of it goes by rows
     chosen = Chosen(*known, packing=packing, packed=packed)
     return Choice(samples, accepted, watch_all(parts.watchers, chosen))
 
 
 def _sampled(
-    sampling: SamplingBatch, logits: mx.array, positions: mx.array
+    sampling: SamplingBatch,
+    logits: mx.array,
+    positions: mx.array,
+    packing: TokenPacking | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Tokens and largest logits."""
-    sampled = sampling.sample(logits, positions, tops=True)
+    """Tokens and largest logits, of rows or of the tokens of a packed pass."""
+    if packing is not None and packing.told is not None:
+        sampled = sampling.sample_told(logits, positions, packing.told)
+    else:
+        own = sampling if packing is None else sampling.of_tokens(packing.rows)
+        sampled = own.sample(logits, positions, tops=True)
     assert sampled.tops is not None
     return sampled.tokens, sampled.tops
 
@@ -298,4 +336,5 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         # A part of a model that begins with what another sends does not depend on the draft.
         first=[draft.tokens] if parts.runner.ranks.kind == "pipeline" else [],
         keys=len(plan.rows) * plan.longest,
+        said=draft.said,
     )

@@ -189,9 +189,7 @@ class Stepper:
         building = self.clock() - self._planned
         # The one place where the host waits for the device: for what was launched before, too.
         flight.clean = self._timeline.wait()
-        if flight.extras:
-            mx.eval(flight.wanted)
-        flight.results = cast("list[list[int]]", flight.packed.tolist())
+        flight.read()
         self.flight = None
         seconds = self._timeline.finish(flight.launched)
         told = self.meet((building, seconds, flight.waited, flight.clean))
@@ -250,6 +248,7 @@ class Stepper:
         self.policy.observe(flight.report(accepted))
         self.meter.step(flight.lengths, outputs, flight.seconds, flight.tokens)
         self.meter.ahead += flight.ahead
+        self.meter.filled += flight.filled
         if self.debug:
             self.check(flight)
         return outputs

@@ -207,5 +207,5 @@ class SlotAttention:
             and supports_head_dim(queries.shape[3])
             and keys.shape == values.shape
             and queries.dtype == keys.dtype == values.dtype
-            and takes(self._attention, queries.shape[0], queries.shape[2])
+            and takes(self._attention, queries.shape[0], queries.shape[2], keys.shape[2])
         )

@@ -116,12 +116,16 @@ def _in_a_child() -> Attempt | None:
     return lambda known, seconds: try_kernels(known, seconds, command)
 
 
+def told(known: KernelVerdict) -> str:
+    """A verdict in words: where, and why."""
+    return f"{known.site.operation} ({known.site}, {known.site.dtype}): {known.why}"
+
+
 def _say(broken: Iterable[KernelVerdict]) -> None:
-    told = [f"{one.site.operation} ({one.site}, {one.site.dtype}): {one.why}" for one in broken]
-    if told:
+    if words := "; ".join(map(told, broken)):
         warnings.warn(
             f"Metal kernels that are off on this machine, where MLX's own operations run: "
-            f"{'; '.join(told)} (mlx-spec doctor --kernels)",
+            f"{words} (mlx-spec doctor --kernels)",
             RuntimeWarning,
             stacklevel=5,
         )

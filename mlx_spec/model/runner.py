@@ -169,7 +169,7 @@ class ModelRunner:
         """
         before = self.pool.snapshot()
         if self.ranks.several:
-            packed = 0 if rows.packing is None else len(rows.packing.rows)
+            packed = 0 if rows.packing is None else rows.packing.size
             self.ranks.note(*rows.tokens.shape, rows.first, rows.limit, packed)
         padded = rows.counts is not None and rows.tokens.shape[1] > 1
         # What folds padding into a state is told afterwards where each row ends.
@@ -217,7 +217,7 @@ class ModelRunner:
         logits = self.forward(rows)
         self._pieces.start()
         packing = rows.packing
-        self._fed = rows.tokens.size if packing is None else len(packing.rows)
+        self._fed = rows.tokens.size if packing is None else packing.size
         self._seconds = 0.0
         return logits
 

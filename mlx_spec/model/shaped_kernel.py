@@ -8,6 +8,10 @@ if it pays at all neighbours::
     tokens 1   x---------x---------x                   a pass of 64 rows of 1: as 32 rows, yes
              1 row     8 rows    32 rows
 
+Attention has a third axis, the keys of a row: a pass of 2,000 keys lies between the points of 1,024
+and of 4,096. Two stand for a corner that was not tried (many rows of many keys): as many rows of
+fewer keys, and fewer rows of as many.
+
 Prompts are read by MLX's operations: passes of more tokens a row than a draft has were not tried.
 """
 
@@ -19,10 +23,11 @@ from typing import Any
 
 from metal_kernels import Operation
 from metal_kernels.attention_inputs import MAX_TOKENS
-from metal_kernels.trials.site import POINTS, KernelPoint
+from metal_kernels.trials.site import ALL_POINTS, SHORT, KernelPoint, points_of
 
-_ROWS = sorted({point.rows for point in POINTS})
-_TOKENS = sorted({point.tokens for point in POINTS})
+_ROWS, _TOKENS, _KEYS = (
+    sorted({getattr(point, axis) for point in ALL_POINTS}) for axis in ("rows", "tokens", "keys")
+)
 
 
 class ShapedKernel:
@@ -35,23 +40,35 @@ class ShapedKernel:
 
     def __init__(self, operation: Operation[Any, Any], won: Iterable[KernelPoint]) -> None:
         self._operation = operation
-        self._won = {(point.rows, point.tokens) for point in won}
-        self._known: dict[tuple[int, int], bool] = {}
+        self._won = frozenset(won)
+        self._tried = frozenset(points_of(operation.name))
+        self._known: dict[tuple[int, int, tuple[int, ...]], bool] = {}
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The kernel."""
         return self._operation.kernel(*arguments, **options)
 
-    def takes(self, rows: int, tokens: int) -> bool:
-        """Whether the kernel is to run a pass of so many rows and new tokens of each."""
-        shape = rows, tokens
+    def takes(self, rows: int, tokens: int, keys: int = SHORT) -> bool:
+        """Whether the kernel is to run a pass of so many rows, new tokens and keys of each."""
+        shape = rows, tokens, tuple(_neighbours(_KEYS, keys))
         if shape not in self._known:
             self._known[shape] = tokens <= MAX_TOKENS and all(
-                (row, token) in self._won
+                self._tried_for(KernelPoint(row, token, key)) <= self._won
                 for row in _neighbours(_ROWS, rows)
                 for token in _neighbours(_TOKENS, tokens)
+                for key in shape[2]
             )
         return self._known[shape]
+
+    def _tried_for(self, corner: KernelPoint) -> set[KernelPoint]:
+        """What stands for a corner: itself if it was tried."""
+        if corner in self._tried:
+            return {corner}
+        alike = [point for point in self._tried if point.tokens == corner.tokens]
+        return {
+            max((one for one in alike if one.rows == corner.rows), key=lambda one: one.keys),
+            max((one for one in alike if one.keys == corner.keys), key=lambda one: one.rows),
+        }
 
 
 Call = Callable[..., Any]
@@ -75,14 +92,15 @@ def by_shape(operation: Any, ours: Call, own: Call, axis: int = 1) -> Call:
     return call
 
 
-def takes(operation: Any, rows: int, tokens: int) -> bool:
+def takes(operation: Any, rows: int, tokens: int, keys: int) -> bool:
     """Whether an implementation is to run such a pass: only a :class:`ShapedKernel` may refuse."""
-    return not isinstance(operation, ShapedKernel) or operation.takes(rows, tokens)
+    return not isinstance(operation, ShapedKernel) or operation.takes(rows, tokens, keys)
 
 
 def _neighbours(points: Sequence[int], value: int) -> list[int]:
-    """The points around a value; the last one for all beyond it."""
+    """The points around a value; the first or the last one for all beyond it."""
     above = bisect_left(points, value)
     if above == len(points):
         return [points[-1]]
-    return [points[above]] if points[above] == value else list(points[above - 1 : above + 1])
+    least = above if points[above] == value else max(0, above - 1)
+    return list(points[least : above + 1])

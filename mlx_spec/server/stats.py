@@ -53,6 +53,7 @@ def _happening(service: Service, stats: GeneratorStats) -> dict[str, Any]:
         "tokens_a_pass": round(generation.mean_acceptance_length, 3),
         "drafters": sorted(name for name, own in generation.drafters.items() if own.drafted),
         "packed_steps": generation.packed_steps,
+        "filled_steps": generation.filled_steps,
         "requests_with_a_known_prefix": traffic.prefix_hits,
         "preempted": traffic.preempted,
         "out_of_memory": traffic.out_of_memory,

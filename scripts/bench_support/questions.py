@@ -22,13 +22,12 @@ from bench_support.serving import (
 )
 from mlx_spec import BatchingConfig
 
-ROWS = (1, 2, 4, 8, 16, 32)
 EAGER = BatchingConfig(batch_timeout=0.0)
 
 
-def against_static(pair: Pair, rounds: int, batch: int = 8, count: int = 96) -> Any:
+def against_static(pair: Pair, rounds: int, batch: int = 8, count: int = 32) -> Any:
     """Continuous against static batching where the outputs' lengths are mixed."""
-    loads = mixed(pair, count, mean=24, most=192)
+    loads = mixed(pair, count, mean=24, most=144)
     groups = [loads[i : i + batch] for i in range(0, count, batch)]
     padded = [[replace(one, tokens=max(o.tokens for o in g)) for one in g] for g in groups]
     config = replace(EAGER, batch_size=batch)
@@ -56,35 +55,7 @@ def against_static(pair: Pair, rounds: int, batch: int = 8, count: int = 96) -> 
     return _record(results)
 
 
-def by_rows(pair: Pair, rounds: int, tokens: int = 48) -> Any:
-    """Throughput at 1 to 32 rows, plain and speculating."""
-    methods: dict[str, Method] = {}
-    for batch in ROWS:
-        loads = [Load(prompt, tokens) for prompt in pair.prompts(max(4, 2 * batch))]
-        for speculate in (False, True):
-            setting = Setting(replace(EAGER, batch_size=batch), speculate)
-            methods[f"{batch} {speculate}"] = partial(run_groups, pair, setting, [loads])
-    results = interleave(methods, rounds)
-    alone = results["1 False"]
-    rows = []
-    for batch in ROWS:
-        plain, spec = results[f"{batch} False"], results[f"{batch} True"]
-        rows.append(
-            [
-                batch,
-                plain.span("tok/s"),
-                f"{ratio(plain, alone, 'tok/s'):.2f}",
-                spec.span("tok/s"),
-                f"{ratio(spec, alone, 'tok/s'):.2f}",
-                f"{ratio(spec, plain, 'tok/s'):.2f}",
-            ]
-        )
-    header = ["rows", "plain tok/s", "/ one row plain", "speculating tok/s", "/ one row plain"]
-    table("Throughput by rows", [*header, "speculating / plain"], rows)
-    return _record(results)
-
-
-def prefixes(pair: Pair, rounds: int, count: int = 24, length: int = 1000) -> Any:
+def prefixes(pair: Pair, rounds: int, count: int = 12, length: int = 1000) -> Any:
     """A repeated beginning of 1,000 tokens, kept or computed again each time."""
     source = inspect.getsource(inspect)[: 4 * length]  # the context is 2,048 tokens
     begin = list(pair.tokenizer.encode(source))[:length]
@@ -112,24 +83,23 @@ def prefixes(pair: Pair, rounds: int, count: int = 24, length: int = 1000) -> An
     return _record(results)
 
 
-def timeouts(pair: Pair, rounds: int, count: int = 40) -> Any:
+def timeouts(pair: Pair, rounds: int, count: int = 24) -> Any:
     """How long an idle batch waits for company, against latency."""
     loads = mixed(pair, count, mean=12, most=48)
-    record = {}
-    for rate in (2.0, 20.0):
+    lines, record = [], {}
+    for rate in (4.0, 20.0):
         methods: dict[str, Method] = {}
         for timeout in (0.0, 0.02, 0.1, 0.5):
             setting = Setting(BatchingConfig(batch_size=8, batch_timeout=timeout))
             methods[f"{timeout:g}"] = partial(run_arrivals, pair, setting, loads, rate)
         results = interleave(methods, rounds)
         names = ("ttft p50", "ttft p95", "whole p50", "whole p95", "tok/s")
-        rows = [
-            [name, *(f"{one.median(figure):.0f}" for figure in names)]
-            for name, one in results.items()
-        ]
-        header = ["timeout s", *(f"{name} ms" for name in names[:-1]), "tok/s"]
-        table(f"{rate:g} requests a second, 8 rows", header, rows)
+        for timeout, one in results.items():
+            lines.append([f"{rate:g}", timeout, *(f"{one.median(name):.0f}" for name in names)])
         record[f"{rate:g}/s"] = _record(results)
+    header = ["requests a second", "`batch_timeout` s", "TTFT p50", "TTFT p95", "whole p50"]
+    title = f"{count} requests at random times, 8 rows, milliseconds"
+    table(title, [*header, "whole p95", "tok/s"], lines)
     return record
 
 
@@ -138,17 +108,25 @@ def gaps(pair: Pair, rounds: int, length: int = 1500) -> Any:
     source = list(pair.tokenizer.encode(inspect.getsource(inspect)[: 4 * length]))
     newcomer = Load(source[:length], 2)
     running = [Load(prompt, 100) for prompt in pair.prompts(3)]
-    methods: dict[str, Method] = {}
-    for chunk in (64, 256, 512, 2048):
-        setting = Setting(replace(EAGER, batch_size=4, prefill_interleave=chunk))
-        methods[str(chunk)] = partial(run_beside, pair, setting, running, newcomer)
+    bounds: dict[str, dict[str, Any]] = {
+        "100 ms (default)": {},
+        "400 ms": {"prefill_pause_ms": 400.0},
+        "512 tokens": {"prefill_interleave": 512},
+    }
+    methods: dict[str, Method] = {
+        name: partial(
+            run_beside, pair, Setting(replace(EAGER, batch_size=4, **bound)), running, newcomer
+        )
+        for name, bound in bounds.items()
+    }
     results = interleave(methods, rounds)
     rows = [
-        [name, *(f"{one.median(figure):.0f}" for figure in ("usual", "longest", "ttft"))]
+        [name, *(f"{one.median(figure):,.0f}" for figure in ("usual", "longest", "ttft"))]
         for name, one in results.items()
     ]
-    header = ["prefill_interleave", "usual pause ms", "longest pause ms", "newcomer's TTFT ms"]
-    table(f"A prompt of {length} tokens beside three running streams", header, rows)
+    header = ["read between two steps", "usual pause ms", "longest pause ms"]
+    title = f"A prompt of {length:,} tokens beside three running streams"
+    table(title, [*header, "newcomer's TTFT ms"], rows)
     return _record(results)
 
 
@@ -162,7 +140,6 @@ def _round(figures: Figures) -> Figures:
 
 QUESTIONS: dict[str, Callable[[Pair, int], Any]] = {
     "static": against_static,
-    "rows": by_rows,
     "prefix": prefixes,
     "timeout": timeouts,
     "gap": gaps,

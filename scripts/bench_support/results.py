@@ -102,9 +102,9 @@ def finish(options: argparse.Namespace, results: Any) -> None:
         words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
         command = " ".join(["python", f"scripts/{Path(sys.argv[0]).name}", *words])
         engine = _engine()
-        record = Record(
-            command, date.today().isoformat(), engine, machine(), list(_printed), results
-        )
+        note = "One round." if getattr(options, "rounds", None) == 1 else ""
+        today = date.today().isoformat()
+        record = Record(command, today, engine, machine(), list(_printed), results, note)
         record.write(RESULTS / f"{options.save}.json")
 
 

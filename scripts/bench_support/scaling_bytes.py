@@ -118,6 +118,8 @@ CHIPS = (
     chip("M4 Pro", 273, 64),
     chip("M4 Max", 546, 128),  # 410 with fewer cores
     chip("M5", 153, 32),
+    chip("M5 Pro", 307, 64),
+    chip("M5 Max", 614, 128),  # less with fewer cores
 )
 
 LLAMA_8B = ScaledModel(

@@ -15,7 +15,9 @@ _DRAFTERS = (
 )
 _GENERATE = "bench_generate.py --rounds 2 --max-tokens 32 --width 16384 --vocabulary 0"
 _TARGETS = "bench_targets.py --prompts PROMPTS --rounds 1"
-_BATCHING = "bench_batching.py --width 16384 --rounds 2 --only"
+_BESIDE = ("mlx-lm", "model alone")
+_PLAIN = "bench_plain.py --model smollm2"
+_BATCHING = "bench_batching.py --width 4096 --rounds 2 --only"
 
 
 def _drafters(records: Sequence[Record]) -> list[Picture]:
@@ -31,6 +33,32 @@ def _drafters(records: Sequence[Record]) -> list[Picture]:
             made = Picture(f"drafters-{batch}", title, "times plain", labels(table), series, 1.0)
             found.append(made)
     return found
+
+
+def _targets(records: Sequence[Record]) -> list[Picture]:
+    """The adaptive draft beside the best fixed length and the roofline, by rows."""
+    found = []
+    for record in records:
+        name = record.command.rpartition("--save ")[2]
+        for table in record.tables:
+            names = {2: "adaptive", 3: "best of fixed and plain", 7: "roofline"}
+            series = {word: column(table, place) for place, word in names.items()}
+            tokens = record.command.partition("--max-tokens ")[2].split()[0]
+            title = f"{table.title}, {tokens} tokens: over plain decoding, by rows"
+            own = (name, title, "times plain", labels(table), series)
+            found.append(Picture(*own, base=1.0, lines=True))
+    return found
+
+
+def _plain(records: Sequence[Record]) -> list[Picture]:
+    """mlx-lm's time over ours, by rows."""
+    tables = (table for record in records for table in record.tables)
+    table = next((one for one in tables if one.title == "A step"), None)
+    if table is None:
+        return []
+    series = {word: column(table, table.header.index(f"{word} / ours")) for word in _BESIDE}
+    title = "A plain step: their time over ours, by rows"
+    return [Picture("plain", title, "times ours", labels(table), series, 1.0, lines=True)]
 
 
 def _rules(records: Sequence[Record]) -> list[Picture]:
@@ -57,22 +85,6 @@ def _generation(records: Sequence[Record]) -> list[Picture]:
         title = f"Whole calls, {temp}"
         found.append(Picture(name, title, "tokens per second", batches, series, lines=True))
     return found
-
-
-def _batching(records: Sequence[Record]) -> list[Picture]:
-    """Tokens per second by rows."""
-    tables = [t for record in records for t in record.tables if t.title == "Throughput by rows"]
-    return [
-        Picture(
-            "rows",
-            "Throughput by rows",
-            "tokens per second",
-            labels(table),
-            {"plain": column(table, 1), "speculating": column(table, 3)},
-            lines=True,
-        )
-        for table in tables
-    ]
 
 
 def _load(records: Sequence[Record]) -> list[Picture]:
@@ -148,6 +160,7 @@ draft's part of it, above 1 where it picks its guesses one by one.
             " --temp 0.8 --without hostile again",
             "targets-worst": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 --max-tokens 48",
         },
+        _targets,
     ),
     Section(
         "Constraints, processors and log-probabilities",
@@ -172,16 +185,24 @@ verify pass with four guesses does. *wall* is the best and the median of all cal
 least processor time of one, *build* the Python of it, *temporaries* the peak over the call as a
 multiple of the float32 logits.
 """,
-        {"sampler": "bench_sampler.py --rows 1 8"},
+        {"sampler": "bench_sampler.py --rows 1 8 --repeats 15"},
     ),
     Section(
-        "Plain decoding against mlx-lm, step by step",
+        "Plain decoding against mlx-lm",
         """
-Ours and mlx-lm's `BatchGenerator` side by side in one process, in the middle of the same texts,
-in turns of a few steps; what each has launched is waited for at the end of its turn. The third
-runs nothing but the model and an argmax.
+SmolLM2-135M-Instruct without drafts. **Steps**: ours and mlx-lm's `BatchGenerator` side by side in
+one process, in the middle of the same texts, in turns of six steps; what each has launched is
+waited for at the end of its turn. *model alone* runs nothing but the model over mlx-lm's caches and
+an argmax: what is there if all else costs nothing. **Calls**: the two `batch_generate`, prompts of
+32 to 47 tokens and all. Ratios are medians of ratios within a round, above 1 where ours is the
+faster.
 """,
-        {"plain": "bench_plain.py --model smollm2 --batch 1 2 4 8 16 --rounds 9"},
+        {
+            "plain": f"{_PLAIN} --batch 1 2 4 8 16 32 --rounds 5",
+            "calls": f"{_PLAIN} --what calls --batch 1 2 4 8 --rounds 2 --max-tokens 24",
+            "calls-many": f"{_PLAIN} --what calls --batch 16 32 --rounds 2 --max-tokens 24",
+        },
+        _plain,
     ),
     Section(
         "Generation against mlx-lm",
@@ -201,22 +222,21 @@ second are of the whole call, prefill included; ours speculative chooses its dra
     Section(
         "What batching is worth",
         """
-The same pair, greedy. **Continuous against static batching**: requests whose output lengths are
-exponentially distributed (mean 24, at most 192). **Rows**: `max(4, 2 B)` requests of 48 tokens
-over B rows. **A long
-prompt beside running streams**: how long three streams pause while a newcomer's 1,500 tokens are
-read. **A repeated beginning**: 24 requests with 1,000 tokens in common, kept by the prefix cache
-or read each time. **The accumulation timeout**: requests at random times; waiting for company
-costs an idle generator its timeout and wins nothing, so it is 0 unless asked for.
+The embedded pair, greedy, its target less widened (about 25M parameters) or as it is.
+**Continuous against static batching**: requests whose output lengths are exponentially distributed
+(mean 24, at most 144). **A long prompt beside running streams**: how long three streams pause while
+a newcomer's 1,500 tokens are read, by what is read between two of their steps: as many tokens as
+take so many milliseconds here (64 at least), or a fixed number. **A repeated beginning**: 12
+requests with 1,000 tokens in common, kept by the prefix cache or read each time. **The accumulation
+timeout**: requests at random times; waiting for company costs an idle generator its timeout and
+wins nothing, so it is 0 unless asked for. (What more rows are worth is in the tables above.)
 """,
         {
             "batching-static": f"{_BATCHING} static",
-            "batching-rows": f"{_BATCHING} rows",
-            "batching-gap": "bench_batching.py --width 8192 --rounds 2 --only gap",
+            "batching-gap": f"{_BATCHING} gap",
             "batching-prefix": "bench_batching.py --width 0 --rounds 1 --only prefix",
             "batching-timeout": "bench_batching.py --width 0 --rounds 1 --only timeout",
         },
-        _batching,
     ),
     Section(
         "Texts that are scored",
@@ -253,7 +273,7 @@ beginnings of Python source come by a Poisson process, at one rate after the oth
 exponentially distributed. A rate holds where the first text is there within a second for 95% of
 the requests. mlx-lm's server batches, or takes a draft model: both are shown.
 """,
-        {"server": "bench_server.py --rates 1 2 3 4 6 8 12"},
+        {"server": "bench_server.py --rates 2 4 6 8 12 --requests 24 --seconds 8"},
     ),
     Section(
         "Memory grows linearly with the batch",
@@ -275,8 +295,8 @@ what is cached; `tests/test_cache_copies.py` shows the same by memory: no step h
 of the cache. Attention itself is MLX's fallback on the CPU, linear in keys and in queries.
 """,
         {
-            "cache-plain": "bench_cache.py --steps 30",
-            "cache-drafts": "bench_cache.py --steps 30 --draft-tokens 4",
+            "cache-plain": "bench_cache.py --steps 20",
+            "cache-drafts": "bench_cache.py --steps 20 --draft-tokens 4",
         },
         _cache,
     ),

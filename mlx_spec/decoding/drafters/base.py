@@ -99,6 +99,19 @@ class DraftContext:
 
 
 @dataclass(frozen=True)
+class FilledGuesses:
+    """That the device says whose the verified guesses of a draft are (``Draft.counts``).
+
+    Attributes:
+        said: [B, K] float32, how probable the drafter thinks each guess.
+        guesses: that are verified in all.
+    """
+
+    said: mx.array
+    guesses: int
+
+
+@dataclass(frozen=True)
 class Draft:
     """Guesses for the next tokens.
 
@@ -118,6 +131,7 @@ class Draft:
             of itself, which it must be: told by what is known, and not drawn.
         passes: guesses one after the other that each drafter computed, by name; None: as many as
             the longest of its rows has.
+        filled: where ``counts`` were chosen on the device by how sure the drafter is; else None.
     """
 
     tokens: mx.array
@@ -127,6 +141,7 @@ class Draft:
     chances: Seq[Seq[float]] | None = None
     probabilities: mx.array | None = None
     passes: Mapping[str, int] | None = None
+    filled: FilledGuesses | None = None
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,17 @@ from typing import Any, cast
 
 import mlx.core as mx
 
+from mlx_spec.control.filling import Filling
 from mlx_spec.control.offers import NOBODY, FixedSources, Offer, Settled, SourceChoice
-from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Drafter, GuessNotes
+from mlx_spec.decoding.drafters.base import (
+    BaseDrafter,
+    Draft,
+    DraftContext,
+    Drafter,
+    FilledGuesses,
+    GuessNotes,
+)
+from mlx_spec.decoding.filling import give
 from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.decoding.sampler import one_hot
 from mlx_spec.decoding.watching import Watcher
@@ -126,6 +135,8 @@ class ChainDrafter(BaseDrafter):
         offers = [Offer(name, draft.lengths or (), draft.chances) for name, draft in found]
         settled = self.choice.settle(rows, offers, covered)
         drafts = [draft for _, draft in found]
+        if using is not None and settled.filling is not None:
+            return self._filled(using, context, settled, settled.filling)
         if using is None or not settled.costly:
             made = None
             for each in self.costly:
@@ -141,6 +152,25 @@ class ChainDrafter(BaseDrafter):
         taken = [pick != NOBODY for pick in settled.picks]
         q = _spread(draft.tokens, made.probabilities, taken, context.vocabulary)
         return replace(draft, probabilities=q)
+
+    def _filled(
+        self, using: Drafter, context: DraftContext, settled: Settled, filling: Filling
+    ) -> Draft:
+        """The costly drafter's guesses, of which the device says whose are verified; where that
+        one does not say how sure it is, those that were settled on."""
+        notes, deep = GuessNotes(), replace(settled, lengths=list(filling.most))
+        made = self._computed(using, replace(context, sure=notes), deep, max(filling.most))
+        said, width = notes.take(), made.tokens.shape[1]
+        if said is None or made.counts is not None or made.lengths is not None:
+            return self._joined(settled, (), (), made)
+        filling = filling.within(width)
+        draft = self._joined(replace(deep, lengths=list(filling.most)), (), (), made)
+        return replace(
+            draft,
+            counts=give(said, filling),
+            passes={using.name: width},
+            filled=FilledGuesses(said, filling.guesses),
+        )
 
     def _found(self, context: DraftContext, count: int) -> list[tuple[str, Draft]]:
         """What those who look up have to offer, by name."""

@@ -64,8 +64,7 @@ class RuleContext:
 
     def of_tokens(self, packing: TokenPacking) -> RuleContext:
         """Of the tokens of a packed pass, each as a row that chooses at one position."""
-        index = mx.array(packing.rows, mx.int32)
-        own = self.of(packing.rows, index)
+        own = self.of(packing.rows, packing.whose)
         return replace(own, positions=packing.packed(self.positions)[:, None])
 
 
@@ -130,7 +129,10 @@ class LogitsRule:
 
 
 def rules_of_tokens(rules: Seq[LogitsRule], packing: TokenPacking) -> list[LogitsRule] | None:
-    """These rules for the tokens of a packed pass; None where one of them cannot."""
+    """These rules for the tokens of a packed pass; None where one of them cannot, as where the
+    host does not know whose tokens they are."""
+    if rules and packing.told is not None:
+        return None
     made = [rule.of_tokens(packing) for rule in rules]
     own = [rule for rule in made if rule is not None]
     return own if len(own) == len(made) else None
