@@ -36,6 +36,7 @@ class Row:
     remaining: int
     evidence: Evidence | None = None
     length: int = 100
+    brings_guesses: bool = False
 
     @property
     def room(self) -> int:
