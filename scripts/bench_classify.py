@@ -1,11 +1,13 @@
 """What batching is worth to a stage that scores, on a real model, and what it could be at most.
 
-Short texts are classified with one row and with more, in turn, round after round. *ceiling* is the
-ratio of what the very passes of both take when they are run alone, without labels or Python: texts
-are prompts, one of them keeps the cores multiplying already, past that they multiply at their rate,
-and attention is each text's own, whoever is beside it. *reached* is the measured ratio over it.
+Texts are classified with one row and with more, in turn, round after round. *ceiling* is the ratio
+of what the very passes of both take when they are run alone, without caches, labels or Python:
+texts are prompts, one of them keeps the cores multiplying already, past that they multiply at their
+rate, and attention is each text's own, whoever is beside it. *reached* is the measured ratio over
+it.
 
     python scripts/bench_classify.py --rows 1 4 16
+    python scripts/bench_classify.py --joined 12 --phrases
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from bench_support.rounds import Figures, interleave, ratio
 
 import mlx.core as mx  # isort: skip
 from mlx_spec import load
+from mlx_spec.model.hidden import HiddenLayers, noting
+from mlx_spec.model.runner import ModelRunner, Rows
+from mlx_spec.model.trial import any_tokens
 from mlx_spec.pipeline.backend import Scoring
 from mlx_spec.pipeline.flags import Flags
 from mlx_spec.pipeline.records import Record
@@ -33,11 +38,15 @@ from mlx_spec.pipeline.stages import Classify
 
 SNIPPETS = ROOT / "examples" / "data" / "snippets.jsonl"
 LABELS = ("code", "cooking", "sports", "finance")
+PHRASES = (
+    *("software engineering", "software testing", "home cooking", "baking bread"),
+    *("team sports", "winter sports", "personal finance", "personal investments"),
+)
 LOOKS = 3
-Shape = tuple[int, int, bool]
-"""Rows, tokens of each, and whether logits are wanted."""
-Passes = Counter[tuple[int, bool]]
-"""How often a pass was run, by its tokens and whether its logits were read."""
+Shape = tuple[int, int, int]
+"""Rows, tokens of each, and of how many tokens logits are made."""
+Passes = Counter[tuple[int, int]]
+"""How often a pass was run, by its tokens and by those of which logits are made."""
 
 
 class Nowhere:
@@ -52,22 +61,22 @@ class Nowhere:
 
 
 @contextmanager
-def noted(model: Any, rows: int) -> Iterator[Passes]:
-    """The passes of a model while this lasts; the short ones are those of labels."""
+def noted() -> Iterator[Passes]:
+    """The passes that are run while this lasts."""
     passes: Passes = Counter()
-    kind = type(model)
-    original = kind.__call__
+    original = ModelRunner.forward
 
-    def call(self: Any, inputs: mx.array, *args: Any, **options: Any) -> Any:
-        if self is model:
-            passes[inputs.size, inputs.size <= rows] += 1
-        return original(self, inputs, *args, **options)
+    def forward(self: ModelRunner, rows: Rows) -> mx.array:
+        tokens = rows.computed
+        all_of_them = 0 if rows.uniform else tokens  # of a prompt no logits are computed
+        passes[tokens, all_of_them if rows.chosen is None else rows.chosen.size] += 1
+        return original(self, rows)
 
-    kind.__call__ = call
+    ModelRunner.forward = forward  # type: ignore[method-assign]
     try:
         yield passes
     finally:
-        kind.__call__ = original
+        ModelRunner.forward = original  # type: ignore[method-assign]
 
 
 class Contest:
@@ -80,7 +89,13 @@ class Contest:
     def __init__(self, options: argparse.Namespace) -> None:
         self.model, self.tokenizer = load(options.model)
         lines = SNIPPETS.read_text(encoding="utf-8").splitlines()
-        self.records = [json.loads(line) for line in lines][: options.texts]
+        records = [json.loads(line) for line in lines]
+        self.records = [
+            {**record, "text": " ".join(one["text"] for one in (records * 2)[at:][: 1 + more])}
+            for at, record in enumerate(records[: options.texts])
+            for more in [at % options.joined]
+        ]
+        self.labels = PHRASES if options.phrases else LABELS
         self.passes: dict[int, Passes] = {}
         self.said: dict[int, list[str]] = {}
 
@@ -89,9 +104,9 @@ class Contest:
         backend = Scoring(self.model, self.tokenizer, Flags(batch_size=rows))
         records = [Record(number, fields) for number, fields in enumerate(self.records)]
         sink = Nowhere()
-        with noted(self.model, rows) as self.passes[rows]:
+        with noted() as self.passes[rows]:
             started = time.perf_counter()
-            runner = StageRunner(Classify(labels=LABELS), backend, sink, look_ahead=4 * rows)
+            runner = StageRunner(Classify(labels=self.labels), backend, sink, look_ahead=4 * rows)
             tally = runner.run(records)
             seconds = time.perf_counter() - started
         assert tally.failed == 0, tally
@@ -101,16 +116,19 @@ class Contest:
     def least(self) -> dict[int, float]:
         """Seconds of each number of rows' passes, run alone; the first number is 1."""
         alone, *_ = self.passes
-        lone = [n for n, logits in self.passes[alone] if not logits]
+        lone = Counter[int]()
+        for (tokens, _), count in self.passes[alone].items():
+            lone[tokens] += count
         wanted: dict[Shape, None] = {}
         for passes in self.passes.values():
-            wanted |= dict.fromkeys((tokens, 1, logits) for tokens, logits in passes)
-        wanted |= dict.fromkeys((1, tokens, False) for tokens in lone)
+            wanted |= dict.fromkeys((tokens, 1, said) for tokens, said in passes)
+        wanted |= dict.fromkeys(shape for n in lone for shape in ((1, n, 1), (n, 1, 1)))
         taken = self._timed(list(wanted))
-        own = {n: max(0.0, taken[1, n, False] - taken[n, 1, False]) for n in lone}
-        attention = sum(self.passes[alone][n, False] * own[n] for n in lone)
+        attention = sum(
+            count * max(0.0, taken[1, n, 1] - taken[n, 1, 1]) for n, count in lone.items()
+        )
         return {
-            rows: attention + sum(count * taken[n, 1, read] for (n, read), count in each.items())
+            rows: attention + sum(count * taken[n, 1, said] for (n, said), count in each.items())
             for rows, each in self.passes.items()
         }
 
@@ -118,13 +136,15 @@ class Contest:
         """Medians, in turn."""
         taken: dict[Shape, list[float]] = {shape: [] for shape in shapes}
         for turn in range(LOOKS + 1):
-            for shape in shapes:
-                *size, logits = shape
-                ids = mx.ones(size, mx.int32)
+            for rows, width, said in shapes:
+                ids = any_tokens(rows * width, width, self.model.args.vocab_size)
                 started = time.perf_counter()
-                mx.eval(self.model(ids) if logits else self.model.model(ids))
+                with noting(HiddenLayers()) as notes:
+                    notes.chosen = mx.arange(said) if said else None
+                    logits = (self.model if said else self.model.model)(ids)
+                mx.eval(logits)
                 if turn:
-                    taken[shape].append(time.perf_counter() - started)
+                    taken[rows, width, said].append(time.perf_counter() - started)
         return {shape: statistics.median(each) for shape, each in taken.items()}
 
 
@@ -136,6 +156,8 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--texts", type=int, default=32)
+    parser.add_argument("--joined", type=int, default=1, help="texts are 1 to so many snippets")
+    parser.add_argument("--phrases", action="store_true", help="labels of several tokens")
     parser.add_argument("--rounds", type=int, default=3)
     add_save(parser)
     options = parser.parse_args()

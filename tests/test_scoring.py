@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 import mlx.core as mx
 import pytest
 
 from mlx_spec.errors import InvalidRequest
+from mlx_spec.model.prompt_passes import prompt_passes
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.pipeline.scoring.scorer import Scorer
+from mlx_spec.pipeline.scoring.ways import ways
 from tests.architectures import build
 from tests.models import VOCABULARY, make_model
 
@@ -65,13 +68,13 @@ def test_what_prompts_begin_with_is_fed_once() -> None:
     rng = random.Random(5)
     model, fed = make_model(), []
     runner = ModelRunner(model, 4)
-    feed = runner.feed
+    begin_pass = runner.begin
 
-    def counting(rows: Rows, step_size: int, *, wait: bool) -> None:
+    def counting(rows: Rows) -> mx.array:
         fed.append(rows.tokens.size)
-        feed(rows, step_size, wait=wait)
+        return begin_pass(rows)
 
-    runner.feed = counting  # type: ignore[method-assign]
+    runner.begin = counting  # type: ignore[method-assign]
     scorer = Scorer(runner)
 
     def check(begin: list[int], rows: int) -> int:
@@ -82,15 +85,15 @@ def test_what_prompts_begin_with_is_fed_once() -> None:
             assert got == pytest.approx([slow_score(model, prompt, one) for one in row], abs=1e-3)
         return sum(fed)
 
-    # Of three tokens of its own the last one rides with the labels; the first may be in common.
+    # Of three tokens of its own the first may be in common.
     begin = [rng.randrange(VOCABULARY) for _ in range(40)]
-    assert check(begin, 4) <= 40 + 4 * 2
-    assert check(begin, 3) <= 3 * 2, "the next batch finds it"
-    assert check(begin[:30], 3) <= 3 * 2, "and so does one that begins with a part of it"
-    assert check(begin, 1) <= 2
+    assert check(begin, 4) <= 40 + 4 * 3
+    assert check(begin, 3) <= 3 * 3, "the next batch finds it"
+    assert check(begin[:30], 3) <= 3 * 3, "and so does one that begins with a part of it"
+    assert check(begin, 1) <= 3
     other = [token + 1 for token in begin[:20]]
-    assert check(other, 2) <= 20 + 2 * 2
-    assert check([], 2) == 2 * 2
+    assert check(other, 2) <= 20 + 2 * 3
+    assert check([], 2) == 2 * 3
     assert scorer.reused >= 3 * 40 + 3 * 40 + 3 * 30 + 40 + 20
     assert runner.pool.nbytes == 0
 
@@ -103,25 +106,147 @@ def test_nothing_to_score_is_refused(prompts: list, labels: list) -> None:
         Scorer(ModelRunner(make_model(), 2)).score(prompts, labels)
 
 
-def test_prompts_that_are_read_together_have_no_holes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of models that pack; and passes stay as small as they were asked to be."""
-    sizes: list[int] = []
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Of each pass how many tokens it computed, and of how many their logits."""
+    seen: list[tuple[int, int]] = []
     forward = ModelRunner.forward
 
     def noting(self: ModelRunner, rows: Rows) -> mx.array:
-        sizes.append(rows.tokens.size if rows.packing is None else len(rows.packing.rows))
-        return forward(self, rows)
+        logits = forward(self, rows)
+        seen.append((rows.computed, logits.size // logits.shape[-1]))
+        return logits
 
     monkeypatch.setattr(ModelRunner, "forward", noting)
+    return seen
+
+
+def texts(*lengths: int) -> list[list[int]]:
     rng = random.Random(5)
+    return [[rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
+
+
+def test_prompts_that_are_read_together_have_no_holes(passes: list[tuple[int, int]]) -> None:
+    """Of models that pack; and passes stay as small as they were asked to be."""
     lengths = (3, 30, 7, 19, 28)
-    prompts = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
+    prompts = texts(*lengths)
     model = make_model("llama")
     runner = ModelRunner(model, 8)
     scores = Scorer(runner, 16).score(prompts, [[[4]]] * 5)
     assert runner.packs
-    assert sum(sizes) == sum(lengths)  # the last tokens are a pass of their own
+    sizes = [tokens for tokens, _ in passes]
+    assert sum(sizes) == sum(lengths)
     assert max(sizes) <= 16
     assert len(sizes) <= 8
     for prompt, (got,) in zip(prompts, scores, strict=True):
         assert got == pytest.approx(slow_score(model, prompt, [4]), abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "lfm2", "mamba"])
+def test_short_prompts_are_one_pass_whose_last_tokens_alone_have_logits(
+    family: str, passes: list[tuple[int, int]]
+) -> None:
+    """Also of a model that does something to its logits (a cap, a scale)."""
+    model = make_model(family) if family == "llama" else build(family)
+    runner = ModelRunner(model, 4)
+    prompts = texts(6, 6, 6) if family in STATES else texts(5, 9, 6)
+    scores = Scorer(runner).score(prompts, [[[4], [7]]] * 3)
+    assert runner.chooses
+    assert sum(said for _, said in passes) == 3
+    if not runner.support.recurrence.probes:
+        assert len(passes) == 1
+    for prompt, got in zip(prompts, scores, strict=True):
+        assert got == pytest.approx([slow_score(model, prompt, [one]) for one in (4, 7)], abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mamba"])
+def test_labels_of_several_tokens_share_passes(family: str, passes: list[tuple[int, int]]) -> None:
+    """Twelve labels, of which three begin as others do: ten texts behind each prompt, in one pass
+    over copies of the prompts, and not a pass a label."""
+    model = make_model(family) if family == "llama" else build(family)
+    prompts = texts(12, 12, 12)
+    labels = [[one, 9, 3 + one] for one in range(9)] + [[1, 9], [2, 9, 5, 6], [2, 9, 5, 6, 1]]
+    scorer = Scorer(ModelRunner(model, 3))
+    scores = scorer.score(prompts, [labels] * 3)
+    behind = passes[-1]
+    assert len(passes) <= 2
+    assert behind[0] <= 3 * 10 * 4
+    for prompt, got in zip(prompts, scores, strict=True):
+        expected = [slow_score(model, prompt, label) for label in labels]
+        assert got == pytest.approx(expected, abs=1e-3)
+    again = scorer.score(prompts, [labels] * 3)
+    assert [*chain(*again)] == pytest.approx([*chain(*scores)])
+
+
+def test_copies_of_prompts_are_bounded(
+    passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long prompts are not copied once for every label."""
+    model = make_model("llama")
+    runner = ModelRunner(model, 2)
+    most = 0
+    fit = type(runner.pool)._grow
+
+    def noting(self: object, slots: int, positions: int) -> None:
+        nonlocal most
+        most = max(most, slots * positions if self is runner.pool else 0)
+        fit(self, slots, positions)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(runner.pool), "_grow", noting)
+    prompts = texts(40, 50)
+    labels = [[one, 2, 3] for one in range(12)]
+    scores = Scorer(runner, 64).score(prompts, [labels] * 2)
+    assert most <= 2 * 53 + 2 * 64
+    assert len(passes) > 2 + 12 // 2
+    for prompt, got in zip(prompts, scores, strict=True):
+        expected = [slow_score(model, prompt, label) for label in labels]
+        assert got == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_model_whose_head_cannot_be_shown_less_is_scored_in_two_passes(
+    passes: list[tuple[int, int]],
+) -> None:
+    model = build("gpt_bigcode")  # row by row
+    runner = ModelRunner(model, 2)
+    prompts = texts(4, 7)
+    scores = Scorer(runner).score(prompts, [[[4], [5, 6]]] * 2)
+    assert not runner.chooses
+    for prompt, got in zip(prompts, scores, strict=True):
+        expected = [slow_score(model, prompt, label) for label in ([4], [5, 6])]
+        assert got == pytest.approx(expected, abs=1e-3)
+
+
+def test_labels_that_begin_alike_are_read_along_one_way() -> None:
+    labels = [[1, 2, 3], [1, 2], [1, 2, 4, 5], [6], [7, 8], [1, 9, 9]]
+    found = ways(labels)
+    assert sorted((way.tokens, sorted(way.labels)) for way in found) == [
+        ([1, 2, 4], [0, 1, 2]),
+        ([1, 9], [5]),
+        ([7], [4]),
+    ]
+
+
+def test_passes_are_few_and_even() -> None:
+    """Every token once; holes only where a model needs them; long prompts in pieces."""
+
+    def spans(lengths: list[int], most: int, **kind: bool) -> list[tuple[int, int, int, int]]:
+        options = {"packs": True, "pads": True, **kind}
+        found = list(prompt_passes(lengths, most, **options))
+        for row, length in enumerate(lengths):
+            own = [one for one in found if one.first <= row < one.end]
+            read = [place for one in own for place in range(one.begin, min(one.stop, length))]
+            assert read == list(range(length))
+            assert [one.ends for one in own] == [False] * (len(own) - 1) + [True]
+        return [(one.first, one.end, one.begin, one.stop) for one in found]
+
+    assert spans([31] * 16, 256) == [(0, 8, 0, 31), (8, 16, 0, 31)]
+    assert [b - a for a, b, *_ in spans([33] * 16, 256)] == [6, 6, 4]  # no pass of a few tokens
+    assert spans([2, 3, 3, 4, 11], 6) == [
+        (0, 2, 0, 3),
+        (2, 3, 0, 3),
+        (3, 4, 0, 4),
+        (4, 5, 0, 5),
+        (4, 5, 5, 11),
+    ]
+    assert spans([4, 5, 90], 200, packs=False) == [(0, 2, 0, 5), (2, 3, 0, 90)]
+    assert spans([4, 4, 5], 200, packs=False, pads=False) == [(0, 2, 0, 4), (2, 3, 0, 5)]

@@ -70,7 +70,7 @@ class DenseKVCache:
         """Put new tokens at their positions; they take the buffer's type."""
         span = self.span
         own_keys, own_values = self.prepare(keys, values)
-        if span.count == self.slots:
+        if span.count == self.slots and not span.stretch:
             self.keys = mx.put_along_axis(own_keys, span.index, keys, 2)
             self.values = mx.put_along_axis(own_values, span.index, values, 2)
         else:
@@ -102,12 +102,16 @@ class DenseKVCache:
         return self.arrays
 
     def _scatter(self, *new: mx.array) -> tuple[mx.array, ...]:
-        """The arrays with new tokens in some of all slots."""
+        """The arrays with new tokens in some of all slots, or at the same positions of all."""
         span = self.span
         # Item assignment rebinds the handle it is called on; a snapshot may hold that one.
         written = tuple(map(copy.copy, self.arrays))
         for buffer, part in zip(written, new, strict=True):
-            buffer[span.rows, :, span.positions] = part.transpose(0, 2, 1, 3)
+            if span.stretch:
+                slots = slice(span.first, span.first + span.count)
+                buffer[slots, :, span.limit - span.width : span.limit] = part
+            else:
+                buffer[span.rows, :, span.positions] = part.transpose(0, 2, 1, 3)
         return written
 
     def _buffer(self, like: mx.array) -> mx.array:

@@ -89,7 +89,7 @@ class QuantizedSlots(DenseKVCache):
         span = self.span
         if not self._arrays:
             self._arrays = [self._buffer(part) for part in new]
-        if span.count == self.slots:
+        if span.count == self.slots and not span.stretch:
             self._arrays = [
                 mx.put_along_axis(buffer, span.index, part, 2)
                 for buffer, part in zip(self._arrays, new, strict=True)

@@ -66,6 +66,11 @@ class Span:
         """What models see of a cache as its ``offset``."""
         return self.starts if self.start is None else self.start
 
+    @property
+    def stretch(self) -> bool:
+        """Whether it is a prompt's: what is written is a block, which is copied as such."""
+        return self.uniform and self.width > 1
+
     @cached_property
     def lengths(self) -> mx.array:
         """[count] int32: keys of every row with the new ones, for attention by length."""

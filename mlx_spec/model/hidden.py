@@ -48,12 +48,14 @@ class HiddenNotes:
         head: the module that made logits.
         embeddings: modules that were called with tokens.
         instead: logits that the head is to give, whatever it reads; None: its own.
+        chosen: [C] int32, the tokens of the pass that the head is to read; None: all.
     """
 
     wanted: HiddenLayers
     head: Any = None
     embeddings: list[Any] = field(default_factory=list)
     instead: mx.array | None = None
+    chosen: mx.array | None = None
     _found: dict[int, mx.array] = field(default_factory=dict)
 
     def hear(self, place: int, state: mx.array) -> None:
@@ -172,6 +174,8 @@ def _noting_input(own: Call) -> Call:
             notes.head = module
             if notes.instead is not None:
                 return notes.instead
+            if notes.chosen is not None:
+                x = x.reshape(-1, 1, x.shape[-1])[notes.chosen]
         return own(module, x)
 
     return call

@@ -28,6 +28,8 @@ class Rows:
         since: no row starts before that position, as far as the host knows.
         begins: which rows start at 0, where some do beside others; empty where none does.
         packing: the tokens that are computed, where not all of the rectangle are.
+        chosen: [C] int32, those of the computed tokens, in their order, whose logits are wanted;
+            None: all.
     """
 
     tokens: mx.array
@@ -43,6 +45,7 @@ class Rows:
     since: int = 0
     begins: tuple[bool, ...] = ()
     packing: TokenPacking | None = None
+    chosen: mx.array | None = None
 
     def __post_init__(self) -> None:
         if self.uniform and self.at is None:
@@ -50,6 +53,11 @@ class Rows:
             object.__setattr__(self, "at", (self.limit - width,) * count)
         if self.at:
             object.__setattr__(self, "since", min(self.at))
+
+    @property
+    def computed(self) -> int:
+        """Tokens that the pass computes."""
+        return self.tokens.size if self.packing is None else self.packing.size
 
     def span(self, *, grouped: bool = False) -> Span:
         """What a pass over all of them reads and writes."""

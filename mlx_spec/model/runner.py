@@ -22,9 +22,11 @@ from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.layout import plan
 from mlx_spec.cache.pool import KVCachePool
 from mlx_spec.config import PLAIN_CACHES, CacheOptions
+from mlx_spec.errors import UnsupportedModel
 from mlx_spec.model.as_rows import bind_as_rows
 from mlx_spec.model.attention import bind_attention
 from mlx_spec.model.attributes import quicken
+from mlx_spec.model.chosen import chooses
 from mlx_spec.model.hidden import HiddenLayers, bind_hidden, noting
 from mlx_spec.model.known_support import require
 from mlx_spec.model.materialize import materialize
@@ -111,6 +113,12 @@ class ModelRunner:
         return self._packs
 
     @cached_property
+    def chooses(self) -> bool:
+        """Whether logits of some tokens of a pass can be had without the others'
+        (``Rows.chosen``)."""
+        return not self.ranks.several and chooses(self.model, self.support)
+
+    @cached_property
     def _packed(self) -> PackedPass:
         """Its passes of that kind."""
         support = self.support
@@ -164,7 +172,8 @@ class ModelRunner:
     def forward(self, rows: Rows) -> mx.array:
         """Logits [B, N, vocabulary] of the new tokens; their K/V are written to the slots.
 
-        Of a packed pass [M, 1, vocabulary]: of its tokens, in their order.
+        Of a packed pass [M, 1, vocabulary]: of its tokens, in their order. Of chosen tokens
+        [C, 1, vocabulary].
         Whatever is raised on the way, the slots are then what they were.
         """
         before = self.pool.snapshot()
@@ -186,10 +195,17 @@ class ModelRunner:
     def _forward(self, rows: Rows) -> mx.array:
         """Through the model in its form, and what was tapped noted."""
         own = self._pass if rows.packing is None else self._packed
-        if self._tapped is None:
+        if self._tapped is None and rows.chosen is None:
             return own.forward(rows)[0]
-        with noting(self._tapped):
-            logits, self.hidden = own.forward(rows)
+        with noting(self._tapped or HiddenLayers()) as notes:
+            notes.chosen = rows.chosen
+            logits, hidden = own.forward(rows)
+        if self._tapped is not None:
+            self.hidden = hidden
+        if rows.chosen is not None and logits.shape[0] != rows.chosen.size:
+            raise UnsupportedModel(
+                f"[ModelRunner] logits {logits.shape} of {rows.chosen.size} chosen tokens"
+            )
         return logits
 
     def tap(self, wanted: HiddenLayers) -> None:
@@ -200,6 +216,11 @@ class ModelRunner:
         """
         bind_hidden(self.model, wanted)
         self._tapped = wanted
+
+    @property
+    def tapped(self) -> bool:
+        """Whether somebody wants hidden states of every pass."""
+        return self._tapped is not None
 
     def commit(self, kept: mx.array) -> None:
         """Of the last pass keep each row's first ``kept`` [B] tokens, known to the device alone.
@@ -216,8 +237,7 @@ class ModelRunner:
         """
         logits = self.forward(rows)
         self._pieces.start()
-        packing = rows.packing
-        self._fed = rows.tokens.size if packing is None else packing.size
+        self._fed = rows.computed
         self._seconds = 0.0
         return logits
 

@@ -1,29 +1,31 @@
 """How probable given continuations are: sums of log-probabilities, for a whole batch at once.
 
-What all prompts begin with is fed once, for this batch and the next ones; then their ends, in runs
-of similar length. One pass of the last tokens predicts the first token of every label; what labels
-have beyond it runs behind the prompts, one label a row at a time, over the round before: rolling
-back is assigning a length, or states that were held. It samples nothing and knows no texts.
+What all prompts begin with is read once, for this batch and the next ones; then their ends, in few
+passes of prompts that are as long. Their last tokens, the only ones whose logits are made, say how
+likely the first token of every label is. What labels have beyond it is read behind copies of the
+prompts, a label a copy, as many together as make a pass. It samples nothing and knows no texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from itertools import takewhile
-from typing import Any
 
 import mlx.core as mx
 
 from mlx_spec.cache.layer import RowState
+from mlx_spec.cache.slot_sizes import SlotSize
 from mlx_spec.errors import InvalidRequest
-from mlx_spec.model.packed_feeding import feed_packed
-from mlx_spec.model.runner import ModelRunner, Rows
-from mlx_spec.model.similar_lengths import similar_lengths
-
-Tokens = Seq[int]
+from mlx_spec.model.prompt_passes import even_runs, read_prompts
+from mlx_spec.model.runner import ModelRunner, Rows, pass_size
+from mlx_spec.pipeline.scoring.label_pass import Job, LabelPass, log_probs
+from mlx_spec.pipeline.scoring.ways import LabelPath, Tokens, ways
+from mlx_spec.row_limit import RowLimit
 
 # A beginning shorter than this costs more to copy into every row than to compute again.
 MIN_SHARED = 8
+# Tokens that copies of prompts may hold together, in passes of prompts (``step_size``).
+_COPIED = 2
 
 
 class Scorer:
@@ -39,7 +41,9 @@ class Scorer:
 
     def __init__(self, runner: ModelRunner, step_size: int = 2048) -> None:
         self.reused = 0
-        self._runner, self._step_size = runner, step_size
+        self._runner, self._most = runner, pass_size(step_size)
+        self._copied = _COPIED * step_size
+        self._limit = runner.pool.limit
         self._shared: list[int] = []
         self._shared_row = RowState()
 
@@ -57,22 +61,24 @@ class Scorer:
             InvalidRequest: an empty prompt or label, or numbers of rows that differ.
         """
         _check(prompts, labels)
-        # In order of length, so that neighbours waste little when they are padded alike.
+        # In order of length: neighbours are read together.
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         sums = self._score([prompts[row] for row in order], [labels[row] for row in order])
         return [row for _, row in sorted(zip(order, sums, strict=True))]
 
     def _score(self, prompts: list[Tokens], labels: list[Seq[Tokens]]) -> list[list[float]]:
-        pool = self._runner.pool
-        longest = max(len(label) for row in labels for label in row)
-        pool.acquire(len(prompts))
+        pool, count = self._runner.pool, len(prompts)
+        longest = len(prompts[-1]) + max(len(label) for row in labels for label in row)
+        pool.acquire(count)
         try:
-            pool.reserve(len(prompts[-1]) + longest)
-            self._feed(prompts, self._share(prompts))
-            return self._labels(prompts, labels)
+            pool.fit(SlotSize(count, count, longest), longest)
+            sums = self._begin(prompts, labels, self._share(prompts))
+            self._go_on(prompts, labels, sums)
+            return sums
         finally:
             pool.keep([])
             pool.trim()
+            pool.limit = self._limit
 
     def _share(self, prompts: list[Tokens]) -> int:
         """Fill in what all prompts begin with; return how many tokens that is."""
@@ -84,7 +90,7 @@ class Scorer:
         if known >= MIN_SHARED and known * 2 > len(shared):
             length = known  # a few more tokens in common are no reason to feed all of it again
         elif len(prompts) > 1 and len(shared) >= MIN_SHARED:
-            self._feed_run([shared], 0, 0)
+            self._feed([shared], 0)
             length = len(shared)
             self._shared, self._shared_row = shared, self._runner.pool.save(0, 0, length)
             self.reused -= length
@@ -98,70 +104,100 @@ class Scorer:
         self.reused += length * len(prompts)
         return length
 
-    def _feed(self, prompts: list[Tokens], begin: int) -> None:
-        """Write the K/V of all prompts from position ``begin`` on, but for their last tokens."""
-        lengths = [len(prompt) - begin for prompt in prompts]
-        for first, end in similar_lengths(lengths, pads=self._runner.pads):
-            self._feed_run([prompt[:-1] for prompt in prompts[first:end]], begin, first)
+    def _feed(self, prompts: Seq[Tokens], begin: int) -> None:
+        """Write the K/V of prompts from position ``begin`` on."""
+        for _ in read_prompts(self._runner, prompts, begin, self._most, speaking=False):
+            pass
 
-    def _feed_run(self, prompts: list[Tokens], begin: int, first: int) -> None:
-        """Feed rows from slot ``first`` on, in ascending order of their lengths."""
-        width = len(prompts[-1]) - begin
-        if len(prompts[0]) < len(prompts[-1]) and self._runner.packs:
-            feed_packed(self._runner, prompts, begin, first, self._step_size)
-        elif width > 0:
-            tokens = mx.array([_pad(prompt[begin:], width) for prompt in prompts], mx.int32)
-            starts = mx.full(len(prompts), begin, mx.int32)
-            lengths = [max(0, len(prompt) - begin) for prompt in prompts]
-            counts = mx.array(lengths, mx.int32) if min(lengths) < width else None
-            rows = Rows(tokens, starts, begin + width, first, uniform=True, counts=counts)
-            self._runner.feed(rows, self._step_size, wait=True)
+    def _begin(
+        self, prompts: list[Tokens], labels: list[Seq[Tokens]], begin: int
+    ) -> list[list[float]]:
+        """What the first token of each label scores, of prompts that are read from there on."""
+        if not self._runner.chooses:
+            self._feed([prompt[:-1] for prompt in prompts], begin)
+            return self._first(labels, self._runner.forward(_last_tokens(prompts)))
+        sums: list[list[float]] = [[]] * len(prompts)
+        for first, logits in read_prompts(self._runner, prompts, begin, self._most, speaking=True):
+            rows = slice(first, first + len(logits))
+            sums[rows] = self._first(labels[rows], logits)
+        return sums
 
-    def _labels(self, prompts: list[Tokens], labels: list[Seq[Tokens]]) -> list[list[float]]:
-        """Every label, behind prompts that are in the cache but for their last tokens."""
-        starts = [len(prompt) - 1 for prompt in prompts]
-        sums = self._pass(
-            [prompt[-1:] for prompt in prompts],
-            [[[label[0]] for label in row] for row in labels],
-            starts,
-        )
-        after = [start + 1 for start in starts]
+    def _first(self, labels: list[Seq[Tokens]], logits: mx.array) -> list[list[float]]:
+        """The same by the logits [n, 1, V] of the prompts' last tokens."""
+        wanted = [(place, label[0]) for place, row in enumerate(labels) for label in row]
+        values = iter(log_probs(logits, wanted))
+        return [[next(values) for _ in row] for row in labels]
+
+    def _go_on(
+        self, prompts: list[Tokens], labels: list[Seq[Tokens]], sums: list[list[float]]
+    ) -> None:
+        """Add what labels' further tokens score, behind prompts that are in the slots."""
+        own = [ways(row) for row in labels]
+        most = max(map(len, own))
+        width = max((len(way.tokens) for row in own for way in row), default=0)
+        together = self._together(len(prompts), most, width)
+        copied: list[int] = []
+        for begin in range(0, most, together):
+            jobs = [
+                (row, way)
+                for row, theirs in enumerate(own)
+                for way in theirs[begin : begin + together]
+            ]
+            rows = [row for row, _ in jobs]
+            if together == 1:  # where the prompts are; of a row without one any token
+                missing = sorted(set(range(len(prompts))).difference(rows))
+                jobs += [(row, LabelPath(list(prompts[row][-1:]), [])) for row in missing]
+                jobs.sort(key=_row)
+            elif rows != copied:
+                self._copy(len(prompts), rows)
+                copied = rows
+            slot = len(prompts) if copied else 0
+            for first, end in even_runs(0, len(jobs), lambda a, b: (b - a) * width, self._most):
+                if any(way.labels for _, way in jobs[first:end]):
+                    self._read_ways(LabelPass(prompts, labels, jobs[first:end], slot + first), sums)
+
+    def _together(self, rows: int, most: int, width: int) -> int:
+        """How many ways of each row are read at once, of ``most`` that one has."""
+        if most <= 1:
+            return 1
+        copies = min(self._most // width, self._copied // self._runner.pool.positions)
+        turns = -(-most // max(1, copies // rows))
+        return -(-most // turns)
+
+    def _copy(self, count: int, rows: list[int]) -> None:
+        """Copies of prompts, behind all of them."""
+        pool = self._runner.pool
+        pool.keep(range(count))
+        pool.limit = RowLimit(count + len(rows))
+        pool.acquire(len(rows))
+        pool.keep([*range(count), *rows])
+
+    def _read_ways(self, behind: LabelPass, sums: list[list[float]]) -> None:
+        """One pass, whose slots hold the prompts before and after."""
         # States take nothing back, and rings not what is longer than their slack.
         layers = self._runner.pool.layers
         known = [(layer, layer.arrays) for layer in layers if not layer.sliceable]
-        for turn in range(max(map(len, labels))):
-            chosen = [row[turn] if turn < len(row) else [] for row in labels]
-            if any(len(label) > 1 for label in chosen):
-                inputs = [label[:-1] for label in chosen]
-                rest = self._pass(inputs, [[label[1:]] for label in chosen], after)
-                for layer, arrays in known:
-                    layer.arrays = arrays
-                for row, (more,) in zip(sums, rest, strict=True):
-                    if turn < len(row):
-                        row[turn] += more
-        return sums
+        values = behind.read(self._runner)
+        for layer, arrays in known:
+            layer.arrays = arrays
+        for (row, number), value in zip(behind.owners, values, strict=True):
+            sums[row][number] += value
 
-    def _pass(
-        self, inputs: list[Tokens], targets: list[list[Tokens]], starts: list[int]
-    ) -> list[list[float]]:
-        """Sums of log p over each of a row's ``targets``, all read along the same ``inputs``."""
-        width = max(1, *map(len, inputs))
-        tokens = mx.array([_pad(row, width) for row in inputs], mx.int32)
-        counts = mx.array([len(row) for row in inputs], mx.int32)
-        limit, at = max(starts) + width, tuple(starts)
-        begins = tuple(start == 0 for start in starts)
-        rows = Rows(tokens, mx.array(starts, mx.int32), limit, counts=counts, at=at, begins=begins)
-        logits = self._runner.forward(rows).astype(mx.float32)  # [B, width, vocabulary]
-        log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        most = max(map(len, targets))
-        padded = [_pad(row, most, []) for row in targets]
-        wanted = mx.array([[_pad(one, width) for one in row] for row in padded], mx.int32)
-        lengths = mx.array([[len(one) for one in row] for row in padded])  # [B, most]
-        # [B, width, most]: the probability of each target's token at each place.
-        chosen = mx.take_along_axis(log_probs, wanted.swapaxes(1, 2), axis=-1)
-        mask = mx.arange(width)[:, None] < lengths[:, None]
-        sums: Any = mx.where(mask, chosen, 0.0).sum(axis=1).tolist()
-        return [row[: len(own)] for row, own in zip(sums, targets, strict=True)]
+
+def _row(job: Job) -> int:
+    return job[0]
+
+
+def _last_tokens(prompts: Seq[Tokens]) -> Rows:
+    """The pass over the last token of each prompt, the others of which are in the slots."""
+    at = tuple(len(prompt) - 1 for prompt in prompts)
+    return Rows(
+        mx.array([prompt[-1:] for prompt in prompts], mx.int32),
+        mx.array(at, mx.int32),
+        max(at) + 1,
+        at=at,
+        begins=tuple(start == 0 for start in at),
+    )
 
 
 def _common(rows: Seq[Tokens]) -> list[int]:
@@ -175,7 +211,3 @@ def _check(prompts: Seq[Tokens], labels: Seq[Seq[Tokens]]) -> None:
         raise InvalidRequest(f"[score] {len(prompts)} prompts, {len(labels)} rows of labels")
     if not all(row and all(row) for row in labels):
         raise InvalidRequest("[score] a row without labels, or an empty label")
-
-
-def _pad(items: Seq[Any], width: int, filler: Any = 0) -> list[Any]:
-    return [*items, *[filler] * (width - len(items))]
