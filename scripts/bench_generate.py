@@ -19,18 +19,20 @@ import argparse
 from functools import partial
 from typing import Any
 
-from bench_support.generation import Work, methods, timed  # loads the fast BLAS, before mlx
+from bench_support.generation import BOTH, Work, methods, prompts, timed  # BLAS before mlx
 from bench_support.other import OtherVersion
 from bench_support.pair import Pair, load_pair
 from bench_support.results import add_save, finish, table
+from bench_support.roofline import Ceiling, FixedSteps, mean_keys
 from bench_support.rounds import Series, interleave, ratio
 
 SPEED = "tokens_per_second"
+THEIRS, FIXED = "mlx-lm speculative", "ours fixed"
 Settings = argparse.Namespace
 
 
 def measure(pair: Pair, work: Work, other: OtherVersion | None, options: Settings) -> Any:
-    """Run every method once a round; series and the last notes by method."""
+    """Run every method once a round; series, and the last notes and average steps by method."""
     runs: dict[str, Any] = {
         name: partial(timed, run)
         for name, run in methods(pair, work, options.mlx_lm_draft_tokens).items()
@@ -41,13 +43,15 @@ def measure(pair: Pair, work: Work, other: OtherVersion | None, options: Setting
     wanted = options.only or [""]
     runs = {name: runs[name] for name in runs if any(word in name for word in wanted)}
     notes: dict[str, Any] = {}
+    steps: dict[str, FixedSteps | None] = {}
 
     def noted(name: str) -> dict[str, float]:
         figures = runs[name]()
-        notes[name] = figures.pop("notes")
+        notes[name], steps[name] = figures.pop("notes"), figures.pop("step", None)
         return dict(figures)
 
-    return interleave({name: partial(noted, name) for name in runs}, options.rounds), notes
+    found = interleave({name: partial(noted, name) for name in runs}, options.rounds)
+    return found, notes, steps
 
 
 def compared(results: dict[str, Series]) -> dict[str, float]:
@@ -55,15 +59,49 @@ def compared(results: dict[str, Series]) -> dict[str, float]:
     pairs = [
         ("ours plain", "mlx-lm batch_generate"),
         ("ours speculative", "ours plain"),
+        (f"ours {BOTH}", "ours plain"),
         ("ours plain", "before plain"),
         ("ours speculative", "before speculative"),
     ]
-    pairs += [("ours speculative", name) for name in results if "mlx-lm speculative" in name]
+    pairs += [("ours speculative", name) for name in results if name.startswith((THEIRS, FIXED))]
     return {
         f"{ours} / {theirs}": round(ratio(results[ours], results[theirs], SPEED), 3)
         for ours, theirs in pairs
-        if theirs in results
+        if ours in results and theirs in results
     }
+
+
+def ceiling(
+    pair: Pair, work: Work, results: dict[str, Series], steps: dict[str, FixedSteps | None]
+) -> dict[str, Any]:
+    """Ours beside mlx-lm's own speculation at its best fixed length, and what can be had of it.
+
+    *ceiling* is the best fixed length of ours if its steps took nothing but their passes, by the
+    timed costs of passes and by what was accepted.
+    """
+    theirs = {name: series.median(SPEED) for name, series in results.items() if THEIRS in name}
+    fixed = {name: step for name, step in steps.items() if FIXED in name and step is not None}
+    if not (theirs and fixed and {"ours speculative", f"ours {BOTH}"} <= results.keys()):
+        return {}
+    best = max(theirs, key=theirs.__getitem__)
+    keys = mean_keys(list(map(len, prompts(pair, work))), work.batch, work.max_tokens)
+    prices = Ceiling.of_models(pair.model, pair.draft)
+    roofs = {name: prices.speed(step, keys) for name, step in fixed.items()}
+    roof = max(roofs, key=roofs.__getitem__)
+    own = ratio(results["ours speculative"], results[best], SPEED)
+    both = ratio(results[f"ours {BOTH}"], results[best], SPEED)
+    quickest = max(fixed, key=lambda name: results[name].median(SPEED))
+    chosen = ratio(results["ours speculative"], results[quickest], SPEED)
+    found = {
+        "mlx-lm's best": f"{theirs[best]:.1f} ({best.removeprefix(THEIRS).strip()})",
+        "ours / that": f"{own:.2f}",
+        f"{BOTH} / that": f"{both:.2f}",
+        "ceiling / that": f"{roofs[roof] / theirs[best]:.2f} ({roof.removeprefix(FIXED).strip()})",
+        "reached": f"{results['ours speculative'].median(SPEED) / roofs[roof]:.2f}",
+        "ours / its best fixed": f"{chosen:.2f} ({quickest.removeprefix(FIXED).strip()})",
+    }
+    table(f"Against mlx-lm's own speculation, T={work.temp}", tuple(found), [tuple(found.values())])
+    return {**found, "ceilings": {name: round(value, 2) for name, value in roofs.items()}}
 
 
 def report(results: dict[str, Series], notes: dict[str, Any], work: Work, size: int) -> Any:
@@ -99,8 +137,10 @@ def run(vocabulary: int, options: Settings) -> list[Any]:
     for temp in options.temp:
         for batch in options.batch:
             lengths = (options.num_draft_tokens, not options.fixed)
-            work = Work(batch, temp, options.max_tokens, *lengths)
-            records.append(report(*measure(pair, work, other, options), work, size))
+            work = Work(batch, temp, options.max_tokens, *lengths, options.texts)
+            results, notes, steps = measure(pair, work, other, options)
+            record = report(results, notes, work, size)
+            records.append(record | {"ceiling": ceiling(pair, work, results, steps)})
     if other is not None:
         other.close()
     return records
@@ -124,6 +164,7 @@ def parse() -> Settings:
     parser.add_argument("--num-draft-tokens", type=int, default=8, help="our maximum")
     parser.add_argument("--fixed", action="store_true", help="always draft our maximum")
     parser.add_argument("--mlx-lm-draft-tokens", type=int, nargs="+", default=[3, 6])
+    parser.add_argument("--texts", type=int, default=4, help="prompts, at least")
     add_save(parser)
     return parser.parse_args()
 

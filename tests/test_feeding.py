@@ -14,6 +14,7 @@ from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.drafters.model import MAX_RIDE, ModelDrafter
 from mlx_spec.decoding.feeding import Feeder
+from mlx_spec.decoding.opening import MOST_TOKENS
 from mlx_spec.decoding.prompt_meter import PromptMeter
 from mlx_spec.model.runner import ModelRunner
 from mlx_spec.sequence import Sequence
@@ -96,6 +97,8 @@ def test_a_text_is_cut_at_the_same_places_in_any_traffic(
     finish(decoder)
     ends = [*range(PIECE, length - 1, PIECE), length - 1]
     expected = list(zip([0, *ends[:-1]], ends, strict=True))
+    if way is alone and length <= MOST_TOKENS:
+        expected = []  # its first step reads it
     assert cuts[row][-len(expected) :] == expected
     assert set(cuts[row]) == set(expected)
     assert row.tokens == plain_alone(target("llama"), tuple(row.prompt), row.sampling)

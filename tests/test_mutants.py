@@ -122,9 +122,9 @@ def rows_stay_after_leave(patch: Patch) -> None:
     """Per-row state is keyed by row number: nobody's moves when another row leaves."""
     right = BatchState.rearrange
 
-    def wrong(self: BatchState, order: Any, newcomers: Any) -> None:
+    def wrong(self: BatchState, order: Any, newcomers: Any, **more: Any) -> None:
         kept = self.tokens, self.lengths
-        right(self, order, newcomers)
+        right(self, order, newcomers, **more)
         count = len(order)
         if count:
             self.lengths = mx.concatenate([kept[1][:count], self.lengths[count:]])

@@ -157,9 +157,9 @@ def predecessors_rules_for_a_joiner(patch: Patch) -> None:
     """A newcomer's slot keeps what its predecessor wanted, until rows change again."""
     right = BatchState.rearrange
 
-    def rearrange(self: BatchState, order: Any, newcomers: Any) -> None:
+    def rearrange(self: BatchState, order: Any, newcomers: Any, **more: Any) -> None:
         before, rows = self.rules, len(self.sequences)
-        right(self, order, newcomers)
+        right(self, order, newcomers, **more)
         if newcomers and before and len(self.sequences) >= rows:
             self.rules = before
 
@@ -170,8 +170,8 @@ def predecessors_options_for_a_joiner(patch: Patch) -> None:
     """Whoever sits in a slot samples like the first that did."""
     right = BatchState.rearrange
 
-    def rearrange(self: BatchState, order: Any, newcomers: Any) -> None:
-        right(self, order, newcomers)
+    def rearrange(self: BatchState, order: Any, newcomers: Any, **more: Any) -> None:
+        right(self, order, newcomers, **more)
         first = self.__dict__.setdefault("_first", {})
         first.setdefault(len(self.sequences), self.sampling)
         self.sampling = first[len(self.sequences)]

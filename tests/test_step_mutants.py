@@ -140,8 +140,8 @@ def seen_runs_ahead(patch: Patch) -> None:
     """The target is said to have read the pending tokens of newcomers."""
     right = BatchState.rearrange
 
-    def planted(self: BatchState, order: Any, newcomers: Any) -> None:
-        right(self, order, newcomers)
+    def planted(self: BatchState, order: Any, newcomers: Any, **more: Any) -> None:
+        right(self, order, newcomers, **more)
         if newcomers:
             rest = mx.arange(len(self)) >= len(order)
             self.seen = mx.where(rest, self.lengths, self.seen)

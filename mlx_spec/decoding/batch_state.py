@@ -29,10 +29,11 @@ class BatchState:
         tokens: [B, C] int32, known tokens from position 0; past ``lengths`` garbage.
         lengths: [B] int32, known tokens.
         seen: [B] int32, known tokens that the target's cache holds. The others are pending and
-            open the next verify pass: one a row today, ``lengths - 1`` are seen.
+            open the next verify pass: one a row, or all of rows that begin together.
         sampling: the rows' options.
         rules: what these options do to logits; nothing where they do nothing.
         operation: what chooses tokens; None for the reference.
+        opening: whether the target has read nothing of any row: the next pass does (``opening``).
     """
 
     sequences: list[Sequence] = field(default_factory=list)
@@ -42,15 +43,22 @@ class BatchState:
     sampling: SamplingBatch = field(default_factory=lambda: SamplingBatch.of([]))
     rules: tuple[LogitsRule, ...] = ()
     operation: Sample | None = None
+    opening: bool = False
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def rearrange(self, order: Seq[int], newcomers: Seq[Sequence]) -> None:
+    def rearrange(
+        self, order: Seq[int], newcomers: Seq[Sequence], *, opening: bool = False
+    ) -> None:
         """Keep the rows ``order`` (old row numbers), then append newcomers.
 
         Only newcomers' prompts travel from the host; the other rows stay on the device.
+
+        Args:
+            opening: newcomers are all that there is, and nothing of them was read.
         """
+        self.opening = opening or (self.opening and bool(order))
         self.sequences = [self.sequences[row] for row in order] + list(newcomers)
         if not self.sequences:
             empty = BatchState()
@@ -64,7 +72,7 @@ class BatchState:
         width = max(tokens.shape[1] for tokens, _ in parts)
         self.tokens = mx.concatenate([_widen(tokens, width) for tokens, _ in parts])
         self.lengths = mx.concatenate([lengths for _, lengths in parts])
-        self.seen = self.lengths - 1
+        self.seen = mx.zeros_like(self.lengths) if self.opening else self.lengths - 1
         self.sampling = SamplingBatch.of(self.sequences, self.operation)
         self.rules = rules_of(self.sequences)
 
@@ -88,6 +96,7 @@ class BatchState:
         self.tokens = mx.put_along_axis(self.tokens, where, samples, axis=1)
         self.seen = self.lengths + accepted
         self.lengths = self.seen + 1
+        self.opening = False
 
 
 def _upload(sequences: Seq[Sequence]) -> tuple[mx.array, mx.array]:

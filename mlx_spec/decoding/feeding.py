@@ -128,6 +128,24 @@ class Feeder:
                 self._listeners.begin(sequence)
         return order
 
+    def leave_unread(self, most: int) -> bool:
+        """Let all rows be done with nothing read of them, for a first step that does; whether they
+        may: ``most`` tokens in all, and nobody has or wants anything of theirs."""
+        rows = list(self._queue)
+        short = sum(row.sequence.length for row in rows) <= most and not self._runner.unread
+        if not (short and all(map(self._untouched, rows))):
+            return False
+        for row in rows:
+            row.done = True
+            self._meter.finished(row.sequence)
+        return True
+
+    def _untouched(self, row: FedRow) -> bool:
+        """Whether nothing of a row was read, and nobody wants it read apart."""
+        sequence = row.sequence
+        own = row.seen or row.done or sequence.tokens or sequence.share is not None
+        return not (own or self._listeners.wants(sequence) or self._shared.keeps(sequence))
+
     def pass_longer(self, newcomers: int) -> list[int]:
         """Let the rows that came last pass much longer ones; the rows' old places, in new order."""
         return self._queue.pass_longer(newcomers)

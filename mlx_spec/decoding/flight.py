@@ -32,6 +32,7 @@ class StepPlan:
         reading: what the drafter reads before it drafts, described and not launched.
         known: the rows' known tokens, where no step is in flight that may add to them.
         begins: which rows have nothing in the target's caches yet; empty where none has.
+        opens: none has, and all texts are read by this step.
     """
 
     rows: list[Sequence]
@@ -41,6 +42,7 @@ class StepPlan:
     reading: Chunk | None = None
     known: tuple[int, ...] | None = None
     begins: tuple[bool, ...] = ()
+    opens: bool = False
 
 
 @dataclass
@@ -64,15 +66,16 @@ class Flight:
         sources: who guessed for each row, by name; "" where nobody did.
         computed: guesses one after the other that each drafter computed, by name; None: as many as
             the longest of its rows has.
-        tokens: that the target's pass computes, padding included.
+        tokens: that the target's pass computes, padding included; prompts' are not counted.
         first: what is launched before all else.
         keys: that its rows have, each as many as the longest: what one token a row reads.
+        unread: tokens of prompts that its pass reads, too.
         said: [B, K] float32, how sure the drafter is of each guess, where the device gave them to
             rows by that: then ``lengths`` are what each might have been given, until it is read.
         heard: the same as lists, of rows that were drafted for, once it was read.
         results: ``packed`` as lists, once it was read.
         outputs: what each row has gained, once it was emitted; None for those that are gone.
-        seconds: what it took on the device, once it was read.
+        seconds: what it took on the device, once it was read; without what prompts did.
         waited: before that the device did, in turn, while the step was described.
         clean: whether these hold no other work.
     """
@@ -91,6 +94,7 @@ class Flight:
     tokens: int = 0
     first: list[mx.array] = field(default_factory=list)
     keys: int = 0
+    unread: int = 0
     said: mx.array | None = None
     heard: list[list[float]] = field(default_factory=list)
     results: list[list[int]] = field(default_factory=list)
@@ -114,6 +118,12 @@ class Flight:
             if length:
                 passes[source] = max(length, passes.get(source, 0))
         return passes
+
+    def part_of_prompts(self) -> float:
+        """Seconds of what it took that are its prompts', by tokens; taken out of its own."""
+        part = self.seconds * self.unread / (self.unread + self.tokens)
+        self.seconds -= part
+        return part
 
     @property
     def filled(self) -> bool:
@@ -147,7 +157,7 @@ class Flight:
             [result[1] for result in self.results],
             accepted,
             self.seconds + self.waited,
-            self.clean,
+            self.clean and not self.unread,
             reading=self.reading.seconds if self.reading else 0.0,
             longest=max(self.lengths),
             sources=self.sources,

@@ -18,6 +18,7 @@ from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.feeding import Feeder
 from mlx_spec.decoding.meter import StepMeter
+from mlx_spec.decoding.opening import MOST_TOKENS, may_open
 from mlx_spec.decoding.pass_listeners import StatesListener
 from mlx_spec.decoding.prompt_logprobs import PromptScorer
 from mlx_spec.decoding.prompt_meter import TargetPromptMeter
@@ -72,7 +73,9 @@ class Members:
     @property
     def cached(self) -> list[int]:
         """Tokens that each row's slot holds, in slot order."""
-        return [sequence.length - 1 for sequence in self._state.sequences] + self.feeder.cached
+        decoding = self._state.sequences
+        held = [0 if self._state.opening else sequence.length - 1 for sequence in decoding]
+        return held + self.feeder.cached
 
     def leave(self, sequence: Sequence, *, save: bool = False) -> None:
         """Let a sequence go at the next boundary; ``save`` keeps its K/V for its return."""
@@ -134,10 +137,12 @@ class Members:
 
         Returns:
             Where rows decode, the chunk that is to be launched before their next step, as much as
-            they may wait for; where none do, what is read is computed here.
+            they may wait for; where none do, what is read is computed here, or by their first step.
         """
         fed = self.feeder.sequences
-        if not fed:
+        if not fed or self._state.opening:
+            return []
+        if not self._state.sequences and self._open():
             return []
         slots = {sequence: slot for slot, sequence in enumerate(fed, start=len(self._state))}
         chunk = None
@@ -152,12 +157,19 @@ class Members:
             self._join(done)
         return [] if chunk is None else [chunk]
 
+    def _open(self) -> bool:
+        """Have all rows begin unread, where they may."""
+        may = may_open(self._runner, self._drafter) and self.feeder.leave_unread(MOST_TOKENS)
+        if may:
+            self._join(list(self.feeder.take(in_order=True)), opening=True)
+        return may
+
     def _release(self) -> None:
         """Move rows together, copying as few as possible."""
         decoding = self._state.sequences
         if self._saving or self._keeps:
             self._drafter.settle()
-        for slot, sequence in enumerate(decoding):
+        for slot, sequence in enumerate([] if self._state.opening else decoding):
             if sequence in self._saving:
                 self._saved[sequence] = self._runner.pool.save(slot, 0, sequence.length - 1)
             elif sequence in self.leaving and sequence.finish_reason and not sequence.error:
@@ -190,11 +202,11 @@ class Members:
         decoding, order = len(self._state), self.feeder.pass_longer(len(newcomers))
         pool.keep([*range(decoding), *(decoding + place for place in order)])
 
-    def _join(self, sequences: list[Sequence]) -> None:
-        """Rows whose prompts are in the cache begin to decode."""
+    def _join(self, sequences: list[Sequence], *, opening: bool = False) -> None:
+        """Rows whose prompts are in the cache begin to decode; or all rows with nothing there."""
         for sequence in sequences:
             sequence.start()
-        self._state.rearrange(range(len(self._state)), sequences)
+        self._state.rearrange(range(len(self._state)), sequences, opening=opening)
         longest = max(sequence.length for sequence in self._state.sequences) + MARGIN
         self._state.reserve(longest)
         self._drafter.join(sequences, longest)

@@ -52,7 +52,9 @@ def plan_step(
     chunks.planned(reading)
     known = None if gains else tuple(row.length for row in rows)
     begins = tuple(row.length == 1 and row not in gains for row in rows)
-    return StepPlan(rows, lengths, shortest, longest, reading, known, begins if any(begins) else ())
+    begins = begins if any(begins) else ()
+    plan = (rows, lengths, shortest, longest, reading, known, begins, state.opening)
+    return StepPlan(*plan)
 
 
 def _covered(drafter: Drafter, lengths: list[int]) -> list[int]:

@@ -85,6 +85,10 @@ class SharedPrefixes:
         self._pool.load(slot, 0, self._cache.read(text))
         return match
 
+    def keeps(self, sequence: Sequence) -> bool:
+        """Whether a text has a beginning that may be kept, or taken over."""
+        return bool(self._keys(sequence))
+
     def place(self, sequence: Sequence) -> int | None:
         """Where a row that cannot be cut is to be copied for the next turn; None: nowhere."""
         begun = sequence.tokens and not self._begun

@@ -6,7 +6,6 @@ is launched and when the host reads. What the phases take and change is in ``Ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 
@@ -34,8 +33,10 @@ from mlx_spec.decoding.drafters.base import (
 )
 from mlx_spec.decoding.flight import Flight, StepPlan
 from mlx_spec.decoding.heard import Verified
+from mlx_spec.decoding.opening import OpeningPass
+from mlx_spec.decoding.proposal import Choice
+from mlx_spec.decoding.proposal import Proposal as Proposal
 from mlx_spec.decoding.rules import (
-    Judged,
     LogitsRule,
     RuleContext,
     apply_rules,
@@ -43,7 +44,7 @@ from mlx_spec.decoding.rules import (
     rules_of_tokens,
 )
 from mlx_spec.decoding.sampler import SamplingBatch
-from mlx_spec.decoding.watching import Chosen, Extra, Watcher, watch_all
+from mlx_spec.decoding.watching import Chosen, Watcher, watch_all
 from mlx_spec.model.ranks import Ranks
 from mlx_spec.model.runner import ModelRunner, Rows
 
@@ -76,82 +77,6 @@ class StepParts:
         state = self.state
         every = (*state.rules, *self.rules)
         return [rule for rule in every if rule.concerns(state.sequences)]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A draft to be verified.
-
-    Attributes:
-        tokens: [B, K] int32 guesses.
-        lengths: how many of them may count, for each row; K is the most.
-        counted: [B] int32, how many do: fewer where the drafter had no more to say.
-        sources: who guessed for each row, by name; "" where nobody did.
-        probabilities: [B, K, V] that they were drawn from, where the drafter tells.
-        tested: [B] int32, how many the target judges; None for those that count.
-        passes: guesses one after the other that each drafter computed, by name; None: as many as
-            the longest of its rows has.
-        packing: which tokens of [pending, draft] the target's pass is given; None for all.
-        late: rows that say nothing in this step, whatever the target says.
-        said: [B, K] float32, how sure the drafter is of each, where ``counted`` was chosen on the
-            device by that: then ``lengths`` are what rows might have been given.
-    """
-
-    tokens: mx.array
-    lengths: list[int]
-    counted: mx.array
-    sources: list[str]
-    probabilities: mx.array | None = None
-    tested: mx.array | None = None
-    passes: Mapping[str, int] | None = None
-    packing: TokenPacking | None = None
-    late: tuple[int, ...] = ()
-    said: mx.array | None = None
-
-    @property
-    def counts(self) -> mx.array | None:
-        """[B] int32 tokens that the target reads of each row; None where all read as many."""
-        packing = self.packing
-        if packing is not None and packing.told is not None:
-            return self.counted + 1
-        ragged = min(self.lengths) < self.tokens.shape[1]
-        return mx.array(self.lengths, mx.int32) + 1 if ragged else None
-
-    @property
-    def computed(self) -> int:
-        """Tokens that the target's pass takes."""
-        own = self.packing
-        return self.tokens.shape[0] * (self.tokens.shape[1] + 1) if own is None else own.size
-
-    def judged(self, by: Judged | None) -> Proposal:
-        """The same, less the guesses that a rule knows to be none, and what it has no time for."""
-        if by is None:
-            return self
-        of_rows = zip(self.lengths, by.counted, by.tested, strict=True)
-        if not by.late and all(n <= counted and n <= tested for n, counted, tested in of_rows):
-            return self
-        before = self.counted if self.tested is None else self.tested
-        return replace(
-            self,
-            counted=mx.minimum(self.counted, mx.array(by.counted, mx.int32)),
-            tested=mx.minimum(before, mx.array(by.tested, mx.int32)),
-            late=(*self.late, *by.late),
-        )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the target says.
-
-    Attributes:
-        samples: [B, K + 1] int32, its own tokens at the draft's positions and the one after.
-        accepted: [B] int32 leading draft tokens that agree, or ``NO_NUMBERS``.
-        extras: what else is to be read of it.
-    """
-
-    samples: mx.array
-    accepted: mx.array
-    extras: list[Extra] = field(default_factory=list)
 
 
 def propose(parts: StepParts, plan: StepPlan) -> Proposal:
@@ -203,6 +128,8 @@ def _packed(
     draft: Proposal, plan: StepPlan, prices: StepPrices, filled: FilledGuesses | None
 ) -> Proposal:
     """The same with the packing of its pass, if it is to have one."""
+    if plan.opens:  # what that reads is packed by itself
+        return draft if filled is None else draft.alike(filled)
     counts = [length + 1 for length in draft.lengths]
     if filled is None:
         whole = prices.packed(counts, plan.longest)
@@ -232,6 +159,9 @@ def verify(parts: StepParts, plan: StepPlan, draft: Proposal) -> mx.array:
     Of a packed pass [M, 1, V]: ``choose`` knows where they belong.
     """
     state, count = parts.state, draft.tokens.shape[1]
+    if plan.opens:
+        opening = OpeningPass.of(state, draft.tokens, draft.lengths, parts.prices.packed)
+        return opening.behind(parts.runner.forward(opening.rows))
     pending = state.pending()
     return parts.runner.forward(
         Rows(
@@ -312,10 +242,12 @@ def _sampled(
 
 def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) -> Flight:
     """Let each row's length grow by what it gained, which is all that a rollback is."""
-    parts.runner.commit(choice.accepted + 1)
+    before = parts.state.lengths - 1 if plan.opens else parts.state.seen
+    kept = choice.accepted + 1
+    parts.runner.commit(kept + before if plan.opens else kept)
     parts.drafter.verified(
         Verified(
-            parts.state.seen,
+            before,
             choice.samples,
             choice.accepted,
             parts.runner.hidden,
@@ -332,9 +264,10 @@ def commit(parts: StepParts, plan: StepPlan, draft: Proposal, choice: Choice) ->
         extras=choice.extras,
         sources=draft.sources,
         computed=draft.passes,
-        tokens=draft.computed,
+        tokens=len(plan.rows) + sum(draft.lengths) if plan.opens else draft.computed,
         # A part of a model that begins with what another sends does not depend on the draft.
         first=[draft.tokens] if parts.runner.ranks.kind == "pipeline" else [],
         keys=len(plan.rows) * plan.longest,
+        unread=sum(row.length - 1 for row in plan.rows) if plan.opens else 0,
         said=draft.said,
     )

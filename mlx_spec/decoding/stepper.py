@@ -195,10 +195,12 @@ class Stepper:
         told = self.meet((building, seconds, flight.waited, flight.clean))
         self._build_seconds, flight.seconds, flight.waited, flight.clean = told
         self._step_seconds = flight.seconds
+        if flight.unread:
+            self.meter.prompt_seconds += flight.part_of_prompts()
         for sequence, (count, _, *samples) in zip(flight.rows, flight.results, strict=True):
             if sequence in flight.gone:
                 continue
-            if not self.suspects.judge(sequence, count):
+            if not self.suspects.judge(sequence, count, unread=bool(flight.unread)):
                 flight.gone.add(sequence)  # for this once
             elif sequence.finish_reason or sequence.ends(samples[: count + 1]):
                 self.members.leave(sequence)
@@ -266,6 +268,7 @@ class Stepper:
         parts = self.parts
         return {
             "state": (parts.state.tokens, parts.state.lengths, parts.state.seen),
+            "opening": parts.state.opening,
             "target": parts.runner.pool.snapshot(),
             "drafter": parts.drafter.snapshot(),
         }
@@ -299,6 +302,7 @@ class Stepper:
         """Forget a step that was built and never launched."""
         parts = self.parts
         parts.state.tokens, parts.state.lengths, parts.state.seen = snapshot["state"]
+        parts.state.opening = snapshot["opening"]
         parts.runner.pool.restore(snapshot["target"])
         parts.drafter.restore(snapshot["drafter"])
         self.policy.forget()
@@ -309,6 +313,7 @@ class Stepper:
 
     def check(self, flight: Flight) -> None:
         """What must hold after a step was read, whatever is in flight by now."""
-        leaving, rows = self.members.leaving, self.parts.state.sequences
+        leaving, state = self.members.leaving, self.parts.state
+        rows = [] if state.opening else state.sequences
         check_lengths(flight.known, flight.rows, flight.gone | leaving)
         check_rows(self.parts.runner, rows, leaving)

@@ -5,7 +5,8 @@ with an error and the others go on. But not every NaN is the row's own: attentio
 masked the weight 0, and 0 times NaN is NaN, so a draft token that the model cannot bear spoils what
 stands before it in the same pass, and what a slot still holds from one spoils later passes. So a
 row gets a second pass, without a draft and with nothing left behind its end, and only that decides.
-A state that a pass was folded into is made again from the row's tokens.
+A state that a pass was folded into is made again from the row's tokens, and so is what a first pass
+wrote that read the prompt, too (``opening``).
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ class Suspects:
 
     def __init__(self) -> None:
         self._rows: set[Sequence] = set()
+        self._unread: set[Sequence] = set()  # of these, whose prompt that pass read
 
     def __bool__(self) -> bool:
         return bool(self._rows)
 
-    def judge(self, sequence: Sequence, count: int) -> bool:
+    def judge(self, sequence: Sequence, count: int, *, unread: bool = False) -> bool:
         """Whether a pass has a result for this row: its tokens, or that it has failed.
 
         Args:
             sequence: the row.
             count: draft tokens accepted, or ``NO_NUMBERS``.
+            unread: whether the pass read its prompt, too.
         """
         again = sequence in self._rows
         if count == NO_NUMBERS and sequence.doomed is not None:
@@ -45,6 +48,8 @@ class Suspects:
             self._rows.discard(sequence)
         elif not again:
             self._rows.add(sequence)
+            if unread:
+                self._unread.add(sequence)
             return False
         else:
             self._rows.discard(sequence)
@@ -63,11 +68,12 @@ class Suspects:
         What a token was folded into cannot be wiped: such rows are read again.
         """
         self._rows.intersection_update(state.sequences)
+        again, self._unread = self._unread & self._rows, set()
         for slot, sequence in enumerate(state.sequences if self._rows else ()):
             seen = sequence.length - 1
             if sequence in self._rows:
                 runner.pool.wipe(slot, seen)
-                if seen and runner.pool.folded():
+                if seen and (sequence in again or runner.pool.folded()):
                     tokens = mx.array([sequence.known(0, seen)], mx.int32)
                     rows = Rows(tokens, mx.zeros(1, mx.int32), seen, slot, uniform=True)
                     runner.feed(rows, AGAIN, wait=True)

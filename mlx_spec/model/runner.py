@@ -217,6 +217,11 @@ class ModelRunner:
         bind_hidden(self.model, wanted)
         self._tapped = wanted
 
+    @property
+    def tapped(self) -> bool:
+        """Whether somebody wants hidden states of every pass."""
+        return self._tapped is not None
+
     def commit(self, kept: mx.array) -> None:
         """Of the last pass keep each row's first ``kept`` [B] tokens, known to the device alone.
 

@@ -71,6 +71,7 @@ def serve(width: int, vocabulary: int, output: IO[str]) -> None:
         speculate = asked.pop("speculate")
         work = Work(**asked)
         answer = timed(lambda work=work, s=speculate: ours(pair, work, speculate=s))  # type: ignore[misc]
+        del answer["step"]
         print(json.dumps(answer), file=output, flush=True)
 
 

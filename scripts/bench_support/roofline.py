@@ -48,29 +48,38 @@ class Ceiling:
     """Prices of steps.
 
     Attributes:
-        target, head: what passes cost.
+        target, draft: what passes cost, and a guess.
     """
 
     target: PassCosts
-    head: PassCosts
+    draft: PassCosts
 
     @classmethod
     def of(cls, model: Any, head: Any) -> Ceiling:
         """As they were timed in this process, or before."""
         return cls(costs_of(model), costs_of(model, head, "head"))
 
+    @classmethod
+    def of_models(cls, model: Any, draft_model: Any) -> Ceiling:
+        """The same where a model drafts."""
+        return cls(costs_of(model), costs_of(draft_model))
+
     def seconds(self, step: FixedSteps, keys: float) -> float:
         """Of a step whose tokens read so many keys each."""
         tokens = max(1, round(step.tokens))
         verify = self.target.seconds(tokens, round(tokens * keys))
-        return verify + step.length * self.head.seconds(max(1, round(step.rows)))
+        return verify + step.length * self.draft.seconds(max(1, round(step.rows)))
+
+    def speed(self, step: FixedSteps, keys: float) -> float:
+        """Tokens per second, if steps took nothing but this."""
+        return step.gain / self.seconds(step, keys)
 
     def over_plain(
         self, plain: FixedSteps, fixed: Sequence[FixedSteps], keys: float
     ) -> Mapping[int, float]:
         """Speed over plain decoding of each fixed length, if steps took nothing but this."""
-        own = plain.gain / self.seconds(plain, keys)
-        return {step.length: step.gain / self.seconds(step, keys) / own for step in fixed}
+        own = self.speed(plain, keys)
+        return {step.length: self.speed(step, keys) / own for step in fixed}
 
 
 def mean_keys(prompts: Sequence[int], rows: int, tokens: int) -> float:

@@ -180,6 +180,12 @@ class Drafter(Protocol):
         ...
 
     @property
+    def reads_slots(self) -> bool:
+        """Whether it reads what the target's slots hold of a row, which must be all known tokens
+        but the last before it guesses."""
+        ...
+
+    @property
     def max_draft_tokens(self) -> int | None:
         """Most tokens it can propose at once; None for any number."""
         ...
@@ -281,6 +287,7 @@ class BaseDrafter:
 
     name: str = "own"
     needs_host: bool = False
+    reads_slots: bool = False
     max_draft_tokens: int | None = None
     runners: tuple[ModelRunner, ...] = ()
     watchers: tuple[Watcher, ...] = ()

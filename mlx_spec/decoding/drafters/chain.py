@@ -84,6 +84,11 @@ class ChainDrafter(BaseDrafter):
         )
 
     @property
+    def reads_slots(self) -> bool:  # type: ignore[override]
+        """Whether any of them does."""
+        return any(each.reads_slots for each in self.members)
+
+    @property
     def _using(self) -> Drafter | None:
         """The costly drafter in use."""
         return next((each for each in self.costly if each.name == self.choice.costly), None)

@@ -53,6 +53,8 @@ class HeadDrafter(BaseDrafter):
         UnsupportedModel: the head does not fit.
     """
 
+    reads_slots = True
+
     def __init__(self, head: Heads, runner: ModelRunner, most: int) -> None:
         self._slots = HeadSlots(head, runner)
         self._back = self._slots.depth - 1  # positions at which some head lacks tokens

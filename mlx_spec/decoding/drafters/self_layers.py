@@ -44,6 +44,7 @@ class SelfDrafter(BaseDrafter):
         InvalidRequest: a layer that does not exist.
     """
 
+    reads_slots = True
     # Guesses are written to a ring one by one, and must not come round to what the row sees.
     max_draft_tokens = SLACK - 2
 
