@@ -187,8 +187,11 @@ class Sequence(LifeCycle):
     @property
     def room(self) -> int:
         """The most draft tokens of its next step: one token is the target's own."""
-        most, wanted = max(0, self.remaining - 1), self.sampling.num_draft_tokens
-        return most if wanted is None else min(most, wanted)
+        # Asked for each row at each step.
+        most, wanted = self.max_new_tokens - len(self.tokens) - 1, self.sampling.num_draft_tokens
+        if wanted is not None and wanted < most:
+            return wanted
+        return most if most > 0 else 0
 
     def ends(self, tokens: Seq[int]) -> bool:
         """Whether a stop token or the limit falls among these next tokens. Changes nothing."""

@@ -3,8 +3,9 @@
     python scripts/bench_control.py
     python scripts/bench_control.py --rows 8 32 --drafts 6
 
-Medians over the steps of one run, on a simulated machine: texts that are easy (it drafts) and
-hopeless (it parks), and with a quarter of the rows about to end.
+Medians over the steps of one run, and the mean of all together, on a simulated machine: texts that
+are easy (it drafts) and hopeless (it parks), with a quarter of the rows about to end, and with a
+drafter that says how sure it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from simulated.machines import COMPUTE, DRAFTER, Machine
 
@@ -22,7 +24,6 @@ from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.fixed import FixedDraftLength
-from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Evidence
 from mlx_spec.control.shared import PairMeasurements
@@ -35,6 +36,7 @@ class Row:
     remaining: int
     evidence: Evidence | None = None
     length: int = 100
+    brings_guesses: bool = False
 
     @property
     def room(self) -> int:
@@ -42,52 +44,99 @@ class Row:
         return max(0, self.remaining - 1)
 
 
-def adaptive(machine: Machine, most: int) -> AdaptiveDrafts:
+def adaptive(machine: Machine, most: int, *, reads: bool = False) -> AdaptiveDrafts:
     """A policy that knows what steps cost."""
     prices = machine.prices()
     drafter = CostlyDraft(DRAFTER, most, prices, PairMeasurements())
-    return AdaptiveDrafts(SpeculationConfig(num_draft_tokens=most), prices, [drafter])
+    return AdaptiveDrafts(SpeculationConfig(num_draft_tokens=most), prices, [drafter], reads=reads)
 
 
-def steps(
-    policy: DraftLengthPolicy, rows: list[Row], chance: float, count: int
-) -> Iterator[tuple[float, float]]:
-    """Microseconds of choosing and of observing, step by step."""
+@dataclass
+class Took:
+    """Microseconds of one step.
+
+    Attributes:
+        choose, observe: of planning it, and of learning from it.
+        picking: of judging guesses while they are made, and of picking among them.
+    """
+
+    choose: float
+    observe: float
+    picking: float = 0.0
+
+
+class Clock:
+    """Microseconds since it was asked last."""
+
+    def __init__(self) -> None:
+        self._then = time.perf_counter()
+
+    def lap(self) -> float:
+        """And from now on."""
+        before, self._then = self._then, time.perf_counter()
+        return 1e6 * (self._then - before)
+
+
+def steps(policy: Any, rows: list[Row], chance: float, count: int) -> Iterator[Took]:
+    """What each step takes; where the policy picks, ``chance`` is that of a token being easy."""
     rng = random.Random(0)
     for _ in range(count):
-        started = time.perf_counter()
+        clock = Clock()
         lengths = policy.choose(rows)
-        chosen = time.perf_counter() - started
-        accepted = [next((i for i in range(n) if rng.random() > chance), n) for n in lengths]
-        passes, tokens = max(lengths), len(rows) + sum(lengths)
+        took, passes = Took(clock.lap(), 0.0), max(lengths)
+        easy = [[0.92 if rng.random() < chance else 0.02 for _ in range(passes)] for _ in rows]
+        if passes and getattr(policy, "picks", False):
+            clock.lap()
+            settled = policy.settle(rows, [], [True] * len(rows))
+            most, passes, took.picking = max(settled.lengths), 1, clock.lap()
+            said = [row[:1] for row in easy]
+            while passes < most and not policy.enough(rows, said):
+                took.picking += clock.lap()
+                passes += 1
+                said = [row[:passes] for row in easy]
+                clock.lap()
+            lengths = policy.pick(rows, said)
+            took.picking += clock.lap()
+        accepted = [
+            next((i for i in range(n) if rng.random() > row[i]), n)
+            for n, row in zip(lengths, easy, strict=True)
+        ]
+        tokens = len(rows) + sum(lengths)
         seconds = COMPUTE.seconds(len(rows), tokens, passes) * rng.lognormvariate(0, 0.05)
         ran = {DRAFTER: passes} if passes else {}
         report = StepReport(rows, lengths, accepted, seconds, True, tokens=tokens, passes=ran)
-        started = time.perf_counter()
+        clock.lap()
         policy.observe(report)
-        yield 1e6 * chosen, 1e6 * (time.perf_counter() - started)
+        took.observe = clock.lap()
+        yield took
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16, 32, 64])
     parser.add_argument("--drafts", type=int, nargs="+", default=[6, 8])
     parser.add_argument("--steps", type=int, default=1500)
     options = parser.parse_args()
-    print("| rows | K | policy | choose | observe |\n|---|---|---|---|---|")
+    print(
+        "| rows | K | policy | choose | observe | pick | all, mean |\n|---|---|---|---|---|---|---|"
+    )
     for count in options.rows:
         for most in options.drafts:
             for name, policy, chance, ending in (
                 ("adaptive, drafting", adaptive(COMPUTE, most), 0.8, 0),
                 ("adaptive, parked", adaptive(COMPUTE, most), 0.0, 0),
                 ("adaptive, a quarter ends", adaptive(COMPUTE, most), 0.8, count // 4),
+                ("adaptive, picking", adaptive(COMPUTE, most, reads=True), 0.6, 0),
                 ("fixed", FixedDraftLength(most), 0.8, 0),
             ):
                 rows = [Row(4 if i < ending else 10**6) for i in range(count)]
                 timed = list(steps(policy, rows, chance, options.steps))[100:]
-                choose, observe = (median(column) for column in zip(*timed, strict=True))
-                print(f"| {count} | {most} | {name} | {choose:.1f} | {observe:.1f} |")
+                columns = zip(*((t.choose, t.observe, t.picking) for t in timed), strict=True)
+                parts = [median(column) for column in columns]
+                mean = sum(t.choose + t.observe + t.picking for t in timed) / len(timed)
+                cells = " | ".join(f"{part:.1f}" for part in (*parts, mean))
+                print(f"| {count} | {most} | {name} | {cells} |")
 
 
 if __name__ == "__main__":

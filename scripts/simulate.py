@@ -27,6 +27,7 @@ from simulated.regret import (
     SHIFTS,
     STEPS,
     TEXTS,
+    Effort,
     Lost,
     batch,
     best,
@@ -34,8 +35,9 @@ from simulated.regret import (
     shifted,
     steady,
     together,
+    visits,
 )
-from simulated.texts import CATEGORIES, TOKENS, Workload, even, mixed
+from simulated.texts import CATEGORIES, TOKENS, Workload, even
 
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
@@ -43,9 +45,9 @@ from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.shared import PairMeasurements
 
-# Runs of a setting by rows: one row has more luck than many.
-RUNS = {1: 12, 4: 6, 16: 3, 64: 1}
-PICKED = {1: 4, 4: 2, 16: 1}
+# By rows.
+EFFORT = {1: Effort(12), 4: Effort(6), 16: Effort(3), 64: Effort(2), 256: Effort(1)}
+PICKED = {1: Effort(8), 4: Effort(4), 16: Effort(2), 64: Effort(1), 256: Effort(1, 100)}
 # Of plain decoding: published for a fixed depth of 3.
 PUBLISHED = {1: 2.15, 2: 1.40, 4: 1.07, 6: 1.27, 8: 1.43}
 PUBLISHED |= {10: 1.00, 12: 1.26, 16: 1.34, 24: 1.03, 32: 0.82}
@@ -85,7 +87,7 @@ def hostile(machine: Machine) -> float:
     """Of plain decoding, by a drafter that is never right, on requests of 48 tokens, the worst
     batch size."""
     shares = []
-    for rows in RUNS:
+    for rows in EFFORT:
         short = Workload(rows, lambda rng: even(0.0), tokens=lambda rng: 48)
         run = Simulation(adaptive(machine), machine, short, Conditions(seed=1)).steps(STEPS)
         shares.append(run.merit() / plain(machine, rows))
@@ -95,15 +97,14 @@ def hostile(machine: Machine) -> float:
 def regrets(machine: Machine) -> list[str]:
     """All of one machine, as a line of the table."""
     still = [
-        steady(adaptive, machine, batch(rows, chances), runs)
-        for rows, runs in RUNS.items()
+        steady(adaptive, machine, batch(rows, chances), effort)
+        for rows, effort in EFFORT.items()
         for chances in TEXTS
     ]
     moved = [
-        shifted(adaptive, machine, rows, texts, runs)
-        for rows, runs in RUNS.items()
+        shifted(adaptive, machine, rows, texts, effort)
+        for rows, effort in EFFORT.items()
         for texts in SHIFTS
-        if rows <= 16
     ]
     return [machine.name, *losses(still), *losses(moved), f"{hostile(machine):.3f}"]
 
@@ -112,8 +113,8 @@ def picks(machine: Machine) -> list[str]:
     """With a drafter that says how sure it is, whether that is heard or not."""
     cells = {
         make: [
-            picked(make, machine, rows, tokens, runs).all
-            for rows, runs in PICKED.items()
+            picked(make, machine, rows, tokens, effort).all
+            for rows, effort in PICKED.items()
             for tokens in TOKENS
         ]
         for make in (reading, adaptive)
@@ -177,12 +178,12 @@ class Mixed:
 
 
 def categories(machine: Machine, rows: int) -> Mixed:
-    """Requests of 40 to 200 tokens that come and go; ratios over four seeds."""
-    work = Workload(rows, mixed, tokens=lambda rng: rng.randint(40, 200))
+    """Requests of 40 to 200 tokens that come and go: the same ones, whoever guesses."""
+    work = visits(rows)
 
     def total(make: object) -> float:
         runs = []
-        for seed in range(4):
+        for seed in range(4 if rows <= 16 else 1):
             policy = make()  # type: ignore[operator]
             runs.append(Simulation(policy, machine, work, Conditions(seed=seed)).steps(STEPS))
         return together(runs)
@@ -217,8 +218,8 @@ def starts(machine: Machine) -> list[float]:
 def page(figures: dict[str, str]) -> str:
     """The whole report."""
     return PAGE.format(
-        runs=", ".join(map(str, RUNS.values())),
-        rows=", ".join(map(str, RUNS)),
+        runs=", ".join(str(effort.runs) for effort in EFFORT.values()),
+        rows=", ".join(map(str, EFFORT)),
         texts=", ".join("/".join(f"{chance:g}" for chance in text) for text in TEXTS),
         shifts=", ".join(f"{a:g} to {b:g}" for (a,), (b,) in SHIFTS),
         steps=STEPS,
@@ -230,6 +231,7 @@ def page(figures: dict[str, str]) -> str:
     )
 
 
+VISITED = (4, 16, 64, 256)  # rows, with texts that come and go
 # Machines are known to other processes by their places: their prices are functions.
 PACKING = [number for number, machine in enumerate(SHAPES) if machine.packs]
 
@@ -251,7 +253,7 @@ def measure(jobs: int | None) -> tuple[dict[str, str], list[Published]]:
     numbers = range(len(SHAPES))
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
         lost, heard = pool.map_async(_regrets, numbers, 1), pool.map_async(_picks, PACKING, 1)
-        both = pool.starmap(_categories, [(n, rows) for n in numbers for rows in (4, 16)], 1)
+        both = pool.starmap(_categories, [(n, rows) for n in numbers for rows in VISITED], 1)
         found = {"lost": lost.get(), "heard": heard.get()}
     m3 = [published(M3_ULTRA, rows) for rows in PUBLISHED]
     m1 = [published(M1_ULTRA, rows) for rows in (1, 2, 4, 8, 16)]

@@ -43,8 +43,12 @@ def test_a_batch_that_empties_stays_near_the_best(machine: Machine, chance: floa
     """Stops lengths of a full batch that are used for the last row, where drafts pay far more."""
     ends: Callable[[random.Random], int] = lambda rng: rng.randint(20, 200)  # noqa: E731
     work = Workload(12, lambda rng: even(chance), tokens=ends, replace=False)
-    best, plain = best_fixed(machine, work)
-    goodput = total(adaptive(machine), machine, work)
+    best = plain = goodput = 0.0
+    for seed in (11, 12, 13):  # one batch has much luck
+        hard = Conditions(seed=seed, catch_up=3.0)
+        fixed = best_fixed(machine, work, hard)
+        best, plain = best + fixed[0], plain + fixed[1]
+        goodput += total(adaptive(machine), machine, work, hard)
     assert goodput > 0.9 * best
     assert goodput > 0.97 * plain
 

@@ -24,8 +24,8 @@ from itertools import accumulate
 from operator import mul
 
 from mlx_spec.control.report import StepReport
-from mlx_spec.control.row import Row, RowEvidence, evidence_of, known_evidence
-from mlx_spec.control.shifts import PARTS, SAYS, Run
+from mlx_spec.control.row import KnownRows, Row, RowEvidence, known_evidence
+from mlx_spec.control.shifts import MEMORY, PARTS, SAYS, Run, TestedGuesses
 
 
 class AverageAcceptance:
@@ -35,6 +35,7 @@ class AverageAcceptance:
 
     Attributes:
         known: whether anything was ever tested.
+        looked: first guesses that were ever tested.
     """
 
     POSITIONS = 12  # those further on are as the last of these
@@ -54,7 +55,7 @@ class AverageAcceptance:
         # it); exchanged as one with what follows of them.
         self._evidence = ([self.USUAL[0], *none], [self.USUAL[1], *none])
         self._profile = self._made(*self._evidence)
-        self._untested = 0
+        self._untested, self.looked = 0, 0.0
         self.known = False
 
     @property
@@ -80,17 +81,21 @@ class AverageAcceptance:
         return self._untested
 
     def add(self, accepted: Seq[float], tested: Seq[float]) -> None:
-        """Count what a step tested, by position; from the second on, by rows' own chances."""
+        """Count what a step tested, by position, as far as it went; from the second on, by rows'
+        own chances."""
         with self._lock:
-            past = self._evidence
-            # A wide batch tests so much in a step that nothing later would be heard.
-            keep = min(self.MEMORY, max(0.0, 1.0 - tested[0] / self.MOST_EVIDENCE))
-            evidence = (
-                [keep * old + new for old, new in zip(past[0], accepted, strict=True)],
-                [keep * old + new for old, new in zip(past[1], tested, strict=True)],
-            )
+            past, memory, most = self._evidence, self.MEMORY, self.MOST_EVIDENCE
+            right, looked = ([memory * old for old in before] for before in past)
+            for place, (stood, new) in enumerate(zip(accepted, tested, strict=True)):
+                # A wide batch tests so much in a step that nothing later would be heard; of what
+                # it did not test it says nothing.
+                keep = min(memory, max(0.0, 1.0 - new / most))
+                right[place] = keep * past[0][place] + stood
+                looked[place] = keep * past[1][place] + new
+            evidence = right, looked
             self._evidence, self._profile = evidence, self._made(*evidence)
             self._untested, self.known = 0, True
+            self.looked += tested[0]
 
     def renew(self, accepted: float, tested: float) -> None:
         """Believe what was lately seen of first guesses, and little of what was before; positions
@@ -112,17 +117,17 @@ class AverageAcceptance:
             self._untested += 1
 
     def _made(self, accepted: Seq[float], tested: Seq[float]) -> tuple[float, ...]:
-        profile, link = [1.0], self.LINK
+        last, link, fall = 1.0, self.LINK, self.FALL
+        profile = [last]
         for right, expected in zip(accepted[1:], tested[1:], strict=True):
-            usual = self.FALL * profile[-1]
-            profile.append((right + link * usual) / (expected + link))
+            last = (right + link * (fall * last)) / (expected + link)
+            profile.append(last)
         return tuple(profile)
 
 
 class AcceptanceEstimate:
     """Chances of the rows of one decoder, as far as one drafter guesses for them."""
 
-    MEMORY = 0.93
     # Of a row's evidence while nobody is drafted for, and while others are: then trying it again
     # costs little, but so many would be tried.
     FADING, BESIDE = 0.95, 0.985
@@ -135,6 +140,7 @@ class AcceptanceEstimate:
 
     def __init__(self, average: AverageAcceptance, source: str = "") -> None:
         self.average, self._source = average, source
+        self._known = KnownRows(source)
         # Squares of what rows differ by beyond their luck, and of what they were tested.
         self._spread = [self.SPREAD_BEGINS / (self.PRIOR_TOKENS + 1), self.SPREAD_BEGINS]
         self._prior = self.PRIOR_TOKENS
@@ -147,82 +153,68 @@ class AcceptanceEstimate:
 
     def observe(self, report: StepReport) -> None:
         """Count what one step tested."""
+        records = self._known.of(report.rows)
         if report.work.length:
-            self._count(report)
+            self._count(report, records)
             return
-        for row in report.rows:
-            self._fade(known_evidence(row, self._source), self.FADING)
+        for record in records:
+            record.fade(self.FADING)
         self.average.fade()
 
-    def _count(self, report: StepReport) -> None:
-        """Row by row, and of all."""
-        source = self._source
-        profile = self.average.profile
-        positions, passed = len(profile), [0.0, *accumulate(profile)]
-        ended = [0] * (positions + 1)  # rows whose last tested position is this
-        chances = [0.0] * (positions + 1)  # theirs
-        right = [0] * (positions + 1)  # and those that were right there too
-        memory, better, worse = self.MEMORY, 0.0, 0.0
-        for row, length, accepted in zip(report.rows, report.lengths, report.accepted, strict=True):
-            tested = accepted + 1 if accepted < length else length
-            if not length:
-                self._fade(known_evidence(row, source), self.BESIDE)
-            elif tested > 0:
-                evidence = evidence_of(row, source)
-                last = min(tested, positions)
-                ended[last] += 1
-                right[last] += accepted >= last
-                chance = min(self._chance(evidence), 1.0)
-                chances[last] += chance
-                usual = passed[last] + (tested - last) * profile[-1]
-                # In line: this is the work of a step that grows with rows.
-                stood, fell, stood_worse, fell_worse = SAYS[
-                    min(int(PARTS * chance * usual / tested), PARTS - 1)
-                ]
-                wrong, rise, fall = tested - accepted, evidence.rise, evidence.fall
-                up = accepted * stood + wrong * fell
-                down = accepted * stood_worse + wrong * fell_worse
-                better += up
-                worse += down
-                if (up > 0.0 or rise.score) and rise.add(up, accepted, tested, usual):
-                    self._believe(evidence, rise)
-                elif (down > 0.0 or fall.score) and fall.add(down, accepted, tested, usual):
-                    self._believe(evidence, fall)
-                else:
-                    evidence.accepted = memory * evidence.accepted + accepted
-                    evidence.tested = memory * evidence.tested + tested
-                    evidence.usual = memory * evidence.usual + usual
-        if any(ended):
-            of_first, expected = _by_position(ended, right, chances)
-            self.average.add(of_first, expected)
+    def _count(self, report: StepReport, records: Seq[TestedGuesses]) -> None:
+        """Row by row, and of all. The work of a step that grows with rows: calls are few."""
+        average, prior, beside = self.average, self._prior, self.BESIDE
+        tally, usually = PositionTally(average.profile), prior * average.chance
+        positions, passed, chances = tally.positions, tally.passed, tally.chances
+        better = worse = 0.0
+        ended, right, says, last_part = tally.ended, tally.right, SAYS, PARTS - 1
+        for record, length, accepted in zip(records, report.lengths, report.accepted, strict=True):
+            if accepted < length:
+                tested = accepted + 1
+                if not tested:
+                    continue
+            elif length:
+                tested = length
+            else:
+                record.fade(beside)
+                continue
+            if tested <= positions:
+                last, usual = tested, passed[tested]
+            else:
+                last, usual = positions, tally.beyond(tested)
+            chance = (record.accepted + usually) / (record.usual + prior)
+            if chance > 1.0:
+                chance = 1.0
+            ended[last] += 1
+            chances[last] += chance
+            part = int(PARTS * chance * usual / tested)
+            stood, fell, stood_worse, fell_worse = says[part if part < last_part else last_part]
+            if accepted < tested:
+                up, down = accepted * stood + fell, accepted * stood_worse + fell_worse
+            else:
+                up, down = accepted * stood, accepted * stood_worse
+            if accepted >= last:
+                right[last] += 1
+            better += up
+            worse += down
+            record.add(up, down, accepted, tested, usual)
+        if any(tally.ended):
+            of_first, expected = tally.by_position()
+            average.add(of_first, expected)
             for run, said in ((self._rise, better), (self._fall, worse)):
                 if run.add(said, of_first[0], expected[0], 0.0):
-                    self._all_moved(report.rows, run)
+                    self._all_moved(records, run)
 
-    def _all_moved(self, rows: Seq[Row], run: Run) -> None:
+    def _all_moved(self, records: Seq[TestedGuesses], run: Run) -> None:
         """All texts have become others: the average has, and whoever goes with it."""
         self.average.renew(*run.believed[:2])
         up = run is self._rise
-        for row in rows:
-            evidence = known_evidence(row, self._source)
-            if evidence is not None:
-                own = evidence.rise if up else evidence.fall
-                if own.score:
-                    self._believe(evidence, own)
+        for record in records:
+            own = record.rise if up else record.fall
+            if own.score:
+                record.believe(own)
         self._rise.restart()
         self._fall.restart()
-
-    def _believe(self, evidence: RowEvidence, run: Run) -> None:
-        """What has come of a row since it began to surprise, and nothing before."""
-        evidence.accepted, evidence.tested, evidence.usual = run.believed
-        evidence.rise.restart()
-        evidence.fall.restart()
-
-    def _fade(self, evidence: RowEvidence | None, by: float) -> None:
-        if evidence is not None:
-            evidence.accepted *= by
-            evidence.tested *= by
-            evidence.usual *= by
 
     def tested(self, row: Row) -> float:
         """Weight of what was tested of a row."""
@@ -237,32 +229,35 @@ class AcceptanceEstimate:
         """For each row, how likely its 1st, 2nd, .. ``most``-th guess stands with all before it:
         the tokens that each is expected to bring.
         """
-        self._weigh(rows)
+        records = self._known.of(rows)
+        self._weigh(records)
+        prior, parts = self._prior, self.ALIKE
+        usually = prior * self.average.chance
         known: dict[int, tuple[float, ...]] = {}
         found = []
-        for row in rows:
-            chance = round(self._chance(known_evidence(row, self._source)) * self.ALIKE)
+        for record in records:
+            chance = round((record.accepted + usually) / (record.usual + prior) * parts)
             reach = known.get(chance)
             if reach is None:
-                reach = tuple(accumulate(self._profiled(chance / self.ALIKE, most), mul))
+                reach = tuple(accumulate(self._profiled(chance / parts, most), mul))
                 known[chance] = reach
             found.append(reach)
         return found
 
-    def _weigh(self, rows: Seq[Row]) -> None:
+    def _weigh(self, records: Seq[TestedGuesses]) -> None:
         """How far rows differ: the variance of their records beyond that of their luck."""
-        beyond = tested = 0.0
-        luck = 1.0 / (1.0 + self.MEMORY)  # old tokens weigh less, and less still squared
+        beyond = weight = 0.0
+        luck = 1.0 / (1.0 + MEMORY)  # old tokens weigh less, and less still squared
         chance = self.average.chance
-        for row in rows:
-            evidence = known_evidence(row, self._source)
-            if evidence is not None and evidence.tested > 1.0:
-                expected = chance * evidence.usual
-                one = expected * (1.0 - expected / evidence.tested)
-                beyond += (evidence.accepted - expected) ** 2 - luck * one
-                tested += evidence.tested * one
+        for record in records:
+            tested = record.tested
+            if tested > 1.0:
+                expected = chance * record.usual
+                one = expected * (1.0 - expected / tested)
+                beyond += (record.accepted - expected) ** 2 - luck * one
+                weight += tested * one
         keep = self.SPREAD_MEMORY
-        self._spread = [keep * self._spread[0] + beyond, keep * self._spread[1] + tested]
+        self._spread = [keep * self._spread[0] + beyond, keep * self._spread[1] + weight]
         least, most = self.LEAST_PRIOR, self.MOST_PRIOR
         share = max(self._spread[0], 0.0) / max(self._spread[1], 1.0)
         self._prior = min(max(1.0 / share - 1.0, least), most) if share > 0 else most
@@ -280,14 +275,37 @@ class AcceptanceEstimate:
         return tuple([min(chance * times, sure) for times in profile])
 
 
-def _by_position(
-    ended: Seq[int], right: Seq[int], chances: Seq[float]
-) -> tuple[list[float], list[float]]:
-    """Accepted, and tested, of each position, from where rows ended: index 0 is nobody's."""
-    accepted, tested, rows, expected = [], [], 0, 0.0
-    for place in range(len(ended) - 1, 0, -1):
-        accepted.append(float(rows + right[place]))
-        rows += ended[place]
-        expected += chances[place]
-        tested.append(expected if place > 1 else float(rows))
-    return accepted[::-1], tested[::-1]
+class PositionTally:
+    """What the rows of one step show of each position.
+
+    Args:
+        profile: as ``AverageAcceptance`` has it.
+
+    Attributes:
+        positions: that are told apart.
+        passed: by how many positions are tested, the sum of their profile.
+        ended: rows whose last tested position is this; index 0 is nobody's.
+        right, chances: of these, who were right there too, and the sum of their chances.
+    """
+
+    def __init__(self, profile: Seq[float]) -> None:
+        count = self.positions = len(profile)
+        self.passed = [0.0, *accumulate(profile)]
+        self._last = profile[-1]
+        self.ended, self.right = [0] * (count + 1), [0] * (count + 1)
+        self.chances = [0.0] * (count + 1)
+
+    def beyond(self, tested: int) -> float:
+        """``passed`` of more positions than are told apart."""
+        return self.passed[-1] + (tested - self.positions) * self._last
+
+    def by_position(self) -> tuple[list[float], list[float]]:
+        """Accepted, and tested: of the first position rows, of others what chances make of them."""
+        accepted, tested, rows, expected = [], [], 0, 0.0
+        furthest = max([place for place, rows in enumerate(self.ended) if rows])
+        for place in range(furthest, 0, -1):
+            accepted.append(float(rows + self.right[place]))
+            rows += self.ended[place]
+            expected += self.chances[place]
+            tested.append(expected if place > 1 else float(rows))
+        return accepted[::-1], tested[::-1]

@@ -8,7 +8,8 @@ speculation stops where it does not pay and returns where it does::
     drafting --- the best step with a draft promises less than a plain one ------------> parked
     parked ----- it promises more, by the hysteresis ----------------------------------> drafting
     parked ----- it was left alone for so long that a probe costs 1% of that time -----> one probe
-    parked ----- a probe came out better than was believed: on account of later ones --> another
+    parked ----- a probe came out better than was believed, or was the first:
+                 on account of later ones ---------------------------------------------> another
 
 Only acceptance is learned of users' requests; what steps cost is known before (``step_prices``).
 """
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.acceptance import AverageAcceptance
@@ -26,6 +28,7 @@ from mlx_spec.control.drafting import CostlyDraft, Prospect, keys_of
 from mlx_spec.control.ends import Ends
 from mlx_spec.control.looked_up import Computed, LookedUp, by_need
 from mlx_spec.control.offers import NOBODY, Offer, Settled
+from mlx_spec.control.probing import FIRST, find_probe
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row, cap, room_of
 from mlx_spec.control.step_prices import StepPrices
@@ -33,8 +36,7 @@ from mlx_spec.control.surest import Settling
 from mlx_spec.control.turns import Turns
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What was decided, and since when; replaced as a whole, and taken back with a dropped step.
 
     Attributes:
@@ -78,12 +80,10 @@ class AdaptiveDrafts:
     PERIOD = 8  # steps for which a decision stands at most while rows do not change
     PROBE_SHARE = 0.01  # of the time
     STAY = 0.99  # of plain decoding, that drafting may promise less before it ends
-    LEAST_LOST = 0.2  # of what a probe loses where nothing is accepted
     # How much better than believed drafts must have been for a probe to be followed by another,
     # as a logarithm, and probes on account, in intervals.
     PROMISING, ACCOUNT = 1.0, 4
     NEAR = 1.06  # times what another step promises, above which the best is surely better
-    WIDE = 1.3  # times what a probe of one row costs, that one of several may
 
     def __init__(
         self,
@@ -130,18 +130,22 @@ class AdaptiveDrafts:
         they say themselves how far they go, and :meth:`settle` cuts it.
         """
         self._before = self._standing
-        room, wakes = room_of(rows), self._lookups.wakes()
+        wakes = self._lookups.wakes()
         if self.turning:
             self.costly = self._turns.next
-            self._standing = replace(self._standing, left=0, passes=0)
+            self._standing = self._standing._replace(left=0, passes=0)
         if self.costly:
-            self._decide(rows, room)
+            self._decide(rows)
         lengths = list(self._standing.lengths) or [0] * len(rows)
-        if min(room, default=0) < max(lengths, default=0):
-            lengths = [min(n, most) for n, most in zip(lengths, room, strict=True)]
-        self.drafts = any(lengths)
+        longest = max(lengths, default=0)
+        if longest:
+            room = room_of(rows)
+            if min(room) < longest:
+                lengths = [min(n, most) for n, most in zip(lengths, room, strict=True)]
+                longest = max(lengths)
+        self.drafts = longest > 0
         if self.free and (wakes or self._asks()):
-            return cap(room, self._config.num_draft_tokens)
+            return cap(room_of(rows), self._config.num_draft_tokens)
         return lengths
 
     def forget(self) -> None:
@@ -149,34 +153,39 @@ class AdaptiveDrafts:
         self._standing = self._before
         self._lookups.forget()
 
-    def _decide(self, rows: Seq[Row], room: Seq[int]) -> None:
+    def _decide(self, rows: Seq[Row]) -> None:
         """Settle on the costly drafter's guesses for now, by what stands where nothing changed."""
-        now, idle = self._standing, self._standing.idle + 1
-        if now.left > 0 and now.rows == rows:
-            idle = 0 if now.passes else idle
-            self._standing = replace(now, left=now.left - 1, idle=idle, sure=now.sure + 1)
+        now = self._standing
+        of, lengths, passes, left, idle, age, sure, trials, filled = now
+        idle += 1
+        if left > 0 and of == rows:
+            idle = 0 if passes else idle
+            self._standing = Decision(
+                of, lengths, passes, left - 1, idle, age, sure + 1, trials, filled
+            )
             return
-        drafter, none = self._drafters[self.costly], [0] * len(rows)
+        drafter, none, room = self._drafters[self.costly], [0] * len(rows), room_of(rows)
         if not any(room):
-            self._standing = replace(now, rows=(), lengths=none, left=0)
+            self._standing = now._replace(rows=(), lengths=none, left=0)
             return
-        view = self._view = self._prospect(drafter, rows)
+        view = self._view = self._prospect(drafter, rows, room)
         needed = view.plain * (self.STAY if now.passes else 1.0 + self._config.hysteresis)
         # A few rows are soon looked at, and what has begun a moment ago at once.
         left = min(len(rows) // 4, self.PERIOD, now.age)
         if view.best.guesses and view.best.speed > needed:
             changed = self._draft(rows, room, view)
-            changed = replace(changed, left=min(left, changed.left))
+            changed = changed._replace(left=min(left, changed.left))
         elif probe := self._probe(rows, view, drafter, idle):
-            changed = probe
+            # What it is to tell is verified, however unsure the drafter is of it.
+            changed, self._view = probe, replace(view, picked=False)
         else:
             age = 0 if now.passes else now.age + 1
             changed = Decision(list(rows), none, 0, left, idle, age)
         self._standing = changed
 
-    def _prospect(self, drafter: CostlyDraft, rows: Seq[Row]) -> Prospect:
+    def _prospect(self, drafter: CostlyDraft, rows: Seq[Row], room: Seq[int]) -> Prospect:
         """What drafting promises."""
-        return drafter.prospect(rows, self._ends, picks=self.picks)
+        return drafter.prospect(rows, self._ends, picks=self._reads, room=room)
 
     def _draft(self, rows: Seq[Row], room: Seq[int], view: Prospect) -> Decision:
         """The best step with a draft, or now and then the next best: of two that promise nearly the
@@ -192,9 +201,9 @@ class AdaptiveDrafts:
         )
         if age and now.sure >= self._config.probe_interval:
             best = self._rival(view, now.trials)
-            stands = replace(stands, left=0, sure=0, trials=now.trials + 1)
+            stands = stands._replace(left=0, sure=0, trials=now.trials + 1)
         lengths = fill([row[: best.passes] for row in view.reaching], best, by_need(rows))
-        return replace(stands, lengths=lengths)
+        return stands._replace(lengths=lengths)
 
     def _rival(self, view: Prospect, trial: int) -> StepBudget:
         """A plain step or, one time in three, the best of other passes, if that promises nearly as
@@ -207,29 +216,19 @@ class AdaptiveDrafts:
     def _probe(
         self, rows: Seq[Row], view: Prospect, drafter: CostlyDraft, idle: int
     ) -> Decision | None:
-        """A guess for some rows, if the drafter was left alone for long enough to afford it, or
-        has just promised something."""
+        """A step that tells of the drafter, if it was left alone for long enough to afford that, or
+        has just promised something, or is not known at all."""
         interval = self._config.probe_interval
-        again = drafter.acceptance.surprise >= self.PROMISING and idle > -self.ACCOUNT * interval
-        if not (again or idle >= interval) or not any(view.reaching):
+        again, new = drafter.acceptance.surprise >= self.PROMISING, drafter.new
+        on_account = (again or new) and idle > -self.ACCOUNT * interval
+        if not (on_account or idle >= interval) or not any(view.reaching):
             return None
-        verify, draft = view.prices.verify, view.prices.draft
-        drafting, count = draft[1] - draft[0] - verify[0], len(rows)
-        guesses = 1 if view.prices.packs else count
-        while guesses < count and verify[guesses + 1] + drafting <= self.WIDE * (
-            verify[1] + drafting
-        ):
-            guesses += 1
-        chosen = set(drafter.strangest(rows)[:guesses])
-        # What it loses as far as is known: next to nothing where drafting nearly pays.
-        gain = sum(view.reaching[row][0] for row in chosen if view.reaching[row])
-        lost = verify[guesses] + drafting
-        lost = max(lost - gain / view.plain, self.LEAST_LOST * lost)
-        due = (lost + drafter.joins.to_read(rows)) / (self.PROBE_SHARE * verify[0])
-        if due > idle and not again:
+        probe, plain = find_probe(rows, view, drafter), view.prices.verify[0]
+        due = (probe.lost + drafter.joins.to_read(rows)) / (self.PROBE_SHARE * plain)
+        again = again or (new and probe.lost <= FIRST * plain)
+        if due > idle and not (on_account and again):
             return None
-        lengths = [int(bool(view.reaching[row]) and row in chosen) for row in range(count)]
-        return Decision(list(rows), lengths, idle=min(0, int(idle - due)))
+        return Decision(list(rows), probe.lengths, idle=min(0, int(idle - due)))
 
     def settle(self, rows: Seq[Row], offers: Seq[Offer], covered: Seq[bool]) -> Settled:
         """The best use of what was found and of what the costly drafter would guess."""

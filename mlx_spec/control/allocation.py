@@ -16,10 +16,10 @@ every budget. A model whose passes are rectangles takes every row as far as its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import truediv
+from itertools import accumulate, chain
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,13 @@ def best_budget(reaching: Seq[Seq[float]], prices: Prices, without: int = 0) -> 
     best, speed = StepBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
     each = _packed if prices.packs else _square
     pool: list[float] = []
+    even = len(set(map(len, reaching))) == 1
+    columns = list(zip(*reaching, strict=True)) if even else ()
     for passes in range(1, len(draft)):
-        column = [row[passes - 1] for row in reaching if len(row) >= passes]
+        if even:
+            column: Seq[float] = columns[passes - 1] if passes <= len(columns) else ()
+        else:
+            column = [row[passes - 1] for row in reaching if len(row) >= passes]
         # What a pass more brings at most, even if verifying it were free.
         if not column or sum(column) <= speed * (draft[passes] - draft[passes - 1]):
             break
@@ -93,7 +98,7 @@ def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> StepBudget:
     nothing of it.
     """
     rows = len(reaching)
-    pool = [chance for row in reaching for chance in row]
+    pool = list(chain.from_iterable(reaching))
     if prices.packs:
         return _packed(pool, passes, rows, prices)
     best = StepBudget(passes, 0, float(rows), prices.verify[0] + prices.draft[passes])
@@ -106,36 +111,15 @@ def spend(reaching: Seq[Seq[float]], passes: int, prices: Prices) -> StepBudget:
     return best
 
 
-def expected_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBudget:
-    """The step with the most expected tokens per second where guesses are picked once they are
-    seen: so many rows, each like one of those that were seen lately.
+def fixed_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBudget:
+    """The step with the most expected tokens per second where it is said beforehand how many
+    guesses are verified, and only whose they are once they are seen.
 
     Args:
-        usual: for each of these and each guess, how likely it stands with all before it.
+        usual: of rows as they were lately and each guess, how likely it stands with all before it;
+            batches are made of these, which all have as many guesses.
         rows: in the batch.
         prices: of steps of a model that packs.
-    """
-    share, draft = rows / len(usual), prices.draft
-    best, speed = StepBudget(0, 0, float(rows), prices.verify[0] + draft[0]), 0.0
-    pool: list[float] = []
-    for passes in range(1, len(draft)):
-        column = [row[passes - 1] for row in usual]
-        if share * sum(column) <= speed * (draft[passes] - draft[passes - 1]):
-            break
-        pool = sorted(pool + column, reverse=True)
-        sums = list(accumulate(pool, initial=0.0))
-        for guesses in range(1, min(rows * passes + 1, len(prices.verify))):
-            tokens = rows + share * sums[int(guesses / share)]
-            seconds = prices.verify[guesses] + draft[passes]
-            if tokens > speed * seconds:
-                best = StepBudget(passes, guesses, tokens, seconds)
-                speed = best.speed
-    return best
-
-
-def fixed_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBudget:
-    """The same where it is said beforehand how many guesses are verified, and only whose they are
-    once they are seen: so that each of some batches made of what was seen lately has as many.
     """
     count, draft = len(usual), prices.draft
     batches = [
@@ -161,16 +145,15 @@ def fixed_budget(usual: Seq[Seq[float]], rows: int, prices: Prices) -> StepBudge
     return best
 
 
-def worth(reaching: Seq[Seq[float]], verify: Seq[float], speed: float) -> int:
+def worth(reaching: Seq[Seq[float]], verify: Seq[float], speed: float) -> tuple[int, float]:
     """How many of these guesses are verified, the likeliest first, where time is worth so many
-    tokens per second: what the step usually brings, not what this one does.
+    tokens per second (what the step usually brings, not what this one does), and what they bring.
     """
-    pool = sorted((chance for row in reaching for chance in row), reverse=True)
-    values = [
-        tokens - speed * seconds
-        for tokens, seconds in zip(accumulate(pool, initial=0.0), verify, strict=False)
-    ]
-    return values.index(max(values))
+    pool = sorted(chain.from_iterable(reaching), reverse=True)
+    tokens = list(accumulate(pool, initial=0.0))
+    values = [gain - speed * seconds for gain, seconds in zip(tokens, verify, strict=False)]
+    guesses = values.index(max(values))
+    return guesses, tokens[guesses]
 
 
 def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:
@@ -178,10 +161,10 @@ def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBu
     pool.sort(reverse=True)
     drafting = prices.draft[passes]
     tokens = list(accumulate(pool, initial=float(rows)))
-    seconds = [verifying + drafting for verifying in prices.verify[: len(tokens)]]
-    speeds = list(map(truediv, tokens, seconds))
+    steps = zip(tokens, prices.verify, strict=False)
+    speeds = [gain / (verifying + drafting) for gain, verifying in steps]
     guesses = speeds.index(max(speeds))
-    return StepBudget(passes, guesses, tokens[guesses], seconds[guesses])
+    return StepBudget(passes, guesses, tokens[guesses], prices.verify[guesses] + drafting)
 
 
 def _square(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:
@@ -190,22 +173,26 @@ def _square(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBu
     return StepBudget(passes, rows * passes, rows + sum(pool), seconds)
 
 
-def fill(reaching: Seq[Seq[float]], budget: StepBudget, first: Seq[int]) -> list[int]:
+def fill(reaching: Seq[Seq[float]], budget: StepBudget, first: Iterable[int]) -> list[int]:
     """Guesses of each row under a budget: those that are likeliest to stand.
 
     Args:
         reaching: as for :func:`best_budget`, cut to what may be verified.
         budget: how many in all.
-        first: rows in the order in which they are served where guesses are equally likely.
+        first: rows in the order in which they are served where guesses are equally likely; asked
+            only then.
     """
-    total = sum(map(len, reaching))
-    if total <= budget.guesses:
+    guesses = budget.guesses
+    pool = sorted(chain.from_iterable(reaching), reverse=True)
+    if len(pool) <= guesses:
         return [len(row) for row in reaching]
-    if budget.guesses <= 0:
+    if guesses <= 0:
         return [0] * len(reaching)
-    least = sorted((chance for row in reaching for chance in row), reverse=True)[budget.guesses - 1]
-    lengths = [sum(chance > least for chance in row) for row in reaching]
-    left = budget.guesses - sum(lengths)
+    least = pool[guesses - 1]
+    if pool[guesses] < least:
+        return [_until(row, least) for row in reaching]
+    lengths = [_beyond(row, least) for row in reaching]
+    left = guesses - sum(lengths)
     for row in first:
         if left <= 0:
             break
@@ -213,3 +200,23 @@ def fill(reaching: Seq[Seq[float]], budget: StepBudget, first: Seq[int]) -> list
         lengths[row] += equal
         left -= equal
     return lengths
+
+
+def _until(row: Seq[float], least: float) -> int:
+    """Guesses of a row that are no less likely; chances fall along it."""
+    length = 0
+    for chance in row:
+        if chance < least:
+            break
+        length += 1
+    return length
+
+
+def _beyond(row: Seq[float], least: float) -> int:
+    """Guesses of a row that are likelier."""
+    length = 0
+    for chance in row:
+        if chance <= least:
+            break
+        length += 1
+    return length

@@ -18,18 +18,38 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 
 
+@dataclass(frozen=True)
+class Usual:
+    """Rows as they were lately.
+
+    Attributes:
+        reaching: for each of them and each guess, how likely it stands with all before it.
+        following: how likely the guess at a place stands, if those before it do: as it was where
+            somebody went so far.
+    """
+
+    reaching: list[list[float]]
+    following: list[float]
+
+
 class Confidence:
-    """Of one drafter, over all texts of a pair. Thread-safe; decoders of a pair share one."""
+    """Of one drafter, over all texts of a pair. Thread-safe; decoders of a pair share one.
+
+    Attributes:
+        heard: rows' steps of which something was said.
+    """
 
     BINS = 10
     PRIOR = 6.0  # tested tokens that the drafter's own number weighs, in each bin
     MOST = 400.0  # tested tokens of a bin that are remembered
+    MEMORY, TRUST = 0.95, 2.0  # of the past, that a row's step keeps; guesses that it weighs
     RECENT = 48  # rows' steps that stand for what is said usually
-    ENOUGH = 24  # of these, before they do
+    ENOUGH = 4  # of these, before they do
     SURE = 0.995  # nothing is likelier
     FALL = 0.85  # of a guess that was not asked for, beside the one before it
 
@@ -37,6 +57,9 @@ class Confidence:
         self._lock = threading.Lock()
         self._accepted = [0.0] * self.BINS
         self._tested = [0.0] * self.BINS
+        self._lines = self._drawn()
+        self._promised = self._kept = 0.0
+        self.heard = 0
         self._recent: deque[tuple[float, ...]] = deque(maxlen=self.RECENT)
 
     @property
@@ -46,9 +69,8 @@ class Confidence:
 
     def chance(self, said: float) -> float:
         """How likely a guess stands that the drafter thinks so probable, if those before it do."""
-        own = self._bin(said)
-        right = self._accepted[own] + self.PRIOR * said
-        return min(right / (self._tested[own] + self.PRIOR), self.SURE)
+        part, times = self._lines[self._bin(said)]
+        return min(part + times * said, self.SURE)
 
     @property
     def worth(self) -> tuple[list[float], list[float]]:
@@ -66,40 +88,70 @@ class Confidence:
         sure = self.SURE
         return list(accumulate((min(times * self.chance(one), sure) for one in said), mul))
 
-    def usual(self, most: int) -> list[list[float]]:
-        """``reaching`` of rows as they were lately, each as if it had been asked for ``most``."""
-        found = []
-        for said in tuple(self._recent):
-            chances = [self.chance(number) for number in said[:most]]
-            while len(chances) < most:
-                chances.append(self.FALL * chances[-1])
-            found.append(list(accumulate(chances, mul)))
+    @property
+    def times(self) -> float:
+        """How much oftener than by this guesses came true lately, of whatever was said: one that
+        boasts does so everywhere, and is found out before each bin was tested."""
+        return (self._kept + self.TRUST) / (self._promised + self.TRUST)
+
+    def next(self, said: Seq[float], times: Seq[float]) -> list[float]:
+        """How likely one guess of each row stands if those before it do; by row, as
+        :meth:`reaching` has them."""
+        bins, lines, sure, found = self.BINS, self._lines, self.SURE, []
+        for number, often in zip(said, times, strict=True):
+            own = int(number * bins)
+            part, slope = lines[own if 0 <= own < bins else self._bin(number)]
+            chance = part + slope * number
+            chance = often * (chance if chance < sure else sure)
+            found.append(chance if chance < sure else sure)
         return found
 
-    def following(self, guess: int) -> float:
-        """How likely the guess at that place stands, 0 the first, if those before it do: as it was
-        where somebody went so far."""
-        found = [self.chance(said[guess]) for said in tuple(self._recent) if len(said) > guess]
-        if found:
-            return sum(found) / len(found)
-        return self.FALL * self.following(guess - 1) if guess else 0.0
+    def usual(self, most: int) -> Usual:
+        """Rows as they were lately, each as if it had been asked for ``most``."""
+        chances, gone, passed, times = [], [0] * most, [0.0] * most, self.times
+        for said in tuple(self._recent):
+            own = self.next(said[:most], [times] * min(most, len(said)))
+            for place, chance in enumerate(own):
+                gone[place] += 1
+                passed[place] += chance
+            while len(own) < most:
+                own.append(self.FALL * own[-1])
+            chances.append(list(accumulate(own, mul)))
+        following: list[float] = []
+        for rows, total in zip(gone, passed, strict=True):
+            before = following[-1] if following else 0.0
+            following.append(total / rows if rows else self.FALL * before)
+        return Usual(chances, following)
 
     def say(self, said: Seq[Seq[float]]) -> None:
         """Note what was said of rows, whether verified or not."""
         with self._lock:
+            self.heard += len(said)
             self._recent.extend(tuple(row) for row in said if row)
 
-    def add(self, said: Seq[float], accepted: int) -> None:
-        """Count a row's verified guesses, of which so many stood; what follows was not tested."""
+    def add(self, rows: Seq[Seq[float]], accepted: Seq[int]) -> None:
+        """Count verified guesses of rows, of which so many stood; what follows was not tested."""
+        right, tested, most, keep_told = self._accepted, self._tested, self.MOST, self.MEMORY
         with self._lock:
-            for place, number in enumerate(said[: accepted + 1]):
-                own = self._bin(number)
-                if self._tested[own] >= self.MOST:
-                    keep = 1.0 - 1.0 / self.MOST
-                    self._accepted[own] *= keep
-                    self._tested[own] *= keep
-                self._accepted[own] += place < accepted
-                self._tested[own] += 1.0
+            for said, stood in zip(rows, accepted, strict=True):
+                promised = sum(map(self.chance, said[: stood + 1]))
+                self._promised = keep_told * self._promised + promised
+                self._kept = keep_told * self._kept + min(stood, len(said))
+                for place, number in enumerate(said[: stood + 1]):
+                    own = self._bin(number)
+                    if tested[own] >= most:
+                        keep = 1.0 - 1.0 / most
+                        right[own] *= keep
+                        tested[own] *= keep
+                    right[own] += place < stood
+                    tested[own] += 1.0
+            self._lines = self._drawn()
+
+    def _drawn(self) -> list[tuple[float, float]]:
+        """A chance is a line over what is said, for each bin."""
+        prior = self.PRIOR
+        counts = zip(self._accepted, self._tested, strict=True)
+        return [(right / (tested + prior), prior / (tested + prior)) for right, tested in counts]
 
     def _bin(self, number: float) -> int:
         return max(0, min(int(number * self.BINS), self.BINS - 1))

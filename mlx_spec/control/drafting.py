@@ -45,6 +45,11 @@ class CostlyDraft:
         """Whether little was tested of it lately."""
         return self.acceptance.average.tested < self.THIN
 
+    @property
+    def new(self) -> bool:
+        """Whether next to nothing was ever tested of it."""
+        return self.acceptance.average.looked < self.THIN
+
     def promise(self, rows: Seq[Row], ends: Ends) -> float | None:
         """The most tokens per second, None while nothing is known of it."""
         if not self.acceptance.average.known:
@@ -56,21 +61,26 @@ class CostlyDraft:
         """Rows in the order of how little was tested of them lately, the least first."""
         return sorted(range(len(rows)), key=lambda row: self.acceptance.tested(rows[row]))
 
-    def prospect(self, rows: Seq[Row], ends: Ends, *, picks: bool = False) -> Prospect:
+    def prospect(
+        self, rows: Seq[Row], ends: Ends, *, picks: bool = False, room: Seq[int] = ()
+    ) -> Prospect:
         """What is promised at best, and what plain decoding is.
 
         Args:
             rows: the batch.
             ends: what is known of how rows end.
             picks: whether guesses can be picked once they are seen.
+            room: as ``room_of`` says; asked anew where it is not given.
         """
-        room = room_of(rows)
+        room = room or room_of(rows)
         longest = self.longest(room)
         reaching: list[Seq[float]] = list(self.acceptance.reaching(rows, longest))
         if min(room, default=0) < longest:
             reaching = [row[:most] for row, most in zip(reaching, room, strict=True)]
         prices = self.prices(rows, longest)
-        pace = [1.0 + sum(row[:3]) for row in reaching]
+        alike = {id(row): row for row in reaching}  # those that are equal are mostly one
+        brings = {key: 1.0 + sum(row[:3]) for key, row in alike.items()}
+        pace = [brings[id(row)] for row in reaching]
         alone = self._prices.curve(1, 0, keys_of(rows[:1]))[0]
         weights = ends.weights(rows, pace, prices.verify[0], alone)
         reaching = weighed(reaching, weights)
@@ -84,12 +94,16 @@ class CostlyDraft:
         count, prices = len(rows), self._prices
         # New texts are read for drafts alone, whatever their length.
         reading = self.joins.seconds
-        draft = [prices.draft(self.name, count, passes) for passes in range(longest + 1)]
+        draft = prices.drafts(self.name, count, longest)
         return Prices(
             prices.curve(count, max(most, count * longest), keys_of(rows)),
             [draft[0], *(seconds + reading for seconds in draft[1:])],
             prices.packs,
         )
+
+    def risk(self, tokens: int) -> float:
+        """Seconds that verifying so many tokens may take beyond what is thought."""
+        return self._prices.risk(tokens)
 
     def observe(self, report: StepReport) -> None:
         """Learn from a step, of which ``report`` says what is this drafter's."""

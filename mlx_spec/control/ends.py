@@ -25,6 +25,7 @@ class Ends:
     # How surely the row that has most steps left is the last to end: limits are not always reached,
     # and luck differs. Too sure, it is wrong too often; too unsure, it does nothing.
     SURENESS = 6.0
+    LEAST = 0.01  # of being the last ones, that is worth a thought
     HORIZON = 256.0  # steps; of what ends later nobody knows when
 
     def __init__(self) -> None:
@@ -54,11 +55,12 @@ class Ends:
         count = len(rows)
         if count < 2:
             return None
-        steps = [max(row.remaining, 1) / gain for row, gain in zip(rows, pace, strict=True)]
+        remaining = [row.remaining for row in rows]
+        steps = [max(left, 1) / gain for left, gain in zip(remaining, pace, strict=True)]
         most, sureness = max(steps), self.SURENESS
         leaving = max(self._gone, 0.5 * count / most)
         closed = (1.0 - min(1.0, self._newcomers / leaving)) * min(1.0, self.HORIZON / most)
-        if closed <= 0.0:
+        if closed < self.LEAST:
             return None
         place = (together - alone) / (count - 1)
         last = [exp(sureness * (left / most - 1.0)) for left in steps]

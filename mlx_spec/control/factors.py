@@ -103,4 +103,7 @@ def follow(predicted: float, seconds: float, parts: Seq[tuple[Factor, float]]) -
 
 
 def _variance(parts: Seq[tuple[Factor, float]]) -> float:
-    return NOISE**2 + sum(share * share * one.variance for one, share in parts)
+    total = 0.0
+    for one, share in parts:
+        total += share * share * one.variance
+    return NOISE**2 + total

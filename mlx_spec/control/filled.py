@@ -24,10 +24,12 @@ from mlx_spec.control.row import Row, cap, room_of
 class FilledDrafts(AdaptiveDrafts):
     """``AdaptiveDrafts`` of steps that are filled on the device."""
 
-    def _prospect(self, drafter: CostlyDraft, rows: Seq[Row]) -> Prospect:
+    ENOUGH = 24  # rows' steps of which something was said, before that is planned by
+
+    def _prospect(self, drafter: CostlyDraft, rows: Seq[Row], room: Seq[int]) -> Prospect:
         """While drafting, by what was said lately, once enough was; while parked nothing is."""
-        view = super()._prospect(drafter, rows)
-        known = self.drafts and drafter.surest.confidence.known
+        view = super()._prospect(drafter, rows, room)
+        known = self.drafts and drafter.surest.confidence.heard >= self.ENOUGH
         if len(rows) < 2 or not (view.prices.packs and known):
             return view
         return replace(view, best=drafter.surest.fixed_budget(len(rows), view.prices))
@@ -36,7 +38,7 @@ class FilledDrafts(AdaptiveDrafts):
         decided, trials = super()._draft(rows, room, view), self._standing.trials
         if len(rows) < 2 or not view.prices.packs or decided.trials != trials:
             return decided  # a rival is tried as it was weighed
-        return replace(decided, filled=True)
+        return decided._replace(filled=True)
 
     def choose(self, rows: Seq[Row]) -> list[int]:
         """What each row may be given at most."""

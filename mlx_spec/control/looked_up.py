@@ -11,6 +11,7 @@ were not worth their verification, nobody is asked for a while, and steps are bu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 
@@ -128,6 +129,6 @@ def _taken(rows: Seq[Row], found: Found, budget: StepBudget, *, costly: bool) ->
     return Settled(picks, lengths, costly=costly and own)
 
 
-def by_need(rows: Seq[Row]) -> list[int]:
-    """Rows in the order of what they have yet to say, the most first."""
-    return sorted(range(len(rows)), key=lambda row: -rows[row].remaining)
+def by_need(rows: Seq[Row]) -> Iterator[int]:
+    """Rows in the order of what they have yet to say, the most first; sorted once it is asked."""
+    yield from sorted(range(len(rows)), key=lambda row: -rows[row].remaining)

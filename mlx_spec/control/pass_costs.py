@@ -87,6 +87,18 @@ class CostCurve:
         """The cheapest number of tokens, at least that many, by a margin."""
         return self._widths[tokens] if tokens < len(self._widths) else tokens
 
+    def padded(self, counts: range) -> list[float]:
+        """Seconds of the cheapest pass that has room for each of these numbers of tokens."""
+        widths, line = self._widths, self._line  # in this order: another thread may draw
+        found = [line[width] for width in widths[counts.start : counts.stop]]
+        return found + [self.seconds(tokens) for tokens in counts[len(found) :]]
+
+    def dearest(self, tokens: int) -> float:
+        """Seconds of so many at most: of a staircase nobody knows where between two points it
+        rises."""
+        above = min((point for point in self._base if point >= tokens), default=tokens)
+        return max(self.seconds(tokens), self.seconds(above))
+
     def _at(self, tokens: int) -> float:
         return self._base[tokens] * self._factors[tokens].times
 
@@ -224,6 +236,14 @@ class PassCosts:
         """
         return self._curves[1].width(tokens)
 
+    def padded(self, counts: range) -> list[float]:
+        """:meth:`usual` of the cheapest passes that have room for these numbers of tokens."""
+        return self._curves[1].padded(counts)
+
+    def dearest(self, tokens: int) -> float:
+        """:meth:`usual` of a pass over so many tokens at most, as far as points say."""
+        return self._curves[1].dearest(tokens)
+
     def cheapest(self, tokens: int, keys: int = 0) -> float:
         """Seconds of the cheapest pass that has room for so many tokens."""
         return self.seconds(self.width(tokens), keys)
@@ -248,7 +268,9 @@ class PassCosts:
         """
         tokens, keys, width = work
         with self._lock:
-            curve = self._curves[min(self._curves, key=lambda other: abs(other - width))]
+            curves = self._curves
+            near = 1 if len(curves) == 1 else min(curves, key=lambda other: abs(other - width))
+            curve = curves[near]
             plain, reading = self.usual(tokens, width=width), self.reading(keys)
             # What was never timed has one factor: a shape that nobody saw is not bent.
             own = [(curve.factor(tokens), plain)] if curve.timed else []

@@ -76,7 +76,7 @@ class StepReport:
 
     def of(self, source: str) -> StepReport:
         """What it says of one drafter's guesses; a step without any is everybody's."""
-        if not self.work.length:
+        if not self.work.length or {*self.sources} <= {source, ""}:
             return self
         own = [by == source for by in self.sources]
         lengths = [n if mine else 0 for n, mine in zip(self.lengths, own, strict=True)]

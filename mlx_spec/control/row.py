@@ -8,36 +8,27 @@ comes back. A row belongs to one decoder at a time, and only that decoder's poli
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-from mlx_spec.control.shifts import Run
+from mlx_spec.control.shifts import TestedGuesses
 
 
 @dataclass(slots=True)
-class RowEvidence:
+class RowEvidence(TestedGuesses):
     """What the steps of one row have shown of one drafter.
 
     Attributes:
-        accepted, tested: draft tokens of the row, recent ones weighing more: accepted, and really
-            looked at by the target.
-        usual: the tested ones, each weighed by how often its position stands beside the first.
-        rise, fall: what has come since guesses began to stand oftener, or more seldom, than that.
         promised, kept: of verified guesses of which the drafter said how sure it was, recent ones
             weighing more: how many were to stand by that, and how many did.
         counted: whether the rate of newcomers has the row.
         drafted: whether the row was ever drafted for, so that the drafter has read its text.
     """
 
-    accepted: float = 0.0
-    tested: float = 0.0
-    usual: float = 0.0
     promised: float = 0.0
     kept: float = 0.0
     counted: bool = False
     drafted: bool = False
-    rise: Run = field(default_factory=Run)
-    fall: Run = field(default_factory=Run)
 
 
 # Of each drafter, by name; "" where only one drafts.
@@ -89,6 +80,26 @@ def known_evidence(row: Row, source: str = "") -> RowEvidence | None:
     """The row's evidence of a drafter, if there is any."""
     evidence = row.evidence
     return None if evidence is None else evidence.get(source)
+
+
+class KnownRows:
+    """Evidence of one drafter for a batch, whose rows are mostly those of the step before.
+
+    Args:
+        source: the drafter, by name.
+    """
+
+    def __init__(self, source: str = "") -> None:
+        self._source = source
+        self._rows: list[Row] = []
+        self._own: list[RowEvidence] = []
+
+    def of(self, rows: Seq[Row]) -> list[RowEvidence]:
+        """In the order of the rows; made for those who are new."""
+        if rows != self._rows:
+            self._own = [evidence_of(row, self._source) for row in rows]
+            self._rows = list(rows)
+        return self._own
 
 
 def cap_lengths(rows: Seq[Row], length: int) -> list[int]:

@@ -15,8 +15,9 @@ This is Page's test (CUSUM, 1954) of two Bernoulli chances, on either side.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+MEMORY = 0.93  # share of the past that each step of a row keeps
 MOVED = 1.5  # logarithm of the odds, by which they have moved if they have
 PARTS = 64  # chances are told apart to one of so many
 BOUND = 6.0  # of the score: so seldom luck, as a logarithm, that it is not taken for that
@@ -58,6 +59,67 @@ class Run:
         self.tested += tested
         self.usual += usual
         return score > BOUND
+
+
+@dataclass(slots=True)
+class TestedGuesses:
+    """Guesses of one row that were tested, recent ones weighing more.
+
+    Attributes:
+        accepted, tested: draft tokens: accepted, and really looked at by the target.
+        usual: the tested ones, each weighed by how often its position stands beside the first.
+        rise, fall: what has come since guesses began to stand oftener, or more seldom, than that.
+    """
+
+    accepted: float = 0.0
+    tested: float = 0.0
+    usual: float = 0.0
+    rise: Run = field(default_factory=Run)
+    fall: Run = field(default_factory=Run)
+
+    def add(self, up: float, down: float, accepted: int, tested: int, usual: float) -> None:
+        """Count a step's guesses, and what they say for odds that have risen, and fallen.
+
+        Both runs in line (``Run.add``): this is done for each row of each step.
+        """
+        rise, fall = self.rise, self.fall
+        score = rise.score + up
+        if score > 0.0:
+            rise.score = score
+            rise.accepted += accepted
+            rise.tested += tested
+            rise.usual += usual
+            if score > BOUND:
+                self.believe(rise)
+                return
+        elif rise.score:
+            rise.restart()
+        score = fall.score + down
+        if score > 0.0:
+            fall.score = score
+            fall.accepted += accepted
+            fall.tested += tested
+            fall.usual += usual
+            if score > BOUND:
+                self.believe(fall)
+                return
+        elif fall.score:
+            fall.restart()
+        self.accepted = MEMORY * self.accepted + accepted
+        self.tested = MEMORY * self.tested + tested
+        self.usual = MEMORY * self.usual + usual
+
+    def believe(self, run: Run) -> None:
+        """What has come since it began to surprise, and nothing before."""
+        self.accepted, self.tested, self.usual = run.believed
+        self.rise.restart()
+        self.fall.restart()
+
+    def fade(self, by: float) -> None:
+        """Nothing was tested."""
+        self.accepted *= by
+        self.tested *= by
+        self.usual *= by
 
 
 def _moved(by: float) -> list[tuple[float, float]]:

@@ -58,6 +58,13 @@ class DraftPrice:
             return self.LOOKED_UP * plain
         return self.costs.usual(rows * self.first) + (passes - 1) * self.costs.usual(rows)
 
+    def line(self, rows: int, most: int, plain: float) -> list[float]:
+        """:meth:`usual` of 0, 1, ... ``most`` passes."""
+        if self.costs is None or not self.costs.known:
+            return [0.0, *[self.LOOKED_UP * plain] * most]
+        first, other = self.costs.usual(rows * self.first), self.costs.usual(rows)
+        return [0.0, *[first + more * other for more in range(most)]]
+
 
 class StepPrices:
     """Prices of steps, in seconds, and what their passes are. Thread-safe; shared by all decoders
@@ -146,22 +153,37 @@ class StepPrices:
             self._version, self._curves = self.target.version, {}
         curve = self._curves.get((rows, most))
         if curve is None:
-            usual, cheapest = self.target.usual, self.target.width
-            counts = range(rows, rows + most + 1)
+            usual, counts = self.target.usual, range(rows, rows + most + 1)
             if self.packs:
-                curve = [usual(cheapest(tokens)) for tokens in counts]
+                curve = self.target.padded(counts)
             else:
                 curve = [usual(tokens, width=self._width(tokens, rows)) for tokens in counts]
             self._curves[rows, most] = curve
         speed, row = self.target.speed.times, self.target.reading(keys)
+        if not row:
+            return [speed * seconds for seconds in curve]
         slope = row / max(rows, 1)  # each token reads the keys of its row
         return [speed * (seconds + row + slope * more) for more, seconds in enumerate(curve)]
+
+    def risk(self, tokens: int) -> float:
+        """Seconds that a pass over so many tokens may take beyond what is thought, where no point
+        near it was timed."""
+        if not self.packs:
+            return 0.0
+        return self.target.speed.times * (self.target.dearest(tokens) - self.target.usual(tokens))
 
     def draft(self, name: str, rows: int, passes: int) -> float:
         """Seconds of ``passes`` guesses one after the other for each of ``rows`` rows."""
         price = self._price(name)
         usual = price.usual(rows, passes, self.target.usual(rows))
         return self.target.speed.times * price.factor.times * usual
+
+    def drafts(self, name: str, rows: int, most: int) -> list[float]:
+        """:meth:`draft` of 0, 1, ... ``most`` guesses."""
+        price = self._price(name)
+        usual = price.line(rows, most, self.target.usual(rows))
+        times = self.target.speed.times * price.factor.times
+        return [times * seconds for seconds in usual]
 
     def observe(self, report: StepReport) -> None:
         """Learn from a step that did nothing else."""

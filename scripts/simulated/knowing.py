@@ -101,5 +101,5 @@ class Hearer(Clairvoyant):
                 for n in range(len(sure[0]) + 1)
             ]
             return [value.index(max(value))] * count
-        guesses = worth(reaching, verify, speed)
+        guesses, _ = worth(reaching, verify, speed)
         return fill(reaching, StepBudget(0, guesses, 0.0, 1.0), range(count))

@@ -92,6 +92,12 @@ class TruePrices(StepPrices):
     def draft(self, name: str, rows: int, passes: int) -> float:
         return self._machine.seconds(rows, rows, passes) - self._machine.seconds(rows, rows, 0)
 
+    def drafts(self, name: str, rows: int, most: int) -> list[float]:
+        return [self.draft(name, rows, passes) for passes in range(most + 1)]
+
+    def risk(self, tokens: int) -> float:
+        return 0.0
+
     def observe(self, report: StepReport) -> None:
         """Nothing is to be corrected."""
 

@@ -55,6 +55,18 @@ class SimulatedRow:
         chances = self.text(self.said)
         return chances[min(guess, len(chances) - 1)]
 
+    def guessed(self, length: int, luck: random.Random) -> tuple[float, int]:
+        """Of a draft: tokens that it brings on average, and how many of it stood this time."""
+        chances = self.text(self.said)
+        last, reach, brings, stood = len(chances) - 1, 1.0, 0.0, 0
+        for guess in range(length):
+            chance = chances[guess if guess < last else last]
+            reach *= chance
+            brings += reach
+            if stood == guess and luck.random() < chance:
+                stood += 1
+        return brings, stood
+
     def reaching(self, most: int) -> list[float]:
         """Of the first ``most`` guesses, each with all before it."""
         reach, found = 1.0, []
@@ -168,12 +180,14 @@ class Simulation:
         self.outliers: dict[int, float] = {}  # step -> factor on its measured time
         self._conditions = conditions
         self._random = random.Random(conditions.seed)
-        self._luck = random.Random(conditions.seed + 1)
+        self._luck, self._arrived = random.Random(conditions.seed + 1), 0
         self.rows = [self._newcomer() for _ in range(workload.rows)]
         self._ahead: Played | None = None  # the next step, if it was built
 
     def _newcomer(self) -> SimulatedRow:
-        work, rng = self.workload, self._random
+        # The same texts in the same order, whatever the policy makes of them.
+        self._arrived += 1
+        work, rng = self.workload, random.Random(f"{self._conditions.seed} {self._arrived}")
         tokens = work.tokens(rng) if work.tokens else FOREVER
         return SimulatedRow(tokens, work.text(rng), work.prompt)
 
@@ -256,9 +270,10 @@ class Simulation:
             if not row.remaining:
                 accepted.append(-1)
                 continue
-            expected += 1 + sum(row.reaching(length))
-            accepted.append(self._accept(row, length))
-            emitted += row.emit(accepted[-1] + 1)
+            brings, stood = row.guessed(length, self._luck)
+            expected += 1 + brings
+            accepted.append(stood)
+            emitted += row.emit(stood + 1)
         apart = conditions.apart or not reading
         self.policy.observe(
             StepReport(
@@ -276,12 +291,6 @@ class Simulation:
         self.run.seconds.append(seconds + reading)
         self.run.tokens.append(emitted)
         self.run.expected.append(expected)
-
-    def _accept(self, row: SimulatedRow, length: int) -> int:
-        run = 0
-        while run < length and self._luck.random() < row.chance(run):
-            run += 1
-        return run
 
     def _change_members(self) -> None:
         """Rows that ended give way to newcomers, or leave."""
