@@ -76,17 +76,23 @@ def ceiling(
 ) -> dict[str, Any]:
     """Ours beside mlx-lm's own speculation at its best fixed length, and what can be had of it.
 
-    *ceiling* is the best fixed length of ours if its steps took nothing but their passes, by the
-    timed costs of passes and by what was accepted.
+    *ceiling* is the best fixed length of ours if its steps, and plain ones, took nothing but their
+    passes, by the timed costs of passes and by what was accepted.
     """
     theirs = {name: series.median(SPEED) for name, series in results.items() if THEIRS in name}
     fixed = {name: step for name, step in steps.items() if FIXED in name and step is not None}
-    if not (theirs and fixed and {"ours speculative", f"ours {BOTH}"} <= results.keys()):
+    if not (
+        theirs and fixed and {"ours plain", "ours speculative", f"ours {BOTH}"} <= results.keys()
+    ):
         return {}
     best = max(theirs, key=theirs.__getitem__)
     keys = mean_keys(list(map(len, prompts(pair, work))), work.batch, work.max_tokens)
     prices = Ceiling.of_models(pair.model, pair.draft)
-    roofs = {name: prices.speed(step, keys) for name, step in fixed.items()}
+    plain, speed = steps["ours plain"], results["ours plain"].median(SPEED)
+    assert plain is not None
+    # Over plain decoding as it was here: the machine may have had another speed when it was timed.
+    over = prices.over_plain(plain, list(fixed.values()), keys)
+    roofs = {name: speed * over[step.length] for name, step in fixed.items()}
     roof = max(roofs, key=roofs.__getitem__)
     own = ratio(results["ours speculative"], results[best], SPEED)
     both = ratio(results[f"ours {BOTH}"], results[best], SPEED)

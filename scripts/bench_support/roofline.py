@@ -70,16 +70,12 @@ class Ceiling:
         verify = self.target.seconds(tokens, round(tokens * keys))
         return verify + step.length * self.draft.seconds(max(1, round(step.rows)))
 
-    def speed(self, step: FixedSteps, keys: float) -> float:
-        """Tokens per second, if steps took nothing but this."""
-        return step.gain / self.seconds(step, keys)
-
     def over_plain(
         self, plain: FixedSteps, fixed: Sequence[FixedSteps], keys: float
     ) -> Mapping[int, float]:
         """Speed over plain decoding of each fixed length, if steps took nothing but this."""
-        own = self.speed(plain, keys)
-        return {step.length: self.speed(step, keys) / own for step in fixed}
+        own = plain.gain / self.seconds(plain, keys)
+        return {step.length: step.gain / self.seconds(step, keys) / own for step in fixed}
 
 
 def mean_keys(prompts: Sequence[int], rows: int, tokens: int) -> float:
