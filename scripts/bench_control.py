@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from simulated.machines import COMPUTE, DRAFTER, Machine
+from simulated.machines import DRAFTER, FLAT, Machine
 
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
@@ -102,7 +102,7 @@ def steps(policy: Any, rows: list[Row], chance: float, count: int) -> Iterator[T
             for n, row in zip(lengths, easy, strict=True)
         ]
         tokens = len(rows) + sum(lengths)
-        seconds = COMPUTE.seconds(len(rows), tokens, passes) * rng.lognormvariate(0, 0.05)
+        seconds = FLAT.seconds(len(rows), tokens, passes) * rng.lognormvariate(0, 0.05)
         ran = {DRAFTER: passes} if passes else {}
         report = StepReport(rows, lengths, accepted, seconds, True, tokens=tokens, passes=ran)
         clock.lap()
@@ -124,10 +124,10 @@ def main() -> None:
     for count in options.rows:
         for most in options.drafts:
             for name, policy, chance, ending in (
-                ("adaptive, drafting", adaptive(COMPUTE, most), 0.8, 0),
-                ("adaptive, parked", adaptive(COMPUTE, most), 0.0, 0),
-                ("adaptive, a quarter ends", adaptive(COMPUTE, most), 0.8, count // 4),
-                ("adaptive, picking", adaptive(COMPUTE, most, reads=True), 0.6, 0),
+                ("adaptive, drafting", adaptive(FLAT, most), 0.8, 0),
+                ("adaptive, parked", adaptive(FLAT, most), 0.0, 0),
+                ("adaptive, a quarter ends", adaptive(FLAT, most), 0.8, count // 4),
+                ("adaptive, picking", adaptive(FLAT, most, reads=True), 0.6, 0),
                 ("fixed", FixedDraftLength(most), 0.8, 0),
             ):
                 rows = [Row(4 if i < ending else 10**6) for i in range(count)]

@@ -236,7 +236,7 @@ def test_passes_are_few_and_even() -> None:
             own = [one for one in found if one.first <= row < one.end]
             read = [place for one in own for place in range(one.begin, min(one.stop, length))]
             assert read == list(range(length))
-            assert [one.ends for one in own] == [False] * (len(own) - 1) + [True]
+            assert [row < one.first + one.ended for one in own] == [False] * (len(own) - 1) + [True]
         return [(one.first, one.end, one.begin, one.stop) for one in found]
 
     assert spans([31] * 16, 256) == [(0, 8, 0, 31), (8, 16, 0, 31)]
@@ -247,6 +247,13 @@ def test_passes_are_few_and_even() -> None:
         (3, 4, 0, 4),
         (4, 5, 0, 5),
         (4, 5, 5, 11),
+    ]
+    assert spans([10, 70, 100, 160], 120) == [
+        (0, 1, 0, 10),
+        (1, 4, 0, 40),
+        (1, 4, 40, 80),
+        (2, 4, 80, 140),
+        (3, 4, 140, 160),
     ]
     assert spans([4, 5, 90], 200, packs=False) == [(0, 2, 0, 5), (2, 3, 0, 90)]
     assert spans([4, 4, 5], 200, packs=False, pads=False) == [(0, 2, 0, 4), (2, 3, 0, 5)]

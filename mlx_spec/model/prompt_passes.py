@@ -3,7 +3,7 @@
 Neighbours in length share a pass, so that attention reads hardly more than each one's own keys.
 Models whose passes can be packed (``ModelRunner.packs``) read the tokens that there are; others
 rectangles, in which prompts of similar length alone are worth their holes. A prompt longer than a
-pass is read by itself, in equal pieces::
+pass is read in equal pieces; where passes are packed, all long ones together, by columns::
 
     lengths  2 3 3 4 11    passes of 6 tokens at most    2 3 | 3 | 4 | 5 of 11 | 6 of 11
 """
@@ -21,6 +21,8 @@ from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.model.runner import ModelRunner, Rows
 from mlx_spec.model.similar_lengths import similar_lengths
 
+_WIDE = 64  # tokens: of longer texts what attention computes above the diagonal costs too much
+
 
 @dataclass(frozen=True)
 class PromptSlice:
@@ -29,14 +31,14 @@ class PromptSlice:
     Attributes:
         first, end: rows ``first .. end - 1``.
         begin, stop: of each the tokens ``begin .. stop - 1``, or up to its end before that.
-        ends: whether it reads its rows to their ends.
+        ended: how many of its rows, the first ones, it reads to their ends.
     """
 
     first: int
     end: int
     begin: int
     stop: int
-    ends: bool
+    ended: int
 
 
 def read_prompts(
@@ -62,8 +64,8 @@ def read_prompts(
         first, end = skipped + part.first, skipped + part.end
         rows = _rows(prompts[first:end], begin + part.begin, begin + part.stop, packs=packs)
         rows = replace(rows, first=first)
-        if speaking and part.ends:
-            yield first, _read(runner, replace(rows, chosen=_last(rows)))
+        if speaking and part.ended:
+            yield first, _read(runner, replace(rows, chosen=_last(rows)[: part.ended]))
         else:
             _read(runner, rows)
 
@@ -87,14 +89,28 @@ def prompt_passes(
     def padded(first: int, end: int) -> int:
         return (end - first) * lengths[end - 1]
 
-    runs = [(0, len(lengths))] if packs else similar_lengths(lengths, pads=pads)
+    short = sum(length <= _WIDE for length in lengths) if packs else len(lengths)
+    runs = [(0, short)] if packs else similar_lengths(lengths, pads=pads)
     for begin, end in runs:
         for first, stop in even_runs(begin, end, packed if packs else padded, most):
             longest = lengths[stop - 1]
             pieces = -(-longest // most)  # more than one only of a row alone
             for piece in range(pieces):
                 at, to = (longest * part // pieces for part in (piece, piece + 1))
-                yield PromptSlice(first, stop, at, to, piece == pieces - 1)
+                yield PromptSlice(first, stop, at, to, (stop - first) * (piece == pieces - 1))
+    yield from _columns(lengths, short, most)
+
+
+def _columns(lengths: Seq[int], first: int, most: int) -> Iterator[PromptSlice]:
+    """Rows from ``first`` on, all together: a few columns of each read only the keys before them,
+    where a whole text at once would have attention compute what its mask then hides."""
+    begin = 0
+    while first < len(lengths):
+        stop = max(begin + 1, begin + most // (len(lengths) - first))
+        stop = min(stop, lengths[-1])
+        ended = sum(length <= stop for length in lengths[first:])
+        yield PromptSlice(first, len(lengths), begin, stop, ended)
+        first, begin = first + ended, stop
 
 
 def even_runs(

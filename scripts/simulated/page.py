@@ -14,15 +14,15 @@ noise afterwards), and texts of which it knows nothing.
 prices. A setting is played {runs} times with {rows} rows, other luck each time (whose guesses
 stood, how long steps took), and counts as one: all expected tokens over all seconds. Tokens are
 those that a step says on average and seconds those without noise, so luck moves only what the
-policy made of it. `tests/test_draft_regret.py` holds settings of up to 16 rows to 3%, over all
-steps and from the 30th on, and to 8% after a shift, in other runs. Single runs that lose more are
+policy made of it. `tests/test_draft_regret.py` holds settings to 3%, over all steps and from the
+30th on, and to 8% after a shift, in other runs. Single runs that lose more are
 mostly ties: two steps promise nearly the same, and the noise of a step hides which is better.
 
 ## Regret
 
 Chances that a guess stands {texts}; {steps} steps, at most {most} guesses a row. Percent, mean
 over settings (worst setting), and the run that lost most. The shift: after {before} steps all
-texts change ({shifts}), and {steps} steps follow; with up to 16 rows. The last
+texts change ({shifts}), and {steps} steps follow. The last
 column is a drafter that is never right, over plain decoding, on requests of 48 tokens, the worst
 batch size.
 
@@ -36,8 +36,7 @@ Each token has its own chance, and the drafter says it: {tokens}. It is
 said once a guess is made. *The
 best* hears it too, knows its distribution and all prices from the beginning, and how bold to be by
 trying. Percent that is lost against it, mean over settings (worst): by the policy that hears the
-drafter, and by one that goes by averages. Where every token costs nearly as much as the first
-(linear) hearing gains nothing yet.
+drafter, and by one that goes by averages.
 
 {picked}
 
