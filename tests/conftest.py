@@ -166,8 +166,8 @@ def passes_cost_little() -> Iterator[None]:
     OWN.append(own_report)
 
     class LittlePrice(DraftPrice):
-        def usual(self, rows: int, passes: int, plain: float) -> float:
-            return super().usual(rows, passes, plain) / 50
+        def line(self, rows: int, most: int, plain: float) -> list[float]:
+            return [seconds / 50 for seconds in super().line(rows, most, plain)]
 
     def report(flight: Flight, accepted: list[int]) -> StepReport:
         said = own_report(flight, accepted)

@@ -14,7 +14,6 @@ import pytest
 
 from mlx_spec import BatchingConfig, GenerationResult, SpeculationConfig, batch_generate
 from mlx_spec.control.adaptive import AdaptiveDrafts
-from mlx_spec.control.step_prices import StepPrices
 from mlx_spec.control.surest import Settling, Surest
 from mlx_spec.decoding.drafters.chain import Hearing
 from mlx_spec.decoding.stepper import Stepper
@@ -65,17 +64,6 @@ def run(model: Any, draft: Any, **options: Any) -> list[GenerationResult]:
     return made.results
 
 
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guesses that cost what a head's do: a draft model as large as the target seldom pays."""
-
-    def drafts(prices: StepPrices, name: str, rows: int, most: int) -> list[float]:
-        return [0.03 * passes * prices.target.seconds(rows) for passes in range(most + 1)]
-
-    monkeypatch.setattr(StepPrices, "drafts", drafts)
-
-
-@pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_what_is_said_is_said_of_that_token_of_that_row(
     temperature: float, monkeypatch: pytest.MonkeyPatch
@@ -101,7 +89,6 @@ def test_what_is_said_is_said_of_that_token_of_that_row(
     assert compared > 40
 
 
-@pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_fewer_are_verified_than_are_guessed_and_nothing_changes(
     family: str, monkeypatch: pytest.MonkeyPatch

@@ -52,11 +52,7 @@ class DraftPrice:
 
     def usual(self, rows: int, passes: int, plain: float) -> float:
         """Seconds at the usual speed, before what steps have said; ``plain`` of a plain pass."""
-        if passes <= 0:
-            return 0.0
-        if self.costs is None or not self.costs.known:
-            return self.LOOKED_UP * plain
-        return self.costs.usual(rows * self.first) + (passes - 1) * self.costs.usual(rows)
+        return self.line(rows, max(0, passes), plain)[-1]
 
     def line(self, rows: int, most: int, plain: float) -> list[float]:
         """:meth:`usual` of 0, 1, ... ``most`` passes."""
