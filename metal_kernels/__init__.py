@@ -24,6 +24,7 @@ from metal_kernels._runtime import Operation, available, use
 from metal_kernels.attention import Attention, attention
 from metal_kernels.attention_inputs import Lengths
 from metal_kernels.attention_plan import AttentionConfig, MemoryEstimate
+from metal_kernels.lead import leads
 from metal_kernels.rms_norm import add_rms_norm, rms_norm
 from metal_kernels.rope import norm_rope, rope
 from metal_kernels.sample import Sampled, sample
@@ -43,6 +44,7 @@ __all__ = [
     "add_rms_norm",
     "attention",
     "available",
+    "leads",
     "norm_rope",
     "probabilities",
     "rms_norm",

@@ -6,7 +6,6 @@ As on a GPU, whose steps are built ahead: nothing of a draft is read before its 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import exp
 from typing import Any
 
 import pytest
@@ -33,6 +32,7 @@ from tests.filled_runs import (
     reports_of,
     said,
 )
+from tests.leading import lead_alone
 from tests.models import make_model
 from tests.preemption import preempt, serve
 from tests.scenario import noisy_draft, run_jobs, target, wrong_rows
@@ -145,12 +145,14 @@ class Generated:
 
     Attributes:
         results, stats: of the call.
-        words: of guesses that stood, what the draft said of each and what the target says of it.
+        words: of guesses that stood, what the draft said of each and what it says alone.
     """
+
+    ENOUGH = 60  # words that are looked at
 
     def __init__(self, model: Any, draft: Any, kind: str | None = None, **options: Any) -> None:
         self.words: list[tuple[float, float]] = []
-        self._known: dict[Any, int] = {}
+        self._known, self._draft = dict[Any, int](), draft
         own = FilledDrafts.observe
 
         def observe(policy: FilledDrafts, report: StepReport) -> None:
@@ -176,10 +178,14 @@ class Generated:
     def _hear(self, report: StepReport) -> None:
         rows: Any = report.rows
         for row, words, count in zip(rows, report.said, report.accepted, strict=False):
-            said = row.logprobs[self._known.get(row, 0) :]
-            for word, one in zip(words[: max(count, 0)], said, strict=False):
-                self.words.append((word, exp(one.logprob)))
-        self._known |= {row: len(row.tokens) for row in rows}
+            known, first = row.known(0, row.length), self._known.get(row, len(row.prompt))
+            for place, word in enumerate(words[: max(count, 0)]):
+                at = first + place
+                if at < len(known) and len(self.words) < self.ENOUGH:
+                    temperature = row.sampling.temperature
+                    lead = lead_alone(self._draft, known[:at], known[at], row.seed, temperature)
+                    self.words.append((word, lead))
+        self._known |= {row: row.length for row in rows}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -187,7 +193,7 @@ def test_what_is_said_is_said_of_that_token_of_that_row(temperature: float) -> N
     """The draft is the target, so that what it says of a guess is what the target says of that
     token: a number of another row or position shows."""
     model, same = (make_model("llama", seed=4) for _ in range(2))
-    options: dict[str, Any] = {"temperature": temperature, "seed": 5, "logprobs": True}
+    options: dict[str, Any] = {"temperature": temperature, "seed": 5}
     made = Generated(model, same, "ngram+model", **options)
     assert len(made.words) > 30
     assert [word for word, _ in made.words] == pytest.approx(

@@ -69,8 +69,8 @@ class DraftContext:
             they gain is known when the host has read the step; empty where there are none.
         drawn: where the distributions of the guesses are asked for (``Draft.probabilities``), takes
             them as they are drawn; else None.
-        sure: where it is asked how sure the drafter is, takes [B, 1] float32 for each guess, how
-            probable it thinks it; else None.
+        sure: where it is asked how sure the drafter is, takes [B, 1] float32 for each guess: how
+            far it leads what else it might have guessed (``metal_kernels.leads``); else None.
     """
 
     sequences: Seq[Sequence]
@@ -103,7 +103,7 @@ class FilledGuesses:
     """That the device says whose the verified guesses of a draft are (``Draft.counts``).
 
     Attributes:
-        said: [B, K] float32, how probable the drafter thinks each guess.
+        said: [B, K] float32, how sure the drafter is of each guess.
         guesses: that are verified in all.
     """
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+import metal_kernels
 from mlx_spec.decoding.drafters.base import DraftContext
 from mlx_spec.decoding.rules import RuleContext, apply_rules
 
@@ -47,14 +48,8 @@ class Guessing:
             context.drawn.add(sampling.probabilities(logits, positions))
         tokens = sampling.choose(logits, positions)
         if context.sure is not None:
-            context.sure.add(probable(logits, tokens))
+            context.sure.add(metal_kernels.leads(logits, positions, sampling.rows, tokens))
         return tokens
-
-
-def probable(logits: mx.array, tokens: mx.array) -> mx.array:
-    """[B, N] float32: the probabilities of tokens [B, N] by logits [B, N, V], unfiltered."""
-    own = mx.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    return mx.exp((own - mx.logsumexp(logits, axis=-1)).astype(mx.float32))
 
 
 def known_at(context: DraftContext, beyond: int) -> tuple[int, ...] | None:

@@ -31,8 +31,9 @@ from weakref import WeakKeyDictionary
 
 import mlx.core as mx
 
+import metal_kernels
 from mlx_spec.decoding.drafters.base import BaseDrafter, Draft, DraftContext, Trial
-from mlx_spec.decoding.drafters.choosing import Guessing, probable
+from mlx_spec.decoding.drafters.choosing import Guessing
 from mlx_spec.decoding.drafters.pairs import Pairs, shifted
 from mlx_spec.decoding.heard import Fed, Verified
 from mlx_spec.model.heads.head import Heads
@@ -186,7 +187,8 @@ class HeadDrafter(BaseDrafter):
         if not asked and len(context.sampling.rows.greedy) == len(logits):
             own = mx.argmax(logits, axis=-1)
             if context.sure is not None:
-                context.sure.add(probable(logits, own))
+                positions = context.lengths[:, None] + len(draft)
+                context.sure.add(metal_kernels.leads(logits, positions, context.sampling.rows, own))
             return tokens[own]
         everywhere = mx.full((*logits.shape[:2], context.vocabulary), -mx.inf, logits.dtype)
         places = mx.broadcast_to(tokens, logits.shape)
