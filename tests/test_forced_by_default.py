@@ -15,10 +15,10 @@ from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig, Structure
 from mlx_spec.control.ration import Ration
 from mlx_spec.decoding.drafters.none import NoDraft
-from mlx_spec.decoding.prices import PassTimer
 from mlx_spec.decoding.rules.base import LogitsRule
 from mlx_spec.decoding.rules.grammar import GrammarRule
 from mlx_spec.decoding.rules.processors import Processors
+from mlx_spec.model.pass_timing import PassTimer
 from mlx_spec.sequence import Sequence
 from mlx_spec.structured.compiler import guide_of
 from tests.scenario import target
