@@ -64,6 +64,13 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def heard(number: int) -> None:
+    """Note a press that came to somebody else, who raises ``KeyboardInterrupt`` for it."""
+    _Presses.count += 1
+    _Presses.unanswered = True
+    _Presses.terminated |= number == signal.SIGTERM
+
+
 def answered() -> None:
     """A press was heard: what runs is being ended in order."""
     _Presses.unanswered = False
@@ -139,9 +146,7 @@ def held() -> Iterator[None]:
 
 
 def _press(number: int, _frame: Any) -> None:
-    _Presses.count += 1
-    _Presses.unanswered = True
-    _Presses.terminated |= number == signal.SIGTERM
+    heard(number)
     if _Presses.count > 1:  # it takes long to end in order: the next press does not wait for that
         for one in _Presses.taken:
             signal.signal(one, signal.SIG_DFL)

@@ -14,6 +14,7 @@ from mlx_spec.batching.engine import Engine
 from mlx_spec.cache.packing import TokenPacking
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig, Structure
 from mlx_spec.control.ration import Ration
+from mlx_spec.decoding import members
 from mlx_spec.decoding.drafters.none import NoDraft
 from mlx_spec.decoding.rules.base import LogitsRule
 from mlx_spec.decoding.rules.grammar import GrammarRule
@@ -117,8 +118,10 @@ def test_forced_tokens_are_drafted_by_default() -> None:
     assert sum(row.steps for row in own) < 0.7 * sum(len(row.tokens) for row in own)
 
 
-def test_nobody_s_pass_is_wider_for_it() -> None:
-    """A pass holds each row's token and the guesses there are, and so does what is sampled."""
+def test_nobody_s_pass_is_wider_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass holds each row's token and the guesses there are, and so does what is sampled. (A first
+    step that reads prompts, too, chooses as in a rectangle: there is none here.)"""
+    monkeypatch.setattr(members, "MOST_TOKENS", 0)
     engine, made = engine_of(), rows()
     chosen: list[int] = []
     state = engine.decoder._state

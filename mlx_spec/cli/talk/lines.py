@@ -6,12 +6,16 @@ to the next ``"""``; with a keyboard also by Alt-Enter, and what is pasted is on
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlx_spec import interrupts
 from mlx_spec.cli.notes import note
 
 QUOTES = '"""'
@@ -94,10 +98,29 @@ class Keyboard:
 
     def ask(self) -> str | None:
         """The next message; None for Ctrl-D."""
+        before = signal.getsignal(signal.SIGTERM)
         try:
-            return whole(self._session.prompt("> "))
+            return whole(self._session.prompt("> ", pre_run=self._hear_sigterm))
         except EOFError:
             return None
+        finally:
+            # A loop that has ended leaves it as no program has it.
+            if signal.getsignal(signal.SIGTERM) != before:
+                signal.signal(signal.SIGTERM, before)
+
+    def _hear_sigterm(self) -> None:
+        """Let the prompt's own loop hear it: raised in the middle of what is drawn, it would leave
+        the terminal as that was."""
+        app = self._session.app
+
+        def end() -> None:
+            interrupts.heard(signal.SIGTERM)
+            if app.is_running and not app.is_done:
+                app.exit(exception=KeyboardInterrupt())
+
+        if callable(signal.getsignal(signal.SIGTERM)):
+            with suppress(NotImplementedError):  # on Windows, where nobody sends it
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
 
 
 def _keys() -> Any:
