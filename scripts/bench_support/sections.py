@@ -147,17 +147,15 @@ plain decoding says, token for token.
         "Never slower, and near the best",
         """
 The same model with n-grams and its head, on questions of six categories, at least one of each:
-the adaptive draft beside fixed lengths and plain decoding, greedy and at T = 0.8, then with 48
-tokens a request. *again* is plain decoding once more: what it differs by is noise. *hostile* is a
+the adaptive draft beside fixed lengths and plain decoding, 48 tokens a request, at T = 0.8 and
+greedy. *again* is plain decoding once more: what it differs by is noise. *hostile* is a
 head with the same costs and weights drawn at random, alone, so that nearly nothing that it guesses
 is right. *roofline* is what the best fixed length would be worth if steps took nothing but their
 passes, by the timed costs of passes and the acceptance that was measured; *reached* is the adaptive
 draft's part of it, above 1 where it picks its guesses one by one.
 """,
         {
-            "targets": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 2 --max-tokens 64"
-            " --without hostile",
-            "targets-warm": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 2 --max-tokens 48"
+            "targets-warm": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 2 --max-tokens 48"
             " --temp 0.8 --without hostile again",
             "targets-worst": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 --max-tokens 48",
         },
