@@ -119,8 +119,8 @@ def test_forced_tokens_are_drafted_by_default() -> None:
 
 
 def test_nobody_s_pass_is_wider_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass holds each row's token and the guesses there are, and so does what is sampled. (A first
-    step that reads prompts, too, chooses as in a rectangle: there is none here.)"""
+    """A pass holds each row's token and the guesses there are, and so does what is sampled. (A
+    first step that reads prompts, too, chooses as in a rectangle: there is none here.)"""
     monkeypatch.setattr(members, "MOST_TOKENS", 0)
     engine, made = engine_of(), rows()
     chosen: list[int] = []
