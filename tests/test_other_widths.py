@@ -83,3 +83,7 @@ def test_a_cheaper_pass_stays(rows: int, wide: int) -> None:
 
 def test_what_is_not_padded_is_left_alone() -> None:
     assert set(steps(TRUE, TRUE, 32, 500)) == {32}
+
+
+def test_more_tokens_than_were_timed_are_run_as_they_are() -> None:
+    assert set(steps(TRUE, {**TRUE, 192: 400}, 192, 20)) == {192}

@@ -94,22 +94,24 @@ class CostCurve:
     def width(self, tokens: int) -> int:
         """The cheapest number of tokens, at least that many, by a margin; now and then another
         that may be it, so that steps say which is."""
-        if tokens >= len(self._widths):
-            return tokens
-        return self._other(tokens) if tokens in self._others.due else self._widths[tokens]
+        usual, other = self._ways(tokens)
+        return other if tokens in self._others.due else usual
 
-    def _other(self, tokens: int) -> int:
-        """As it is, if it is padded; where steps alone say that it is better not, what to."""
-        width = self._widths[tokens]
-        return tokens if width != tokens else self._hoped[tokens]
+    def _ways(self, tokens: int) -> tuple[int, int]:
+        """What so many are padded to, and the other width: as they are, where they are padded;
+        where only steps say that they better are not, what looks would pad them to."""
+        widths, hoped = self._widths, self._hoped  # another thread may draw
+        width = widths[tokens] if tokens < len(widths) else tokens
+        if width != tokens or tokens >= len(hoped):
+            return width, tokens
+        return width, hoped[tokens]
 
     def ran(self, own: int, tokens: int, *, clean: bool) -> None:
         """A pass for so many tokens has computed ``tokens``; whether its time says something."""
-        if own >= len(self._widths) or self._other(own) == self._widths[own]:
-            return
-        other, line = self._other(own), self._line
-        loss = abs(line[own] / line[max(other, self._widths[own])] - 1.0)
-        self._others.ran(own, loss, looked=tokens == other, clean=clean)
+        usual, other = self._ways(own)
+        if usual != other:
+            loss = abs(self._line[own] / self._line[max(other, usual)] - 1.0)
+            self._others.ran(own, loss, looked=tokens == other, clean=clean)
 
     def padded(self, counts: range) -> list[float]:
         """Seconds of the cheapest pass that has room for each of these numbers of tokens."""
