@@ -14,6 +14,7 @@ import pytest
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control import shared
+from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.decoding import prices, timed_part
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model import cost_files
@@ -293,6 +294,33 @@ def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     while made.busy:
         made.step()
     assert made.speculation.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_steps_correct_what_passes_are_padded_by_whoever_chooses_lengths(
+    adaptive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each clean step once; a table that nobody corrects would pad wrongly for ever."""
+    monkeypatch.setattr(timed_part.PassTimer, "time", lambda self, describe, order: {
+        tokens: 1e-3 * tokens for tokens in order
+    })  # fmt: skip
+    told: list[int] = []
+    own = PassCosts.note_step
+
+    def note(self: PassCosts, work: Any, seconds: float, beside: Any = ()) -> None:
+        told.append(work[0])
+        own(self, work, seconds, beside)
+
+    monkeypatch.setattr(PassCosts, "note_step", note)
+    model = make_model(seed=1)
+    draft = make_model(seed=2) if adaptive else None
+    made = SpeculativeDecoder(model, draft_model=draft, batching=BatchingConfig(batch_size=8))
+    rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=24) for n in range(7)]
+    made.add(rows)
+    while made.busy:
+        made.step()
+    assert made.meter.steps / 2 < len(told) <= made.meter.steps
+    assert made.speculation.measuring.prices.target.speed.times != 1
 
 
 def test_plain_passes_of_more_rows_are_timed_when_they_come() -> None:
