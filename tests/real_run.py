@@ -6,9 +6,9 @@
     MLX_ENABLE_TF32=0 python -m tests.real_run smollm2 --dtype float32     # on an NVIDIA GPU
 
 The fast BLAS is used: with MLX's own a prompt of 700 tokens takes minutes. It (as a GPU) rounds a
-product by its shape, so that a token may give way to one that is as good as equally likely; such a place is
-reported with the gap between the two, and what follows in that row is compared with mlx-lm's
-decoding of the same beginning.
+product by its shape, so that a token may give way to one that is as good as equally likely; such a
+place is reported with the gap between the two, and what follows in that row is compared with
+mlx-lm's decoding of the same beginning.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx_spec.model  # noqa: F401  (the fast BLAS is loaded before mlx)
-
 from mlx_spec.platform import describe
 
 ROOT = Path(__file__).parents[2]
