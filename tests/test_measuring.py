@@ -156,6 +156,35 @@ def test_a_closer_look_is_earned_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert earned.left < prices.CLOSER
 
 
+def test_a_look_that_has_time_for_two_passes_sees_what_is_new_and_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where passes take long it would else be the same two each time, and nothing new ever."""
+    target, batching = make_model(seed=1), BatchingConfig(batch_size=8)
+    own = timed_part.PassTimer.time
+    monkeypatch.setattr(
+        timed_part.PassTimer, "time", lambda self, describe, order: own(self, describe, order[:2])
+    )
+
+    def call() -> SpeculativeDecoder:
+        made = SpeculativeDecoder(target, batching=batching)
+        made.add([Sequence(prompt=[n + 1, n + 2], max_new_tokens=4) for n in range(7)])
+        while made.busy:
+            made.step()
+        return made
+
+    costs = call().speculation.measuring.prices.target
+    assert costs.points[1].keys() == {7, 8}
+    for _ in range(12):
+        shared.allowance_of(target).left = prices.CLOSER
+        call()
+    assert costs.points[1].keys() == {7, 8, 10, 12, 14, 15}
+    (path,) = folder.iterdir()
+    kept = PassCosts.from_dict(json.loads(path.read_text())["record"]["costs"])
+    assert kept.looks_at() == costs.looks_at()
+    assert all(kept.looks_at()[n] > 1 for n in (7, 8, 10, 12))
+
+
 def test_a_generator_knows_before_it_is_asked(folder: Path) -> None:
     """Passes are timed as its thread begins, not as the first request is there."""
     with BatchedMLXGenerator(make_model(seed=1), None, draft_model=make_model(seed=2)) as made:
