@@ -58,7 +58,7 @@ def _classes(module: str) -> dict[str, str]:
 
 
 def _first_line(node: ast.ClassDef) -> int:
-    return min(one.lineno for one in (node, *node.decorator_list))
+    return min([node.lineno, *(one.lineno for one in node.decorator_list)])
 
 
 def _named(parent: ast.AST, path: str) -> Iterator[tuple[str, ast.ClassDef]]:
