@@ -3,11 +3,12 @@
     python -m tests.real_run gemma3                                   # minutes on two cores
     python -m tests.real_run gemma3 --prompt 520 --tokens 12 --rows 3 --slots 2
     python -m tests.real_run smollm2 --out run.json
+    MLX_ENABLE_TF32=0 python -m tests.real_run smollm2 --dtype float32     # on an NVIDIA GPU
 
-The fast BLAS is used: with MLX's own a prompt of 700 tokens takes minutes. It rounds a product by
-its shape, so that a token may give way to one that is as good as equally likely; such a place is
-reported with the gap between the two, and what follows in that row is compared with mlx-lm's
-decoding of the same beginning.
+The fast BLAS is used: with MLX's own a prompt of 700 tokens takes minutes. It (as a GPU) rounds a
+product by its shape, so that a token may give way to one that is as good as equally likely; such a
+place is reported with the gap between the two, and what follows in that row is compared with
+mlx-lm's decoding of the same beginning.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from tests.fakes import RaggedPolicy
 from tests.real_models import gemma3_gguf, smollm2_gguf
 
 TEXTS = Path(__file__).parent.parent / "docs"
-# Two tokens of which one is less than so much more likely (in nats) are as good as equally likely.
-NEAR = 0.01
+# Two tokens of which one is less than so much more likely (in nats) are as good as equally likely:
+# in float32, and where logits are told apart by 16-bit floats.
+NEAR, NEAR_16 = 0.01, 0.1
 
 
 @dataclass
@@ -74,7 +76,7 @@ def plain(model: Any, prompt: list[int], count: int) -> tuple[list[int], list[fl
     """mlx-lm's greedy decoding, and by how much each token was the likeliest, in nats."""
     tokens, gaps = [], []
     for token, logits in generate_step(mx.array(prompt), model, max_tokens=count):
-        best = mx.topk(logits, 2)
+        best = mx.topk(logits.astype(mx.float32), 2)
         gaps.append(float(mx.abs(best[0] - best[1])))
         tokens.append(int(token))
     return tokens[:count], gaps[:count]
@@ -112,7 +114,12 @@ def decode(
 
 
 def compare(
-    model: Any, sequence: Sequence, prompt: list[int], said: list[int], gaps: list[float]
+    model: Any,
+    sequence: Sequence,
+    prompt: list[int],
+    said: list[int],
+    gaps: list[float],
+    tie: float = NEAR,
 ) -> RowReport:
     """Go along a row; behind a near-tie mlx-lm is asked again, for the beginning that was taken."""
     report = RowReport(len(prompt), len(said), drafted=sequence.drafted, accepted=sequence.accepted)
@@ -124,7 +131,7 @@ def compare(
         if place is None:
             break
         place_in_row = begin + place
-        near = gaps[place] < NEAR
+        near = gaps[place] < tie
         (report.near_ties if near else report.wrong).append((place_in_row, round(gaps[place], 6)))
         begin = place_in_row + 1
         if not near or len(report.near_ties) > 3 or begin == len(found):
@@ -142,10 +149,13 @@ def main() -> None:
     parser.add_argument("model", choices=["gemma3", "smollm2"])
     for name, default in (("prompt", 700), ("tokens", 600), ("rows", 5), ("slots", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", help="as mlx-spec's --dtype; by default as the device has it")
     parser.add_argument("--out", type=Path, help="write the report there as JSON too")
     given = parser.parse_args()
     started = time.perf_counter()
-    model, tokenizer = load({"gemma3": gemma3_gguf, "smollm2": smollm2_gguf}[given.model]())
+    path = {"gemma3": gemma3_gguf, "smollm2": smollm2_gguf}[given.model]()
+    model, tokenizer = load(path, dtype=given.dtype)
+    tie = NEAR if model.model.norm.weight.dtype == mx.float32 else NEAR_16
     loaded = time.perf_counter()
     prompts = prompts_of(tokenizer, given.rows, given.prompt)
     # One request runs all the while; the others come and go beside it.
@@ -159,7 +169,7 @@ def main() -> None:
     sequences = decode(model, prompts, [said for said, _ in plainly], given.slots)
     decoded = time.perf_counter()
     rows = [
-        asdict(compare(model, sequence, prompt, *said))
+        asdict(compare(model, sequence, prompt, *said, tie))
         for sequence, prompt, said in zip(sequences, prompts, plainly, strict=True)
     ]
     seconds = [loaded - started, referred - loaded, decoded - referred]

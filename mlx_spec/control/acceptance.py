@@ -23,9 +23,11 @@ from collections.abc import Sequence as Seq
 from itertools import accumulate
 from operator import mul
 
+from mlx_spec.control import shifts
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import KnownRows, Row, RowEvidence, known_evidence
 from mlx_spec.control.shifts import MEMORY, PARTS, SAYS, Run, TestedGuesses
+from mlx_spec.control.tally import PositionTally
 
 
 class AverageAcceptance:
@@ -50,10 +52,9 @@ class AverageAcceptance:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        none = [0.0] * (self.POSITIONS - 1)
-        # By position: accepted, and tested (from the second on, what rows' own chances make of
-        # it); exchanged as one with what follows of them.
-        self._evidence = ([self.USUAL[0], *none], [self.USUAL[1], *none])
+        # By position that was ever tested: accepted, and tested (from the second on, what rows' own
+        # chances make of it); exchanged as one with what follows of them.
+        self._evidence = ([self.USUAL[0]], [self.USUAL[1]])
         self._profile = self._made(*self._evidence)
         self._untested, self.looked = 0, 0.0
         self.known = False
@@ -84,14 +85,17 @@ class AverageAcceptance:
         """Count what a step tested, by position, as far as it went; from the second on, by rows'
         own chances."""
         with self._lock:
-            past, memory, most = self._evidence, self.MEMORY, self.MOST_EVIDENCE
-            right, looked = ([memory * old for old in before] for before in past)
-            for place, (stood, new) in enumerate(zip(accepted, tested, strict=True)):
+            memory, most, (past, seen) = self.MEMORY, self.MOST_EVIDENCE, self._evidence
+            new_places = [0.0] * (len(tested) - len(past))
+            past, seen = past + new_places, seen + new_places
+            right, looked = [memory * old for old in past], [memory * old for old in seen]
+            for place, new in enumerate(tested):
                 # A wide batch tests so much in a step that nothing later would be heard; of what
                 # it did not test it says nothing.
-                keep = min(memory, max(0.0, 1.0 - new / most))
-                right[place] = keep * past[0][place] + stood
-                looked[place] = keep * past[1][place] + new
+                keep = 1.0 - new / most
+                keep = memory if keep > memory else keep if keep > 0.0 else 0.0
+                right[place] = keep * past[place] + accepted[place]
+                looked[place] = keep * seen[place] + new
             evidence = right, looked
             self._evidence, self._profile = evidence, self._made(*evidence)
             self._untested, self.known = 0, True
@@ -121,6 +125,9 @@ class AverageAcceptance:
         profile = [last]
         for right, expected in zip(accepted[1:], tested[1:], strict=True):
             last = (right + link * (fall * last)) / (expected + link)
+            profile.append(last)
+        for _ in range(self.POSITIONS - len(profile)):
+            last *= fall
             profile.append(last)
         return tuple(profile)
 
@@ -162,48 +169,91 @@ class AcceptanceEstimate:
         self.average.fade()
 
     def _count(self, report: StepReport, records: Seq[TestedGuesses]) -> None:
-        """Row by row, and of all. The work of a step that grows with rows: calls are few."""
-        average, prior, beside = self.average, self._prior, self.BESIDE
-        tally, usually = PositionTally(average.profile), prior * average.chance
-        positions, passed, chances = tally.positions, tally.passed, tally.chances
+        """Row by row, and of all."""
+        tally = PositionTally(self.average.profile, report.work.length)
+        better, worse = self._count_rows(report, records, tally)
+        of_first, expected = tally.by_position()
+        if of_first:
+            self.average.add(of_first, expected)
+            for run, said in ((self._rise, better), (self._fall, worse)):
+                if run.add(said, of_first[0], expected[0], 0.0):
+                    self._all_moved(records, run)
+
+    def _count_rows(
+        self, report: StepReport, records: Seq[TestedGuesses], tally: PositionTally
+    ) -> tuple[float, float]:
+        """Of each row; what all say for odds that have risen, and fallen.
+
+        The work of a step that grows with rows: nothing is called, and both runs of a row are in
+        line (``Run.add``).
+        """
+        prior, beside, keep, most = self._prior, self.BESIDE, MEMORY, shifts.BOUND
+        usually, says, last_part = prior * self.average.chance, SAYS, PARTS - 1
+        passed, parts, numbers = tally.passed, tally.parts, tally.numbers
+        fallen, stood, chances = tally.fallen, tally.stood, tally.chances
         better = worse = 0.0
-        ended, right, says, last_part = tally.ended, tally.right, SAYS, PARTS - 1
         for record, length, accepted in zip(records, report.lengths, report.accepted, strict=True):
             if accepted < length:
                 tested = accepted + 1
                 if not tested:
                     continue
+                fallen[tested] += 1
             elif length:
                 tested = length
+                stood[tested] += 1
             else:
                 record.fade(beside)
                 continue
-            if tested <= positions:
-                last, usual = tested, passed[tested]
-            else:
-                last, usual = positions, tally.beyond(tested)
-            chance = (record.accepted + usually) / (record.usual + prior)
+            own, own_usual, usual = record.accepted, record.usual, passed[tested]
+            chance = (own + usually) / (own_usual + prior)
             if chance > 1.0:
                 chance = 1.0
-            ended[last] += 1
-            chances[last] += chance
-            part = int(PARTS * chance * usual / tested)
-            stood, fell, stood_worse, fell_worse = says[part if part < last_part else last_part]
+            chances[tested] += chance
+            part = int(chance * parts[tested])
+            up, up_last, down, down_last = says[part if part < last_part else last_part]
+            right, looked = numbers[accepted], numbers[tested]
+            up *= right
+            down *= right
             if accepted < tested:
-                up, down = accepted * stood + fell, accepted * stood_worse + fell_worse
-            else:
-                up, down = accepted * stood, accepted * stood_worse
-            if accepted >= last:
-                right[last] += 1
+                up += up_last
+                down += down_last
             better += up
             worse += down
-            record.add(up, down, accepted, tested, usual)
-        if any(tally.ended):
-            of_first, expected = tally.by_position()
-            average.add(of_first, expected)
-            for run, said in ((self._rise, better), (self._fall, worse)):
-                if run.add(said, of_first[0], expected[0], 0.0):
-                    self._all_moved(records, run)
+            rise, fall = record.rise, record.fall
+            before = rise.score
+            score = before + up
+            if score > 0.0:
+                rise.score = score
+                if before:
+                    rise.accepted += accepted
+                    rise.tested += tested
+                    rise.usual += usual
+                else:
+                    rise.accepted, rise.tested, rise.usual = accepted, tested, usual
+                if score > most:
+                    record.believe(rise)
+                    continue
+            elif before:
+                rise.score = 0.0
+            before = fall.score
+            score = before + down
+            if score > 0.0:
+                fall.score = score
+                if before:
+                    fall.accepted += accepted
+                    fall.tested += tested
+                    fall.usual += usual
+                else:
+                    fall.accepted, fall.tested, fall.usual = accepted, tested, usual
+                if score > most:
+                    record.believe(fall)
+                    continue
+            elif before:
+                fall.score = 0.0
+            record.accepted = keep * own + right
+            record.tested = keep * record.tested + looked
+            record.usual = keep * own_usual + usual
+        return better, worse
 
     def _all_moved(self, records: Seq[TestedGuesses], run: Run) -> None:
         """All texts have become others: the average has, and whoever goes with it."""
@@ -273,39 +323,3 @@ class AcceptanceEstimate:
         profile, sure = self.average.profile[:count], self.SURE
         profile += profile[-1:] * (count - len(profile))
         return tuple([min(chance * times, sure) for times in profile])
-
-
-class PositionTally:
-    """What the rows of one step show of each position.
-
-    Args:
-        profile: as ``AverageAcceptance`` has it.
-
-    Attributes:
-        positions: that are told apart.
-        passed: by how many positions are tested, the sum of their profile.
-        ended: rows whose last tested position is this; index 0 is nobody's.
-        right, chances: of these, who were right there too, and the sum of their chances.
-    """
-
-    def __init__(self, profile: Seq[float]) -> None:
-        count = self.positions = len(profile)
-        self.passed = [0.0, *accumulate(profile)]
-        self._last = profile[-1]
-        self.ended, self.right = [0] * (count + 1), [0] * (count + 1)
-        self.chances = [0.0] * (count + 1)
-
-    def beyond(self, tested: int) -> float:
-        """``passed`` of more positions than are told apart."""
-        return self.passed[-1] + (tested - self.positions) * self._last
-
-    def by_position(self) -> tuple[list[float], list[float]]:
-        """Accepted, and tested: of the first position rows, of others what chances make of them."""
-        accepted, tested, rows, expected = [], [], 0, 0.0
-        furthest = max([place for place, rows in enumerate(self.ended) if rows])
-        for place in range(furthest, 0, -1):
-            accepted.append(float(rows + self.right[place]))
-            rows += self.ended[place]
-            expected += self.chances[place]
-            tested.append(expected if place > 1 else float(rows))
-        return accepted[::-1], tested[::-1]

@@ -49,6 +49,7 @@ class Decision(NamedTuple):
         sure: steps since another one than the best was tried, while drafting.
         trials: such steps so far.
         filled: whether the device says whose the guesses are; as many as ``lengths`` add up to.
+        near: whether a row may come so near its end, while this stands, that it must be asked.
     """
 
     rows: Seq[Row] = ()
@@ -60,6 +61,7 @@ class Decision(NamedTuple):
     sure: int = 0
     trials: int = 0
     filled: bool = False
+    near: bool = True
 
 
 class AdaptiveDrafts:
@@ -138,7 +140,7 @@ class AdaptiveDrafts:
             self._decide(rows)
         lengths = list(self._standing.lengths) or [0] * len(rows)
         longest = max(lengths, default=0)
-        if longest:
+        if longest and self._standing.near:
             room = room_of(rows)
             if min(room) < longest:
                 lengths = [min(n, most) for n, most in zip(lengths, room, strict=True)]
@@ -156,12 +158,12 @@ class AdaptiveDrafts:
     def _decide(self, rows: Seq[Row]) -> None:
         """Settle on the costly drafter's guesses for now, by what stands where nothing changed."""
         now = self._standing
-        of, lengths, passes, left, idle, age, sure, trials, filled = now
+        of, lengths, passes, left, idle, age, sure, trials, filled, near = now
         idle += 1
         if left > 0 and of == rows:
             idle = 0 if passes else idle
             self._standing = Decision(
-                of, lengths, passes, left - 1, idle, age, sure + 1, trials, filled
+                of, lengths, passes, left - 1, idle, age, sure + 1, trials, filled, near
             )
             return
         drafter, none, room = self._drafters[self.costly], [0] * len(rows), room_of(rows)
@@ -181,7 +183,9 @@ class AdaptiveDrafts:
         else:
             age = 0 if now.passes else now.age + 1
             changed = Decision(list(rows), none, 0, left, idle, age)
-        self._standing = changed
+        # One step may be on its way, and each says a token more than it guesses at most.
+        said = (changed.left + 2) * (self._config.num_draft_tokens + 1)
+        self._standing = changed._replace(near=min(room) < said)
 
     def _prospect(self, drafter: CostlyDraft, rows: Seq[Row], room: Seq[int]) -> Prospect:
         """What drafting promises."""

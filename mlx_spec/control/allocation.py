@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from operator import truediv
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,10 @@ def _packed(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBu
     pool.sort(reverse=True)
     drafting = prices.draft[passes]
     tokens = list(accumulate(pool, initial=float(rows)))
-    steps = zip(tokens, prices.verify, strict=False)
-    speeds = [gain / (verifying + drafting) for gain, verifying in steps]
+    seconds = [verifying + drafting for verifying in prices.verify[: len(tokens)]]
+    speeds = list(map(truediv, tokens, seconds))
     guesses = speeds.index(max(speeds))
-    return StepBudget(passes, guesses, tokens[guesses], prices.verify[guesses] + drafting)
+    return StepBudget(passes, guesses, tokens[guesses], seconds[guesses])
 
 
 def _square(pool: list[float], passes: int, rows: int, prices: Prices) -> StepBudget:

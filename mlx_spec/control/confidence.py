@@ -129,23 +129,42 @@ class Confidence:
             self.heard += len(said)
             self._recent.extend(tuple(row) for row in said if row)
 
-    def add(self, rows: Seq[Seq[float]], accepted: Seq[int]) -> None:
-        """Count verified guesses of rows, of which so many stood; what follows was not tested."""
-        right, tested, most, keep_told = self._accepted, self._tested, self.MOST, self.MEMORY
+    def add(self, rows: Seq[Seq[float]], accepted: Seq[int]) -> list[float]:
+        """Count verified guesses of rows, of which so many stood; what follows was not tested.
+
+        Returns:
+            How many of those that were tested were to stand, by row, as was thought before.
+        """
+        keep, found = self.MEMORY, list[float]()
         with self._lock:
             for said, stood in zip(rows, accepted, strict=True):
-                promised = sum(map(self.chance, said[: stood + 1]))
-                self._promised = keep_told * self._promised + promised
-                self._kept = keep_told * self._kept + min(stood, len(said))
-                for place, number in enumerate(said[: stood + 1]):
-                    own = self._bin(number)
-                    if tested[own] >= most:
-                        keep = 1.0 - 1.0 / most
-                        right[own] *= keep
-                        tested[own] *= keep
-                    right[own] += place < stood
-                    tested[own] += 1.0
+                promised = self._count(said, stood)
+                found.append(promised)
+                self._promised = keep * self._promised + promised
+                self._kept = keep * self._kept + min(stood, len(said))
             self._lines = self._drawn()
+        return found
+
+    def _count(self, said: Seq[float], stood: int) -> float:
+        """The same of one row. Done for each row of each step: calls are few."""
+        right, tested, lines, most = self._accepted, self._tested, self._lines, self.MOST
+        bins, sure, promised, left = self.BINS, self.SURE, 0.0, stood
+        for number in said[: stood + 1]:
+            own = int(number * bins)
+            if not 0 <= own < bins:
+                own = self._bin(number)
+            part, slope = lines[own]
+            chance = part + slope * number
+            promised += chance if chance < sure else sure
+            if tested[own] >= most:
+                keep = 1.0 - 1.0 / most
+                right[own] *= keep
+                tested[own] *= keep
+            if left:
+                right[own] += 1.0
+                left -= 1
+            tested[own] += 1.0
+        return promised
 
     def _drawn(self) -> list[tuple[float, float]]:
         """A chance is a line over what is said, for each bin."""

@@ -61,11 +61,15 @@ class Factor:
             return
         # Its part of the surprise, in [0, 1); a small part must grow by much to explain it, but by
         # no more than explains it.
-        part = share * share * self.variance * gain
-        grown = max(1.0 + math.expm1(min(part * by, self._far)) / share, self.STEEP)
-        self._log = min(max(self._log + math.log(grown), -self._far), self._far)
-        self.times = math.exp(self._log)
-        self.variance = max(self.variance * (1.0 - part), self.LEAST)
+        far, part = self._far, share * share * self.variance * gain
+        # Three of these a step, and a comparison is a third of a call of min or max.
+        moved = part * by
+        grown = 1.0 + math.expm1(moved if moved < far else far) / share
+        place = self._log + math.log(grown if grown > self.STEEP else self.STEEP)
+        place = far if place > far else place if place > -far else -far
+        self._log, self.times = place, math.exp(place)
+        variance = self.variance * (1.0 - part)
+        self.variance = variance if variance > self.LEAST else self.LEAST
 
 
 NOISE = 0.05  # usual deviation of a step's seconds
@@ -87,7 +91,7 @@ def follow(predicted: float, seconds: float, parts: Seq[tuple[Factor, float]]) -
     speed, point = parts[0][0], parts[min(1, len(parts) - 1)][0]
     speed.variance += WANDER
     variance = _variance(parts)
-    if by * by > SURPRISE**2 * variance:
+    if by * by > SURPRISE * SURPRISE * variance:
         side = 1 if by > 0 else -1
         everywhere, here = speed.wonder(side), point is not speed and point.wonder(side)
         if not everywhere and not here:
@@ -97,8 +101,9 @@ def follow(predicted: float, seconds: float, parts: Seq[tuple[Factor, float]]) -
             one.variance *= by * by / variance
         variance = _variance(parts)
     speed.surprises = point.surprises = 0
+    gain = 1.0 / variance
     for one, share in parts:
-        one.move(by, share, 1.0 / variance)
+        one.move(by, share, gain)
     return True
 
 
@@ -106,4 +111,4 @@ def _variance(parts: Seq[tuple[Factor, float]]) -> float:
     total = 0.0
     for one, share in parts:
         total += share * share * one.variance
-    return NOISE**2 + total
+    return NOISE * NOISE + total

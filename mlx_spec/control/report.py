@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import NamedTuple
 
 from mlx_spec.control.row import Row
@@ -66,13 +65,14 @@ class StepReport:
     keys: int = 0
     passes: Mapping[str, int] = field(default_factory=dict)
     said: Seq[Seq[float]] = ()
+    work: StepWork = field(init=False)
 
-    @cached_property
-    def work(self) -> StepWork:
-        """What the step computed."""
-        longest = max(self.lengths) if self.longest is None else self.longest
+    def __post_init__(self) -> None:
+        """See what was computed: everybody asks, and to remember who was first takes a lock."""
+        longest = max(self.lengths, default=0) if self.longest is None else self.longest
         rectangle = len(self.rows) * (longest + 1)
-        return StepWork(len(self.rows), longest, self.tokens or rectangle, self.keys)
+        work = StepWork(len(self.rows), longest, self.tokens or rectangle, self.keys)
+        object.__setattr__(self, "work", work)
 
     def of(self, source: str) -> StepReport:
         """What it says of one drafter's guesses; a step without any is everybody's."""

@@ -30,7 +30,8 @@ class Run:
 
     Attributes:
         score: how much likelier moved odds have made it, as a logarithm, never below 0.
-        accepted, tested, usual: guesses, as ``RowEvidence`` has them.
+        accepted, tested, usual: guesses, as ``RowEvidence`` has them; where the score is 0, of
+            nothing that counts.
     """
 
     score: float = 0.0
@@ -76,38 +77,6 @@ class TestedGuesses:
     usual: float = 0.0
     rise: Run = field(default_factory=Run)
     fall: Run = field(default_factory=Run)
-
-    def add(self, up: float, down: float, accepted: int, tested: int, usual: float) -> None:
-        """Count a step's guesses, and what they say for odds that have risen, and fallen.
-
-        Both runs in line (``Run.add``): this is done for each row of each step.
-        """
-        rise, fall = self.rise, self.fall
-        score = rise.score + up
-        if score > 0.0:
-            rise.score = score
-            rise.accepted += accepted
-            rise.tested += tested
-            rise.usual += usual
-            if score > BOUND:
-                self.believe(rise)
-                return
-        elif rise.score:
-            rise.restart()
-        score = fall.score + down
-        if score > 0.0:
-            fall.score = score
-            fall.accepted += accepted
-            fall.tested += tested
-            fall.usual += usual
-            if score > BOUND:
-                self.believe(fall)
-                return
-        elif fall.score:
-            fall.restart()
-        self.accepted = MEMORY * self.accepted + accepted
-        self.tested = MEMORY * self.tested + tested
-        self.usual = MEMORY * self.usual + usual
 
     def believe(self, run: Run) -> None:
         """What has come since it began to surprise, and nothing before."""

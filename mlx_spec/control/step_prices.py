@@ -52,14 +52,19 @@ class DraftPrice:
 
     def usual(self, rows: int, passes: int, plain: float) -> float:
         """Seconds at the usual speed, before what steps have said; ``plain`` of a plain pass."""
-        return self.line(rows, max(0, passes), plain)[-1]
+        first, other = self._each(rows, plain)
+        return first + (passes - 1) * other if passes > 0 else 0.0
 
     def line(self, rows: int, most: int, plain: float) -> list[float]:
         """:meth:`usual` of 0, 1, ... ``most`` passes."""
-        if self.costs is None or not self.costs.known:
-            return [0.0, *[self.LOOKED_UP * plain] * most]
-        first, other = self.costs.usual(rows * self.first), self.costs.usual(rows)
+        first, other = self._each(rows, plain)
         return [0.0, *[first + more * other for more in range(most)]]
+
+    def _each(self, rows: int, plain: float) -> tuple[float, float]:
+        """Seconds of a step's first pass, and of each after it."""
+        if self.costs is None or not self.costs.known:
+            return self.LOOKED_UP * plain, 0.0
+        return self.costs.usual(rows * self.first), self.costs.usual(rows)
 
 
 class StepPrices:

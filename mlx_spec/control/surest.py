@@ -205,19 +205,19 @@ class Surest:
         told, self._said = self._said, {}
         if not told:
             return
-        chance, keep = self.confidence.chance, self.MEMORY
-        verified, stood = [], []
+        told_of, verified, stood = [], [], []
         records = self._known.of(report.rows)
         of_rows = zip(report.rows, records, report.lengths, report.accepted, strict=True)
         for row, record, length, accepted in of_rows:
-            if not length or accepted < 0 or row not in told:
-                continue
-            own = told[row][:length]
-            record.promised = keep * record.promised + sum(map(chance, own[: accepted + 1]))
-            record.kept = keep * record.kept + min(accepted, len(own))
-            verified.append(own)
-            stood.append(accepted)
-        self.confidence.add(verified, stood)
+            if length and accepted >= 0 and row in told:
+                told_of.append(record)
+                own = told[row][:length]
+                verified.append(own)
+                stood.append(min(accepted, len(own)))
+        keep, promised = self.MEMORY, self.confidence.add(verified, stood)
+        for one, were_to, came in zip(told_of, promised, stood, strict=True):
+            one.promised = keep * one.promised + were_to
+            one.kept = keep * one.kept + came
 
 
 @dataclass

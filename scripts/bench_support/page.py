@@ -17,9 +17,9 @@ Made by `python scripts/make_benchmarks.py` from the records in `docs/results`, 
 how each is measured again.
 
 Every comparison is of methods that ran in turn, in one process, on one machine: a median of ratios
-or differences within a round; `(min-max)` says how noisy it was. No Mac and no GPU was at hand:
-what is here ran on MLX's CPU build. On Metal the cost of a pass is another staircase, and these
-ratios will differ.
+or differences within a round; `(min-max)` says how noisy it was. No Mac was at hand, and a GPU
+only for minutes (docs/LOG.md): what is here ran on MLX's CPU build. On Metal the cost of a pass is
+another staircase, and these ratios will differ.
 """
 Draw = Callable[[Sequence[Record]], list[Picture]]
 

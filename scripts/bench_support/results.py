@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx_spec.model  # noqa: F401  (the fast BLAS is loaded before mlx)
-
-import mlx.core as mx  # isort: skip
-
-from mlx_spec.platform import ensure_blas
+from mlx_spec.platform import describe
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -110,13 +107,17 @@ def finish(options: argparse.Namespace, results: Any) -> None:
 
 def machine() -> dict[str, str]:
     """What this runs on."""
-    blas = ensure_blas()
-    library = Path(blas.path).resolve().name if blas.fast and blas.path else "MLX's own"
+    found = describe()
+    path = found.blas.path if found.blas.fast else None
+    if found.backend != "cpu":
+        device, library = f"{found.backend}, {found.device}", ""
+    else:
+        device, library = "cpu", Path(path).resolve().name if path else "MLX's own"
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": str(mx.default_device().type).rsplit(".", 1)[-1].lower(),
+        "device": device,
         "BLAS": library,
         "mlx": version("mlx"),
         "mlx-lm": version("mlx-lm"),
