@@ -14,6 +14,7 @@ import pytest
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control import shared
+from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.decoding import prices, timed_part
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model import cost_files
@@ -98,8 +99,8 @@ def test_more_rows_need_more_points(folder: Path) -> None:
     assert rows(9).speculation.measuring.told == ""
     wider = rows(10)
     assert max(wider.speculation.measuring.prices.target.points[1]) == 64
-    held = [json.loads(path.read_text())["record"]["costs"]["points"] for path in folder.iterdir()]
-    assert any("64" in points["1"] for points in held)
+    held = [json.loads(path.read_text())["record"]["costs"]["timed"] for path in folder.iterdir()]
+    assert any("64" in look for looks in held for look in looks["1"])
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
@@ -141,16 +142,47 @@ def test_a_closer_look_is_earned_first(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = len(timed)
     call()
     assert len(timed) == looks
-    # Nothing new is left of so many rows: second looks, as often as a table has them.
+    # Nothing new is left of so many rows: second looks, until each point has enough, and what is
+    # padded to as well as what rows bring.
     for _ in range(8):
         earned.left = prices.CLOSER
         call()
-    assert first.prices.target.looks == timed_part.LOOKS
+    seen = first.prices.target.looks_at()
+    assert all(seen[n] >= timed_part.LOOKS for n in (4, 8, 16, 18, 24))
     looks = len(timed)
     earned.left = prices.CLOSER
     call()
     assert len(timed) == looks
     assert earned.left < prices.CLOSER
+
+
+def test_a_look_that_has_time_for_two_passes_sees_what_is_new_and_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where passes take long it would else be the same two each time, and nothing new ever."""
+    target, batching = make_model(seed=1), BatchingConfig(batch_size=8)
+    own = timed_part.PassTimer.time
+    monkeypatch.setattr(
+        timed_part.PassTimer, "time", lambda self, describe, order: own(self, describe, order[:2])
+    )
+
+    def call() -> SpeculativeDecoder:
+        made = SpeculativeDecoder(target, batching=batching)
+        made.add([Sequence(prompt=[n + 1, n + 2], max_new_tokens=4) for n in range(7)])
+        while made.busy:
+            made.step()
+        return made
+
+    costs = call().speculation.measuring.prices.target
+    assert costs.points[1].keys() == {7, 8}
+    for _ in range(12):
+        shared.allowance_of(target).left = prices.CLOSER
+        call()
+    assert costs.points[1].keys() == {7, 8, 10, 12, 14, 15}
+    (path,) = folder.iterdir()
+    kept = PassCosts.from_dict(json.loads(path.read_text())["record"]["costs"])
+    assert kept.looks_at() == costs.looks_at()
+    assert all(kept.looks_at()[n] > 1 for n in (7, 8, 10, 12))
 
 
 def test_a_generator_knows_before_it_is_asked(folder: Path) -> None:
@@ -253,7 +285,8 @@ def known_table(
         return {tokens: share * seconds(tokens) for tokens in order}
 
     monkeypatch.setattr(timed_part.PassTimer, "time", table)
-    monkeypatch.setattr(timed_part, "kept_costs", lambda lines: None)
+    for name in ("kept_costs", "keep_costs"):  # nor is anything known of another machine
+        monkeypatch.setattr(timed_part, name, lambda *_: None)
     monkeypatch.setattr(prices.StepPrices, "observe", lambda self, report: None)
 
 
@@ -290,6 +323,33 @@ def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     while made.busy:
         made.step()
     assert made.speculation.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_steps_correct_what_passes_are_padded_by_whoever_chooses_lengths(
+    adaptive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each clean step once; a table that nobody corrects would pad wrongly for ever."""
+    monkeypatch.setattr(timed_part.PassTimer, "time", lambda self, describe, order: {
+        tokens: 1e-3 * tokens for tokens in order
+    })  # fmt: skip
+    told: list[int] = []
+    own = PassCosts.note_step
+
+    def note(self: PassCosts, work: Any, seconds: float, beside: Any = ()) -> None:
+        told.append(work[0])
+        own(self, work, seconds, beside)
+
+    monkeypatch.setattr(PassCosts, "note_step", note)
+    model = make_model(seed=1)
+    draft = make_model(seed=2) if adaptive else None
+    made = SpeculativeDecoder(model, draft_model=draft, batching=BatchingConfig(batch_size=8))
+    rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=24) for n in range(7)]
+    made.add(rows)
+    while made.busy:
+        made.step()
+    assert made.meter.steps / 2 < len(told) <= made.meter.steps
+    assert made.speculation.measuring.prices.target.speed.times != 1
 
 
 def test_plain_passes_of_more_rows_are_timed_when_they_come() -> None:

@@ -18,7 +18,8 @@ from mlx_spec.model.pass_timing import COARSE, PassTimer, order_of
 from mlx_spec.model.ranks import LONE, Ranks
 
 FIRST, MORE = 2.0, 0.6  # seconds: where nothing is known, and where nothing is of so many rows
-LOOKS = 3  # at a table
+LOOKS = 5  # at each point
+PADDED = 1.5  # times their tokens that passes of the rows may be padded to, worth a second look
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,13 @@ class TimedPart:
 
     def look_closer(self, wanted: Wanted, seconds: float) -> int:
         """Time what is lacking of what the rows may run; how many kinds of passes were."""
+        before = self.costs.version
         timed = self._time(wanted, seconds)
-        if not timed and self.costs.looks < LOOKS:
-            # Who timed it may have been disturbed.
+        if not timed:
+            # Who timed what is known may have been disturbed.
             self._time(wanted, seconds, again=True)
-            self.costs.looks += 1
-        elif not timed:
-            return 0
-        self._keep()
+        if self.costs.version != before:
+            self._keep()
         return timed
 
     def _time(
@@ -107,7 +107,7 @@ class TimedPart:
         return found
 
     def _points(self, width: int, order: list[int], timer: PassTimer) -> int:
-        """Time passes of so many tokens a row."""
+        """Time passes of so many tokens a row; how many are new."""
         known = self.costs.points.get(width, {})
         if not order:
             return 0
@@ -116,18 +116,23 @@ class TimedPart:
         return len(points.keys() - known)
 
     def _lacking(self, width: int, wanted: Wanted, sparing: bool) -> list[int]:
-        """What is not known, behind some that are: they tell how fast the machine is now, beside
-        when those were timed."""
+        """What is not known, beside some that are: they tell how fast the machine is now, beside
+        when those were timed. There may be time for two passes and no more."""
         known = self.costs.points.get(width, {})
         # Their own number is a point too; steps say it of numbers that come later.
         counts = sorted(EDGES if self._much else {*EDGES, wanted.rows})
         edges = [count * width for count in counts if count * width >= wanted.fewest]
         order = order_of(edges, known, wanted.most, wanted.present, sparing=sparing)
-        return [*dict.fromkeys([*self._near(width, wanted)[:2], *order])] if order else []
+        near = self._near(width, wanted)
+        return [*near[:1], *order[:1], *near[1:2], *order[1:]] if order else []
 
     def _again(self, width: int, wanted: Wanted) -> list[int]:
-        """What is known of passes that the rows may run, those of few tokens first."""
-        return [tokens for tokens in self._near(width, wanted) if tokens <= wanted.present[1]]
+        """What is known of passes that the rows may run or are padded to: what was seen least
+        first, behind the one that they run most likely, which all others are compared with."""
+        looks, most = self.costs.looks_at(width), PADDED * wanted.present[1]
+        near = [tokens for tokens in self._near(width, wanted) if tokens <= most]
+        lacking = sorted((n for n in near if looks[n] < LOOKS), key=lambda n: looks[n])
+        return [*dict.fromkeys([*near[:1], *lacking])] if lacking else []
 
     def _near(self, width: int, wanted: Wanted) -> list[int]:
         known = self.costs.points.get(width, {})
@@ -139,7 +144,6 @@ class TimedPart:
         self.costs.put({}, key=share * self.costs.usual(1))
 
     def _keep(self) -> None:
-        self.costs.looks = max(1, self.costs.looks)
         if self.ranks.rank == 0:
             keep_costs(self._lines, self.costs)
 
@@ -160,7 +164,5 @@ class TimedPart:
             kept = None if record is None else PassCosts.from_dict(record)
         if kept is None:
             return False
-        for width, points in kept.points.items():
-            self.costs.put(points, width=width, key=kept.key, fresh=False)
-        self.costs.looks = kept.looks
+        self.costs.join(kept)
         return True
