@@ -10,6 +10,7 @@ import pytest
 from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.step_prices import StepPrices
+from mlx_spec.model.pass_timing import UNLIKELY
 from scripts.simulated.play import SimulatedRow
 from tests.test_pass_costs import STAIRS
 
@@ -62,6 +63,20 @@ def test_a_wider_pass_that_is_dearer_than_thought_leads_back(speed: float) -> No
         assert ran[0] == 40
         assert loss(ran, TRUE, 32) < 0.03  # of 0.11
         assert ran[-100:].count(32) >= 90
+
+
+def test_so_it_does_at_once_where_the_table_is_far_off() -> None:
+    """A look that is held back until others say so too is taken again at once."""
+    wrong = {**TRUE, 32: 240, 33: 240, 40: 190, 48: 170, 64: 150}
+    for seed in range(50):
+        ran = steps(wrong, TRUE, 32, 100, seed=seed)
+        assert ran[0] == 64
+        assert ran.count(64) <= 30
+
+
+def test_what_cannot_be_is_not_padded() -> None:
+    """Timing makes of a point that a wider one undercuts by far the most that it may be."""
+    assert set(steps({**TRUE, 32: UNLIKELY * 150, 64: 150}, TRUE, 32, 20)) == {32}
 
 
 def test_so_it_does_where_few_steps_say_anything() -> None:

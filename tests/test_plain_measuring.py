@@ -41,9 +41,9 @@ def test_steps_correct_what_passes_are_padded_by_whoever_chooses_lengths(
     told: list[int] = []
     own = PassCosts.note_step
 
-    def note(self: PassCosts, work: Any, seconds: float, beside: Any = ()) -> None:
+    def note(self: PassCosts, work: Any, *more: Any) -> None:
         told.append(work[0])
-        own(self, work, seconds, beside)
+        own(self, work, *more)
 
     monkeypatch.setattr(PassCosts, "note_step", note)
     model = make_model(seed=1)

@@ -113,6 +113,13 @@ class CostCurve:
             loss = abs(self._line[own] / self._line[max(other, usual)] - 1.0)
             self._others.ran(own, loss, looked=tokens == other, clean=clean)
 
+    def again(self, own: int, tokens: int) -> None:
+        """What such a pass took is too far off to be believed alone: seen again at once, if it was
+        a look at the other width."""
+        usual, other = self._ways(own)
+        if usual != tokens == other:
+            self._others.due.add(own)
+
     def padded(self, counts: range) -> list[float]:
         """Seconds of the cheapest pass that has room for each of these numbers of tokens."""
         widths, line = self._widths, self._line  # in this order: another thread may draw

@@ -172,6 +172,7 @@ class PassCosts:
         work: tuple[int, int, int],
         seconds: float,
         beside: Seq[tuple[Factor, float]] = (),
+        needed: int = 0,
     ) -> None:
         """Learn from a step that was more than a pass.
 
@@ -180,6 +181,7 @@ class PassCosts:
             seconds: of the whole step.
             beside: what else it did: a factor, and the seconds that it is one of, at the usual
                 speed.
+            needed: tokens that it is a pass for, where it is padded.
         """
         tokens, keys, width = work
         with self._lock:
@@ -194,7 +196,9 @@ class PassCosts:
             parts.append((self._key_factor, reading / whole))
             parts += [(one, part * one.times / whole) for one, part in beside]
             taken = follow(self.speed.times * whole, seconds, parts)
-            if taken and own and curve.moved(tokens):
+            if not taken:
+                curve.again(needed, tokens)
+            elif own and curve.moved(tokens):
                 self.version += 1
 
     def to_dict(self) -> dict[str, Any]:

@@ -191,7 +191,8 @@ class StepPrices:
         work, rows = report.work, len(report.rows)
         if not rows:
             return
-        self.target.ran(rows + sum(report.lengths), work.tokens, clean=report.clean)
+        needed = rows + sum(report.lengths)
+        self.target.ran(needed, work.tokens, clean=report.clean)
         if not report.clean:
             return
         plain = self.target.usual(rows)
@@ -201,7 +202,7 @@ class StepPrices:
             beside.append((price.factor, price.usual(rows, passes, plain)))
         read = work.keys * work.tokens // rows
         done = (work.tokens, read, self._width(work.tokens, rows))
-        self.target.note_step(done, report.seconds, beside)
+        self.target.note_step(done, report.seconds, beside, needed)
 
     def _width(self, tokens: int, rows: int) -> int:
         return 1 if self.packs else -(-tokens // max(rows, 1))

@@ -25,7 +25,7 @@ from mlx_spec.control.looks import combined
 COARSE = (1, 2, 4, 8, 16, 32, 64, 128)
 LOOKS = 3  # at each number of tokens, where time is left
 ODD = 1.08  # a point that a wider one undercuts by that much is looked at again
-UNLIKELY = 1.6  # times a wider pass that a narrower one takes at most
+UNLIKELY = 1.8  # times a wider pass that a narrower one takes at most: not padded then
 ALL = 4  # points of a round that say how fast the machine was, where fewer may be what is odd
 FEWEST = 2  # points that are timed whatever they take: with one nothing can be compared
 
