@@ -98,8 +98,8 @@ def test_more_rows_need_more_points(folder: Path) -> None:
     assert rows(9).speculation.measuring.told == ""
     wider = rows(10)
     assert max(wider.speculation.measuring.prices.target.points[1]) == 64
-    held = [json.loads(path.read_text())["record"]["costs"]["points"] for path in folder.iterdir()]
-    assert any("64" in points["1"] for points in held)
+    held = [json.loads(path.read_text())["record"]["costs"]["timed"] for path in folder.iterdir()]
+    assert any("64" in look for looks in held for look in looks["1"])
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
@@ -141,11 +141,13 @@ def test_a_closer_look_is_earned_first(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = len(timed)
     call()
     assert len(timed) == looks
-    # Nothing new is left of so many rows: second looks, as often as a table has them.
+    # Nothing new is left of so many rows: second looks, until each point has enough, and what is
+    # padded to as well as what rows bring.
     for _ in range(8):
         earned.left = prices.CLOSER
         call()
-    assert first.prices.target.looks == timed_part.LOOKS
+    seen = first.prices.target.looks_at()
+    assert all(seen[n] >= timed_part.LOOKS for n in (4, 8, 16, 18, 24))
     looks = len(timed)
     earned.left = prices.CLOSER
     call()
@@ -253,7 +255,8 @@ def known_table(
         return {tokens: share * seconds(tokens) for tokens in order}
 
     monkeypatch.setattr(timed_part.PassTimer, "time", table)
-    monkeypatch.setattr(timed_part, "kept_costs", lambda lines: None)
+    for name in ("kept_costs", "keep_costs"):  # nor is anything known of another machine
+        monkeypatch.setattr(timed_part, name, lambda *_: None)
     monkeypatch.setattr(prices.StepPrices, "observe", lambda self, report: None)
 
 

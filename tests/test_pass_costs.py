@@ -184,13 +184,38 @@ def test_points_that_are_timed_later_are_taken_in_the_speed_of_the_old() -> None
     assert costs.seconds(1) == pytest.approx(0.172)
 
 
-def test_of_two_looks_the_less_counts() -> None:
+def test_a_hiccup_in_one_of_two_looks_does_not_count() -> None:
     costs = made({1: 86, 8: 300, 16: 127, 32: 172})  # a hiccup at 8
     costs.put({tokens: ms / 0.9e3 for tokens, ms in {1: 86, 8: 132, 16: 127}.items()})
     assert costs.points[1] == {
         tokens: pytest.approx(ms / 1e3) for tokens, ms in {1: 86, 8: 132, 16: 127, 32: 172}.items()
     }
     assert costs.seconds(32) == pytest.approx(0.172 / 0.9)
+
+
+def test_looks_of_another_process_are_joined() -> None:
+    theirs, mine = made(), PassCosts()
+    mine.put({1: 0.172, 8: 0.264, 33: 0.4})  # while the machine is half as fast
+    mine.join(theirs)
+    assert mine.points[1][33] == pytest.approx(0.2)
+    assert mine.points[1][48] == pytest.approx(0.226)
+    assert mine.seconds(33) == pytest.approx(0.4)  # and so it is now
+    assert mine.key == 1e-6
+    assert mine.looks_at()[8] == 2
+    mine.join(theirs)
+    assert mine.looks_at()[8] == 2  # the same look
+
+
+def test_what_steps_say_of_one_point_pads_nothing() -> None:
+    """A step of 32 rows may take longer than its pass for what one of 40 would pay, too."""
+    points = {1: 60, 16: 100, 32: 130, 33: 136, 40: 158, 64: 200}
+    costs = made(points)
+    played(costs, {1: 60, 16: 100, 32: 200}, 300)
+    assert costs.seconds(32) > 1.04 * costs.seconds(40)
+    assert costs.width(32) == 32
+    costs.put({32: 0.175, 40: 0.14})
+    costs.put({32: 0.175, 40: 0.14})
+    assert costs.width(32) == 40
 
 
 def test_widths_are_tables_of_their_own_where_a_model_does_not_pack() -> None:
@@ -222,13 +247,17 @@ def test_to_and_from_plain_data() -> None:
         [],
         {},
         {"format": 0},
-        {"format": 1, "points": {"1": {"1": -1.0}}, "key": 0, "looks": 1},
-        {"format": 1, "points": {"1": {"0": 1.0}}, "key": 0, "looks": 1},
-        {"format": 1, "points": {"1": {"1": float("nan")}}, "key": 0, "looks": 1},
-        {"format": 1, "points": {"x": {"1": 1.0}}, "key": 0, "looks": 1},
-        {"format": 1, "points": {"1": [1, 2]}, "key": 0, "looks": 1},
-        {"format": 1, "points": {"1": {"1": "long"}}, "key": 0, "looks": 1},
-        {"format": 1, "points": {"1": {"1": 1.0}}, "key": "much", "looks": 1},
+        {"format": 1, "points": {"1": {"1": 1.0}}, "key": 0, "looks": 1},  # drifted
+        {"format": 2, "points": {"1": {"1": 1.0}}, "key": 0},
+        {"format": 2, "timed": {"1": {"1": 1.0}}, "key": 0},
+        {"format": 2, "timed": {"1": [{"1": -1.0}]}, "key": 0},
+        {"format": 2, "timed": {"1": [{"0": 1.0}]}, "key": 0},
+        {"format": 2, "timed": {"1": [{"1": float("nan")}]}, "key": 0},
+        {"format": 2, "timed": {"x": [{"1": 1.0}]}, "key": 0},
+        {"format": 2, "timed": {"1": [[1, 2]]}, "key": 0},
+        {"format": 2, "timed": {"1": 3}, "key": 0},
+        {"format": 2, "timed": {"1": [{"1": "long"}]}, "key": 0},
+        {"format": 2, "timed": {"1": [{"1": 1.0}]}, "key": "much"},
     ],
     ids=repr,
 )

@@ -22,115 +22,16 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from itertools import pairwise
-from statistics import median
 from typing import Any
 
+from mlx_spec.control.cost_curve import CostCurve
 from mlx_spec.control.factors import Factor, follow
 
 EDGES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 15, 16, 18, 24, 30, 32, 33, 40, 48, 64, 96, 128)
-FORMAT = 1
-
-
-class CostCurve:
-    """Seconds by tokens, at the machine's usual speed; of passes that are equally wide."""
-
-    TIMED, GUESSED = 0.05, 0.15  # how far a point may be off that was timed, or lies between two
-    UNKNOWN = 1e-3  # seconds a token where nothing was timed; the speed says the rest
-    MARGIN, BELIEVED = 1.04, 1.7  # a wider pass must be cheaper by that much, and is by no more
-    NARROW = 4  # tokens, up to which nothing is padded
-    ALIKE = 0.005  # a point that has moved by less is left
-
-    def __init__(self) -> None:
-        self.timed: dict[int, float] = {}
-        self._base: dict[int, float] = {}  # what was timed, and what was seen between
-        self._factors: dict[int, Factor] = {}
-        self._line: list[float] = []  # seconds by tokens, up to the last point
-        self._widths: list[int] = []
-        self._slope = self.UNKNOWN
-
-    def put(self, points: Mapping[int, float]) -> None:
-        """Take points that were timed; what steps have said of those is forgotten."""
-        self.timed.update(points)
-        self._base.update(points)
-        for tokens in points:
-            self._factors[tokens] = Factor(self.TIMED)
-        if points:
-            self._draw()
-
-    def factor(self, tokens: int) -> Factor:
-        """Of one number of tokens, which becomes a point of its own once it is asked for."""
-        if tokens not in self._factors:
-            self._base[tokens] = self.seconds(tokens)
-            self._factors[tokens] = Factor(self.GUESSED)
-            self._draw()
-        return self._factors[tokens]
-
-    def moved(self, tokens: int) -> bool:
-        """Follow a point whose factor was told more; whether it is worth it."""
-        if abs(self._at(tokens) / self._line[tokens] - 1.0) < self.ALIKE:
-            return False
-        self._draw()
-        return True
-
-    def seconds(self, tokens: int) -> float:
-        """At a point, on the line between two, or on the line beyond the last."""
-        line = self._line
-        if tokens < len(line):
-            return line[tokens]
-        last = len(line) - 1
-        return line[last] + self._slope * (tokens - last) if line else self._slope * tokens
-
-    def width(self, tokens: int) -> int:
-        """The cheapest number of tokens, at least that many, by a margin."""
-        return self._widths[tokens] if tokens < len(self._widths) else tokens
-
-    def padded(self, counts: range) -> list[float]:
-        """Seconds of the cheapest pass that has room for each of these numbers of tokens."""
-        widths, line = self._widths, self._line  # in this order: another thread may draw
-        found = [line[width] for width in widths[counts.start : counts.stop]]
-        return found + [self.seconds(tokens) for tokens in counts[len(found) :]]
-
-    def dearest(self, tokens: int) -> float:
-        """Seconds of so many at most: of a staircase nobody knows where between two points it
-        rises."""
-        above = min((point for point in self._base if point >= tokens), default=tokens)
-        return max(self.seconds(tokens), self.seconds(above))
-
-    def _at(self, tokens: int) -> float:
-        return self._base[tokens] * self._factors[tokens].times
-
-    def _draw(self) -> None:
-        """Lines between all points: read at every step, drawn where one has moved."""
-        known = sorted(self._base)
-        line = [self._at(known[0])] * (known[0] + 1)
-        for low, high in pairwise(known):
-            begin, rise = line[low], (self._at(high) - line[low]) / (high - low)
-            line += [begin + rise * step for step in range(1, high - low)]
-            line.append(self._at(high))
-        # The last step of a staircase says too little of what follows, or the wrong thing. One
-        # point tells no slope at all: in proportion, then.
-        last, ends = known[-1], {*known[-2:-1], *known[:-1][:1]}
-        slopes = [(line[last] - line[one]) / (last - one) for one in ends]
-        slope = max([0.0, *slopes]) if slopes else line[last] / last
-        self._line, self._slope, self._widths = line, slope, self._cheapest(line)
-
-    def _cheapest(self, line: list[float]) -> list[int]:
-        widths, best = list(range(len(line))), None
-        for tokens in reversed(range(1, len(line))):
-            # What is padded away is not seen again: a point that is much dearer was mistimed more
-            # likely than not, so it is run as it is and steps mend it.
-            if (
-                best is not None
-                and tokens > self.NARROW
-                and (self.MARGIN < line[tokens] / line[best] < self.BELIEVED)
-            ):
-                widths[tokens] = best
-            if tokens in self._base and (best is None or line[tokens] <= line[best]):
-                best = tokens
-        return widths
+FORMAT = 2  # 1: the least of looks, which drifted
 
 
 class PassCosts:
@@ -139,7 +40,6 @@ class PassCosts:
     Attributes:
         speed: the machine's now, as a factor of what was timed.
         version: changes whenever the shape has, which the speed is no part of.
-        looks: processes that have timed it.
     """
 
     FRESH, KEPT, NEVER = 0.3, 0.5, 6.0  # how far the speed may be off: timed now, once, never
@@ -148,7 +48,7 @@ class PassCosts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.version = self.looks = 0
+        self.version = 0
         self._curves: dict[int, CostCurve] = {1: CostCurve()}
         self._key_seconds = self.KEY_SECONDS
         self._key_factor = Factor(self.KEY_DOUBT)
@@ -165,40 +65,49 @@ class PassCosts:
         with self._lock:
             return {width: dict(curve.timed) for width, curve in self._curves.items()}
 
+    def looks_at(self, width: int = 1) -> Counter[int]:
+        """How often each number of tokens was timed, as far as that counts."""
+        with self._lock:
+            looks = self._curves[width].looks if width in self._curves else []
+            return Counter(tokens for look in looks for tokens in look)
+
     @property
     def key(self) -> float:
         """Seconds of a key, as :meth:`put` was told; 0 where it was not."""
         return self._key_seconds if self._key_seconds != self.KEY_SECONDS else 0.0
 
-    def put(
-        self, points: Mapping[int, float], *, width: int = 1, key: float = 0.0, fresh: bool = True
-    ) -> None:
-        """Take passes that were timed.
+    def put(self, points: Mapping[int, float], *, width: int = 1, key: float = 0.0) -> None:
+        """Take passes that were timed just now.
 
-        Where some are known already, the machine may have another speed by now: what is timed
-        again says how much, and all that is new is taken in the speed of the old. Of two looks at
-        one point the less counts: what else a machine does only makes a pass longer.
+        They are one look: the machine may have had another speed at the last one, so what both
+        have timed says how much, and a point is the middle of what all looks say (``looks``).
 
         Args:
             points: seconds by tokens.
             width: tokens of each row.
             key: seconds of a key that attention reads; 0 where nobody knows.
-            fresh: whether just now, and not by another process before.
         """
         with self._lock:
-            curve = self._curves.setdefault(width, CostCurve())
-            again = [points[tokens] / curve.timed[tokens] for tokens in points.keys() & curve.timed]
-            speed = median(again) if again else 1.0
-            if points and (fresh or not self.known):
-                self.speed = Factor(self.FRESH if fresh else self.KEPT, speed)
-            curve.put(
-                {
-                    tokens: min(spent / speed, curve.timed.get(tokens, math.inf))
-                    for tokens, spent in points.items()
-                }
-            )
+            speed = self._curves.setdefault(width, CostCurve()).put(points)
+            if points:
+                self.speed = Factor(self.FRESH, speed)
             if key > 0:
                 self._key_seconds, self._key_factor = key, Factor(self.KEY_TIMED)
+            self.version += 1
+
+    def join(self, other: PassCosts) -> None:
+        """Take what another process has timed, and what a key costs where nobody said."""
+        with self._lock:
+            known = self.known
+            for width, curve in other._curves.items():
+                changed = self._curves.setdefault(width, CostCurve()).join(curve.looks)
+                if width == 1 and known:
+                    doubt = math.sqrt(self.speed.variance)
+                    self.speed = Factor(doubt, self.speed.times / changed)
+            if not known and self.known:
+                self.speed = Factor(self.KEPT)
+            if other.key and not self.key:
+                self._key_seconds, self._key_factor = other.key, Factor(self.KEY_TIMED)
             self.version += 1
 
     def seconds(self, tokens: int, keys: int = 0, *, width: int = 1) -> float:
@@ -248,6 +157,12 @@ class PassCosts:
         """Seconds of the cheapest pass that has room for so many tokens."""
         return self.seconds(self.width(tokens), keys)
 
+    def ran(self, own: int, tokens: int, *, clean: bool = True) -> None:
+        """A pass that needed ``own`` tokens has computed ``tokens``: says when it is time to see
+        the other width (``other_widths``); ``clean`` whether the step's seconds will be noted."""
+        with self._lock:
+            self._curves[1].ran(own, tokens, clean=clean)
+
     def note(self, tokens: int, keys: int, seconds: float, *, width: int = 1) -> None:
         """Learn from a step that was this pass and nothing else."""
         self.note_step((tokens, keys, width), seconds)
@@ -285,12 +200,14 @@ class PassCosts:
     def to_dict(self) -> dict[str, Any]:
         """What was timed, as plain data; what steps have said since is of the moment."""
         with self._lock:
-            curves = {str(width): curve.timed for width, curve in self._curves.items()}
-            points = {
-                width: {str(tokens): spent for tokens, spent in sorted(timed.items())}
-                for width, timed in curves.items()
+            looks = {
+                str(width): [
+                    {str(tokens): spent for tokens, spent in sorted(look.items())}
+                    for look in curve.looks
+                ]
+                for width, curve in self._curves.items()
             }
-            return {"format": FORMAT, "points": points, "key": self.key, "looks": self.looks}
+            return {"format": FORMAT, "timed": looks, "key": self.key}
 
     @classmethod
     def from_dict(cls, held: Any) -> PassCosts:
@@ -303,11 +220,12 @@ class PassCosts:
         try:
             if held["format"] != FORMAT:
                 raise ValueError(f"format {held['format']}, expected {FORMAT}")
-            key, costs.looks = _seconds(held["key"], least=0.0), int(held["looks"])
-            for width, timed in held["points"].items():
-                points = {_count(tokens): _seconds(spent) for tokens, spent in timed.items()}
-                if points:
-                    costs.put(points, width=_count(width), key=key, fresh=False)
+            key = _seconds(held["key"], least=0.0)
+            for width, looks in held["timed"].items():
+                curve = costs._curves.setdefault(_count(width), CostCurve())
+                curve.join([{_count(n): _seconds(s) for n, s in look.items()} for look in looks])
+            if key:
+                costs._key_seconds = key
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no table of passes ({error!r})") from error
         return costs

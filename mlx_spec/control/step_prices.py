@@ -188,9 +188,12 @@ class StepPrices:
 
     def observe(self, report: StepReport) -> None:
         """Learn from a step that did nothing else."""
-        if not report.clean or not report.rows:
-            return
         work, rows = report.work, len(report.rows)
+        if not rows:
+            return
+        self.target.ran(rows + sum(report.lengths), work.tokens, clean=report.clean)
+        if not report.clean:
+            return
         plain = self.target.usual(rows)
         beside = []
         for name, passes in report.passes.items():

@@ -14,11 +14,13 @@ from functools import partial
 from mlx_spec.control.pass_costs import EDGES, PassCosts
 from mlx_spec.decoding.drafters.base import Trial
 from mlx_spec.model.cost_files import keep_costs, kept_costs, model_lines
+from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.pass_timing import COARSE, PassTimer, order_of
 from mlx_spec.model.ranks import LONE, Ranks
 
 FIRST, MORE = 2.0, 0.6  # seconds: where nothing is known, and where nothing is of so many rows
-LOOKS = 3  # at a table
+LOOKS = 5  # at each point
+PADDED = 1.5  # times their tokens that passes of the rows may be padded to, worth a second look
 
 
 @dataclass(frozen=True)
@@ -85,35 +87,32 @@ class TimedPart:
     def look_closer(self, wanted: Wanted, seconds: float) -> int:
         """Time what is lacking of what the rows may run; how many kinds of passes were."""
         timed = self._time(wanted, seconds)
-        if not timed and self.costs.looks < LOOKS:
-            # Who timed it may have been disturbed.
-            self._time(wanted, seconds, again=True)
-            self.costs.looks += 1
-        elif not timed:
-            return 0
-        self._keep()
+        # Who timed what is known may have been disturbed.
+        if timed or self._time(wanted, seconds, again=True):
+            self._keep()
         return timed
 
     def _time(
         self, wanted: Wanted, seconds: float, *, again: bool = False, sparing: bool = False
     ) -> int:
-        """Time passes for so long, or some of them again; how many are new."""
+        """Time passes for so long, or some of them again; how many were that were wanted."""
         clock = self.ranks.clock(time.perf_counter)
-        timer = PassTimer(clock() + seconds, wanted.stopping, clock)
+        timer = PassTimer(clock() + seconds, wanted.stopping, clock, compiles=not on_cpu())
         found = 0
         for width in self.widths:
             order = self._again(width, wanted) if again else self._lacking(width, wanted, sparing)
-            found += self._points(width, order, timer)
+            known = self.costs.points.get(width, {})
+            points = self._points(width, order, timer)
+            found += len(points) if again else len(points.keys() - known)
         return found
 
-    def _points(self, width: int, order: list[int], timer: PassTimer) -> int:
+    def _points(self, width: int, order: list[int], timer: PassTimer) -> dict[int, float]:
         """Time passes of so many tokens a row."""
-        known = self.costs.points.get(width, {})
         if not order:
-            return 0
+            return {}
         points = timer.time(partial(self.trial.describe, width=width), order)
         self.costs.put(points, width=width)
-        return len(points.keys() - known)
+        return points
 
     def _lacking(self, width: int, wanted: Wanted, sparing: bool) -> list[int]:
         """What is not known, behind some that are: they tell how fast the machine is now, beside
@@ -126,8 +125,12 @@ class TimedPart:
         return [*dict.fromkeys([*self._near(width, wanted)[:2], *order])] if order else []
 
     def _again(self, width: int, wanted: Wanted) -> list[int]:
-        """What is known of passes that the rows may run, those of few tokens first."""
-        return [tokens for tokens in self._near(width, wanted) if tokens <= wanted.present[1]]
+        """What is known of passes that the rows may run or are padded to: what was seen least
+        first, behind the one that they run most likely, which all others are compared with."""
+        looks, most = self.costs.looks_at(width), PADDED * wanted.present[1]
+        near = [tokens for tokens in self._near(width, wanted) if tokens <= most]
+        lacking = sorted((n for n in near if looks[n] < LOOKS), key=lambda n: looks[n])
+        return [*dict.fromkeys([*near[:1], *lacking])] if lacking else []
 
     def _near(self, width: int, wanted: Wanted) -> list[int]:
         known = self.costs.points.get(width, {})
@@ -139,7 +142,6 @@ class TimedPart:
         self.costs.put({}, key=share * self.costs.usual(1))
 
     def _keep(self) -> None:
-        self.costs.looks = max(1, self.costs.looks)
         if self.ranks.rank == 0:
             keep_costs(self._lines, self.costs)
 
@@ -160,7 +162,5 @@ class TimedPart:
             kept = None if record is None else PassCosts.from_dict(record)
         if kept is None:
             return False
-        for width, points in kept.points.items():
-            self.costs.put(points, width=width, key=kept.key, fresh=False)
-        self.costs.looks = kept.looks
+        self.costs.join(kept)
         return True

@@ -99,8 +99,7 @@ def keep_costs(lines: tuple[str, ...], costs: PassCosts) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # said when it was looked for
         others = kept_costs(lines)
-    for width, points in (others.points if others else {}).items():
-        known = costs.points.get(width, {})
-        costs.put({n: spent for n, spent in points.items() if n not in known}, width=width)
+    if others is not None:
+        costs.join(others)
     record = {"machine": _here(), "model": lines, "costs": costs.to_dict()}
     return keep(costs_file(lines), _key(lines), record)

@@ -6,8 +6,9 @@ attention takes over the keys of long texts, and what is done to logits, steps s
 (``control.pass_costs``).
 
 Time is short and passes of big models are long, so the coarse picture comes first, then what is
-nearest to the rows that wait, then second looks where a point stands out: another program's hiccup
-only ever makes a pass longer, so the least of the looks counts.
+nearest to the rows that wait, then second looks where a point stands out. A point is the middle of
+its looks, each compared with the round that it was part of (``control.looks``): the least would be
+its own luckiest one, and points that are looked at oftener would be the luckier ones.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_spec.control.looks import combined
+
 COARSE = (1, 2, 4, 8, 16, 32, 64, 128)
 LOOKS = 3  # at each number of tokens, where time is left
 ODD = 1.08  # a point that a wider one undercuts by that much is looked at again
 UNLIKELY = 1.6  # times a wider pass that a narrower one takes at most
+ALL = 4  # points of a round that say how fast the machine was, where fewer may be what is odd
 FEWEST = 2  # points that are timed whatever they take: with one nothing can be compared
 
 Describe = Callable[[int], mx.array]
@@ -37,12 +41,15 @@ class PassTimer:
         until: seconds of the clock by which it is to be done.
         stopping: whether nobody wants it any more; asked between passes.
         clock: seconds.
+        compiles: whether the first pass of each number of tokens is another, since the device may
+            have kernels of its own for it, which are compiled or loaded then.
         looked: what was timed, by tokens.
     """
 
     until: float
     stopping: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.perf_counter
+    compiles: bool = False
     looked: dict[int, list[float]] = field(default_factory=dict)
 
     def time(self, describe: Describe, order: Iterable[int]) -> dict[int, float]:
@@ -58,9 +65,15 @@ class PassTimer:
         self._round(describe, wanted)
         for _ in range(1, LOOKS):
             self._round(describe, self._odd())
-        for _ in range(1, LOOKS):
-            self._round(describe, wanted)
-        seen = {tokens: min(spent) for tokens, spent in self.looked.items()}
+        for turn in range(1, LOOKS):
+            # There and back: a machine that grows slower meanwhile does so for all alike.
+            back = turn % 2 and self._all_fit(wanted)
+            self._round(describe, wanted[::-1] if back else wanted)
+        rounds = [
+            {tokens: spent[turn] for tokens, spent in self.looked.items() if len(spent) > turn}
+            for turn in range(LOOKS)
+        ]
+        seen, _ = combined([one for one in rounds if one], ALL)
         if any(len(spent) < LOOKS for spent in self.looked.values()):
             # There was no time to look again at everything, and that much cannot be.
             least = {n: min(seen[wider] for wider in seen if wider >= n) for n in seen}
@@ -74,9 +87,17 @@ class PassTimer:
                 continue
             if len(self.looked) >= FEWEST and self.clock() + self._guess(tokens) > self.until:
                 continue
+            if self.compiles and tokens not in self.looked:
+                mx.eval(describe(tokens))
             began = self.clock()
             mx.eval(describe(tokens))
             self.looked.setdefault(tokens, []).append(self.clock() - began)
+
+    def _all_fit(self, wanted: Seq[int]) -> bool:
+        """Whether there is time for a look at each."""
+        if not self.looked:
+            return False
+        return self.clock() + sum(map(self._guess, wanted)) <= self.until
 
     def _guess(self, tokens: int) -> float:
         """What a pass should take, by those that were timed; a hiccup among them says nothing."""
