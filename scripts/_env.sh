@@ -8,7 +8,8 @@
 set -euo pipefail
 
 # What the caller's shell has set up for other projects must not leak into this environment.
-unset PYTHONPATH PYTHONHOME VIRTUAL_ENV CDPATH
+# Nor its wish to write no bytecode: every process that a test starts would compile all of this.
+unset PYTHONPATH PYTHONHOME VIRTUAL_ENV CDPATH PYTHONDONTWRITEBYTECODE
 export PYTHONNOUSERSITE=1 PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

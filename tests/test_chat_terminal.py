@@ -71,11 +71,20 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(talker: Path, tmp_path: Pat
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
-def test_sigterm_ends_it_and_leaves_the_terminal_as_it_was(talker: Path, tmp_path: Path) -> None:
-    child = spawn(tmp_path, "chat", "--model", str(talker), "--no-history")
+@pytest.mark.parametrize("when", ["at the prompt", "in an answer"])
+def test_sigterm_ends_it_and_leaves_the_terminal_as_it_was(
+    talker: Path, tmp_path: Path, when: str
+) -> None:
+    """Stops a prompt whose loop, once it has ended, leaves SIGTERM to the system."""
+    words = ("--ignore-eos", "--draft", "ngram", "--no-history")
+    child = spawn(tmp_path, "chat", "--model", str(talker), *words)
     child.expect(PROMPT)
+    if when == "in an answer":
+        child.send("go on\r")
+        child.expect(r"go on.*\n.{40}")
     child.kill(signal.SIGTERM)
-    child.expect(re.escape("\x1b[?2004l"))
+    if when == "at the prompt":
+        child.expect(re.escape("\x1b[?2004l"))
     shown = child.read()
     child.close()
     assert "Traceback" not in shown

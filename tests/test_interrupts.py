@@ -6,7 +6,9 @@ is dropped in the middle of a command's work.
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import signal
 import sys
 import threading
@@ -15,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output.vt100 import Vt100_Output
 
 from mlx_spec import interrupts
 from mlx_spec.__main__ import main as start
 from mlx_spec.batching.chunk_buffer import ChunkBuffer
 from mlx_spec.batching.engine import Engine
 from mlx_spec.cli.main import main
+from mlx_spec.cli.talk.lines import Keyboard
 from mlx_spec.training import make
 from tests.folders import write_folder
 
@@ -251,3 +258,33 @@ def test_ctrl_c_while_the_command_line_is_imported(monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(sys.modules, "mlx_spec.cli.main")
     monkeypatch.setattr(sys, "meta_path", [PressedThen(), *sys.meta_path])
     assert start() == 130
+
+
+PASTES = "\x1b[?2004"  # and h or l: an editor is there, and gone
+
+
+class Screen(io.StringIO):
+    """A terminal, to which SIGTERM comes as an editor begins."""
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        if PASTES + "h" in text:
+            signal.raise_signal(signal.SIGTERM)
+        return count
+
+
+def test_sigterm_while_a_prompt_is_drawn_leaves_the_terminal_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stops one that is raised there, of which what is drawn is never taken back."""
+    screen = Screen()
+    output = Vt100_Output(screen, lambda: Size(24, 80), term="xterm", enable_cpr=False)
+    monkeypatch.setattr("prompt_toolkit.output.create_output", lambda **_: output)
+    with create_pipe_input() as keys, create_app_session(input=keys), interrupts.listening():
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            Keyboard((), None).ask()
+        assert interrupts.exit_code(interrupts.INTERRUPTED) == interrupts.TERMINATED
+        assert signal.getsignal(signal.SIGTERM) == before
+    marks = re.findall(re.escape(PASTES) + "([hl])", screen.getvalue())
+    assert marks == ["h", "l"]
