@@ -90,6 +90,7 @@ def test_noise_is_said_and_what_was_interrupted() -> None:
     text = shown(result(loud, interrupted=True))
     assert "the machine was busy" in text
     assert "interrupted: of whole rounds only" in text
+    assert "medians of 2 rounds (" in text
     assert "(a guess: it was too busy" in text
     assert "above 100% they come from the processor's cache" in text
 
@@ -122,7 +123,7 @@ def test_recommendations_are_words_and_a_line_to_paste() -> None:
     text = shown(result(cell(1, 128), recommended=told))
     assert "one prompt at a time: 75.0 tok/s, 1.50 times plain decoding" in text
     assert "many prompts: 8 at a time, 300.0 tok/s, 4.0 times one at a time" in text
-    assert "weights at 4 (another text)" in text
+    assert "quantized: 4 (another text)" in text
     assert "\n    mlx-spec generate --model m\n" in text
     assert "try still larger ones" in text
 

@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from mlx_spec import BatchingConfig, GenerationResult, SpeculationConfig, batch_generate
+from mlx_spec import (
+    BatchingConfig,
+    GenerationResult,
+    SamplingParams,
+    SpeculationConfig,
+    batch_generate,
+)
 from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.surest import Settling, Surest
 from mlx_spec.decoding.drafters.chain import Hearing
@@ -68,11 +74,12 @@ def run(model: Any, draft: Any, **options: Any) -> list[GenerationResult]:
 def test_what_is_said_is_said_of_that_token_of_that_row(
     temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stops numbers of another row, or of the position beside."""
+    """Stops numbers of another row, or of the position beside, and of another row's noise."""
     model = make_model("llama", seed=4)
     heard = Heard(monkeypatch)
     same, compared = make_model("llama", seed=4), 0
-    results = run(model, same, temperature=temperature, seed=5)
+    own = [SamplingParams(temperature=temperature, seed=5 + row) for row in range(len(PROMPTS))]
+    results = run(model, same, sampling=own)
     by_prompt = {tuple(p): r for p, r in zip(PROMPTS, results, strict=True)}
     for row, steps in heard.said.items():
         prompt = next(p for p in by_prompt if tuple(row.known(0, len(p))) == p)

@@ -14,6 +14,7 @@ import pytest
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.config import BatchingConfig, SpeculationConfig
 from mlx_spec.control import shared
+from mlx_spec.control.pass_costs import PassCosts
 from mlx_spec.decoding import prices, timed_part
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.model import cost_files
@@ -155,6 +156,35 @@ def test_a_closer_look_is_earned_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert earned.left < prices.CLOSER
 
 
+def test_a_look_that_has_time_for_two_passes_sees_what_is_new_and_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where passes take long it would else be the same two each time, and nothing new ever."""
+    target, batching = make_model(seed=1), BatchingConfig(batch_size=8)
+    own = timed_part.PassTimer.time
+    monkeypatch.setattr(
+        timed_part.PassTimer, "time", lambda self, describe, order: own(self, describe, order[:2])
+    )
+
+    def call() -> SpeculativeDecoder:
+        made = SpeculativeDecoder(target, batching=batching)
+        made.add([Sequence(prompt=[n + 1, n + 2], max_new_tokens=4) for n in range(7)])
+        while made.busy:
+            made.step()
+        return made
+
+    costs = call().speculation.measuring.prices.target
+    assert costs.points[1].keys() == {7, 8}
+    for _ in range(12):
+        shared.allowance_of(target).left = prices.CLOSER
+        call()
+    assert costs.points[1].keys() == {7, 8, 10, 12, 14, 15}
+    (path,) = folder.iterdir()
+    kept = PassCosts.from_dict(json.loads(path.read_text())["record"]["costs"])
+    assert kept.looks_at() == costs.looks_at()
+    assert all(kept.looks_at()[n] > 1 for n in (7, 8, 10, 12))
+
+
 def test_a_generator_knows_before_it_is_asked(folder: Path) -> None:
     """Passes are timed as its thread begins, not as the first request is there."""
     with BatchedMLXGenerator(make_model(seed=1), None, draft_model=make_model(seed=2)) as made:
@@ -279,41 +309,3 @@ def test_no_request_is_used_to_find_out_what_a_length_costs(
     assert run(cheap, 24) == tokens
     assert cheap.meter.draft_lengths[0] <= 2  # but for a last token
     assert sum(cheap.meter.draft_lengths.values()) < 12
-
-
-def test_plain_passes_may_be_padded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More rows than a few, and nothing to draft: the widths near theirs are timed."""
-    model = make_model(seed=1)
-    few = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=8))
-    run(few)
-    assert few.speculation.measuring.told == ""
-    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=8))
-    rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=4) for n in range(7)]
-    made.add(rows)
-    while made.busy:
-        made.step()
-    assert made.speculation.measuring.prices.target.points[1].keys() == {7, 8, 10, 12, 14, 15}
-
-
-def test_plain_passes_of_more_rows_are_timed_when_they_come() -> None:
-    model = make_model(seed=1)
-    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=20))
-    rows = [Sequence(prompt=[n + 1, n + 2], max_new_tokens=12) for n in range(18)]
-    made.add(rows[:5])
-    made.step()
-    assert made.speculation.measuring.prices.target.points[1].keys() == {5, 6, 8, 10, 12}
-    made.add(rows[5:])
-    while made.busy:
-        made.step()
-    assert {18, 24, 30, 32, 33, 40} <= made.speculation.measuring.prices.target.points[1].keys()
-    alone = [run_alone(model, row.prompt) for row in rows]
-    assert [row.tokens for row in rows] == alone
-
-
-def run_alone(model: Any, prompt: list[int]) -> list[int]:
-    made = SpeculativeDecoder(model, batching=BatchingConfig(batch_size=1))
-    row = Sequence(prompt=list(prompt), max_new_tokens=12)
-    made.add([row])
-    while made.busy:
-        made.step()
-    return row.tokens

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from mlx_spec.cli.main import main
+from mlx_spec.errors import InvalidRequest
 from mlx_spec.model.loader import load
 from mlx_spec.model.quantized import dequantize, quantized_bits
 from tests.folders import write_folder
@@ -37,6 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["quantization"] = {"group_size": GROUP, "bits": BITS}
     (path / "config.json").write_text(json.dumps(config))
     return path
+
+
+def test_quantized_weights_are_not_quantized_again_and_what_to_do_is_said(folder: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"already, to 4 bits: .* without quantize"):
+        load(folder, quantize="8")
 
 
 @cpu

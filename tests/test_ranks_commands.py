@@ -127,7 +127,7 @@ output = "{out}"
 seed = 3
 temp = 0.7
 batch_size = 2
-max_tokens = 300
+max_tokens = 80
 [[stage]]
 kind = "generate"
 [[stage]]

@@ -26,7 +26,7 @@ def draw_result(result: BenchResult) -> bytes:
     grid = figure.subplots(len(groups), 2, squeeze=False)
     names = list(dict.fromkeys(a.name for c in result.cells for a in shown_arms(c)))
     for axes, ((weights, _), cells) in zip(grid, groups.items(), strict=True):
-        form = "" if weights is None else f", weights at {weights}"
+        form = "" if weights is None else f", quantized: {weights}"
         words = f"{short(result.model)}{form}, prompts of {cells[0].prompt_tokens:.0f} tokens"
         _speeds(axes[0], cells, names, words)
         _gains(axes[1], cells, names, result.noise)

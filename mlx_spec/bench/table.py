@@ -135,8 +135,9 @@ def notes(result: BenchResult) -> list[str]:
     """What the columns mean, and what was left out."""
     rounds = max((len(arm.ratios) for cell in result.cells for arm in cell.arms), default=0)
     found = [
-        f"over plain: medians of {rounds} rounds (lowest-highest). {AGAIN} is the noise, "
-        f"{result.noise:.1%} here: + is faster, - slower, = neither beyond it",
+        f"over plain: medians of {rounds} round{'s' if rounds != 1 else ''} (lowest-highest). "
+        f"{AGAIN} is the noise, {result.noise:.1%} here: "
+        "+ is faster, - slower, = neither beyond it",
         "a pass: tokens that a row gains by a pass of the model; text: whether it is plain "
         "decoding's, byte for byte, or but for near ties that rounding may flip",
         _memory(result),
@@ -186,7 +187,7 @@ def recommendation_lines(result: BenchResult) -> list[str]:
     if result.noise > _TOO_LOUD:
         found[0] += " (a guess: it was too busy with other things to tell)"
     for one, command in result.recommended:
-        form = "" if one.weights is None else f", weights at {one.weights} (another text)"
+        form = "" if one.weights is None else f", quantized: {one.weights} (another text)"
         found += ["", f"  {_words(one)}{form}", f"    {command}"]
     if any(one.rising for one, _ in result.recommended):
         found += ["", "  The largest batch was the fastest: try still larger ones (--batch-sizes)."]

@@ -50,7 +50,8 @@ class BenchLine:
         lengths = ", ".join(str(one) for one in plan.lengths if one is not None)
         prompts = f"prompts of about {lengths} tokens" if lengths else "your prompts"
         self.tell(
-            f"{rows} at a time, {prompts}, {plan.tokens} tokens each, {plan.rounds} rounds: "
+            f"{rows} at a time, {prompts}, {plan.tokens} tokens each, "
+            f"{plan.rounds} round{'s' if plan.rounds != 1 else ''}: "
             f"about {in_words(seconds)} (Ctrl-C shows what is known by then"
             f"{'; --minutes or --full measure more' if cut else ''})"
         )

@@ -115,7 +115,7 @@ class SpeculativeDecoder:
         )
         parts = self._parts(rules, speculation)
         self._stepper = Stepper(parts, self._members, self.policy, self.meter, clock)
-        self._stepper.debug = debug
+        self._stepper.debug, self._stepper.hear = debug, self.speculation.measuring.hear
 
     def _parts(self, rules: Seq[LogitsRule], speculation: SpeculationConfig) -> StepParts:
         """Who takes part in its steps."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlx_spec.control.pass_costs import PassCosts
+from mlx_spec.control.report import StepReport
 from mlx_spec.control.shared import allowance_of, costs_of, prices_of
 from mlx_spec.control.step_prices import DraftPrice, StepPrices
 from mlx_spec.decoding.drafters.base import Drafter, Trial
@@ -120,6 +121,11 @@ class Measuring:
             earned = self._allowance.earn(time.perf_counter())
             if earned >= CLOSER:
                 self._look_closer(rows, limit, stopping, earned)
+
+    def hear(self, report: StepReport) -> None:
+        """Correct what passes are padded by where no policy does: lengths are fixed, or given."""
+        if not self._adaptive and self.prices.known:
+            self.prices.observe(report)
 
     def _look_closer(
         self, rows: int, limit: int, stopping: Callable[[], bool], earned: float

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import mlx.core as mx
 
 from mlx_spec.control.policy import DraftLengthPolicy
+from mlx_spec.control.report import StepReport
 from mlx_spec.decoding.acceptance import NO_NUMBERS
 from mlx_spec.decoding.chunk_queue import ChunkQueue
 from mlx_spec.decoding.flight import Flight, StepOutput, StepPlan
@@ -50,6 +51,7 @@ class Stepper:
         flight: the step that computes, if any.
         suspects: rows whose last logits were no numbers.
         draft_length: of the last step, in tokens: the longest of its rows'.
+        hear: who learns from steps beside the policy.
         debug: check every row's K/V against a lone cache after every step (slow).
     """
 
@@ -67,6 +69,7 @@ class Stepper:
         self.suspects = Suspects()
         self.draft_length = 0
         self.debug = False
+        self.hear: Callable[[StepReport], None] = lambda report: None
         self.ranks = parts.runner.ranks
         self._timeline = Timeline(clock, at_once=not self.ranks.several)
         self._chunks = ChunkQueue(self._timeline, clock)
@@ -247,7 +250,9 @@ class Stepper:
             flight.outputs.append(outputs[-1])
         flight.hand_out()
         self.draft_length = max(flight.lengths)
-        self.policy.observe(flight.report(accepted))
+        report = flight.report(accepted)
+        self.policy.observe(report)
+        self.hear(report)
         self.meter.step(flight.lengths, outputs, flight.seconds, flight.tokens)
         self.meter.ahead += flight.ahead
         self.meter.filled += flight.filled

@@ -86,43 +86,46 @@ class TimedPart:
 
     def look_closer(self, wanted: Wanted, seconds: float) -> int:
         """Time what is lacking of what the rows may run; how many kinds of passes were."""
+        before = self.costs.version
         timed = self._time(wanted, seconds)
-        # Who timed what is known may have been disturbed.
-        if timed or self._time(wanted, seconds, again=True):
+        if not timed:
+            # Who timed what is known may have been disturbed.
+            self._time(wanted, seconds, again=True)
+        if self.costs.version != before:
             self._keep()
         return timed
 
     def _time(
         self, wanted: Wanted, seconds: float, *, again: bool = False, sparing: bool = False
     ) -> int:
-        """Time passes for so long, or some of them again; how many were that were wanted."""
+        """Time passes for so long, or some of them again; how many are new."""
         clock = self.ranks.clock(time.perf_counter)
         timer = PassTimer(clock() + seconds, wanted.stopping, clock, compiles=not on_cpu())
         found = 0
         for width in self.widths:
             order = self._again(width, wanted) if again else self._lacking(width, wanted, sparing)
-            known = self.costs.points.get(width, {})
-            points = self._points(width, order, timer)
-            found += len(points) if again else len(points.keys() - known)
+            found += self._points(width, order, timer)
         return found
 
-    def _points(self, width: int, order: list[int], timer: PassTimer) -> dict[int, float]:
-        """Time passes of so many tokens a row."""
+    def _points(self, width: int, order: list[int], timer: PassTimer) -> int:
+        """Time passes of so many tokens a row; how many are new."""
+        known = self.costs.points.get(width, {})
         if not order:
-            return {}
+            return 0
         points = timer.time(partial(self.trial.describe, width=width), order)
         self.costs.put(points, width=width)
-        return points
+        return len(points.keys() - known)
 
     def _lacking(self, width: int, wanted: Wanted, sparing: bool) -> list[int]:
-        """What is not known, behind some that are: they tell how fast the machine is now, beside
-        when those were timed."""
+        """What is not known, beside some that are: they tell how fast the machine is now, beside
+        when those were timed. There may be time for two passes and no more."""
         known = self.costs.points.get(width, {})
         # Their own number is a point too; steps say it of numbers that come later.
         counts = sorted(EDGES if self._much else {*EDGES, wanted.rows})
         edges = [count * width for count in counts if count * width >= wanted.fewest]
         order = order_of(edges, known, wanted.most, wanted.present, sparing=sparing)
-        return [*dict.fromkeys([*self._near(width, wanted)[:2], *order])] if order else []
+        near = self._near(width, wanted)
+        return [*near[:1], *order[:1], *near[1:2], *order[1:]] if order else []
 
     def _again(self, width: int, wanted: Wanted) -> list[int]:
         """What is known of passes that the rows may run or are padded to: what was seen least

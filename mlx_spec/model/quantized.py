@@ -42,8 +42,13 @@ def quantize(model: Any, wanted: WeightQuantization) -> None:
     nn.quantize(model, wanted.group_size, wanted.bits, mode=wanted.mode, class_predicate=predicate)
     if not found:
         have = quantized_bits(model)
-        why = f"its weights have {have} bits already" if have else "no layer's width is a multiple"
-        raise InvalidRequest(f"quantize to groups of {wanted.group_size}: {why}")
+        if have:
+            raise InvalidRequest(
+                f"its weights are quantized already, to {have} bits: load it without quantize "
+                "(--quantize)"
+            )
+        groups = f"quantize to groups of {wanted.group_size}"
+        raise InvalidRequest(f"{groups}: no layer's width is a multiple")
 
 
 def dequantize(model: Any) -> Any:
