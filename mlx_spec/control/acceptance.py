@@ -221,8 +221,7 @@ class AcceptanceEstimate:
             worse += down
             rise, fall = record.rise, record.fall
             before = rise.score
-            score = before + up
-            if score > 0.0:
+            if (score := before + up) > 0.0:
                 rise.score = score
                 if before:
                     rise.accepted += accepted
@@ -236,8 +235,7 @@ class AcceptanceEstimate:
             elif before:
                 rise.score = 0.0
             before = fall.score
-            score = before + down
-            if score > 0.0:
+            if (score := before + down) > 0.0:
                 fall.score = score
                 if before:
                     fall.accepted += accepted
