@@ -146,14 +146,15 @@ def say(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=["gemma3", "smollm2"])
+    parser.add_argument("model", help="gemma3, smollm2, or as mlx_spec.load takes it")
     for name, default in (("prompt", 700), ("tokens", 600), ("rows", 5), ("slots", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dtype", help="as mlx-spec's --dtype; by default as the device has it")
     parser.add_argument("--out", type=Path, help="write the report there as JSON too")
     given = parser.parse_args()
     started = time.perf_counter()
-    path = {"gemma3": gemma3_gguf, "smollm2": smollm2_gguf}[given.model]()
+    fetched = {"gemma3": gemma3_gguf, "smollm2": smollm2_gguf}
+    path = fetched[given.model]() if given.model in fetched else given.model
     model, tokenizer = load(path, dtype=given.dtype)
     tie = NEAR if model.model.norm.weight.dtype == mx.float32 else NEAR_16
     loaded = time.perf_counter()

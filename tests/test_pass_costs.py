@@ -304,3 +304,14 @@ def test_a_small_part_takes_no_more_than_explains_a_surprise() -> None:
     before = factor.times
     factor.move(math.log(0.5), 0.01, 1 / variance)
     assert before / 5 <= factor.times < before
+
+
+def test_two_points_beside_each_other_do_not_say_how_the_line_goes_on() -> None:
+    """Stops a batch of 64 rows that never guesses far: it ran passes of 188 and 192 tokens, and
+    what these differed by, noise, was taken for what tokens cost beyond."""
+    costs = PassCosts()
+    costs.put({tokens: 20 + 0.05 * tokens for tokens in EDGES})
+    for _ in range(40):
+        costs.note(188, 0, 0.98 * (20 + 0.05 * 188))
+        costs.note(192, 0, 1.02 * (20 + 0.05 * 192))
+    assert costs.usual(448) < 1.25 * (20 + 0.05 * 448)

@@ -32,6 +32,9 @@ class DenseKVCache:
 
     Arrays are made at the first write, when head counts, head dims and dtype are known from the
     model itself.
+
+    Args:
+        in_steps: read keys in steps of positions that come again (``Span.in_steps``).
     """
 
     sliceable, folds = True, False
@@ -39,14 +42,18 @@ class DenseKVCache:
     offset: mx.array | int
     span: Span
 
-    def __init__(self, slots: int = 0, positions: int = 0) -> None:
+    def __init__(self, slots: int = 0, positions: int = 0, *, in_steps: bool = False) -> None:
         self.slots = slots
         self.positions = positions
+        self._in_steps = in_steps
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
 
     def bind(self, span: Span) -> None:
         """The rows and positions of the next pass."""
+        if self._in_steps:
+            positions = self.positions
+            span = span.once(("in steps", positions), lambda: span.in_steps(positions))
         self.span = span
         self.offset = span.offset
 

@@ -28,6 +28,7 @@ from mlx_lm.models.cache import (
 
 from mlx_spec.cache.chunked import ChunkedRing
 from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.device import plans_by_shape
 from mlx_spec.cache.late import LateQuantizedSlots
 from mlx_spec.cache.layer import LayerCache
 from mlx_spec.cache.quantized import QuantizedSlots
@@ -46,7 +47,7 @@ class _States(StateCache, ArraysCache):  # type: ignore[misc]
 Maker = Callable[[Any], LayerCache]
 
 _KINDS: dict[type, Maker] = {
-    KVCache: lambda own: DenseKVCache(),
+    KVCache: lambda own: DenseKVCache(in_steps=plans_by_shape()),
     QuantizedKVCache: lambda own: QuantizedSlots(own.bits, own.group_size),
     RotatingKVCache: lambda own: RingKVCache(own.max_size, own.keep),
     ChunkedKVCache: lambda own: ChunkedRing(own.chunk_size),

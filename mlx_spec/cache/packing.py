@@ -8,6 +8,8 @@ from itertools import groupby
 
 import mlx.core as mx
 
+from mlx_spec.cache.device import asks_dearly
+
 # Queries that attention answers in the time that a call more of it takes: on two cores three at 160
 # keys and one at 512 (docs/LOG.md).
 CALL = 3
@@ -60,7 +62,7 @@ class TokenPacking:
         Args:
             counts: tokens of each row.
             tokens: of the pass; those beyond are copies of the first.
-            call: queries that cost as much as asking once more.
+            call: queries that cost as much as asking once more; on a GPU all ask together.
         """
         width, places, index = max(counts), list[int](), list[list[int]]()
         rows, order, runs = list[int](), list[int](), list[QueryRun]()
@@ -70,7 +72,8 @@ class TokenPacking:
             places += range(row * width, row * width + count)
             rows += [row] * count
         asked = 0
-        for first, end, wide in _runs(counts, call):
+        together = [(0, len(counts), width)] if asks_dearly() else _runs(counts, call)
+        for first, end, wide in together:
             own = mx.array([line[:wide] for line in index[first:end]], mx.int32)
             runs.append(QueryRun(first, end, wide, own))
             for row in range(first, end):

@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from mlx_spec.cache.device import SHORT
+from mlx_spec.cache.slot_sizes import whole_steps
+
 T = TypeVar("T")
 
 
@@ -89,6 +92,17 @@ class Span:
         where.positions = mx.minimum(where.positions, position)
         where.index = where.positions[:, None, :, None]
         return where
+
+    def in_steps(self, positions: int) -> Span:
+        """The same for a device that plans attention by its shape: as many keys as come again for
+        many passes, at most ``positions``, and a mask that hides the rest.
+
+        One query a row is not planned, and a prompt's stretch comes once: those stay as they are.
+        """
+        if not 1 < self.width <= SHORT:
+            return self
+        limit = min(whole_steps(self.limit), positions)
+        return replace(self, limit=limit, uniform=False, _masks={}, _made={}, _within=None)
 
     def ran(self) -> None:
         """The model has described the pass."""

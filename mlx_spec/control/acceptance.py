@@ -22,6 +22,7 @@ import threading
 from collections.abc import Sequence as Seq
 from itertools import accumulate
 from operator import mul
+from typing import TypeAlias
 
 from mlx_spec.control import shifts
 from mlx_spec.control.report import StepReport
@@ -184,14 +185,14 @@ class AcceptanceEstimate:
     ) -> tuple[float, float]:
         """Of each row; what all say for odds that have risen, and fallen.
 
-        The work of a step that grows with rows: nothing is called, and both runs of a row are in
-        line (``Run.add``).
+        This and what follows is the work of a step that grows with rows: nothing is called.
         """
-        prior, beside, keep, most = self._prior, self.BESIDE, MEMORY, shifts.BOUND
+        prior, beside = self._prior, self.BESIDE
         usually, says, last_part = prior * self.average.chance, SAYS, PARTS - 1
         passed, parts, numbers = tally.passed, tally.parts, tally.numbers
         fallen, stood, chances = tally.fallen, tally.stood, tally.chances
         better = worse = 0.0
+        shown: list[Shown] = []
         for record, length, accepted in zip(records, report.lengths, report.accepted, strict=True):
             if accepted < length:
                 tested = accepted + 1
@@ -204,14 +205,14 @@ class AcceptanceEstimate:
             else:
                 record.fade(beside)
                 continue
-            own, own_usual, usual = record.accepted, record.usual, passed[tested]
-            chance = (own + usually) / (own_usual + prior)
+            usual = passed[tested]
+            chance = (record.accepted + usually) / (record.usual + prior)
             if chance > 1.0:
                 chance = 1.0
             chances[tested] += chance
             part = int(chance * parts[tested])
             up, up_last, down, down_last = says[part if part < last_part else last_part]
-            right, looked = numbers[accepted], numbers[tested]
+            right = numbers[accepted]
             up *= right
             down *= right
             if accepted < tested:
@@ -219,40 +220,8 @@ class AcceptanceEstimate:
                 down += down_last
             better += up
             worse += down
-            rise, fall = record.rise, record.fall
-            before = rise.score
-            score = before + up
-            if score > 0.0:
-                rise.score = score
-                if before:
-                    rise.accepted += accepted
-                    rise.tested += tested
-                    rise.usual += usual
-                else:
-                    rise.accepted, rise.tested, rise.usual = accepted, tested, usual
-                if score > most:
-                    record.believe(rise)
-                    continue
-            elif before:
-                rise.score = 0.0
-            before = fall.score
-            score = before + down
-            if score > 0.0:
-                fall.score = score
-                if before:
-                    fall.accepted += accepted
-                    fall.tested += tested
-                    fall.usual += usual
-                else:
-                    fall.accepted, fall.tested, fall.usual = accepted, tested, usual
-                if score > most:
-                    record.believe(fall)
-                    continue
-            elif before:
-                fall.score = 0.0
-            record.accepted = keep * own + right
-            record.tested = keep * record.tested + looked
-            record.usual = keep * own_usual + usual
+            shown.append((record, right, numbers[tested], usual, up, down))
+        _remember(shown)
         return better, worse
 
     def _all_moved(self, records: Seq[TestedGuesses], run: Run) -> None:
@@ -323,3 +292,46 @@ class AcceptanceEstimate:
         profile, sure = self.average.profile[:count], self.SURE
         profile += profile[-1:] * (count - len(profile))
         return tuple([min(chance * times, sure) for times in profile])
+
+
+Shown: TypeAlias = tuple[TestedGuesses, float, float, float, float, float]
+"""A row's record; what stood, was tested, and was usual of it; what that says for odds that have
+risen, and fallen."""
+
+
+def _remember(shown: Seq[Shown]) -> None:
+    """Add to each row's record, and to both of its runs in line (``Run.add``)."""
+    keep, most = MEMORY, shifts.BOUND
+    for record, accepted, tested, usual, up, down in shown:
+        rise, fall = record.rise, record.fall
+        before = rise.score
+        if (score := before + up) > 0.0:
+            rise.score = score
+            if before:
+                rise.accepted += accepted
+                rise.tested += tested
+                rise.usual += usual
+            else:
+                rise.accepted, rise.tested, rise.usual = accepted, tested, usual
+            if score > most:
+                record.believe(rise)
+                continue
+        elif before:
+            rise.score = 0.0
+        before = fall.score
+        if (score := before + down) > 0.0:
+            fall.score = score
+            if before:
+                fall.accepted += accepted
+                fall.tested += tested
+                fall.usual += usual
+            else:
+                fall.accepted, fall.tested, fall.usual = accepted, tested, usual
+            if score > most:
+                record.believe(fall)
+                continue
+        elif before:
+            fall.score = 0.0
+        record.accepted = keep * record.accepted + accepted
+        record.tested = keep * record.tested + tested
+        record.usual = keep * record.usual + usual

@@ -22,6 +22,7 @@ class CostCurve:
     TIMED, GUESSED = 0.05, 0.15  # how far a point may be off that was timed, or lies between two
     UNKNOWN = 1e-3  # seconds a token where nothing was timed; the speed says the rest
     MARGIN, BELIEVED = 1.04, 1.7  # a wider pass must be cheaper by that much, and is by no more
+    APART = 0.8  # of the last point, and no nearer, where another tells how the line goes on
     NARROW = 4  # tokens, up to which nothing is padded
     ALIKE = 0.005  # a point that has moved by less is left
 
@@ -140,8 +141,10 @@ class CostCurve:
         known = sorted(self._base)
         line = _lines({tokens: self._at(tokens) for tokens in known})
         # The last step of a staircase says too little of what follows, or the wrong thing. One
-        # point tells no slope at all: in proportion, then.
-        last, ends = known[-1], {*known[-2:-1], *known[:-1][:1]}
+        # point tells no slope at all: in proportion, then. Of two close together it is noise.
+        last = known[-1]
+        apart = [point for point in known if point <= self.APART * last]
+        ends = {*apart[-1:], *known[:-1][:1]}
         slopes = [(line[last] - line[one]) / (last - one) for one in ends]
         slope = max([0.0, *slopes]) if slopes else line[last] / last
         self._line, self._slope = line, slope

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from mlx_spec.cache.device import plans_by_shape
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
 from mlx_spec.control.drafting import CostlyDraft
@@ -198,5 +199,8 @@ def may_be_read(config: SpeculationConfig, ranks: Ranks) -> bool:
 def may_be_filled(config: SpeculationConfig, ranks: Ranks) -> bool:
     """Whether the device may say whose guesses are verified, by how sure the drafter is of them:
     where that is not read (above), and as little under rejection sampling or over several ranks.
+
+    Not on CUDA, where four rows were the slower for it (docs/LOG.md).
     """
-    return not on_cpu() and config.acceptance != "rejection" and not ranks.several
+    elsewhere = config.acceptance != "rejection" and not ranks.several
+    return elsewhere and not on_cpu() and not plans_by_shape()

@@ -14,6 +14,7 @@ from functools import partial
 from mlx_spec.control.pass_costs import EDGES, PassCosts
 from mlx_spec.decoding.drafters.base import Trial
 from mlx_spec.model.cost_files import keep_costs, kept_costs, model_lines
+from mlx_spec.model.pace import on_cpu
 from mlx_spec.model.pass_timing import COARSE, PassTimer, order_of
 from mlx_spec.model.ranks import LONE, Ranks
 
@@ -99,7 +100,7 @@ class TimedPart:
     ) -> int:
         """Time passes for so long, or some of them again; how many are new."""
         clock = self.ranks.clock(time.perf_counter)
-        timer = PassTimer(clock() + seconds, wanted.stopping, clock)
+        timer = PassTimer(clock() + seconds, wanted.stopping, clock, compiles=not on_cpu())
         found = 0
         for width in self.widths:
             order = self._again(width, wanted) if again else self._lacking(width, wanted, sparing)

@@ -41,12 +41,15 @@ class PassTimer:
         until: seconds of the clock by which it is to be done.
         stopping: whether nobody wants it any more; asked between passes.
         clock: seconds.
+        compiles: whether the first pass of each number of tokens is another, since the device may
+            have kernels of its own for it, which are compiled or loaded then.
         looked: what was timed, by tokens.
     """
 
     until: float
     stopping: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.perf_counter
+    compiles: bool = False
     looked: dict[int, list[float]] = field(default_factory=dict)
 
     def time(self, describe: Describe, order: Iterable[int]) -> dict[int, float]:
@@ -84,6 +87,8 @@ class PassTimer:
                 continue
             if len(self.looked) >= FEWEST and self.clock() + self._guess(tokens) > self.until:
                 continue
+            if self.compiles and tokens not in self.looked:
+                mx.eval(describe(tokens))
             began = self.clock()
             mx.eval(describe(tokens))
             self.looked.setdefault(tokens, []).append(self.clock() - began)

@@ -28,6 +28,7 @@ from typing import TypeAlias
 import mlx.core as mx
 
 from mlx_spec.cache.dense import DenseKVCache
+from mlx_spec.cache.device import plans_by_shape
 from mlx_spec.cache.quantized import QuantizedSlots
 from mlx_spec.cache.slot_sizes import whole_steps
 from mlx_spec.model.pace import on_cpu
@@ -50,9 +51,10 @@ def replay_pays() -> bool:
     """Whether traces are worth their making here: the one place that decides it.
 
     MLX's CPU build fuses norms and rotations too, with a C++ compiler that takes seconds for a
-    model's first trace and saves a few percent of a step afterwards (docs/LOG.md).
+    model's first trace and saves a few percent of a step afterwards (docs/LOG.md). On CUDA every
+    shape's trace is compiled, and steps with guesses took twice as long for it.
     """
-    return not on_cpu()
+    return not on_cpu() and not plans_by_shape()
 
 
 @dataclass
