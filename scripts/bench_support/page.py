@@ -72,7 +72,8 @@ def pictures(sections: Sequence[Section], folder: Path) -> list[Picture]:
 
 def _shown(record: Record) -> str:
     """What was run, and its tables."""
-    parts = [f"`{record.command}` ({record.date}, {record.engine})\n"]
+    where = record.machine.get("processor", "")
+    parts = [f"`{record.command}` ({record.date}, {record.engine}, {where})\n"]
     if record.note:
         parts.append(f"**{record.note}**\n")
     parts += [f"### {table.title}\n\n{table}\n" for table in record.tables]
