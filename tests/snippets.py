@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,6 +170,8 @@ class Page:
                 Path(target).write_text(out, encoding="utf-8")
 
     def _output(self, words: list[str], stdin: str = "", place: str = "") -> str:
+        while re.fullmatch(r"[A-Z_0-9]+=\S*", words[0]):  # what is set for one command
+            words = words[1:]
         name, *rest = words
         if name == "mlx-spec":
             return self._mlx_spec(rest, stdin, place)
@@ -186,11 +189,14 @@ class Page:
         self.parsed += 1
         if name == "pip":
             known = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-            for extra in re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*?)\]", words[-1]))):
+            ours = words[-1] if words[-1].startswith((".", "mlx-spec")) else ""
+            for extra in re.findall(r"[\w-]+", "".join(re.findall(r"\[(.*?)\]", ours))):
                 assert f"\n{extra} = [" in known, f"{place}: no extra {extra!r}"
         elif name == "python" and rest[0].endswith(".py"):
             source = (ROOT / rest[0]).read_text(encoding="utf-8")
             assert all(f'"{word}"' in source for word in rest if word.startswith("--")), words
+        elif name == "python" and rest[0] == "-m":
+            assert find_spec(rest[1]) is not None, f"{place}: no module {rest[1]!r}"
         else:
             there = (ROOT / name).exists() and "/" in name
             assert there or Path(name).name in OTHERS, f"{place}: what is {name!r}?"

@@ -41,14 +41,15 @@ def test_a_pair_is_remembered_while_both_models_live() -> None:
 # --- one decoder's own ------------------------------------------------------------------------
 
 
-def test_decoders_of_one_pair_keep_their_own_length() -> None:
+@pytest.mark.parametrize("seed", range(3, 8))
+def test_decoders_of_one_pair_keep_their_own_length(seed: int) -> None:
     """Stops two generators that overwrite each other's lengths: a lone row drafts far, a full batch
     parks, and neither's step changes what the other does.
     """
     pair = PairMeasurements()
     few, many = (adaptive(COMPUTE, pair=pair) for _ in range(2))
-    lone = Simulation(few, COMPUTE, batch(1, (0.9,)), Conditions(seed=1))
-    full = Simulation(many, COMPUTE, batch(32, (0.9,)), Conditions(seed=2))
+    lone = Simulation(few, COMPUTE, batch(1, (0.9,)), Conditions(seed=100 + seed))
+    full = Simulation(many, COMPUTE, batch(32, (0.9,)), Conditions(seed=seed))
     for _ in range(200):
         lone.steps(1)
         full.steps(1)
