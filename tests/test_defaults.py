@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from mlx_spec import load
+from mlx_spec import batch_generate, load
 from mlx_spec.batching.engine import Engine
 from mlx_spec.batching.generator import BatchedMLXGenerator
 from mlx_spec.batching.token_stream import TokenStream
 from mlx_spec.config import BatchingConfig, SamplingParams, SpeculationConfig
+from mlx_spec.control.ends import Ends
 from mlx_spec.control.surest import Surest
 from mlx_spec.decoding import setup
 from mlx_spec.decoding.meter import StepMeter
@@ -110,6 +111,42 @@ def test_on_a_cpu_guesses_are_picked(monkeypatch: pytest.MonkeyPatch) -> None:
     meter, _ = served()
     assert len(picked) > 0.3 * meter.steps
     assert max(picked) > 1
+
+
+@pytest.mark.parametrize("draft", ["ngram", "model"])
+def test_rows_that_end_last_count_most_once_nobody_waits(
+    draft: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stops an engine that does not tell its decoder who waits, and a drafter that is not asked."""
+    model, tokenizer = demo("demo")
+    asked: list[tuple[int, bool]] = []
+    own, admit = Ends.weights, Engine._admit
+    waiting: list[int] = []
+
+    def weights(ends: Ends, rows: Any, *more: Any) -> Any:
+        found = own(ends, rows, *more)
+        if len(rows) > 1:
+            asked.append((waiting[-1], found is not None))
+        return found
+
+    def admitted(engine: Engine, hurry: bool) -> None:
+        admit(engine, hurry)
+        waiting.append(engine.scheduler.backlog)
+
+    monkeypatch.setattr(Ends, "weights", weights)
+    monkeypatch.setattr(Engine, "_admit", admitted)
+    made = batch_generate(
+        model,
+        tokenizer,
+        ["x = 1\nx = 1\nx = 1\n", "import os\nimport os\n", "import ", "a = 1\na = 1\na = 1\n"] * 2,
+        draft_model=demo("demo-draft") if draft == "model" else None,
+        speculation=SpeculationConfig(draft=draft),
+        batching=BatchingConfig(batch_size=3),
+        max_tokens=NEW,
+    )
+    assert made.stats.drafted > 0
+    assert {found for count, found in asked if count} == {False}
+    assert True in {found for count, found in asked if not count}
 
 
 def test_two_generators_at_once_say_what_each_says_alone() -> None:

@@ -31,6 +31,7 @@ from mlx_spec.batching.shortage import Shortage, is_shortage, renewed
 from mlx_spec.batching.text import TextStream, spell
 from mlx_spec.cache.usage import KVUsage
 from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.control.demand import RowDemand
 from mlx_spec.decoding.decoder import SpeculativeDecoder
 from mlx_spec.decoding.flight import StepOutput
 from mlx_spec.decoding.setup import used_model
@@ -78,7 +79,7 @@ class Engine:
         self.batching = with_prefix_share(batching, share, models=1 if draft is None else 2)
         self.clock, self._tokenizer = clock, tokenizer
         self.limit = RowLimit(self.batching.batch_size)
-        self.shortage = Shortage(self.limit)
+        self.demand, self.shortage = RowDemand(), Shortage(self.limit)
         self._make_decoder = partial(
             SpeculativeDecoder,
             model,
@@ -88,6 +89,7 @@ class Engine:
             batching=self.batching,
             clock=clock,
             limit=self.limit,
+            demand=self.demand,
         )
         self.decoder, self._stopping = self._make_decoder(), _never
         budget = token_budget(self, self.decoder, self.batching, self.ranks, room)
@@ -101,9 +103,11 @@ class Engine:
         self._use(self.decoder, budget)
         self.finished = self.cancelled = 0  # requests, over all time
         self._reporter = EventReporter(listeners, clock)
+        self._report_start({"target": model, "draft": draft}, budget.kv.limit)
+
+    def _report_start(self, models: dict[str, Any], limit: int) -> None:
         if self._reporter:
-            models = {"target": model, "draft": draft}
-            self._reporter.started(models, self.batching, self.speculation, budget.kv.limit)
+            self._reporter.started(models, self.batching, self.speculation, limit)
 
     def _use(self, decoder: SpeculativeDecoder, budget: TokenBudget) -> None:
         """Run requests here. No way back from it: who drops an engine has its memory at once."""
@@ -172,6 +176,7 @@ class Engine:
             request.text = TextStream(detokenizer, request.sampling.stop_texts)
             request.spell = partial(spell, self._tokenizer)
             self.scheduler.submit(request)
+            self.demand.came += 1
             if self._reporter:
                 self._reporter.submitted(request)
 
@@ -281,6 +286,7 @@ class Engine:
     def _admit(self, hurry: bool) -> None:
         self._grow()
         plan = self.scheduler.plan(self.now(), hurry=hurry)
+        self.demand.waiting = self.scheduler.backlog
         if not (plan.preempt or plan.admit):
             return
         if self._reporter:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.acceptance import AverageAcceptance
 from mlx_spec.control.allocation import Prices, StepBudget, best_budget, fill
+from mlx_spec.control.demand import RowDemand
 from mlx_spec.control.drafting import CostlyDraft, Prospect, keys_of
 from mlx_spec.control.ends import Ends
 from mlx_spec.control.looked_up import Computed, LookedUp, by_need
@@ -74,6 +75,7 @@ class AdaptiveDrafts:
         found: usual acceptance of what is looked up.
         asks: whether somebody who looks up has something to say of the next step.
         reads: whether it costs next to nothing to read, within a step, how sure a drafter is.
+        demand: requests that want a row, where somebody knows of them.
 
     Attributes:
         costly, drafts: as ``SourceChoice`` has them.
@@ -96,11 +98,12 @@ class AdaptiveDrafts:
         asks: Callable[[], bool] = lambda: False,
         *,
         reads: bool = False,
+        demand: RowDemand | None = None,
     ) -> None:
         self._config, self._prices, self._asks = config, prices, asks
         self._drafters = {drafter.name: drafter for drafter in costly}
         self._lookups = LookedUp(found or AverageAcceptance(), config.probe_interval)
-        self._ends = Ends()
+        self._ends = Ends(demand)
         self._reads = reads and prices.packs
         self._view: Prospect | None = None  # of the standing decision
         self._settling: Settling | None = None
@@ -240,7 +243,9 @@ class AdaptiveDrafts:
         planned = [n if known else 0 for n, known in zip(lengths, covered, strict=True)]
         if not offers:
             settled = Settled([NOBODY] * len(planned), planned, costly=any(planned))
-            return self._to_pick(rows, settled, [()] * len(planned), covered)
+            view = self._view
+            weights = view.weights if view and len(view.reaching) == len(rows) else None
+            return self._to_pick(settled, covered, [()] * len(planned), weights)
         found = self._lookups.weigh(rows, offers)
         view, passes = self._view, max(planned)
         if view is not None and view.picked:  # it will seldom go as far as it may
@@ -249,11 +254,32 @@ class AdaptiveDrafts:
         guesses = sum(map(len, found.reaching)) + sum(map(len, computed.reaching))
         width = max(map(len, (*found.reaching, *computed.reaching)))
         most = guesses if self._prices.packs else len(rows) * width
-        settled = self._lookups.settle(rows, found, computed, self._priced(rows, computed, most))
-        return self._to_pick(rows, settled, found.reaching, covered)
+        prices = self._priced(rows, computed, most)
+        weights = self._weights(rows, found.reaching, computed.reaching, prices)
+        worth = found.weighed(weights), computed.weighed(weights)
+        settled = self._lookups.settle(rows, *worth, prices)
+        return self._to_pick(settled, covered, found.reaching, weights)
+
+    def _weights(
+        self,
+        rows: Seq[Row],
+        found: Seq[Seq[float]],
+        computed: Seq[Seq[float]],
+        prices: Prices,
+    ) -> Seq[float] | None:
+        """What a token of each row is worth, where guesses were found for some."""
+        brings = [sum(row) for row in found]
+        if computed:
+            brings = [max(n, sum(row)) for n, row in zip(brings, computed, strict=True)]
+        alone = self._prices.curve(1, 0, keys_of(rows[:1]))[0]
+        return self._ends.weights(rows, brings, prices.verify[0], alone)
 
     def _to_pick(
-        self, rows: Seq[Row], settled: Settled, found: Seq[Seq[float]], covered: Seq[bool]
+        self,
+        settled: Settled,
+        covered: Seq[bool],
+        found: Seq[Seq[float]],
+        weights: Seq[float] | None,
     ) -> Settled:
         """The same, with all that is to be known when it is known how sure the drafter is; rows
         that it guesses for may then be given as many as any."""
@@ -264,7 +290,6 @@ class AdaptiveDrafts:
         if view.picked:
             asked = zip(settled.picks, lengths, self._standing.lengths, covered, strict=True)
             lengths = [n if pick != NOBODY else most if own else 0 for pick, n, most, own in asked]
-        weights = view.weights if len(rows) == len(view.reaching) else None
         self._settling = Settling(settled.picks, lengths, found, view, weights)
         return replace(settled, lengths=lengths, reads=True)
 

@@ -79,10 +79,10 @@ class CostlyDraft:
             reaching = [row[:most] for row, most in zip(reaching, room, strict=True)]
         prices = self.prices(rows, longest)
         alike = {id(row): row for row in reaching}  # those that are equal are mostly one
-        brings = {key: 1.0 + sum(row[:3]) for key, row in alike.items()}
-        pace = [brings[id(row)] for row in reaching]
+        sums = {key: sum(row[:3]) for key, row in alike.items()}
+        brings = [sums[id(row)] for row in reaching]
         alone = self._prices.curve(1, 0, keys_of(rows[:1]))[0]
-        weights = ends.weights(rows, pace, prices.verify[0], alone)
+        weights = ends.weights(rows, brings, prices.verify[0], alone)
         reaching = weighed(reaching, weights)
         picks = picks and prices.packs and self.surest.confidence.known
         budget = self.surest.budget(len(rows), prices) if picks else best_budget(reaching, prices)

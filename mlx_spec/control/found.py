@@ -7,11 +7,12 @@ that does not say is taken at its usual acceptance.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
 
 from mlx_spec.control.acceptance import AcceptanceEstimate, AverageAcceptance
+from mlx_spec.control.ends import weighed
 from mlx_spec.control.offers import NOBODY, Offer
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.row import Row
@@ -53,6 +54,10 @@ class Found:
     lengths: list[int]
     reaching: list[Seq[float]]
     certain: list[bool]
+
+    def weighed(self, weights: Seq[float] | None) -> Found:
+        """By what a token of each row is worth."""
+        return replace(self, reaching=weighed(self.reaching, weights))
 
 
 class Findings:

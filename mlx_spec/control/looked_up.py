@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from mlx_spec.control.acceptance import AverageAcceptance
 from mlx_spec.control.allocation import Prices, StepBudget, fill, spend
+from mlx_spec.control.ends import weighed
 from mlx_spec.control.found import Findings, Found
 from mlx_spec.control.offers import NOBODY, Offer, Settled
 from mlx_spec.control.report import StepReport
@@ -35,6 +36,10 @@ class Computed:
 
     reaching: list[Seq[float]]
     passes: int
+
+    def weighed(self, weights: Seq[float] | None) -> Computed:
+        """By what a token of each row is worth."""
+        return replace(self, reaching=weighed(self.reaching, weights)) if self.passes else self
 
 
 class LookedUp:

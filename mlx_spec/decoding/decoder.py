@@ -22,6 +22,7 @@ from mlx_spec.cache.layer import RowState
 from mlx_spec.cache.slot_sizes import SlotSize
 from mlx_spec.cache.usage import KVUsage, measure
 from mlx_spec.config import BatchingConfig, SpeculationConfig
+from mlx_spec.control.demand import RowDemand
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.decoding.batch_state import BatchState
 from mlx_spec.decoding.checks import check_tokens
@@ -69,6 +70,7 @@ class SpeculativeDecoder:
         debug: check every row's K/V against a lone cache after every step (slow).
         clock: seconds.
         limit: rows that run together, where somebody else says it; else ``batching.batch_size``.
+        demand: requests that want a row, where somebody else knows of them.
 
     Raises:
         UnsupportedModel: a model whose cache cannot roll back row by row.
@@ -88,6 +90,7 @@ class SpeculativeDecoder:
         debug: bool = False,
         clock: Callable[[], float] = time.perf_counter,
         limit: RowLimit | None = None,
+        demand: RowDemand | None = None,
     ) -> None:
         speculation = speculation or SpeculationConfig()
         self.batching = batching or BatchingConfig()
@@ -101,6 +104,7 @@ class SpeculativeDecoder:
             DraftParts(self.runner, speculation, self.batching, draft, tokenizer, draft_tokenizer),
             drafter,
             policy,
+            demand,
         )
         self.drafter, self.policy = self.speculation.drafter, self.speculation.policy
         self.meter = StepMeter()

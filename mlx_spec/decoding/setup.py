@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_spec.cache.device import plans_by_shape
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
+from mlx_spec.control.demand import RowDemand
 from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.filled import FilledDrafts
 from mlx_spec.control.fixed import FixedDraftLength
@@ -121,54 +122,60 @@ def most_draft_tokens(drafter: Drafter, speculation: SpeculationConfig) -> int:
     return most if drafter.max_draft_tokens is None else min(most, drafter.max_draft_tokens)
 
 
+@dataclass(frozen=True)
+class PolicyParts:
+    """What a policy goes by.
+
+    Attributes:
+        owners: the models, of whose pair measurements are shared.
+        prices: what steps cost.
+        demand: requests that want a row, where somebody knows of them.
+        reads: whether the members of a chain may be asked how sure they are (``may_be_read``).
+        fills: whether the device may go by that alone (``may_be_filled``).
+    """
+
+    owners: tuple[Any, Any]
+    prices: StepPrices
+    demand: RowDemand | None = None
+    reads: bool = False
+    fills: bool = False
+
+
 def make_policy(
-    drafter: Drafter,
-    speculation: SpeculationConfig,
-    owners: tuple[Any, Any],
-    prices: StepPrices,
-    *,
-    reads: bool = False,
-    fills: bool = False,
+    drafter: Drafter, speculation: SpeculationConfig, parts: PolicyParts
 ) -> DraftLengthPolicy:
     """What chooses the draft length: fixed, or adaptive within what the drafter can do.
 
     Args:
         drafter: what drafts.
         speculation: how far to guess.
-        owners: the models, of whose pair measurements are shared.
-        prices: what steps cost.
-        reads: whether the members of a chain may be asked how sure they are (``may_be_read``).
-        fills: whether the device may go by that alone (``may_be_filled``).
+        parts: what it goes by.
     """
     most = most_draft_tokens(drafter, speculation)
     if isinstance(drafter, ChainDrafter) and only_given(drafter, speculation):
         free = drafter.free
         drafter.choice = GivenGuesses(
-            most, lambda: any(each.needs_host for each in free), lambda: prices.packs
+            most, lambda: any(each.needs_host for each in free), lambda: parts.prices.packs
         )
         return drafter.choice
     config = replace(speculation, num_draft_tokens=most)
     adaptive = most > 0 and speculation.adaptive
     if isinstance(drafter, ChainDrafter):
         if adaptive:
-            drafter.choice = _chosen(drafter, config, owners, prices, (reads, fills))
+            drafter.choice = _chosen(drafter, config, parts)
         else:
             drafter.choice = FixedSources(most, [each.name for each in drafter.costly])
         return drafter.choice
     if not adaptive:
         return FixedDraftLength(most)
-    pair = measurements_of(*owners, drafter.name)
-    return AdaptiveDrafts(config, prices, [CostlyDraft(drafter.name, most, prices, pair)])
+    pair, prices = measurements_of(*parts.owners, drafter.name), parts.prices
+    costly = [CostlyDraft(drafter.name, most, prices, pair)]
+    return AdaptiveDrafts(config, prices, costly, demand=parts.demand)
 
 
-def _chosen(
-    chain: ChainDrafter,
-    config: SpeculationConfig,
-    owners: tuple[Any, Any],
-    prices: StepPrices,
-    seen: tuple[bool, bool],
-) -> SourceChoice:
-    """What chooses among the members of a chain; who sees how sure they are, host and device."""
+def _chosen(chain: ChainDrafter, config: SpeculationConfig, parts: PolicyParts) -> SourceChoice:
+    """What chooses among the members of a chain."""
+    owners, prices = parts.owners, parts.prices
     costly = [
         CostlyDraft(
             each.name, most_draft_tokens(each, config), prices, measurements_of(*owners, each.name)
@@ -181,9 +188,10 @@ def _chosen(
     def asks() -> bool:
         return any(each.needs_host for each in free)
 
-    reads, fills = seen
-    kind = FilledDrafts if fills else AdaptiveDrafts
-    return kind(config, prices, costly, found.acceptance, asks, reads=reads)
+    kind = FilledDrafts if parts.fills else AdaptiveDrafts
+    return kind(
+        config, prices, costly, found.acceptance, asks, reads=parts.reads, demand=parts.demand
+    )
 
 
 def may_be_read(config: SpeculationConfig, ranks: Ranks) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from mlx_spec.control.demand import RowDemand
 from mlx_spec.control.policy import DraftLengthPolicy
 from mlx_spec.decoding.drafters.base import Drafter
 from mlx_spec.decoding.drafters.registry import DraftParts
 from mlx_spec.decoding.members import MARGIN
 from mlx_spec.decoding.prices import Measuring
 from mlx_spec.decoding.setup import (
+    PolicyParts,
     make_drafter,
     make_policy,
     may_be_filled,
@@ -25,6 +27,7 @@ class Speculation:
         parts: what a drafter may be made of.
         drafter: one that somebody made, instead.
         policy: chooses draft lengths, instead of what the options say.
+        demand: requests that want a row, where somebody knows of them.
 
     Attributes:
         drafter, policy: those that are used.
@@ -37,6 +40,7 @@ class Speculation:
         parts: DraftParts,
         drafter: Drafter | None = None,
         policy: DraftLengthPolicy | None = None,
+        demand: RowDemand | None = None,
     ) -> None:
         runner, config = parts.runner, parts.speculation
         # Of a drafter that somebody made nobody else knows anything.
@@ -47,10 +51,14 @@ class Speculation:
         most = 0 if self._given else self.most  # nothing is timed for what is given
         adaptive = config.adaptive and policy is None
         self.measuring = Measuring(runner, self.drafter, owners, most, adaptive=adaptive)
-        reads, fills = (may(config, runner.ranks) for may in (may_be_read, may_be_filled))
-        self.policy = policy or make_policy(
-            self.drafter, config, owners, self.measuring.prices, reads=reads, fills=fills
+        known = PolicyParts(
+            owners,
+            self.measuring.prices,
+            demand,
+            reads=may_be_read(config, runner.ranks),
+            fills=may_be_filled(config, runner.ranks),
         )
+        self.policy = policy or make_policy(self.drafter, config, known)
 
     def most_of(self, sequence: Sequence) -> int:
         """The most guesses that a step may verify of it."""

@@ -150,6 +150,33 @@ CPU = Machine(
     points({1: 17, 4: 20, 16: 26, 32: 40, 64: 70}),
 )
 
+# The same model on two cores of another processor, where a key costs 0.01 ms.
+INTEL = Machine(
+    "2 other cores",
+    points(
+        {
+            1: 95,
+            2: 101,
+            3: 107,
+            4: 112,
+            6: 118,
+            8: 120,
+            10: 131,
+            12: 140,
+            16: 145,
+            18: 150,
+            24: 165,
+            32: 187,
+            48: 210,
+            64: 240,
+            96: 350,
+            128: 450,
+        }
+    ),
+    points({1: 6, 4: 7, 16: 10, 32: 12, 64: 16}),
+)
+INTEL_KEY = 0.01
+
 
 class CycleMachine(Machine):
     """Whole cycles by M, draft included, beside plain decoding by rows.
