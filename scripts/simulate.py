@@ -17,6 +17,7 @@ from pathlib import Path
 
 from simulated.charts import draw_rows, draw_starts
 from simulated.knowing import Clairvoyant
+from simulated.lookups import closed_batches
 from simulated.machines import DRAFTER, M1_ULTRA, M3_ULTRA, M3_ULTRA_CHANCES, SHAPES, Machine
 from simulated.page import PAGE, markdown
 from simulated.play import Conditions, Run, Simulation
@@ -41,6 +42,7 @@ from simulated.texts import CATEGORIES, TOKENS, Workload, even
 
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
+from mlx_spec.control.demand import RowDemand
 from mlx_spec.control.drafting import CostlyDraft
 from mlx_spec.control.fixed import FixedDraftLength
 from mlx_spec.control.shared import PairMeasurements
@@ -53,12 +55,14 @@ PUBLISHED = {1: 2.15, 2: 1.40, 4: 1.07, 6: 1.27, 8: 1.43}
 PUBLISHED |= {10: 1.00, 12: 1.26, 16: 1.34, 24: 1.03, 32: 0.82}
 
 
-def adaptive(machine: Machine, most: int = MOST, *, reads: bool = False) -> AdaptiveDrafts:
+def adaptive(
+    machine: Machine, most: int = MOST, *, reads: bool = False, demand: RowDemand | None = None
+) -> AdaptiveDrafts:
     """A policy that knows what steps cost, and nothing of its drafter."""
     prices = machine.prices()
     drafter = CostlyDraft(DRAFTER, most, prices, PairMeasurements())
     config = SpeculationConfig(num_draft_tokens=most)
-    return AdaptiveDrafts(config, prices, [drafter], reads=reads)
+    return AdaptiveDrafts(config, prices, [drafter], reads=reads, demand=demand)
 
 
 def reading(machine: Machine) -> AdaptiveDrafts:
@@ -190,7 +194,9 @@ def categories(machine: Machine, rows: int) -> Mixed:
 
     base = plain(machine, rows)
     fixed = [total(lambda k=k: FixedDraftLength(k)) / base for k in range(MOST + 1)]
-    found, known = total(lambda: adaptive(machine)), total(lambda: Clairvoyant(machine, MOST))
+    others = RowDemand(waiting=rows)
+    found = total(lambda: adaptive(machine, demand=others))
+    known = total(lambda: Clairvoyant(machine, MOST))
     top = max(fixed)
     return Mixed(machine.name, rows, found / base, known / base, top, fixed.index(top))
 
@@ -270,6 +276,7 @@ def measure(jobs: int | None) -> tuple[dict[str, str], list[Published]]:
             ("rows", "depth 3", "adaptive", "known", "K, M"),
             [[f"{one.rows}", *one.cells] for one in m1],
         ),
+        "closed": markdown(("batch", "not told", "told"), closed_batches()),
         "mixed": markdown(
             ("machine", "rows", "adaptive", "known", "fixed (K)"),
             [[one.machine, f"{one.rows}", *one.cells] for one in both],

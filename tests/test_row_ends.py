@@ -8,8 +8,7 @@ import pytest
 
 from mlx_spec.control.demand import RowDemand
 from mlx_spec.control.ends import Ends, weighed
-from scripts.simulated.lookups import LookupRun, Lookups
-from scripts.simulated.machines import INTEL, INTEL_KEY
+from scripts.simulated.lookups import CLOSED, OTHERS, Lookups, over_plain
 from scripts.simulated.play import SimulatedRow
 
 
@@ -99,36 +98,15 @@ def test_who_gained_more_is_expected_to_end_sooner() -> None:
     assert weights[1] > 5 * weights[0]
 
 
-CLOSED = {
-    "all together": Lookups(16, apart=0),
-    "sixteen": Lookups(16),
-    "eight": Lookups(8),
-    "thirty-two": Lookups(32, prompt=200),
-    "limits that are not reached": Lookups(
-        16, tokens=lambda rng: rng.randint(15, 60), limit=128, prompt=150
-    ),
-}
-
-
-def over_plain(batch: Lookups, *, knows: bool = True) -> float:
-    """Plain decoding's time over that with what lookups find, the mean of eight batches."""
-    runs = []
-    for seed in range(8):
-        plain = LookupRun(INTEL, INTEL_KEY, batch, seed, speculates=False).play()
-        other = LookupRun(INTEL, INTEL_KEY, batch, seed, told=knows).play()
-        assert other.accepted
-        runs.append(plain.seconds / other.seconds)
-    return mean(runs)
-
-
 @pytest.mark.parametrize("batch", CLOSED.values(), ids=CLOSED)
 def test_what_is_looked_up_for_easy_texts_slows_no_closed_batch(batch: Lookups) -> None:
     """Stops guesses that are right, for rows that nobody waits for: the batch ends with those that
     copy nothing, and every pass is dearer for the others' guesses."""
-    assert over_plain(batch) >= 0.98
-    assert over_plain(batch) > over_plain(batch, knows=False) + 0.02
+    told = mean(over_plain(batch))
+    assert told >= 0.98
+    assert told > mean(over_plain(batch, told=False)) + 0.02
 
 
 def test_lookups_pay_while_others_wait_and_where_all_copy() -> None:
-    assert over_plain(Lookups(16, requests=64)) > 1.02
-    assert over_plain(Lookups(16, copying=(0.8,))) > 1.1
+    assert mean(over_plain(OTHERS["16 rows, 64 requests"])) > 1.02
+    assert mean(over_plain(OTHERS["16 rows, all copy"])) > 1.1

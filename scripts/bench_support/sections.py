@@ -155,9 +155,9 @@ passes, by the timed costs of passes and the acceptance that was measured; *reac
 draft's part of it, above 1 where it picks its guesses one by one.
 """,
         {
-            "targets-warm": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 2 --max-tokens 48"
+            "targets-warm": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 2 3 --max-tokens 48"
             " --temp 0.8 --without hostile again",
-            "targets-worst": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 --max-tokens 48",
+            "targets-worst": f"{_TARGETS} --batch 1 2 4 8 16 32 --fixed 1 2 3 4 --max-tokens 48",
         },
         _targets,
     ),

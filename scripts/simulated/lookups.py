@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from statistics import mean
 
 from mlx_spec.config import SpeculationConfig
 from mlx_spec.control.adaptive import AdaptiveDrafts
@@ -19,7 +20,7 @@ from mlx_spec.control.pass_costs import EDGES, PassCosts
 from mlx_spec.control.report import StepReport
 from mlx_spec.control.step_prices import StepPrices
 
-from .machines import Machine
+from .machines import INTEL, INTEL_KEY, Machine
 from .play import SimulatedRow
 
 NGRAM, MOST = "ngram", 6
@@ -48,6 +49,23 @@ class Lookups:
     requests: int = 0
     apart: int = 1
     limit: int = 0
+
+
+# Some rows end long before others, and nobody follows them; and batches that are not so.
+CLOSED = {
+    "16 rows": Lookups(16),
+    "16 that begin together": Lookups(16, apart=0),
+    "16 of 15 to 60 tokens, limit 128": Lookups(
+        16, tokens=lambda rng: rng.randint(15, 60), limit=128, prompt=150
+    ),
+    "8 rows": Lookups(8),
+    "32 rows": Lookups(32, prompt=200),
+}
+OTHERS = {
+    "4 rows": Lookups(4),
+    "16 rows, all copy": Lookups(16, copying=(0.8,)),
+    "16 rows, 64 requests": Lookups(16, requests=64),
+}
 
 
 class CopyingRow(SimulatedRow):
@@ -184,3 +202,21 @@ class LookupRun:
         self.seconds += seconds
         self.drafted += sum(lengths)
         self.accepted += sum(accepted)
+
+
+def over_plain(batch: Lookups, *, told: bool = True, runs: int = 8) -> list[float]:
+    """Plain decoding's time over that with what lookups find, of so many batches."""
+    machine, key = INTEL, INTEL_KEY
+    plain = [LookupRun(machine, key, batch, n, speculates=False).play() for n in range(runs)]
+    found = [LookupRun(machine, key, batch, n, told=told).play() for n in range(runs)]
+    assert all(run.accepted for run in found)
+    return [one.seconds / other.seconds for one, other in zip(plain, found, strict=True)]
+
+
+def closed_batches() -> list[list[str]]:
+    """A table: the mean and the worst batch, told who waits and not told."""
+    lines = []
+    for name, batch in (CLOSED | OTHERS).items():
+        both = [over_plain(batch, told=told, runs=24) for told in (False, True)]
+        lines.append([name, *(f"{mean(one):.2f} ({min(one):.2f})" for one in both)])
+    return lines
