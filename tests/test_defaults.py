@@ -24,6 +24,7 @@ from mlx_spec.decoding.meter import StepMeter
 from mlx_spec.events import Event, RequestFinished
 from mlx_spec.model.pace import Pieces, on_cpu
 from mlx_spec.results import GenerationResult
+from mlx_spec.sequence import Sequence
 from tests.caches import dense_pool
 from tests.models import make_model
 from tests.scenario import make_jobs, mlx_lm_greedy, noisy_draft, plain_alone, target
@@ -147,6 +148,37 @@ def test_rows_that_end_last_count_most_once_nobody_waits(
     assert made.stats.drafted > 0
     assert {found for count, found in asked if count} == {False}
     assert True in {found for count, found in asked if not count}
+
+
+def test_requests_that_come_while_others_run_are_news() -> None:
+    """Stops an engine that counts none: a server would take each of its batches for the last."""
+    model, tokenizer = demo("demo")
+    engine = Engine(
+        model,
+        tokenizer,
+        speculation=SpeculationConfig(draft="ngram"),
+        batching=BatchingConfig(batch_size=6),
+    )
+
+    def weights() -> list[float] | None:
+        ends, rows = engine.decoder.policy._ends, engine.decoder.running
+        assert len(rows) > 1
+        return ends.weights(rows, [0.0] * len(rows), 2.0, 1.9)
+
+    def submit(count: int) -> None:
+        for number in range(count):
+            prompt = tokenizer.encode(PROMPTS[number])
+            engine.submit(Sequence(prompt, SamplingParams(max_tokens=NEW, ignore_eos=True)))
+
+    submit(2)
+    for _ in range(6):
+        engine.step(hurry=True)
+    assert weights() is not None
+    submit(3)
+    for _ in range(2):
+        engine.step(hurry=True)
+    assert engine.scheduler.backlog == 0
+    assert weights() is None
 
 
 def test_two_generators_at_once_say_what_each_says_alone() -> None:
